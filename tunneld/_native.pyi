@@ -1,0 +1,138 @@
+"""The native data path. Control calls only: no packet reaches Python.
+
+Every call returns within microseconds, except `stop`, which waits for the threads.
+All values are plain data, so that the engine could live in a process of its own.
+"""
+
+from collections.abc import Sequence
+from typing import TypedDict, final
+
+__version__: str
+
+class Settings(TypedDict):
+    source_check: str
+    """`strict`, `loose` or `off`."""
+    device_mtu_bytes: int
+    icmp_source: str
+    """IPv4 address."""
+
+class Adjacency(TypedDict):
+    name: str
+    encapsulation: str
+    """`raw`."""
+    endpoint: str
+    """IPv4 address."""
+    port: int
+    mtu_bytes: int
+
+class Entry(TypedDict):
+    prefix: str
+    """`a.b.c.d/len`, no host bits."""
+    target: str
+    """Name of an adjacency, or `local`."""
+
+class Change(TypedDict, total=False):
+    settings: Settings
+    put_adjacencies: list[Adjacency]
+    drop_adjacencies: list[str]
+    put_entries: list[Entry]
+    drop_entries: list[str]
+
+class Digest(TypedDict):
+    generation: int
+    settings: Settings | None
+    adjacencies: list[Adjacency]
+    entries: list[Entry]
+
+class AdjacencyCounters(TypedDict):
+    tx_packets: int
+    tx_bytes: int
+    rx_packets: int
+    rx_bytes: int
+    last_rx: float | None
+    """Seconds on the monotonic clock (CLOCK_MONOTONIC), or None: never."""
+
+class WorkerCounters(TypedDict):
+    worker: int
+    direction: str
+    """`outbound` or `inbound`."""
+    batches: int
+    packets: int
+    bytes: int
+
+class Counters(TypedDict):
+    adjacencies: dict[str, AdjacencyCounters]
+    drops: dict[str, int]
+    """By reason; every reason the engine knows is present, also at 0."""
+    workers: list[WorkerCounters]
+    icmp_sent: int
+    icmp_suppressed: int
+
+class Event(TypedDict):
+    kind: str
+    """`path_mtu`: the underlay refused a datagram for its size. `worker_ended`: a thread is gone."""
+    adjacency: str | None
+    size_bytes: int | None
+    """`path_mtu`: size of the inner packet that did not fit."""
+    detail: str
+    """`worker_ended`: which one, and why."""
+
+class Heartbeat(TypedDict):
+    worker: int
+    direction: str
+    alive: bool
+    beats: int
+    """Rises at least once a second while the thread is healthy, also when there is no traffic."""
+
+@final
+class Engine:
+    """A data path over descriptors that Python opened. Thread-safe."""
+
+    def __init__(self, *, tun_fds: Sequence[int], underlay_fds: Sequence[int], icmp_fd: int) -> None:
+        """Takes duplicates of the descriptors: the caller keeps and closes its own.
+
+        Worker i reads and writes TUN queue i and UDP socket i. TUN queues carry a 10-byte
+        virtio_net_hdr; `icmp_fd` is a raw IPv4 socket with IP_HDRINCL.
+
+        Raises:
+            EngineError: the lists differ in length, are empty, or a descriptor is bad.
+        """
+
+    @property
+    def event_fd(self) -> int:
+        """An eventfd that is readable while `drain_events` has something."""
+
+    def start(self) -> None:
+        """Starts the threads: one outbound and one inbound per worker."""
+
+    def commit(self, change: Change) -> int:
+        """Carries out a change, whole or not at all; returns the new generation.
+
+        Items of `drop_*` that are not there are ignored. An adjacency keeps its counters when
+        it is put again under its name.
+
+        Raises:
+            EngineError: names the first bad item: an address, prefix or number that does not
+                parse, an entry whose target is unknown, an adjacency still in use.
+        """
+
+    def digest(self) -> Digest:
+        """Returns what the engine holds, sorted."""
+
+    def counters(self) -> Counters:
+        """Returns a reading of all counters; they only rise."""
+
+    def drain_events(self) -> list[Event]:
+        """Returns what came up since the last call, oldest first; at most 1,024 are kept."""
+
+    def heartbeat(self) -> list[Heartbeat]:
+        """Returns one entry per thread."""
+
+    def pause(self) -> None:
+        """Stops reading from the TUN and the underlay; the kernel's queues hold what comes."""
+
+    def resume(self) -> None:
+        """Undoes `pause`."""
+
+    def stop(self) -> None:
+        """Ends the threads and waits for them; afterwards only counters and digest answer."""

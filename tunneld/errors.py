@@ -1,0 +1,94 @@
+"""Every error tunneld raises on purpose: one tree, which the native core raises from too.
+
+A message is one line and answers, in this order: what failed, on which value, what was
+expected, what the operator can do. `exit_status` is what a command ends with when the error
+reaches the command line.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class TunneldError(Exception):
+    """Root of the tree. Caught at the edge (`cli`) and nowhere deeper."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class UsageError(TunneldError):
+    """A wrong command line, environment variable or config file."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class NotBuiltError(UsageError):
+    """A value that tunneld knows but cannot serve yet."""
+
+
+class NetworkConfigError(TunneldError):
+    """The network config (`<prefix>/config`) is not usable."""
+
+
+class LeaseError(TunneldError):
+    """A lease could not be acquired, kept or understood."""
+
+
+class SubnetTakenError(LeaseError):
+    """Another node wrote the lease key between our listing and our write. Try the next one."""
+
+
+class GrantLostError(LeaseError):
+    """The store no longer knows the grant that carries our lease: its time ran out."""
+
+
+class SubnetExhaustedError(LeaseError):
+    """The network has no free subnet left."""
+
+
+class StoreError(TunneldError):
+    """The store answered, but not with what was asked for."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store does not answer. Trying again later may help."""
+
+
+class StoreRefusedError(StoreError):
+    """The store refuses us: certificate, user, password or permission."""
+
+
+class HostError(TunneldError):
+    """The operating system refuses what the data path needs."""
+
+
+class CapabilityError(HostError):
+    """CAP_NET_ADMIN (or CAP_NET_RAW) is missing."""
+
+
+class TunDeviceError(HostError):
+    """`/dev/net/tun` is missing or unusable."""
+
+
+class PortInUseError(HostError):
+    """Another program holds the backend's UDP port."""
+
+
+class InterfaceError(HostError):
+    """The underlay interface is not found, or more than one fits."""
+
+
+class StateDirInUseError(HostError):
+    """Another daemon runs on the same state directory."""
+
+
+class EngineError(TunneldError):
+    """The native data path refuses a change or has ended."""
+
+
+class ControlError(TunneldError):
+    """The daemon's control socket does not answer, or answers with an error."""
+
+
+class LabError(TunneldError):
+    """The lab's namespaces, store or daemons did not come up or did not pass its checks."""

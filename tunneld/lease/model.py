@@ -1,0 +1,200 @@
+"""The values of the lease room: subnets, leases, node records, and what a store reports of them.
+
+Path of a lease: `store` -> **`lease.model`** -> `peer` -> `backend` -> `fib`.
+Plain values: no I/O, no clock.
+
+Source: flannel `pkg/lease/lease.go` (LeaseAttrs), `pkg/subnet/subnet.go` (keys).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+UNSPECIFIED = IPv4Address("0.0.0.0")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SubnetKey:
+    """The subnets of one lease; the identity of the lease in the store.
+
+    `ipv4` is 0.0.0.0/0 for an IPv6-only lease, as flannel writes it.
+    """
+
+    ipv4: IPv4Network
+    ipv6: IPv6Network | None = None
+
+    def __str__(self) -> str:
+        return str(self.ipv4) if self.ipv6 is None else f"{self.ipv4},{self.ipv6}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseAttributes:
+    """What the holder of a lease tells the others; the value of the lease key."""
+
+    public_ip: IPv4Address
+    public_ipv6: IPv6Address | None = None
+    backend_type: str = ""
+    """Empty when absent, as flannel's udp and alloc backends leave it."""
+    backend_data: Any = None
+    backend_v6_data: Any = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Members tunneld does not know, kept in the order they came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A subnet held by a node."""
+
+    key: SubnetKey
+    attributes: LeaseAttributes
+    grant_id: int = 0
+    """The store's grant (etcd lease) that ends the lease; 0: it never ends (a reservation)."""
+    create_revision: int = 0
+    mod_revision: int = 0
+    """Revision of the last write. A write that expects it fails when somebody wrote in between."""
+
+    @property
+    def subnet(self) -> IPv4Network:
+        """The IPv4 subnet."""
+        return self.key.ipv4
+
+    @property
+    def is_reservation(self) -> bool:
+        """True when nothing but a delete ends the lease."""
+        return self.grant_id == 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeRecord:
+    """What a tunneld node says of itself beside its lease, at `<prefix>/tunneld/nodes/<id>`.
+
+    It says where to try; it proves nothing.
+    """
+
+    node_id: str
+    key: SubnetKey
+    public_ip: IPv4Address
+    version: str
+    """The version of tunneld that wrote the record."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reservation:
+    """A lasting claim of a subnet for a public IP, at `<prefix>/tunneld/reservations/<subnet>`."""
+
+    key: SubnetKey
+    public_ip: IPv4Address
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """An entry of the store that cannot be read. It is skipped, logged once and counted."""
+
+    name: str
+    """The full key."""
+    reason: str
+    """`malformed_key` or `malformed_value`: the counter's name."""
+    detail: str
+    """What is wrong, in words, for the log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything below the prefix at one revision."""
+
+    revision: int
+    config: str | None
+    leases: tuple[Lease, ...] = ()
+    records: tuple[NodeRecord, ...] = ()
+    reservations: tuple[Reservation, ...] = ()
+    malformed: tuple[Malformed, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigPut:
+    """`<prefix>/config` was written; `text` is None when it was deleted."""
+
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LeasePut:
+    """A lease was created, renewed by a write, or changed."""
+
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseDeleted:
+    """A lease was deleted or ended."""
+
+    key: SubnetKey
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPut:
+    """A node record was written."""
+
+    record: NodeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RecordDeleted:
+    """A node record was deleted or ended."""
+
+    node_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationPut:
+    """A reservation was written."""
+
+    reservation: Reservation
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationDeleted:
+    """A reservation was deleted."""
+
+    key: SubnetKey
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedPut:
+    """An entry that cannot be read was written. A lease held under that key before is gone."""
+
+    entry: Malformed
+    key: SubnetKey | None = None
+    """The subnet, when the key could be read and only the value is bad."""
+
+
+@dataclass(frozen=True, slots=True)
+class MalformedDeleted:
+    """A key that cannot be read was deleted."""
+
+    name: str
+
+
+Event = (
+    ConfigPut
+    | LeasePut
+    | LeaseDeleted
+    | RecordPut
+    | RecordDeleted
+    | ReservationPut
+    | ReservationDeleted
+    | MalformedPut
+    | MalformedDeleted
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Changes in the order they were written; `revision` is that of the last one."""
+
+    revision: int
+    events: tuple[Event, ...]
