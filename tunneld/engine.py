@@ -53,9 +53,7 @@ class Engine:
     def __init__(
         self, *, tun_fds: Sequence[int], underlay_fds: Sequence[int], icmp_fd: int
     ) -> None:
-        self._native = _native.Engine(
-            tun_fds=tun_fds, underlay_fds=underlay_fds, icmp_fd=icmp_fd
-        )
+        self._native = _native.Engine(tun_fds=tun_fds, underlay_fds=underlay_fds, icmp_fd=icmp_fd)
 
     @property
     def event_fd(self) -> int:

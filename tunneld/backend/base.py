@@ -29,7 +29,7 @@ class Adjacency:
 
 
 class Unusable(Exception):  # noqa: N818 - a verdict on somebody's lease, not an error of ours
-    """A peer this backend cannot reach; `reason` is the counter's name, `detail` goes to the log."""
+    """A peer this backend cannot reach; `reason` names the counter, `detail` goes to the log."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)

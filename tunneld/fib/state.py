@@ -132,11 +132,7 @@ class HostChange:
 
     def __bool__(self) -> bool:
         return bool(
-            self.device
-            or self.drop_routes
-            or self.put_routes
-            or self.firewall
-            or self.subnet_env
+            self.device or self.drop_routes or self.put_routes or self.firewall or self.subnet_env
         )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-UNSPECIFIED = IPv4Address("0.0.0.0")
+UNSPECIFIED = IPv4Address(0)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -1,4 +1,4 @@
-"""What the lease room asks of a store. `store.etcd` and `store.sqlite` answer; one test suite on both.
+"""What the lease room asks of a store; `store.etcd` and `store.sqlite` answer.
 
 Path of a lease: `store` (implements **`lease.registry`**) -> `lease.tracker` -> `peer`.
 """
