@@ -1,0 +1,43 @@
+"""Fixtures that every folder shares. Everything they make is gone after the test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.netns import Rig, remove_leftovers
+
+ROOT_TOOLS = ("ip", "nsenter", "nft", "tcpdump", "ping", "iperf3", "etcd", "etcdctl")
+
+
+def pytest_sessionstart() -> None:
+    if os.geteuid() == 0:
+        remove_leftovers()
+
+
+@pytest.fixture(scope="session")
+def root_tools() -> None:
+    """Fails, instead of skipping, where a root test cannot run."""
+    if os.geteuid() != 0:
+        pytest.fail("this test makes network namespaces: run it as root")
+    missing = [tool for tool in ROOT_TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.fail(f"missing on the PATH: {', '.join(missing)}; `make setup` installs them")
+
+
+@pytest.fixture
+def rig(root_tools: None, tmp_path: Path) -> Iterator[Rig]:
+    """Namespaces for one test."""
+    with Rig("rig", tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def module_rig(root_tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
+    """Namespaces for all tests of a module."""
+    with Rig("mod", tmp_path_factory.mktemp("rig")) as made:
+        yield made

@@ -1,0 +1,1 @@
+"""What test folders share: namespaces, etcd, captures, waiting. No expectations live here."""

@@ -1,0 +1,54 @@
+"""A packet capture by tcpdump in a namespace, read back with scapy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.support.netns import Namespace
+from tests.support.process import Process
+
+
+class Capture:
+    """Writes what `device` carries to a file while the `with` block runs."""
+
+    def __init__(
+        self, space: Namespace, device: str, expression: str = "", path: Path | None = None
+    ) -> None:
+        self.space = space
+        self.device = device
+        self.expression = expression
+        self.path = path or space.directory / f"{device}.pcap"
+        self._process: Process | None = None
+
+    def __enter__(self) -> Self:
+        self._process = self.space.start(
+            *("tcpdump", "-n", "-U", "--immediate-mode", "-Z", "root", "-i", self.device),
+            *("-w", str(self.path), *self.expression.split()),
+            log=self.path.with_suffix(".log"),
+        )
+        self._process.wait_for_output("listening on")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.stop()
+            self._process = None
+
+    def packets(self) -> list[Any]:
+        """Returns what was captured up to this moment, parsed by scapy."""
+        import scapy.layers.inet  # noqa: F401 - registers the link types
+        import scapy.layers.l2  # noqa: F401
+        from scapy.utils import PcapReader
+
+        with PcapReader(str(self.path)) as reader:
+            return list(reader)

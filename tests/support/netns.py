@@ -1,0 +1,185 @@
+"""Network namespaces for tests: a rig of named namespaces, links and bridges, removed as a whole.
+
+Namespaces are called `tnt-<suite>-<pid>-<label>`; `remove_leftovers` takes away those whose
+process is dead, so that a killed run does not stay for ever.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.process import Process
+from tests.support.wait import wait_until
+
+NAME = re.compile(r"^tnt-[a-z0-9]+-(?P<pid>\d+)(?:x\d+)?-[A-Za-z0-9.]+$")
+
+_numbers = itertools.count(1)
+
+
+def run(*argv: str, check: bool = True, timeout_s: float = 30.0, stdin: str = "") -> str:
+    """Runs a program in the caller's namespace; returns its stdout.
+
+    Raises:
+        AssertionError: it ended with something else than 0; the message holds its stderr.
+    """
+    done = subprocess.run(
+        argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
+    if check and done.returncode != 0:
+        msg = f"{' '.join(argv)} ended with {done.returncode}: {done.stdout}{done.stderr}"
+        raise AssertionError(msg)
+    return done.stdout
+
+
+class Namespace:
+    """One network namespace of a rig."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        """For logs and state of what runs in here."""
+        self.processes: list[Process] = []
+        run("ip", "netns", "add", name)
+        self.run("ip", "link", "set", "lo", "up")
+
+    def command(self, *argv: str) -> tuple[str, ...]:
+        """Returns the command line that runs `argv` in here; `nsenter` keeps the mounts."""
+        return ("nsenter", f"--net=/run/netns/{self.name}", "--", *argv)
+
+    def run(self, *argv: str, check: bool = True, timeout_s: float = 30.0, stdin: str = "") -> str:
+        return run(*self.command(*argv), check=check, timeout_s=timeout_s, stdin=stdin)
+
+    def try_run(
+        self, *argv: str, timeout_s: float = 30.0, env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `argv` to its end, whatever its exit status."""
+        return subprocess.run(
+            self.command(*argv),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            env=None if env is None else dict(env),
+        )
+
+    def start(
+        self, *argv: str, log: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> Process:
+        """Starts a program that the rig ends at the latest."""
+        if log is None:
+            log = self.directory / f"{Path(argv[0]).name}-{next(_numbers)}.log"
+        process = Process(self.command(*argv), log, env)
+        self.processes.append(process)
+        return process
+
+    def sysctl(self, name: str, value: int | str) -> None:
+        """Sets e.g. `net/ipv4/ip_forward` in here."""
+        self.run("sh", "-c", f"echo {value} > /proc/sys/{name}")
+
+    def bridge(self, name: str, address: str = "", mtu_bytes: int = 1500) -> None:
+        self.run("ip", "link", "add", name, "mtu", str(mtu_bytes), "type", "bridge")
+        if address:
+            self.run("ip", "address", "add", address, "dev", name)
+        self.run("ip", "link", "set", name, "up")
+
+    def pids(self) -> list[int]:
+        return [int(pid) for pid in run("ip", "netns", "pids", self.name, check=False).split()]
+
+
+class Rig:
+    """A set of namespaces that vanish together, whatever happened inside."""
+
+    def __init__(self, suite: str, directory: Path) -> None:
+        self.prefix = f"tnt-{suite}-{os.getpid()}x{next(_numbers)}"
+        self.directory = directory
+        self.namespaces: dict[str, Namespace] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def namespace(self, label: str) -> Namespace:
+        directory = self.directory / label
+        directory.mkdir(parents=True, exist_ok=True)
+        space = Namespace(f"{self.prefix}-{label}", directory)
+        self.namespaces[label] = space
+        return space
+
+    def link(
+        self,
+        first: Namespace,
+        first_device: str,
+        second: Namespace,
+        second_device: str,
+        *,
+        first_address: str = "",
+        second_address: str = "",
+        first_bridge: str = "",
+        second_bridge: str = "",
+        mtu_bytes: int = 1500,
+    ) -> None:
+        """Joins two namespaces with a veth pair; a bridge enslaves the end on its side."""
+        run(
+            *("ip", "link", "add", first_device, "netns", first.name, "mtu", str(mtu_bytes)),
+            *("type", "veth", "peer", "name", second_device, "netns", second.name),
+            *("mtu", str(mtu_bytes)),
+        )
+        ends = (
+            (first, first_device, first_address, first_bridge),
+            (second, second_device, second_address, second_bridge),
+        )
+        for space, device, address, bridge in ends:
+            if bridge:
+                space.run("ip", "link", "set", device, "master", bridge)
+            if address:
+                space.run("ip", "address", "add", address, "dev", device)
+            space.run("ip", "link", "set", device, "up")
+
+    def close(self) -> None:
+        for space in self.namespaces.values():
+            for process in reversed(space.processes):
+                process.stop()
+        for space in self.namespaces.values():
+            remove(space.name)
+        self.namespaces.clear()
+
+
+def remove(name: str) -> None:
+    """Ends what runs in a namespace and deletes it."""
+
+    def empty() -> bool:
+        pids = run("ip", "netns", "pids", name, check=False).split()
+        for pid in pids:
+            try:
+                os.kill(int(pid), signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        return not pids
+
+    wait_until(empty, 10.0, f"the end of all processes in {name}")
+    run("ip", "netns", "delete", name)
+
+
+def remove_leftovers() -> None:
+    """Removes namespaces of test runs whose process is dead."""
+    for line in run("ip", "netns", "list").splitlines():
+        name = line.split()[0]
+        match = NAME.match(name)
+        if match is not None and not Path(f"/proc/{match['pid']}").exists():
+            remove(name)

@@ -1,0 +1,80 @@
+"""A program started by a test, with its output in a file, ended by the test and by nobody else."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.support.wait import wait_until
+
+
+class Process:
+    """A running program; stdout and stderr go to one log file."""
+
+    def __init__(
+        self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.argv = tuple(argv)
+        self.log = log
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stream:
+            self._popen = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                env=None if env is None else dict(env),
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs; negative: ended by that signal."""
+        return self._popen.poll()
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def wait_for_output(self, text: str, timeout_s: float = 20.0) -> None:
+        """Waits until the log holds `text`; fails at once when the program ends without it."""
+
+        def said() -> bool:
+            if text in self.output():
+                return True
+            if self.exit_status is not None and text not in self.output():
+                msg = f"{self.argv} ended with {self.exit_status}:\n{self.output()[-4000:]}"
+                raise AssertionError(msg)
+            return False
+
+        try:
+            wait_until(said, timeout_s, f"{text!r} in the output of {self.argv[0]}")
+        except TimeoutError as error:
+            error.add_note(self.output()[-4000:])
+            raise
+
+    def wait(self, timeout_s: float = 20.0) -> int:
+        return self._popen.wait(timeout_s)
+
+    def signal(self, number: int) -> None:
+        self._popen.send_signal(number)
+
+    def stop(self, timeout_s: float = 10.0) -> int:
+        """SIGTERM, then SIGKILL after `timeout_s`; returns the exit status."""
+        if self._popen.poll() is None:
+            self._popen.terminate()
+            try:
+                return self._popen.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._popen.kill()
+        return self._popen.wait(timeout_s)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        if self._popen.poll() is None:
+            self._popen.send_signal(signal.SIGKILL)
+        self._popen.wait(10)
