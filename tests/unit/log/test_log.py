@@ -1,0 +1,165 @@
+"""The log's two forms, its closed dictionary, and what must never be in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunneld import log
+
+LOGGING_MD = Path(__file__).parents[3] / "docs" / "logging.md"
+
+
+@pytest.fixture(autouse=True)
+def _untouched_logging() -> Iterator[None]:
+    root, own = logging.getLogger(), logging.getLogger("tunneld")
+    before = list(root.handlers), root.level, own.level
+    yield
+    root.handlers[:], root.level, own.level = before[0], before[1], before[2]
+    logging.captureWarnings(False)
+
+
+def written(log_format: log.LogFormat, message: str, **fields: object) -> str:
+    stream = io.StringIO()
+    log.setup("info", log_format, stream)
+    logging.getLogger("tunneld.lease").warning(message, extra={"fields": fields})
+    return stream.getvalue()
+
+
+def test_text_line_reads_time_level_room_message_fields() -> None:
+    line = written("text", "subnet leased", subnet="10.5.1.0/24", ttl_s=5)
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING lease: subnet leased"
+        r" subnet=10\.5\.1\.0/24 ttl_s=5\n",
+        line,
+    )
+
+
+def test_text_value_with_blanks_or_quotes_is_quoted() -> None:
+    assert written("text", "m", error='no "route"\nto host').endswith(
+        'error="no \\"route\\"\\nto host"\n'
+    )
+
+
+def test_message_with_line_ends_stays_one_line() -> None:
+    assert written("text", "first\nsecond").count("\n") == 1
+
+
+def test_json_line_is_one_object_with_head_first() -> None:
+    line = written("json", "subnet leased", subnet="10.5.1.0/24", peers=3)
+    assert line.count("\n") == 1
+    value = json.loads(line)
+    assert list(value) == ["time", "level", "room", "message", "subnet", "peers"]
+    assert (value["level"], value["room"], value["peers"]) == ("warning", "lease", 3)
+
+
+def test_field_outside_the_dictionary_lands_under_other() -> None:
+    assert json.loads(written("json", "m", colour="red"))["other"] == {"colour": "red"}
+
+
+@pytest.mark.parametrize("name", ["password", "psk", "key", "PSK", "etcd-password", "private_key"])
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_secret_field_is_hidden(log_format: log.LogFormat, name: str) -> None:
+    line = written(log_format, "m", **{name: "s3cr3t"})
+    assert "s3cr3t" not in line
+    assert "[hidden]" in line
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_user_info_of_an_endpoint_is_hidden(log_format: log.LogFormat) -> None:
+    url = "https://root:s3cr3t@192.0.2.1:2379"
+    line = written(log_format, f"cannot reach {url}", endpoint=url)
+    assert "s3cr3t" not in line
+    assert "192.0.2.1:2379" in line
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_traceback_is_kept(log_format: log.LogFormat) -> None:
+    stream = io.StringIO()
+    log.setup("info", log_format, stream)
+    try:
+        raise LookupError("lost")
+    except LookupError:
+        logging.getLogger("tunneld.daemon").exception("ended")
+    text = stream.getvalue()
+    if log_format == "json":
+        text = json.loads(text)["traceback"]
+    assert "Traceback" in text
+    assert "LookupError: lost" in text
+
+
+def test_level_decides_for_our_rooms_and_libraries_stay_quiet() -> None:
+    stream = io.StringIO()
+    log.setup("debug", "text", stream)
+    logging.getLogger("tunneld.store").debug("ours")
+    logging.getLogger("somebody.else").info("theirs")
+    assert "ours" in stream.getvalue()
+    assert "theirs" not in stream.getvalue()
+
+
+def test_second_setup_replaces_the_first() -> None:
+    first, second = io.StringIO(), io.StringIO()
+    log.setup("info", "text", first)
+    log.setup("info", "json", second)
+    logging.getLogger("tunneld.x").info("once")
+    assert first.getvalue() == ""
+    assert json.loads(second.getvalue())["message"] == "once"
+
+
+def test_python_warnings_become_log_lines() -> None:
+    stream = io.StringIO()
+    log.setup("info", "text", stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(False)
+        logging.captureWarnings(True)
+        warnings.warn("old call", ResourceWarning, stacklevel=1)
+        logging.captureWarnings(False)
+    assert "old call" in stream.getvalue()
+
+
+def test_documented_dictionary_is_the_one_in_the_code() -> None:
+    section = LOGGING_MD.read_text().split("## Fields")[1].split("## ")[0]
+    documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert set(documented) == log.FIELDS
+    assert documented == sorted(documented)
+
+
+def test_repeated_condition_is_due_at_once_and_then_once_a_minute() -> None:
+    periodic = log.Periodic()
+    seconds = [t for t in range(200) if periodic.due(float(t), "store")]
+    assert seconds == [0, 60, 120, 180]
+
+
+def test_conditions_do_not_silence_each_other() -> None:
+    periodic = log.Periodic()
+    assert periodic.due(0.0, "a")
+    assert periodic.due(1.0, "b")
+
+
+def test_condition_that_ended_is_due_again_at_once() -> None:
+    periodic = log.Periodic()
+    assert not periodic.clear("a")
+    assert periodic.due(0.0, "a")
+    assert periodic.clear("a")
+    assert periodic.due(1.0, "a")
+
+
+def test_flood_of_conditions_is_bounded() -> None:
+    periodic = log.Periodic()
+    due = sum(periodic.due(0.0, n) for n in range(3 * log.Periodic.MAX_KEYS))
+    assert due == log.Periodic.MAX_KEYS
+    assert periodic.due(61.0, "later")
+
+
+def test_value_of_any_type_can_be_logged() -> None:
+    odd: Any = {"a": 1}
+    assert "'a': 1" in json.loads(written("json", "m", detail=odd, peers=[1, Path("x")]))["detail"]

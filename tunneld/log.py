@@ -1,0 +1,217 @@
+"""The daemon's log: one line per event on stderr, as text or as JSON.
+
+Rooms log through `logging.getLogger("tunneld.<room>")` and pass facts beside the message:
+`extra={"fields": {"subnet": subnet, "reason": reason}}`. The names come from one closed
+dictionary (`FIELDS`, explained in docs/logging.md), so that a query written today works tomorrow.
+
+Decides how a line looks and that no secret is in it; never what is worth a line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, Literal, TextIO, cast, get_args
+
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+
+LOG_FORMATS: Final[tuple[LogFormat, ...]] = get_args(LogFormat)
+LOG_LEVELS: Final[tuple[LogLevel, ...]] = get_args(LogLevel)
+
+HEAD: Final = ("time", "level", "room", "message")
+"""Members of every JSON line, in this order; the fields follow."""
+
+FIELDS: Final = frozenset(
+    {
+        "address",
+        "attempt",
+        "backend",
+        "count",
+        "datapath",
+        "detail",
+        "device",
+        "endpoint",
+        "entry",
+        "error",
+        "expires_at",
+        "generation",
+        "interface",
+        "kind",
+        "mtu_bytes",
+        "network",
+        "node_id",
+        "option",
+        "path",
+        "peer",
+        "peers",
+        "pid",
+        "port",
+        "prefix",
+        "public_ip",
+        "reason",
+        "revision",
+        "route",
+        "signal",
+        "size_bytes",
+        "state",
+        "store",
+        "subnet",
+        "ttl_s",
+        "version",
+        "wait_s",
+        "worker",
+    }
+)
+"""Every name a room may give a fact. Others are shown under `other`, where nobody looks first."""
+
+SECRET: Final = frozenset({"key", "keys", "passphrase", "password", "psk", "secret", "token"})
+"""Names whose values are never shown, alone or as the end of a longer name."""
+
+HIDDEN: Final = "[hidden]"
+
+_USER_INFO: Final = re.compile(r"(?<=://)[^/@\s]+@")
+_PLAIN_VALUE: Final = re.compile(r"[^\s\"=]+")
+
+
+def setup(
+    level: LogLevel = "info", log_format: LogFormat = "text", stream: TextIO | None = None
+) -> None:
+    """Directs every log line of this process to `stream` (stderr when None), in one form.
+
+    Python's own warnings become log lines too. May be called again; the last call counts.
+    """
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        if isinstance(old.formatter, JsonFormatter | TextFormatter):
+            root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)  # libraries speak up when something is wrong, not before
+    logging.getLogger("tunneld").setLevel(level.upper())
+    logging.captureWarnings(True)
+
+
+class TextFormatter(logging.Formatter):
+    """`time LEVEL room: message key=value ...`; a traceback follows on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line, without its end."""
+        head = f"{_time(record)} {record.levelname:<7} {_room(record)}: {_message(record)}"
+        facts = [f"{name}={_text_value(value)}" for name, value in _facts(record).items()]
+        line = " ".join([head.replace("\n", "\\n"), *facts])
+        trace = _trace(record)
+        return line if trace is None else f"{line}\n{trace}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object per line: `HEAD`, then the fields, then `traceback` when there is one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line, without its end."""
+        line: dict[str, Any] = dict(
+            zip(
+                HEAD,
+                (_time(record), record.levelname.lower(), _room(record), _message(record)),
+                strict=True,
+            )
+        )
+        other: dict[str, object] = {}
+        for name, value in _facts(record).items():
+            (line if name in FIELDS else other)[name] = _json_value(value)
+        if other:
+            line["other"] = other
+        trace = _trace(record)
+        if trace is not None:
+            line["traceback"] = trace
+        return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+class Periodic:
+    """Says whether a repeated condition is due for a line again: at once, then once an interval.
+
+    The clock is the caller's; times are seconds on a clock that never goes back.
+    """
+
+    MAX_KEYS: Final = 4096
+    """Conditions remembered at once; a flood of different ones must not fill the memory."""
+
+    def __init__(self, interval_s: float = 60.0) -> None:
+        self._interval_s = interval_s
+        self._last: dict[object, float] = {}
+
+    def due(self, now: float, key: object = None) -> bool:
+        """Returns True when the condition `key` was not due within the last interval."""
+        last = self._last.get(key)
+        if last is not None and now - last < self._interval_s:
+            return False
+        if last is None and len(self._last) >= self.MAX_KEYS:
+            self._last = {k: t for k, t in self._last.items() if now - t < self._interval_s}
+            if len(self._last) >= self.MAX_KEYS:
+                return False
+        self._last[key] = now
+        return True
+
+    def clear(self, key: object = None) -> bool:
+        """Forgets a condition that has ended, so that the next one is due at once.
+
+        Returns True when there was one: then its end deserves a line as well.
+        """
+        return self._last.pop(key, None) is not None
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, tz=UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _room(record: logging.LogRecord) -> str:
+    return record.name.removeprefix("tunneld.")
+
+
+def _message(record: logging.LogRecord) -> str:
+    return _without_user_info(record.getMessage())
+
+
+def _facts(record: logging.LogRecord) -> dict[str, object]:
+    fields = cast("Mapping[str, object]", getattr(record, "fields", {}))
+    return {
+        name: HIDDEN if _is_secret(name) and value is not None else value
+        for name, value in fields.items()
+    }
+
+
+def _is_secret(name: str) -> bool:
+    return name.lower().replace("-", "_").rsplit("_", 1)[-1] in SECRET
+
+
+def _trace(record: logging.LogRecord) -> str | None:
+    if not record.exc_info or record.exc_info[1] is None:
+        return None
+    return _without_user_info("".join(traceback.format_exception(record.exc_info[1])).rstrip("\n"))
+
+
+def _without_user_info(text: str) -> str:
+    # An endpoint may be written as https://user:password@host.
+    return _USER_INFO.sub(f"{HIDDEN}@", text)
+
+
+def _json_value(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_json_value(item) for item in value]
+    return _without_user_info(str(value))
+
+
+def _text_value(value: object) -> str:
+    if isinstance(value, list | tuple | set | frozenset):
+        value = ",".join(str(item) for item in value)
+    text = _without_user_info(str(value))
+    return text if _PLAIN_VALUE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
