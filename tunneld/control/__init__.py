@@ -1,0 +1,1 @@
+"""The daemon's faces to the operator: the control socket, the health server, the status."""
