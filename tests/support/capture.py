@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -46,9 +47,10 @@ class Capture:
 
     def packets(self) -> list[Any]:
         """Returns what was captured up to this moment, parsed by scapy."""
-        import scapy.layers.inet  # noqa: F401 - registers the link types
-        import scapy.layers.l2  # noqa: F401
         from scapy.utils import PcapReader
+
+        for layers in ("l2", "inet"):  # importing them registers the link types
+            import_module(f"scapy.layers.{layers}")
 
         with PcapReader(str(self.path)) as reader:
             return list(reader)

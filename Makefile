@@ -1,0 +1,104 @@
+# The one entry: `make help` lists the targets. Caches live outside the tree or are git-ignored.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tunneld
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export PATH := $(PATH):/usr/sbin:/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The lab of `make run`.
+HOSTS ?= 2
+STORE ?= sqlite
+BACKEND ?= udp
+ENCRYPTION ?= off
+IPV6 ?= 0
+
+VENV := .venv
+BIN := $(VENV)/bin
+NATIVE := tunneld/_native.abi3.so
+RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) pyproject.toml \
+	$(shell find native -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
+PYTHON_PATHS := tunneld tests bench
+STAGE := tools/stage.sh
+
+.PHONY: help setup tools run test lint fmt build bench fuzz docs clean
+.PHONY: stage-rust stage-lint stage-pytest
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  make run HOSTS=3 STORE=etcd      two to nine hosts; STORE=sqlite|etcd"
+
+setup: tools $(NATIVE) ## Install what is missing, build, leave .venv/bin/tunneld
+
+tools:
+	@tools/check-tools.sh $(PYTHON)
+	@tools/setup-debian.sh $(PYTHON)
+
+$(VENV)/.requirements: requirements-dev.txt | tools
+	@echo "setup: $(VENV) with the pinned packages of requirements-dev.txt"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	@touch $@
+
+$(NATIVE): $(VENV)/.requirements $(RUST_SOURCES)
+	@echo "setup: building the native core (release)"
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	@touch $@
+
+run: setup ## Run the main job: HOSTS=2 STORE=sqlite|etcd BACKEND=udp ENCRYPTION=off IPV6=0
+	@$(BIN)/tunneld lab run --hosts '$(HOSTS)' --store '$(STORE)' --backend '$(BACKEND)' \
+		--encryption '$(ENCRYPTION)' --ipv6 '$(IPV6)'
+
+test: ## Set up, lint, and run every test, Rust and Python (as root)
+	@$(STAGE) setup $(MAKE) setup
+	@$(STAGE) rust $(MAKE) stage-rust
+	@$(STAGE) lint $(MAKE) stage-lint
+	@$(STAGE) pytest $(MAKE) stage-pytest
+
+stage-rust:
+	@cargo test --workspace --quiet
+
+stage-pytest:
+	@$(BIN)/pytest --quiet
+
+stage-lint:
+	@$(BIN)/ruff check --quiet $(PYTHON_PATHS)
+	@$(BIN)/ruff format --quiet --check $(PYTHON_PATHS)
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/python -m mypy.stubtest --concise tunneld._native
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+lint: setup stage-lint ## ruff, mypy --strict, stubtest, cargo fmt, clippy (purity of wire and core)
+
+fmt: setup ## Format Python and Rust
+	@$(BIN)/ruff check --quiet --fix $(PYTHON_PATHS) || true
+	@$(BIN)/ruff format --quiet $(PYTHON_PATHS)
+	@cargo fmt --all
+
+build: setup ## Build the wheel into dist/
+	@$(BIN)/maturin build --release --quiet --out dist
+	@ls dist
+
+bench: setup ## Measure throughput and latency in a lab; raw figures into bench/results/
+	@$(BIN)/python bench/lab.py
+
+fuzz: setup ## Run the property tests of everything that reads foreign bytes, with far more cases
+	@PROPTEST_CASES=20000 cargo test --workspace --quiet
+	@HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest --quiet -m 'not root' tests/unit tests/native
+
+docs: setup ## Check the documents' links and build the Rust documentation
+	@$(BIN)/pytest --quiet tests/repo/test_documents.py
+	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+	@echo "Rust documentation: $(CARGO_TARGET_DIR)/doc"
+
+clean: ## Remove what make left in the tree (not the cache outside it)
+	@rm -rf $(VENV) dist build target $(NATIVE) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
