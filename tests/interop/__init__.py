@@ -1,0 +1,1 @@
+"""Beside the real thing: networks of tunneld and flanneld hosts on one etcd."""

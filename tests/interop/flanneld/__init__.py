@@ -1,0 +1,1 @@
+"""The real flanneld, built from its Go module."""
