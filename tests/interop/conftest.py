@@ -1,0 +1,61 @@
+"""Networks for the modules of this folder, and the figures they leave behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.interop.network import FlanneldHost, Network, TunneldHost
+from tests.support.netns import Rig
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = pytest.StashKey[list[dict[str, object]]]()
+
+
+@pytest.fixture(scope="session")
+def interop_tools(root_tools: None) -> None:
+    """Fails where the real flanneld could not run."""
+    # flanneld calls both at its start, whichever firewall it is told to use.
+    missing = [tool for tool in ("iptables", "ip6tables") if shutil.which(tool) is None]
+    if missing:
+        pytest.fail(f"missing on the PATH: {', '.join(missing)}; `make setup` installs them")
+
+
+@pytest.fixture(scope="module")
+def mixed(interop_tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """Two flanneld and two tunneld hosts whose containers reach each other."""
+    with Rig("interop", tmp_path_factory.mktemp("mixed")) as rig:
+        network = Network(rig)
+        for kind, name in (
+            (FlanneldHost, "f1"),
+            (TunneldHost, "t1"),
+            (FlanneldHost, "f2"),
+            (TunneldHost, "t2"),
+        ):
+            network.add(kind, name)
+        network.wait_connected()
+        yield network
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> list[dict[str, object]]:
+    """Takes measured values; they are printed after the run and kept in build/interop."""
+    return request.config.stash.setdefault(FIGURES, [])
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    figures = config.stash.get(FIGURES, [])
+    if not figures:
+        return
+    path = ROOT / "build" / "interop" / "figures.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+    terminalreporter.section("interop figures")
+    for figure in figures:
+        terminalreporter.line("  ".join(f"{name}={value}" for name, value in figure.items()))

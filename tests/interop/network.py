@@ -1,0 +1,279 @@
+"""One overlay network of flanneld and tunneld hosts in namespaces, on one real etcd.
+
+    etcd 10.99.0.1 -- switch --+-- host 10.99.0.11 -- br0 <subnet>.1 -- container <subnet>.2
+                               +-- host 10.99.0.12 -- ...
+
+Every host is set up as its operator would: forwarding on, a bridge with the leased subnet, one
+container behind it. Whatever else makes packets arrive is the daemon's doing.
+"""
+
+from __future__ import annotations
+
+import base64
+import ipaddress
+import json
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from tests.interop.flanneld.build import flanneld_binary
+from tests.support.etcd import Etcd
+from tests.support.netns import Namespace, Rig
+from tests.support.process import Process
+from tests.support.wait import wait_until
+
+PREFIX: Final = "/coreos.com/network"
+NETWORK: Final = ipaddress.IPv4Network("10.5.0.0/16")
+UNDERLAY: Final = ipaddress.IPv4Network("10.99.0.0/24")
+UDP_PORT: Final = 8285
+START_TIMEOUT_S: Final = 30.0
+
+_TRAFFIC: Final = Path(__file__).with_name("traffic.py")
+
+
+def start_traffic(space: Namespace, mode: str, *argv: object) -> Process:
+    """Starts one side of `traffic.py` in `space`; its JSON lines are the process's output."""
+    return space.start(
+        *(sys.executable, str(_TRAFFIC), mode, *map(str, argv)),
+        log=space.directory / f"{mode}-{len(space.processes)}.log",
+    )
+
+
+def json_lines(process: Process) -> list[dict[str, Any]]:
+    """Returns the complete lines a traffic program has written so far."""
+    complete, _, _ = process.output().rpartition("\n")
+    return [json.loads(line) for line in complete.splitlines()]
+
+
+class Host(ABC):
+    """A host with its daemon, bridge and container."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, network: Network, name: str, public_ip: ipaddress.IPv4Address) -> None:
+        self.network = network
+        self.name = name
+        self.public_ip = public_ip
+        self.space = network.rig.namespace(name)
+        self.container = network.rig.namespace(f"{name}c")
+        self.subnet_file = self.space.directory / "subnet.env"
+        self.daemon: Process | None = None
+        self._starts = 0
+        network.rig.link(
+            *(network.switch, name, self.space, "eth0"),
+            first_bridge="switch",
+            second_address=f"{public_ip}/{UNDERLAY.prefixlen}",
+        )
+        self.space.run("ip", "route", "add", "default", "via", str(network.outside))
+        self.space.sysctl("net/ipv4/ip_forward", 1)
+
+    @abstractmethod
+    def command(self) -> tuple[str, ...]:
+        """Returns the command line of the daemon."""
+
+    def start(self) -> None:
+        """Starts the daemon, without waiting for anything."""
+        self._starts += 1
+        self.daemon = self.space.start(
+            *self.command(), log=self.space.directory / f"daemon-{self._starts}.log"
+        )
+
+    def end(self, number: int) -> int:
+        """Sends the daemon a signal and waits for its end; returns the exit status."""
+        daemon = self.running
+        daemon.signal(number)
+        return daemon.wait()
+
+    @property
+    def running(self) -> Process:
+        if self.daemon is None:
+            msg = f"{self.name} was never started"
+            raise AssertionError(msg)
+        return self.daemon
+
+    def wait_ready(self) -> None:
+        """Waits for subnet.env and joins the bridge and the container to the leased subnet."""
+
+        def ready() -> bool:
+            if (status := self.running.exit_status) is not None:
+                msg = f"{self.name} ended with {status}:\n{self.running.output()[-4000:]}"
+                raise AssertionError(msg)
+            return self.subnet_file.exists()
+
+        try:
+            wait_until(ready, START_TIMEOUT_S, f"subnet.env of {self.name}")
+        except TimeoutError as error:
+            error.add_note(self.running.output()[-4000:])
+            raise
+        mtu_bytes = int(self.subnet_env["FLANNEL_MTU"])
+        self.space.bridge("br0", f"{self.gateway}/{self.subnet.prefixlen}", mtu_bytes)
+        self.network.rig.link(
+            *(self.space, "container", self.container, "eth0"),
+            first_bridge="br0",
+            second_address=f"{self.container_ip}/{self.subnet.prefixlen}",
+            mtu_bytes=mtu_bytes,
+        )
+        self.container.run("ip", "route", "add", "default", "via", str(self.gateway))
+
+    @property
+    def subnet_env(self) -> dict[str, str]:
+        lines = self.subnet_file.read_text().splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    @property
+    def subnet(self) -> ipaddress.IPv4Network:
+        return ipaddress.IPv4Interface(self.subnet_env["FLANNEL_SUBNET"]).network
+
+    @property
+    def overlay_ip(self) -> ipaddress.IPv4Address:
+        """The host's own address in the overlay: the base of its subnet."""
+        return self.subnet[0]
+
+    @property
+    def gateway(self) -> ipaddress.IPv4Address:
+        return self.subnet[1]
+
+    @property
+    def container_ip(self) -> ipaddress.IPv4Address:
+        return self.subnet[2]
+
+    @property
+    def lease_key(self) -> str:
+        return f"{PREFIX}/subnets/{self.subnet.network_address}-{self.subnet.prefixlen}"
+
+
+class FlanneldHost(Host):
+    """A host under the real flanneld."""
+
+    kind = "flanneld"
+
+    def command(self) -> tuple[str, ...]:
+        return (
+            *(str(flanneld_binary()), "-v=1", f"-etcd-endpoints={self.network.etcd.endpoint}"),
+            *(f"-etcd-prefix={PREFIX}", "-iface=eth0", f"-subnet-file={self.subnet_file}"),
+            f"-ip-masq={'true' if self.network.ip_masq else 'false'}",
+        )
+
+
+class TunneldHost(Host):
+    """A host under tunneld."""
+
+    kind = "tunneld"
+
+    def command(self) -> tuple[str, ...]:
+        return (
+            *(sys.executable, "-m", "tunneld", "run", "--iface", "eth0"),
+            *("--etcd-endpoints", self.network.etcd.endpoint, "--etcd-prefix", PREFIX),
+            *("--subnet-file", str(self.subnet_file)),
+            *("--state-dir", str(self.space.directory / "state")),
+            *("--control-socket", self.control_socket),
+            *(("--ip-masq",) if self.network.ip_masq else ()),
+        )
+
+    @property
+    def control_socket(self) -> str:
+        return str(self.space.directory / "tunneld.sock")
+
+    def ctl(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Runs a tunneld subcommand against this host's daemon."""
+        return self.space.try_run(
+            *(sys.executable, "-m", "tunneld", *argv, "--control-socket", self.control_socket)
+        )
+
+    def status(self) -> dict[str, Any]:
+        done = self.ctl("status", "--json")
+        if done.returncode != 0:
+            msg = f"status of {self.name} ended with {done.returncode}: {done.stderr}"
+            raise AssertionError(msg)
+        status: dict[str, Any] = json.loads(done.stdout)
+        return status
+
+
+class Network:
+    """The switch with etcd, and the hosts around it."""
+
+    def __init__(self, rig: Rig, *, ip_masq: bool = False) -> None:
+        self.rig = rig
+        self.ip_masq = ip_masq
+        self.switch = rig.namespace("switch")
+        self.outside = UNDERLAY[1]
+        """The switch's own address: etcd's, and that of the world outside the overlay."""
+        self.switch.bridge("switch", f"{self.outside}/{UNDERLAY.prefixlen}")
+        self.etcd = Etcd(self.switch, str(self.outside))
+        self.etcd.start()
+        # flanneld refuses to start on iptables where the kernel cannot filter bridged packets.
+        nftables = not Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists()
+        config = {"Network": str(NETWORK), "EnableNFTables": nftables, "Backend": {"Type": "udp"}}
+        self.etcd.put(f"{PREFIX}/config", json.dumps(config))
+        self.hosts: list[Host] = []
+
+    def add(self, kind: type[Host], name: str) -> Host:
+        """Adds a host; its daemon is running when this returns, though perhaps not ready."""
+        host = kind(self, name, UNDERLAY[11 + len(self.hosts)])
+        self.hosts.append(host)
+        host.start()
+        return host
+
+    def host(self, name: str) -> Host:
+        (host,) = (host for host in self.hosts if host.name == name)
+        return host
+
+    @property
+    def flannelds(self) -> list[FlanneldHost]:
+        return [host for host in self.hosts if isinstance(host, FlanneldHost)]
+
+    @property
+    def tunnelds(self) -> list[TunneldHost]:
+        return [host for host in self.hosts if isinstance(host, TunneldHost)]
+
+    def leases(self) -> dict[str, bytes]:
+        """Returns the lease table as the store holds it, byte for byte."""
+        return self.etcd.everything(f"{PREFIX}/subnets/")
+
+    def keys_ever_written(self) -> list[str]:
+        """Returns the key of every change since the store began, deletions included."""
+        last = "end-of-history"
+        self.etcd.put(last, "")
+        watch = self.switch.start(
+            *("env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={self.etcd.endpoint}"),
+            *("watch", "--prefix", "", "--rev=1", "-w", "json"),
+        )
+
+        def history() -> list[str]:
+            keys = [
+                base64.b64decode(event["kv"]["key"]).decode()
+                for line in json_lines(watch)
+                for event in line["Events"]
+            ]
+            return keys if keys and keys[-1] == last else []
+
+        try:
+            return wait_until(history, 10, "the history of the store")
+        finally:
+            watch.stop()
+
+    def wait_connected(self) -> None:
+        """Waits until the first container reaches every other one."""
+        for host in self.hosts:
+            host.wait_ready()
+        for first in self.hosts:
+            for second in self.hosts:
+                if first is not second:
+                    wait_connected(first, second)
+
+
+def pings(first: Host, second: Host) -> bool:
+    """Sends one echo request from container to container; says whether the reply came."""
+    done = first.container.try_run("ping", "-c1", "-W1", str(second.container_ip))
+    return done.returncode == 0
+
+
+def wait_connected(first: Host, second: Host, timeout_s: float = START_TIMEOUT_S) -> None:
+    try:
+        wait_until(lambda: pings(first, second), timeout_s, f"ping {first.name} -> {second.name}")
+    except TimeoutError as error:
+        for host in (first, second):
+            error.add_note(f"{host.name}:\n{host.running.output()[-3000:]}")
+        raise

@@ -1,0 +1,126 @@
+"""Traffic between containers, as a program of its own: it runs inside network namespaces.
+
+Every receiver says `listening` once it can be sent to, and writes what it saw as JSON lines.
+Times are of the monotonic clock, which all namespaces of a machine share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import random
+import signal
+import socket
+import struct
+import time
+from types import FrameType
+
+CHUNK_BYTES = 1 << 18
+PROBE = struct.Struct("!Q")
+
+
+def say(**fields: object) -> None:
+    print(json.dumps(fields), flush=True)
+
+
+def receive_stream(port: int) -> None:
+    """Takes one TCP connection to its end and tells the hash of what came."""
+    with socket.create_server(("0.0.0.0", port)) as server:
+        say(state="listening")
+        connection, _ = server.accept()
+    digest, received_bytes, started = hashlib.sha256(), 0, time.monotonic()
+    with connection:
+        while block := connection.recv(CHUNK_BYTES):
+            digest.update(block)
+            received_bytes += len(block)
+    seconds = time.monotonic() - started
+    say(state="done", bytes=received_bytes, sha256=digest.hexdigest(), seconds=seconds)
+
+
+def send_stream(address: str, port: int, size_bytes: int, seed: int) -> None:
+    """Sends bytes that no compression or repetition could fake, and tells their hash."""
+    source, digest, left = random.Random(seed), hashlib.sha256(), size_bytes
+    with socket.create_connection((address, port), timeout=20) as connection:
+        connection.settimeout(120)
+        while left:
+            block = source.randbytes(min(left, CHUNK_BYTES))
+            digest.update(block)
+            connection.sendall(block)
+            left -= len(block)
+    say(state="done", bytes=size_bytes, sha256=digest.hexdigest())
+
+
+def receive_probes(port: int) -> None:
+    """Writes down the number and the arrival of each probe until it is ended."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("0.0.0.0", port))
+        say(state="listening")
+        while True:
+            (number,) = PROBE.unpack(receiver.recv(PROBE.size))
+            say(number=number, at_s=time.monotonic())
+
+
+def send_probes(address: str, port: int, rate_hz: float) -> None:
+    """Sends numbered probes at fixed times until SIGTERM; a late one does not shift the next."""
+    ended = False
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        nonlocal ended
+        ended = True
+
+    signal.signal(signal.SIGTERM, end)
+    started, number, refused = time.monotonic(), 0, 0
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        say(state="sending")
+        while not ended:
+            try:
+                sender.sendto(PROBE.pack(number), (address, port))
+            except OSError:
+                refused += 1
+            number += 1
+            time.sleep(max(0.0, started + number / rate_hz - time.monotonic()))
+    say(state="done", sent=number, refused=refused)
+
+
+def receive_sources(port: int) -> None:
+    """Writes down who each datagram says it comes from, with the word it carries."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(("0.0.0.0", port))
+        say(state="listening")
+        while True:
+            payload, (source, _) = receiver.recvfrom(2048)
+            say(word=payload.decode(), source=source)
+
+
+def send_word(address: str, port: int, word: str, source: str) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.bind((source, 0))
+        sender.sendto(word.encode(), (address, port))
+
+
+def main() -> None:
+    """Reads the command line and runs one side of one kind of traffic."""
+    parser = argparse.ArgumentParser()
+    modes = parser.add_subparsers(dest="mode", required=True)
+    for name in ("receive-stream", "receive-probes", "receive-sources"):
+        modes.add_parser(name).add_argument("port", type=int)
+    for name in ("send-stream", "send-probes", "send-word"):
+        sender = modes.add_parser(name)
+        sender.add_argument("address")
+        sender.add_argument("port", type=int)
+        if name == "send-stream":
+            sender.add_argument("size_bytes", type=int)
+            sender.add_argument("seed", type=int)
+        elif name == "send-probes":
+            sender.add_argument("rate_hz", type=float)
+        else:
+            sender.add_argument("word")
+            sender.add_argument("--source", default="0.0.0.0")
+    chosen = vars(parser.parse_args())
+    mode = chosen.pop("mode")
+    globals()[mode.replace("-", "_")](**chosen)
+
+
+if __name__ == "__main__":
+    main()
