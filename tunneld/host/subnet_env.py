@@ -1,0 +1,130 @@
+"""Writes and reads subnet.env, by which scripts and CNI plugins learn the own subnet.
+
+Path of a lease: `fib` -> **`host.subnet_env`** -> Docker, CNI, mk-docker-opts.
+
+Source: flannel `pkg/subnet/subnet.go` (WriteSubnetFile: fields, order, form, modes) and
+`main.go` (ReadCIDRFromSubnetFile: what is taken back).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from ipaddress import AddressValueError, IPv4Interface, IPv4Network, NetmaskValueError
+from pathlib import Path
+
+from tunneld.errors import HostError
+from tunneld.fib.state import SubnetEnv
+
+_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*[=:]\s*(.*?)\s*")
+
+
+def render(value: SubnetEnv) -> str:
+    """Returns the text of the file, as flannel writes it."""
+    lines = []
+    if value.network is not None:
+        lines.append(f"FLANNEL_NETWORK={value.network}")
+    if value.subnet is not None:
+        subnet = value.subnet
+        lines.append(f"FLANNEL_SUBNET={subnet.network_address + 1}/{subnet.prefixlen}")
+    lines.append(f"FLANNEL_MTU={value.mtu_bytes}")
+    lines.append(f"FLANNEL_IPMASQ={'true' if value.ip_masq else 'false'}")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def parse(text: str) -> SubnetEnv:
+    """Returns what the text says; what is missing or not valid is None, 0 or False."""
+    fields = _fields(text)
+    mtu = fields.get("FLANNEL_MTU", "")
+    return SubnetEnv(
+        network=_network(fields.get("FLANNEL_NETWORK", "")),
+        subnet=_network(fields.get("FLANNEL_SUBNET", "")),
+        mtu_bytes=int(mtu) if mtu.isascii() and mtu.isdecimal() else 0,
+        ip_masq=fields.get("FLANNEL_IPMASQ") == "true",
+    )
+
+
+def write(path: Path, value: SubnetEnv) -> None:
+    """Replaces the file in one step; readers see the old text or the new, never a part.
+
+    The file gets mode 0644, directories that are missing 0755.
+
+    Raises:
+        HostError: the file cannot be written there.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with open(fd, "w", encoding="ascii") as file:
+            file.write(render(value))
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise HostError(
+            f"cannot write {path}: {error.strerror}; expected a writable place for subnet.env: "
+            "check the directory, or choose another with --subnet-file"
+        ) from error
+    finally:
+        if temporary is not None and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def read(path: Path) -> SubnetEnv | None:
+    """Returns what the file says, or None when there is no file.
+
+    Raises:
+        HostError: there is a file, but it cannot be read.
+    """
+    text = read_text(path)
+    return None if text is None else parse(text)
+
+
+def read_text(path: Path) -> str | None:
+    """Returns the file's text, or None when there is no file.
+
+    Raises:
+        HostError: there is a file, but it cannot be read.
+    """
+    try:
+        return path.read_bytes().decode("utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise HostError(
+            f"cannot read {path}: {error.strerror}; expected subnet.env or nothing there: check "
+            "its mode, or choose another with --subnet-file"
+        ) from error
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Returns the assignments of a dotenv text; the last of a name counts."""
+    fields = {}
+    for line in text.splitlines():
+        if line.lstrip().startswith("#"):
+            continue
+        if match := _ASSIGNMENT.fullmatch(line):
+            fields[match[1]] = _unquoted(match[2])
+    return fields
+
+
+def _unquoted(value: str) -> str:
+    for quote in "'\"":
+        if value.startswith(quote) and (end := value.find(quote, 1)) > 0:
+            return value[1:end]
+    return re.split(r"(?:^|\s)#", value, maxsplit=1)[0].strip()
+
+
+def _network(text: str) -> IPv4Network | None:
+    """Returns the network of one CIDR; several, separated by commas, are none at all."""
+    _, _, length = text.partition("/")
+    if not (length.isascii() and length.isdecimal()):
+        return None
+    try:
+        return IPv4Interface(text).network
+    except (AddressValueError, NetmaskValueError):
+        return None
