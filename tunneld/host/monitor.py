@@ -1,0 +1,195 @@
+"""Watches the kernel for changes of devices, addresses, routes and firewall rules.
+
+Says only *that* something of a kind changed, and where: whoever listens looks at the whole
+again. So a message lost to a full buffer costs nothing but one more look.
+
+Source: Linux rtnetlink(7), netlink(7); include/uapi/linux/netfilter/nfnetlink.h.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from tunneld.errors import HostError
+
+NoticeKind = Literal["link", "address", "route", "forwarding", "firewall", "lost"]
+
+_RECEIVE_BYTES = 65536
+_HEADER = struct.Struct("=IHHII")
+
+# include/uapi/linux/rtnetlink.h
+_RTM_LINK = (16, 17)
+_RTM_ADDRESS = (20, 21)
+_RTM_ROUTE = (24, 25)
+_RTM_NETCONF = (80, 81)
+_RTNLGRP_LINK = 1
+_RTNLGRP_IPV4_IFADDR = 5
+_RTNLGRP_IPV4_ROUTE = 7
+_RTNLGRP_IPV4_NETCONF = 24
+_IFLA_IFNAME = 3
+_RTA_OIF = 4
+_NETCONFA_IFINDEX = 1
+
+# include/uapi/linux/netfilter/nfnetlink.h
+_NFNLGRP_NFTABLES = 7
+_NFNL_SUBSYS_NFTABLES = 10
+
+# include/uapi/linux/netlink.h; not in Python's socket module.
+_NETLINK_NETFILTER = 12
+_SOL_NETLINK = 270
+_NETLINK_ADD_MEMBERSHIP = 1
+
+_log = logging.getLogger("tunneld.host")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """Something changed. `lost`: messages were lost, so that anything may have changed."""
+
+    kind: NoticeKind
+    index: int = 0
+    """Device; 0: none, or all."""
+    name: str = ""
+    """Of a `link`: the device's name."""
+    protocol: int = 0
+    """Of a `route`: its protocol number."""
+    is_default: bool = False
+    """Of a `route`: whether it is a default route."""
+    tables: frozenset[str] = frozenset()
+    """Of `firewall`: the tables it touches."""
+
+
+class Monitor:
+    """Two netlink sockets on the running loop, one of routing and one of nftables."""
+
+    def __init__(self, callback: Callable[[Notice], None]) -> None:
+        """Starts watching; `callback` runs on the loop.
+
+        Raises:
+            HostError: the kernel refuses a socket.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._callback = callback
+        self._sockets: list[socket.socket] = []
+        try:
+            self._watch(
+                socket.NETLINK_ROUTE,
+                (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE, _RTNLGRP_IPV4_NETCONF),
+                routing_notices,
+            )
+            self._watch(_NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,), firewall_notices)
+        except OSError as error:
+            self.close()
+            raise HostError(
+                f"cannot watch the kernel's network settings: {error.strerror}; expected netlink "
+                "sockets"
+            ) from error
+
+    def close(self) -> None:
+        """Stops watching."""
+        for opened in self._sockets:
+            self._loop.remove_reader(opened.fileno())
+            opened.close()
+        self._sockets.clear()
+
+    def _watch(
+        self,
+        family: int,
+        groups: tuple[int, ...],
+        parse: Callable[[bytes], Iterator[Notice]],
+    ) -> None:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
+        self._sockets.append(opened)
+        opened.setblocking(False)
+        opened.bind((0, 0))
+        for group in groups:
+            opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
+        self._loop.add_reader(opened.fileno(), self._receive, opened, parse)
+
+    def _receive(self, opened: socket.socket, parse: Callable[[bytes], Iterator[Notice]]) -> None:
+        while True:
+            try:
+                data = opened.recv(_RECEIVE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    _log.error(
+                        "watching the kernel failed",
+                        extra={"fields": {"error": error.strerror}},
+                    )
+                self._callback(Notice(kind="lost"))
+                return
+            for notice in parse(data):
+                self._callback(notice)
+
+
+def routing_notices(data: bytes) -> Iterator[Notice]:
+    """Returns what a datagram of the routing netlink says."""
+    for kind, body in _messages(data):
+        if kind in _RTM_LINK and len(body) >= 16:
+            (index,) = struct.unpack_from("=i", body, 4)
+            name = _attributes(body[16:]).get(_IFLA_IFNAME, b"").split(b"\0")[0]
+            yield Notice(kind="link", index=index, name=name.decode(errors="replace"))
+        elif kind in _RTM_ADDRESS and len(body) >= 8:
+            (index,) = struct.unpack_from("=I", body, 4)
+            yield Notice(kind="address", index=index)
+        elif kind in _RTM_ROUTE and len(body) >= 12:
+            oif = _number(_attributes(body[12:]).get(_RTA_OIF))
+            yield Notice(kind="route", index=oif, protocol=body[5], is_default=body[1] == 0)
+        elif kind in _RTM_NETCONF and len(body) >= 4:
+            # struct netconfmsg is one byte, padded to four; index -1 and -2 are `all`, `default`.
+            index = _number(_attributes(body[4:]).get(_NETCONFA_IFINDEX))
+            yield Notice(kind="forwarding", index=max(index, 0))
+
+
+def firewall_notices(data: bytes) -> Iterator[Notice]:
+    """Returns the tables that a datagram of the nftables netlink names, if it names any.
+
+    Every message about a table, chain or rule carries its table's name as attribute 1.
+    """
+    tables = set()
+    for kind, body in _messages(data):
+        if kind >> 8 == _NFNL_SUBSYS_NFTABLES and len(body) >= 4:
+            name = _attributes(body[4:]).get(1, b"")
+            if name.endswith(b"\0"):
+                tables.add(name[:-1].decode(errors="replace"))
+    if tables:
+        yield Notice(kind="firewall", tables=frozenset(tables))
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Splits a datagram into message types and bodies; a torn tail is left out."""
+    offset = 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, _, _, _ = _HEADER.unpack_from(data, offset)
+        if length < _HEADER.size or offset + length > len(data):
+            return
+        yield kind, data[offset + _HEADER.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def _attributes(data: bytes) -> dict[int, bytes]:
+    found: dict[int, bytes] = {}
+    offset = 0
+    while offset + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, offset)
+        if length < 4 or offset + length > len(data):
+            return found
+        found[kind & 0x3FFF] = data[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+    return found
+
+
+def _number(payload: bytes | None) -> int:
+    if payload is None or len(payload) != 4:
+        return 0
+    (number,) = struct.unpack("=i", payload)
+    return int(number)
