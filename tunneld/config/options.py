@@ -1,0 +1,316 @@
+"""The table of options: each one once, for the command line, the environment and the config file.
+
+Pure. Says what an option is called, takes and means; where its value comes from is `sources`.
+
+Source: flanneld `main.go` for the names and meanings it shares with us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from tunneld.config import values
+
+Group = Literal["store", "control", "underlay", "lease", "data path", "health", "log"]
+FileType = Literal["string", "integer", "boolean", "strings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """One option."""
+
+    name: str
+    """As on the command line, without dashes; also the key in the config file."""
+    group: Group
+    read: Callable[[str], Any]
+    """Reads one text; raises ValueError with what was expected."""
+    metavar: str
+    help: str
+    default: str | None = None
+    """The default as text; None: there is none."""
+    is_list: bool = False
+    """Given several times, or a list in the config file; its value is a tuple."""
+    separator: str | None = None
+    """What stands between the items of a list in the environment; None: it holds one item."""
+    splits_argument: bool = False
+    """Whether `separator` counts on the command line too."""
+    file_type: FileType = "string"
+    is_in_file: bool = True
+    """False: a secret, which has no place in a file that others can read."""
+
+    @property
+    def is_flag(self) -> bool:
+        """Returns whether the bare name means true."""
+        return self.file_type == "boolean"
+
+    @property
+    def environment(self) -> str:
+        """Returns the environment variable's name, without the program's prefix."""
+        return self.name.upper().replace("-", "_")
+
+
+OPTIONS: Final = (
+    Option(
+        name="store",
+        group="store",
+        read=values.store,
+        metavar="STORE",
+        default="etcd",
+        help="where leases are kept: etcd, or sqlite:PATH for hosts on one machine",
+    ),
+    Option(
+        name="etcd-endpoints",
+        group="store",
+        read=values.endpoint,
+        metavar="URLS",
+        default="http://127.0.0.1:2379",
+        is_list=True,
+        separator=",",
+        splits_argument=True,
+        file_type="strings",
+        help="etcd endpoints, separated by commas",
+    ),
+    Option(
+        name="etcd-prefix",
+        group="store",
+        read=values.text,
+        metavar="PREFIX",
+        default="/coreos.com/network",
+        help="prefix of all keys of the network",
+    ),
+    Option(
+        name="etcd-keyfile",
+        group="store",
+        read=values.path,
+        metavar="FILE",
+        help="private key of the client certificate, PEM",
+    ),
+    Option(
+        name="etcd-certfile",
+        group="store",
+        read=values.path,
+        metavar="FILE",
+        help="client certificate shown to etcd, PEM",
+    ),
+    Option(
+        name="etcd-cafile",
+        group="store",
+        read=values.path,
+        metavar="FILE",
+        help="certificate authority that etcd's certificate must come from, PEM",
+    ),
+    Option(
+        name="etcd-username",
+        group="store",
+        read=values.text,
+        metavar="NAME",
+        help="user for etcd's authentication",
+    ),
+    Option(
+        name="etcd-password-file",
+        group="store",
+        read=values.path,
+        metavar="FILE",
+        help="file that holds the password for etcd's authentication",
+    ),
+    Option(
+        name="etcd-password",
+        group="store",
+        read=values.text,
+        metavar="PASSWORD",
+        is_in_file=False,
+        help="the password itself, as flanneld takes it; every process on the host can read it:"
+        " prefer --etcd-password-file, which wins over it",
+    ),
+    Option(
+        name="state-dir",
+        group="control",
+        read=values.path,
+        metavar="DIR",
+        default="/var/lib/tunneld",
+        help="this node's id and what it remembers; one daemon per directory",
+    ),
+    Option(
+        name="control-socket",
+        group="control",
+        read=values.path,
+        metavar="FILE",
+        default="/run/tunneld/tunneld.sock",
+        help="socket on which the daemon answers the command line",
+    ),
+    Option(
+        name="iface",
+        group="underlay",
+        read=values.text,
+        metavar="NAME|IP",
+        is_list=True,
+        separator=",",
+        file_type="strings",
+        help="underlay interface, by name or address; the first that is there of several"
+        " (default: the default route's)",
+    ),
+    Option(
+        name="iface-regex",
+        group="underlay",
+        read=values.regex,
+        metavar="REGEX",
+        is_list=True,
+        file_type="strings",
+        help="the first interface whose address or name matches, after --iface; may be repeated",
+    ),
+    Option(
+        name="iface-can-reach",
+        group="underlay",
+        read=values.address,
+        metavar="IP",
+        help="the interface by which this address is reached",
+    ),
+    Option(
+        name="public-ip",
+        group="underlay",
+        read=values.ipv4,
+        metavar="IP",
+        help="address other hosts reach this one by (default: the interface's)",
+    ),
+    Option(
+        name="public-ipv6",
+        group="underlay",
+        read=values.ipv6,
+        metavar="IP",
+        help="the same for IPv6",
+    ),
+    Option(
+        name="subnet-file",
+        group="lease",
+        read=values.path,
+        metavar="FILE",
+        default="/run/flannel/subnet.env",
+        help="file that tells Docker and CNI plugins the subnet and the MTU",
+    ),
+    Option(
+        name="lease-ttl",
+        group="lease",
+        read=values.duration(2, 10 * 365 * 24 * 3600),
+        metavar="DURATION",
+        default="24h",
+        help="how long the lease outlives a daemon that went away",
+    ),
+    Option(
+        name="subnet-lease-renew-margin",
+        group="lease",
+        read=values.integer(1, 1439),
+        metavar="MINUTES",
+        default="60",
+        file_type="integer",
+        help="minutes before its end by which the lease is renewed at the latest",
+    ),
+    Option(
+        name="ip-masq",
+        group="data path",
+        read=values.boolean,
+        metavar="BOOL",
+        default="false",
+        file_type="boolean",
+        help="masquerade traffic that leaves the network",
+    ),
+    Option(
+        name="ip-masq-fully-random-disable",
+        group="data path",
+        read=values.boolean,
+        metavar="BOOL",
+        default="false",
+        file_type="boolean",
+        help="let masqueraded connections keep their source port where it is free",
+    ),
+    Option(
+        name="datapath",
+        group="data path",
+        read=values.choice("userspace", "kernel"),
+        metavar="PATH",
+        default="userspace",
+        help="what moves packets: userspace (kernel is not built yet)",
+    ),
+    Option(
+        name="workers",
+        group="data path",
+        read=values.integer(0, 64),
+        metavar="N",
+        default="0",
+        file_type="integer",
+        help="packet workers, a thread for each direction; 0: chosen by the number of CPUs",
+    ),
+    Option(
+        name="source-check",
+        group="data path",
+        read=values.choice("strict", "loose", "off"),
+        metavar="CHECK",
+        help="how a packet's inner source must fit its outer one: strict, loose or off"
+        " (default: what the network config says, else strict)",
+    ),
+    Option(
+        name="encryption-floor",
+        group="data path",
+        read=values.choice("off", "preferred", "required"),
+        metavar="FLOOR",
+        default="off",
+        help="least protection, whatever the store says: off (others are not built yet)",
+    ),
+    Option(
+        name="healthz-ip",
+        group="health",
+        read=values.address,
+        metavar="IP",
+        default="0.0.0.0",  # noqa: S104 - flanneld's; no server without a port
+        help="address of the health server",
+    ),
+    Option(
+        name="healthz-port",
+        group="health",
+        read=values.integer(0, 65535),
+        metavar="PORT",
+        default="0",
+        file_type="integer",
+        help="TCP port of the health server; 0: none",
+    ),
+    Option(
+        name="log-format",
+        group="log",
+        read=values.choice("text", "json"),
+        metavar="FORMAT",
+        default="text",
+        help="text or json",
+    ),
+    Option(
+        name="log-level",
+        group="log",
+        read=values.choice("debug", "info", "warning", "error"),
+        metavar="LEVEL",
+        default="info",
+        help="least level that is logged: debug, info, warning or error",
+    ),
+)
+
+BY_NAME: Final[Mapping[str, Option]] = {option.name: option for option in OPTIONS}
+
+CONFIG_OPTION: Final = "config"
+"""The one option that is not in the table, since it says where the others are."""
+
+DEFAULT_CONFIG_FILE: Final = "/etc/tunneld/tunneld.toml"
+
+FLANNELD_IGNORED: Final[Mapping[str, bool]] = {
+    "kube-subnet-mgr": True,
+    "kube-api-url": False,
+    "kube-annotation-prefix": False,
+    "kubeconfig-file": False,
+    "net-config-path": False,
+    "set-node-network-unavailable": True,
+    "iptables-resync": False,
+    "iptables-forward-rules": True,
+    "ip-blackhole-route": True,
+    "v": False,
+    "vmodule": False,
+    "log_backtrace_at": False,
+}
+"""flanneld's options without a meaning here, and whether each is a flag."""

@@ -1,0 +1,139 @@
+"""Reads the text of one option's value: each function takes the text and returns the value.
+
+Pure. They raise `ValueError` with what was expected; the caller knows where the text stood.
+
+Source: Go `strconv.ParseBool` and `time.ParseDuration`, which flanneld's flags are read by.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Final
+from urllib.parse import urlsplit
+
+_TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+_UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+
+
+def text(value: str) -> str:
+    """Returns the text itself."""
+    if not value:
+        raise ValueError("a text that is not empty")
+    return value
+
+
+def path(value: str) -> Path:
+    """Returns a path."""
+    return Path(text(value))
+
+
+def boolean(value: str) -> bool:
+    """Returns a truth value in any of Go's spellings."""
+    if value in _TRUE:
+        return True
+    if value in _FALSE:
+        return False
+    raise ValueError("true or false")
+
+
+def ipv4(value: str) -> IPv4Address:
+    """Returns an IPv4 address."""
+    try:
+        return IPv4Address(value)
+    except ValueError:
+        raise ValueError("an IPv4 address, like 192.0.2.10") from None
+
+
+def ipv6(value: str) -> IPv6Address:
+    """Returns an IPv6 address."""
+    try:
+        return IPv6Address(value)
+    except ValueError:
+        raise ValueError("an IPv6 address, like 2001:db8::10") from None
+
+
+def address(value: str) -> IPv4Address | IPv6Address:
+    """Returns an IP address of either family."""
+    try:
+        return ip_address(value)
+    except ValueError:
+        raise ValueError("an IP address, like 192.0.2.10") from None
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    """Returns a reader of whole numbers from `low` to `high`."""
+
+    def read(value: str) -> int:
+        # Stricter than int(): no blanks, no underscores, no other digits than ASCII's.
+        if re.fullmatch(r"[0-9]{1,10}", value) and low <= int(value) <= high:
+            return int(value)
+        raise ValueError(f"a whole number from {low} to {high}")
+
+    return read
+
+
+def choice(*choices: str) -> Callable[[str], str]:
+    """Returns a reader of one of a few words."""
+
+    def read(value: str) -> str:
+        if value in choices:
+            return value
+        raise ValueError(" or ".join(choices))
+
+    return read
+
+
+def duration(low_s: float, high_s: float) -> Callable[[str], float]:
+    """Returns a reader of Go durations (`24h`, `1h30m`, `3600s`), in seconds."""
+    expected = f"a duration like 24h, 90m or 3600s, from {low_s:g}s to {high_s / 3600:g}h"
+
+    def read(value: str) -> float:
+        if not _DURATION.fullmatch(value):
+            raise ValueError(expected)
+        parts = _DURATION_PART.findall(value)
+        seconds = sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+        if not low_s <= seconds <= high_s:
+            raise ValueError(expected)
+        return seconds
+
+    return read
+
+
+def regex(value: str) -> str:
+    """Returns a regular expression, as text."""
+    try:
+        re.compile(text(value))
+    except re.error as error:
+        raise ValueError(f"a regular expression ({error})") from None
+    return value
+
+
+def store(value: str) -> tuple[str, str]:
+    """Returns a store's kind and its file: `("etcd", "")` or `("sqlite", PATH)`."""
+    kind, colon, file = value.partition(":")
+    if value == "etcd" or (kind == "sqlite" and colon and file):
+        return kind, file
+    raise ValueError("etcd or sqlite:PATH")
+
+
+def endpoint(value: str) -> str:
+    """Returns an etcd endpoint, `http://host:port`, `https://host:port`, or `host:port`."""
+    expected = "an etcd endpoint, like http://192.0.2.1:2379"
+    candidate = value if "://" in value else f"http://{value}"
+    try:
+        parts = urlsplit(candidate)
+        is_usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        raise ValueError(expected) from None
+    if not is_usable or parts.scheme not in ("http", "https") or parts.path not in ("", "/"):
+        raise ValueError(expected)
+    if parts.query or parts.fragment or re.search(r"\s", value):
+        raise ValueError(expected)
+    return value.removesuffix("/")
