@@ -13,6 +13,7 @@ from tests.interop.network import FlanneldHost, Network, TunneldHost
 from tests.support.netns import Rig
 
 ROOT = Path(__file__).resolve().parents[2]
+BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 FIGURES = pytest.StashKey[list[dict[str, object]]]()
 
 
@@ -23,6 +24,8 @@ def interop_tools(root_tools: None) -> None:
     missing = [tool for tool in ("iptables", "ip6tables") if shutil.which(tool) is None]
     if missing:
         pytest.fail(f"missing on the PATH: {', '.join(missing)}; `make setup` installs them")
+    if not BRIDGE_FILTER.exists():
+        pytest.fail(f"flanneld demands {BRIDGE_FILTER}: run `modprobe br_netfilter`")
 
 
 @pytest.fixture(scope="module")

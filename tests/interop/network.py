@@ -16,7 +16,7 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
 from tests.interop.flanneld.build import flanneld_binary
 from tests.support.etcd import Etcd
@@ -29,6 +29,8 @@ NETWORK: Final = ipaddress.IPv4Network("10.5.0.0/16")
 UNDERLAY: Final = ipaddress.IPv4Network("10.99.0.0/24")
 UDP_PORT: Final = 8285
 START_TIMEOUT_S: Final = 30.0
+
+AnyHost = TypeVar("AnyHost", bound="Host")
 
 _TRAFFIC: Final = Path(__file__).with_name("traffic.py")
 
@@ -52,10 +54,17 @@ class Host(ABC):
 
     kind: ClassVar[str]
 
-    def __init__(self, network: Network, name: str, public_ip: ipaddress.IPv4Address) -> None:
+    def __init__(
+        self,
+        network: Network,
+        name: str,
+        public_ip: ipaddress.IPv4Address,
+        options: tuple[str, ...],
+    ) -> None:
         self.network = network
         self.name = name
         self.public_ip = public_ip
+        self.options = options
         self.space = network.rig.namespace(name)
         self.container = network.rig.namespace(f"{name}c")
         self.subnet_file = self.space.directory / "subnet.env"
@@ -153,7 +162,7 @@ class FlanneldHost(Host):
         return (
             *(str(flanneld_binary()), "-v=1", f"-etcd-endpoints={self.network.etcd.endpoint}"),
             *(f"-etcd-prefix={PREFIX}", "-iface=eth0", f"-subnet-file={self.subnet_file}"),
-            f"-ip-masq={'true' if self.network.ip_masq else 'false'}",
+            *(f"-ip-masq={'true' if self.network.ip_masq else 'false'}", *self.options),
         )
 
 
@@ -169,7 +178,7 @@ class TunneldHost(Host):
             *("--subnet-file", str(self.subnet_file)),
             *("--state-dir", str(self.space.directory / "state")),
             *("--control-socket", self.control_socket),
-            *(("--ip-masq",) if self.network.ip_masq else ()),
+            *(*(("--ip-masq",) if self.network.ip_masq else ()), *self.options),
         )
 
     @property
@@ -203,15 +212,13 @@ class Network:
         self.switch.bridge("switch", f"{self.outside}/{UNDERLAY.prefixlen}")
         self.etcd = Etcd(self.switch, str(self.outside))
         self.etcd.start()
-        # flanneld refuses to start on iptables where the kernel cannot filter bridged packets.
-        nftables = not Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists()
-        config = {"Network": str(NETWORK), "EnableNFTables": nftables, "Backend": {"Type": "udp"}}
+        config = {"Network": str(NETWORK), "Backend": {"Type": "udp"}}
         self.etcd.put(f"{PREFIX}/config", json.dumps(config))
         self.hosts: list[Host] = []
 
-    def add(self, kind: type[Host], name: str) -> Host:
+    def add(self, kind: type[AnyHost], name: str, *options: str) -> AnyHost:
         """Adds a host; its daemon is running when this returns, though perhaps not ready."""
-        host = kind(self, name, UNDERLAY[11 + len(self.hosts)])
+        host = kind(self, name, UNDERLAY[11 + len(self.hosts)], options)
         self.hosts.append(host)
         host.start()
         return host

@@ -116,7 +116,7 @@ def main() -> None:
             sender.add_argument("rate_hz", type=float)
         else:
             sender.add_argument("word")
-            sender.add_argument("--source", default="0.0.0.0")
+            sender.add_argument("source")
     chosen = vars(parser.parse_args())
     mode = chosen.pop("mode")
     globals()[mode.replace("-", "_")](**chosen)
