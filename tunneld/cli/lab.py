@@ -1,0 +1,120 @@
+"""`tunneld lab`: a network of namespaces on this machine. Arguments to calls, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from tunneld.lab import build, main_job, namespaces
+from tunneld.lab.daemons import status_of, view_of
+from tunneld.lab.drawing import draw
+from tunneld.lab.topology import parse_topology
+
+if TYPE_CHECKING:
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+_EXAMPLES = """\
+examples:
+  tunneld lab up --hosts 3 --store etcd      three hosts with a container each
+  tunneld lab exec h1-c -- ping 10.5.7.2     in the container of the first host
+  tunneld lab exec h2 -- ip route            on the second host
+  tunneld lab status
+  tunneld lab down
+  tunneld lab run --hosts 3                  up, traffic, checks, down
+"""
+
+
+def add_parser(subparsers: SubParsers) -> None:
+    """Adds `lab` and its subcommands."""
+    parser = subparsers.add_parser(
+        "lab",
+        help="build a network of namespaces on this machine",
+        description="Builds hosts as network namespaces, with a bridge and a container each.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="lab_command", required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", help="build a lab and leave it running")
+    _add_shape(up)
+    run_ = commands.add_parser("run", help="build a lab, send traffic, judge it, take it down")
+    _add_shape(run_)
+    execute = commands.add_parser("exec", help="run a command on a host or in a container")
+    execute.add_argument("place", metavar="PLACE", help="h1, h1-c (its container), sw (the switch)")
+    execute.add_argument("argv", metavar="ARG", nargs=argparse.REMAINDER)
+    status = commands.add_parser("status", help="draw the lab with its leases")
+    down = commands.add_parser("down", help="remove the lab, also what a killed run left")
+    for command in (up, execute, status, down):
+        command.add_argument("--name", default="lab", help="default: lab")
+    run_.add_argument("--name", default="run", help="default: run")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries the command out; returns the exit status."""
+    command: str = args.lab_command
+    commands = {"up": _up, "run": _run, "exec": _exec, "status": _status, "down": _down}
+    try:
+        return commands[command](args)
+    except main_job.Interrupted as interruption:
+        main_job.say("interrupted; the lab is down")
+        return interruption.exit_status
+
+
+def _add_shape(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--hosts", default="2", help="number of hosts (default: 2)")
+    parser.add_argument("--store", default="sqlite", help="sqlite (default) or etcd")
+    parser.add_argument("--backend", default="udp", help="udp")
+    parser.add_argument("--encryption", default="off", help="off")
+    parser.add_argument("--ipv6", default="0", help="0")
+
+
+def _shape(args: argparse.Namespace) -> dict[str, str]:
+    names = ("name", "hosts", "store", "backend", "encryption", "ipv6")
+    return {name: getattr(args, name) for name in names}
+
+
+def _up(args: argparse.Namespace) -> int:
+    topology = parse_topology(**_shape(args))
+    with build.sole_use(topology.name), main_job.interruptible():
+        build.require_absent(topology.name)
+        lab = build.Lab(topology)
+        try:
+            lab.build(main_job.say)
+        except BaseException:
+            with main_job.uninterruptible():
+                build.take_down(topology.name)
+            raise
+    print(f"\n{draw(topology, lab.views)}\n")
+    option = "" if topology.name == "lab" else f" --name {topology.name}"
+    print(f"tunneld lab exec{option} h1-c -- ping {lab.views[-1].container}")
+    print(f"tunneld lab down{option}")
+    return 0
+
+
+def _run(args: argparse.Namespace) -> int:
+    return main_job.run_main_job(parse_topology(**_shape(args)))
+
+
+def _exec(args: argparse.Namespace) -> int:
+    namespace = build.find(args.name).namespace_of(args.place)
+    argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+    command = namespaces.inside(namespace, *(argv or ("sh",)))
+    os.execvp(command[0], command)  # noqa: S606 - an argument list, no shell
+
+
+def _status(args: argparse.Namespace) -> int:
+    topology = build.find(args.name)
+    print(draw(topology, [view_of(host) for host in topology.hosts]))
+    for host in topology.hosts:
+        status = status_of(host)
+        print(f"{host.label}: {status['state']}, {len(status['peers'])} peers, log {host.log}")
+    return 0
+
+
+def _down(args: argparse.Namespace) -> int:
+    with build.sole_use(args.name):
+        was_there = build.is_there(args.name)
+        build.take_down(args.name)
+    main_job.say(f"{args.name} is down" if was_there else f"there is no lab {args.name}")
+    return 0

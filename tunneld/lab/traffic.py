@@ -1,0 +1,121 @@
+"""Sends traffic between the containers of a lab and watches what the underlay carries meanwhile."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import permutations
+from pathlib import Path
+
+from tunneld.errors import LabError
+from tunneld.lab import namespaces
+from tunneld.lab.drawing import HostView
+from tunneld.lab.topology import UDP_PORT, Host, Topology
+
+_PINGS = 3
+_ROUND_TRIP = re.compile(r"= [\d.]+/(?P<average_ms>[\d.]+)/")
+
+
+def foreign_expression(topology: Topology) -> str:
+    """Returns the capture filter for what must not be on the underlay.
+
+    Between hosts there are ARP and the overlay's datagrams; a host also talks to etcd.
+    """
+    store = f" and not (tcp port 2379 and host {topology.switch_address.ip})"
+    return f"not arp and not (udp src port {UDP_PORT} and udp dst port {UDP_PORT})" + (
+        store if topology.store == "etcd" else ""
+    )
+
+
+@contextmanager
+def capture(topology: Topology, path: Path, expression: str) -> Iterator[None]:
+    """Writes what crosses the underlay's switch and fits `expression` to a file.
+
+    Raises:
+        LabError: tcpdump did not start.
+    """
+    log = path.with_suffix(".log")
+    process = namespaces.start(
+        topology.switch,
+        *("tcpdump", "-n", "-U", "--immediate-mode", "-s", "256", "-Z", "root"),
+        *("-i", "sw0", "-w", str(path), *expression.split()),
+        log=log,
+    )
+    try:
+
+        def listens() -> bool:
+            if process.poll() is not None:
+                msg = f"lab: tcpdump ended with {process.returncode}: {log.read_text().strip()}"
+                raise LabError(msg)
+            return "listening on" in log.read_text()
+
+        if not namespaces.became_true(listens, 10.0):
+            msg = f"lab: tcpdump does not listen; its log: {log}"
+            raise LabError(msg)
+        yield
+    finally:
+        namespaces.stop([process])
+
+
+def read_capture(path: Path, expression: str = "") -> list[str]:
+    """Returns a line for each captured packet that fits `expression`."""
+    return namespaces.run("tcpdump", "-n", "-r", str(path), *expression.split()).splitlines()
+
+
+def ping_all(topology: Topology, views: list[HostView]) -> list[str]:
+    """Pings from every container to every other; returns a line for each pair.
+
+    Raises:
+        LabError: an answer is missing.
+    """
+    lines = []
+    for (host, view), (_, other) in permutations(zip(topology.hosts, views, strict=True), 2):
+        said = namespaces.run(
+            *namespaces.inside(
+                host.container_namespace,
+                *("ping", "-n", "-c", str(_PINGS), "-i", "0.1", "-W", "2", str(other.container)),
+            )
+        )
+        times = _ROUND_TRIP.search(said)
+        if f" {_PINGS} received" not in said or times is None:
+            msg = f"lab: ping from {view.label}-c to {other.container} lost answers"
+            raise LabError(msg)
+        lines.append(
+            f"{view.label}-c {view.container} -> {other.label}-c {other.container}: "
+            f"{_PINGS} of {_PINGS} answered, {times['average_ms']} ms"
+        )
+    return lines
+
+
+def throughput_bits_per_s(sender: Host, receiver: Host, address: str, duration_s: int) -> float:
+    """Returns what one TCP stream brings from container to container.
+
+    Raises:
+        LabError: iperf3 failed.
+    """
+    log = receiver.directory / "iperf3.log"
+    log.unlink(missing_ok=True)
+    server = namespaces.start(
+        receiver.container_namespace, "iperf3", "-s", "-1", "--forceflush", log=log
+    )
+    try:
+        if not namespaces.became_true(lambda: "listening" in log.read_text(), 5.0):
+            msg = f"lab: the iperf3 server does not listen; its log: {log}"
+            raise LabError(msg)
+        said = namespaces.run(
+            *namespaces.inside(
+                sender.container_namespace,
+                *("iperf3", "-J", "-c", address, "-t", str(duration_s)),
+            ),
+            timeout_s=duration_s + 20.0,
+        )
+        server.wait(10.0)
+    except subprocess.TimeoutExpired as error:
+        msg = f"lab: the iperf3 server does not end; its log: {log}"
+        raise LabError(msg) from error
+    finally:
+        namespaces.stop([server])
+    return float(json.loads(said)["end"]["sum_received"]["bits_per_second"])
