@@ -14,6 +14,7 @@ from tunneld.peer import Peer
 
 Encapsulation = Literal["raw"]
 Datapath = Literal["userspace", "kernel"]
+SourceCheck = Literal["strict", "loose", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,11 @@ class Backend(Protocol):
     @property
     def port(self) -> int:
         """UDP port, here and at every peer."""
+        ...
+
+    @property
+    def source_check(self) -> SourceCheck:
+        """The network's `SourceCheck`; the command line may override it."""
         ...
 
     def device_mtu_bytes(self, underlay_mtu_bytes: int) -> int:

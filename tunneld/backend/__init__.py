@@ -1,0 +1,49 @@
+"""The wire side of a network: which backend it uses, with its options.
+
+Path of a lease: `peer` -> **`backend`** -> `fib`. Pure; one file for each backend.
+"""
+
+from __future__ import annotations
+
+from tunneld.backend.base import Backend
+from tunneld.backend.udp import UdpBackend
+from tunneld.errors import NetworkConfigError
+from tunneld.lease.network import NetworkConfig
+
+__all__ = ["FLANNEL_TYPES", "parse_backend"]
+
+_BUILT = {UdpBackend.type: UdpBackend.from_config}
+
+FLANNEL_TYPES = (
+    "alloc",
+    "extension",
+    "host-gw",
+    "ipip",
+    "ipsec",
+    "tencent-vpc",
+    "udp",
+    "vxlan",
+    "wireguard",
+)
+"""Source: flannel `pkg/backend/*` (registered names)."""
+
+
+def parse_backend(config: NetworkConfig) -> Backend:
+    """Returns the backend of the network.
+
+    Raises:
+        NetworkConfigError: there is none of that type, or an option is out of its limits.
+    """
+    build = _BUILT.get(config.backend_type)
+    if build is not None:
+        return build(config)
+    built = ", ".join(sorted(_BUILT))
+    if config.backend_type in FLANNEL_TYPES:
+        raise NetworkConfigError(
+            f"backend type '{config.backend_type}' is not built yet; "
+            f"expected one of: {built}; change Backend.Type in the network config"
+        )
+    raise NetworkConfigError(
+        f"unknown backend type '{config.backend_type}'; "
+        f"expected one of: {built}; set Backend.Type in the network config"
+    )
