@@ -1,0 +1,108 @@
+"""Runs code of the test's own process inside a namespace, and with fewer rights."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+
+from tests.support.netns import Namespace, Rig
+from tunneld.host.netlink import Netlink
+from tunneld.host.tun import Tun, open_tun
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+_T = TypeVar("_T")
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+def _enter(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        if _libc.setns(fd, _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns to {path}")
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def inside(space: Namespace) -> Iterator[None]:
+    """Moves this thread, and the threads and processes it starts, into a namespace."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        _enter(f"/run/netns/{space.name}")
+        yield
+    finally:
+        assert _libc.setns(home, _CLONE_NEWNET) == 0
+        os.close(home)
+
+
+def run_inside(space: Namespace, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    """Runs a coroutine on uvloop, as the daemon does, inside a namespace."""
+    with inside(space):
+        return uvloop.run(work())
+
+
+@asynccontextmanager
+async def overlay(queues: int = 1) -> AsyncIterator[tuple[Tun, Netlink]]:
+    """Opens a TUN device and a routing socket."""
+    tun = await open_tun("flannel%d", queues)
+    try:
+        async with Netlink.opened() as netlink:
+            yield tun, netlink
+    finally:
+        tun.close()
+
+
+async def eventually(predicate: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
+    """Waits on the loop until `predicate` is true."""
+    deadline = time.monotonic() + timeout_s
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what} did not come true within {timeout_s:g} s")
+        await asyncio.sleep(0.01)
+
+
+def refusal(code: str, *prefix: str) -> str:
+    """Runs `code` in a process of its own, started by `prefix`; returns `Class: message`.
+
+    The class is that of the error which ended it; `done` when none did.
+    """
+    script = (
+        "import asyncio\n"
+        f"async def main():\n    {code}\n"
+        "try:\n    asyncio.run(main())\n    print('done')\n"
+        "except Exception as error:\n    print(f'{type(error).__name__}: {error}')\n"
+    )
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=REPOSITORY,
+    )
+    return done.stdout.strip()
+
+
+def without(*capabilities: str) -> tuple[str, ...]:
+    """Returns the command prefix that takes capabilities away."""
+    dropped = ",".join(f"-{capability}" for capability in capabilities)
+    return ("setpriv", f"--bounding-set={dropped}", f"--inh-caps={dropped}")
+
+
+@pytest.fixture
+def space(rig: Rig) -> Namespace:
+    """One empty namespace."""
+    return rig.namespace("host")
