@@ -14,9 +14,8 @@ import ipaddress
 import json
 import subprocess
 import sys
-from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import Any, Final, Literal
 
 from tests.interop.flanneld.build import flanneld_binary
 from tests.support.etcd import Etcd
@@ -30,7 +29,7 @@ UNDERLAY: Final = ipaddress.IPv4Network("10.99.0.0/24")
 UDP_PORT: Final = 8285
 START_TIMEOUT_S: Final = 30.0
 
-AnyHost = TypeVar("AnyHost", bound="Host")
+Kind = Literal["flanneld", "tunneld"]
 
 _TRAFFIC: Final = Path(__file__).with_name("traffic.py")
 
@@ -49,20 +48,21 @@ def json_lines(process: Process) -> list[dict[str, Any]]:
     return [json.loads(line) for line in complete.splitlines()]
 
 
-class Host(ABC):
+class Host:
     """A host with its daemon, bridge and container."""
-
-    kind: ClassVar[str]
 
     def __init__(
         self,
         network: Network,
         name: str,
+        kind: Kind,
         public_ip: ipaddress.IPv4Address,
         options: tuple[str, ...],
     ) -> None:
         self.network = network
         self.name = name
+        self.kind = kind
+        """Which daemon `start` starts; may change while none runs."""
         self.public_ip = public_ip
         self.options = options
         self.space = network.rig.namespace(name)
@@ -78,9 +78,42 @@ class Host(ABC):
         self.space.run("ip", "route", "add", "default", "via", str(network.outside))
         self.space.sysctl("net/ipv4/ip_forward", 1)
 
-    @abstractmethod
     def command(self) -> tuple[str, ...]:
         """Returns the command line of the daemon."""
+        endpoint, masq = self.network.etcd.endpoint, self.network.ip_masq
+        if self.kind == "flanneld":
+            return (
+                *(str(flanneld_binary()), "-v=1", f"-etcd-endpoints={endpoint}"),
+                *(f"-etcd-prefix={PREFIX}", "-iface=eth0", f"-subnet-file={self.subnet_file}"),
+                *(f"-ip-masq={'true' if masq else 'false'}", *self.options),
+            )
+        return (
+            *(sys.executable, "-m", "tunneld", "run", "--iface", "eth0"),
+            *("--etcd-endpoints", endpoint, "--etcd-prefix", PREFIX),
+            *("--subnet-file", str(self.subnet_file)),
+            *("--state-dir", str(self.space.directory / "state")),
+            *("--control-socket", str(self.control_socket)),
+            *(*(("--ip-masq",) if masq else ()), *self.options),
+        )
+
+    @property
+    def control_socket(self) -> Path:
+        return self.space.directory / "tunneld.sock"
+
+    def ctl(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Runs a tunneld subcommand against this host's daemon."""
+        return self.space.try_run(
+            *(sys.executable, "-m", "tunneld", *argv),
+            *("--control-socket", str(self.control_socket)),
+        )
+
+    def status(self) -> dict[str, Any]:
+        done = self.ctl("status", "--json")
+        if done.returncode != 0:
+            msg = f"status of {self.name} ended with {done.returncode}: {done.stderr}"
+            raise AssertionError(msg)
+        status: dict[str, Any] = json.loads(done.stdout)
+        return status
 
     def start(self) -> None:
         """Starts the daemon, without waiting for anything."""
@@ -153,53 +186,6 @@ class Host(ABC):
         return f"{PREFIX}/subnets/{self.subnet.network_address}-{self.subnet.prefixlen}"
 
 
-class FlanneldHost(Host):
-    """A host under the real flanneld."""
-
-    kind = "flanneld"
-
-    def command(self) -> tuple[str, ...]:
-        return (
-            *(str(flanneld_binary()), "-v=1", f"-etcd-endpoints={self.network.etcd.endpoint}"),
-            *(f"-etcd-prefix={PREFIX}", "-iface=eth0", f"-subnet-file={self.subnet_file}"),
-            *(f"-ip-masq={'true' if self.network.ip_masq else 'false'}", *self.options),
-        )
-
-
-class TunneldHost(Host):
-    """A host under tunneld."""
-
-    kind = "tunneld"
-
-    def command(self) -> tuple[str, ...]:
-        return (
-            *(sys.executable, "-m", "tunneld", "run", "--iface", "eth0"),
-            *("--etcd-endpoints", self.network.etcd.endpoint, "--etcd-prefix", PREFIX),
-            *("--subnet-file", str(self.subnet_file)),
-            *("--state-dir", str(self.space.directory / "state")),
-            *("--control-socket", self.control_socket),
-            *(*(("--ip-masq",) if self.network.ip_masq else ()), *self.options),
-        )
-
-    @property
-    def control_socket(self) -> str:
-        return str(self.space.directory / "tunneld.sock")
-
-    def ctl(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Runs a tunneld subcommand against this host's daemon."""
-        return self.space.try_run(
-            *(sys.executable, "-m", "tunneld", *argv, "--control-socket", self.control_socket)
-        )
-
-    def status(self) -> dict[str, Any]:
-        done = self.ctl("status", "--json")
-        if done.returncode != 0:
-            msg = f"status of {self.name} ended with {done.returncode}: {done.stderr}"
-            raise AssertionError(msg)
-        status: dict[str, Any] = json.loads(done.stdout)
-        return status
-
-
 class Network:
     """The switch with etcd, and the hosts around it."""
 
@@ -216,9 +202,10 @@ class Network:
         self.etcd.put(f"{PREFIX}/config", json.dumps(config))
         self.hosts: list[Host] = []
 
-    def add(self, kind: type[AnyHost], name: str, *options: str) -> AnyHost:
-        """Adds a host; its daemon is running when this returns, though perhaps not ready."""
-        host = kind(self, name, UNDERLAY[11 + len(self.hosts)], options)
+    def add(self, name: str, *options: str) -> Host:
+        """Adds a host: f1, f2, ... run flanneld, t1, t2, ... tunneld. Waits for nothing."""
+        kind: Kind = "flanneld" if name.startswith("f") else "tunneld"
+        host = Host(self, name, kind, UNDERLAY[11 + len(self.hosts)], options)
         self.hosts.append(host)
         host.start()
         return host
@@ -227,13 +214,8 @@ class Network:
         (host,) = (host for host in self.hosts if host.name == name)
         return host
 
-    @property
-    def flannelds(self) -> list[FlanneldHost]:
-        return [host for host in self.hosts if isinstance(host, FlanneldHost)]
-
-    @property
-    def tunnelds(self) -> list[TunneldHost]:
-        return [host for host in self.hosts if isinstance(host, TunneldHost)]
+    def of(self, kind: Kind) -> list[Host]:
+        return [host for host in self.hosts if host.kind == kind]
 
     def leases(self) -> dict[str, bytes]:
         """Returns the lease table as the store holds it, byte for byte."""
