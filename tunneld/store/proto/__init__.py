@@ -1,0 +1,1 @@
+"""Generated messages and stubs of etcd's v3 API; `etcd.proto` says how they are made."""
