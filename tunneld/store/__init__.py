@@ -1,0 +1,77 @@
+"""Reads and writes leases; the only room that knows keys and revisions.
+
+Path of a lease: etcd or SQLite -> **store** -> `lease` -> `peer`.
+`open_store` is the one way in: what it returns is a `lease.registry.Store`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from tunneld.errors import UsageError
+from tunneld.lease.registry import Store
+from tunneld.store.etcd.store import EtcdStore
+from tunneld.store.etcd.transport import Credentials, Transport, parse_endpoint
+from tunneld.store.sqlite import SqliteStore
+
+__all__ = ["DEFAULT_ENDPOINTS", "DEFAULT_PREFIX", "StoreOptions", "open_store"]
+
+DEFAULT_PREFIX = "/coreos.com/network"
+DEFAULT_ENDPOINTS = ("http://127.0.0.1:2379",)
+"""Source: flannel `main.go` (`-etcd-prefix`, `-etcd-endpoints`), less its second port of old."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreOptions:
+    """Which store, and how to reach it."""
+
+    kind: Literal["etcd", "sqlite"] = "etcd"
+    path: Path | None = None
+    """The SQLite file; kind `sqlite` only."""
+    endpoints: tuple[str, ...] = DEFAULT_ENDPOINTS
+    """`http://host:port` or `https://host:port`; tried in this order."""
+    prefix: str = DEFAULT_PREFIX
+    keyfile: Path | None = None
+    certfile: Path | None = None
+    """Client certificate and its key, PEM; both or none."""
+    cafile: Path | None = None
+    """What signs the server's certificate, PEM; None: the system's roots."""
+    username: str | None = None
+    password_file: Path | None = field(default=None, repr=False)
+
+
+def open_store(options: StoreOptions) -> Store:
+    """Returns a store. Connects to nothing: the first call does.
+
+    Raises:
+        UsageError: the options do not fit together, or an endpoint is not a URL.
+    """
+    if options.kind == "sqlite":
+        if options.path is None:
+            raise UsageError("store sqlite has no file: expected sqlite:PATH; name a file")
+        return SqliteStore(options.path, options.prefix)
+    if not options.endpoints:
+        raise UsageError("store etcd has no endpoint: name one, as http://127.0.0.1:2379")
+    if (options.certfile is None) != (options.keyfile is None):
+        raise UsageError(
+            "a client certificate needs both its certificate and its key: "
+            f"certfile is {options.certfile}, keyfile is {options.keyfile}; name both"
+        )
+    if (options.username is None) != (options.password_file is None):
+        raise UsageError(
+            "a user of etcd needs both a name and a password file: "
+            f"username is {options.username}, password file is {options.password_file}; name both"
+        )
+    transport = Transport(
+        [parse_endpoint(url) for url in options.endpoints],
+        Credentials(
+            keyfile=options.keyfile,
+            certfile=options.certfile,
+            cafile=options.cafile,
+            username=options.username,
+            password_file=options.password_file,
+        ),
+    )
+    return EtcdStore(transport, options.prefix)

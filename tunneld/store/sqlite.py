@@ -1,0 +1,384 @@
+"""The embedded store: leases of one machine in one SQLite file that several daemons share.
+
+Path of a lease: the file -> **store.sqlite** -> `lease.tracker`.
+No distributed store: the file must lie on a local file system. Time spans run by the machine's
+clock, and whoever looks at the file removes what has run out. A watch looks ten times a second.
+Every call of SQLite runs in a thread of its own, never on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from tunneld.errors import (
+    GrantLostError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
+from tunneld.lease.model import Batch, Lease, Snapshot
+from tunneld.lease.registry import Claim, Grant, StoreStatus
+from tunneld.store import transaction
+from tunneld.store.health import Health
+from tunneld.store.layout import Change, Entry, Layout
+from tunneld.store.transaction import Outcome, Put, Transaction
+
+T = TypeVar("T")
+
+POLL_S = 0.1
+BUSY_TIMEOUT_S = 5.0
+KEPT_REVISIONS = 10_000
+"""How far a watch may fall behind before it starts over with a new snapshot."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS state (
+    id INTEGER PRIMARY KEY CHECK (id = 1), file_id TEXT, revision INTEGER, pruned INTEGER);
+CREATE TABLE IF NOT EXISTS entries (
+    name TEXT PRIMARY KEY, value BLOB, grant_id INTEGER,
+    create_revision INTEGER, mod_revision INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS grants (grant_id INTEGER PRIMARY KEY, ttl_s REAL, expires_at REAL);
+CREATE TABLE IF NOT EXISTS changes (
+    revision INTEGER, position INTEGER, name TEXT, is_put INTEGER, value BLOB, grant_id INTEGER,
+    create_revision INTEGER, PRIMARY KEY (revision, position)) WITHOUT ROWID;
+"""
+
+
+class SqliteStore:
+    """A `lease.registry.Store` in a file."""
+
+    def __init__(self, path: Path, prefix: str, *, kept_revisions: int = KEPT_REVISIONS) -> None:
+        self._layout = Layout(prefix)
+        self._file = _File(path, kept_revisions)
+        self._endpoint = str(path)
+        self._health = Health("sqlite", self._endpoint)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tunneld-sqlite")
+
+    def status(self) -> StoreStatus:
+        """Returns whether the last look at the file succeeded."""
+        return self._health.status()
+
+    async def read(self) -> Snapshot:
+        """Lists everything at one revision."""
+        return (await self._read())[1]
+
+    async def watch(self) -> AsyncGenerator[Snapshot | Batch, None]:
+        """Yields a snapshot, then every change, looking at the file every `POLL_S`."""
+        file_id = ""
+        revision: int | None = None
+        while True:
+            news: Snapshot | Batch | None = None
+            try:
+                if revision is not None:
+                    found = await self._run(self._file.changes, file_id, revision)
+                    if found is None:
+                        revision = None
+                    else:
+                        revision, changes = found
+                        news = self._layout.batch(changes, revision)
+                if revision is None:
+                    file_id, news = await self._read()
+                    revision = news.revision
+            except StoreError:
+                # Told by `_run`; the file may come back.
+                news = None
+            if isinstance(news, Snapshot) or (news is not None and news.events):
+                yield news
+            await asyncio.sleep(POLL_S)
+
+    async def write_config(self, text: str) -> int:
+        """Writes the network config; returns the revision."""
+        write = Transaction(puts=(Put(self._layout.config, text.encode()),))
+        return (await self._run(self._file.transact, write)).revision
+
+    async def grant(self, ttl_s: float) -> Grant:
+        """Returns a new grant."""
+        return Grant(grant_id=await self._run(self._file.grant, ttl_s), ttl_s=ttl_s)
+
+    async def keep_alive(self, grant: Grant) -> Grant:
+        """Gives the grant its full time again. Raises GrantLostError when it has run out."""
+        ttl_s = await self._run(self._file.keep_alive, grant.grant_id)
+        return Grant(grant_id=grant.grant_id, ttl_s=ttl_s)
+
+    async def claim(self, claim: Claim) -> Lease:
+        """Writes a lease and its record. Raises SubnetTakenError when somebody was faster."""
+        wanted = transaction.claim(self._layout, claim)
+        outcome = await self._run(self._file.transact, wanted)
+        return transaction.claimed(self._layout, claim, outcome)
+
+    async def withdraw(self, lease: Lease, node_id: str) -> bool:
+        """Deletes a lease and the node's record; False when it was written since."""
+        wanted = transaction.withdraw(self._layout, lease, node_id)
+        return transaction.withdrawn(await self._run(self._file.transact, wanted))
+
+    async def remaining(self, grant_ids: Sequence[int]) -> dict[int, float]:
+        """Returns the seconds left of each grant that is known."""
+        left = await self._run(self._file.remaining)
+        return {grant_id: left[grant_id] for grant_id in grant_ids if grant_id in left}
+
+    async def close(self) -> None:
+        """Closes the file."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
+        self._thread.shutdown(wait=False)
+
+    async def _read(self) -> tuple[str, Snapshot]:
+        file_id, revision, entries = await self._run(self._file.entries, self._layout.root)
+        return file_id, self._layout.snapshot(entries, revision)
+
+    async def _run(self, call: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            result = await loop.run_in_executor(self._thread, call, *arguments)
+        except (sqlite3.Error, OSError) as error:
+            self._health.failed(self._endpoint, str(error))
+            raise _store_error(self._endpoint, error) from error
+        self._health.answered(self._endpoint, self._file.revision)
+        return result
+
+
+def _store_error(path: str, error: sqlite3.Error | OSError) -> StoreError:
+    is_refused = isinstance(error, PermissionError) or (
+        isinstance(error, sqlite3.Error)
+        and getattr(error, "sqlite_errorname", "").startswith(("SQLITE_READONLY", "SQLITE_PERM"))
+    )
+    if is_refused:
+        return StoreRefusedError(
+            f"store file {path} may not be written: {error}; give this user the right to it"
+        )
+    return StoreUnavailableError(
+        f"store file {path} cannot be used: {error}; check that its directory exists on a local "
+        "file system and that it is a store of tunneld"
+    )
+
+
+class _File:
+    """The file, used by one thread."""
+
+    def __init__(self, path: Path, kept_revisions: int) -> None:
+        self._path = path
+        self._kept_revisions = kept_revisions
+        self._open_file: tuple[sqlite3.Connection, tuple[int, int]] | None = None
+        self.revision = 0
+        """Revision at the last look."""
+
+    def close(self) -> None:
+        if self._open_file is not None:
+            self._open_file[0].close()
+            self._open_file = None
+
+    def entries(self, root: str) -> tuple[str, int, list[Entry]]:
+        """Returns the id of the file, the revision, and all entries whose names start so."""
+        with self._writing() as db:
+            file_id, revision = db.execute("SELECT file_id, revision FROM state").fetchone()
+            rows = db.execute(
+                "SELECT name, value, grant_id, create_revision, mod_revision FROM entries"
+                " WHERE substr(name, 1, ?) = ? ORDER BY name",
+                (len(root), root),
+            )
+            return file_id, revision, [_entry(row) for row in rows]
+
+    def changes(self, file_id: str, after: int) -> tuple[int, list[Change]] | None:
+        """Returns the revision and the changes after `after`; None: they are not known."""
+        db = self._connection()
+        found_id, revision, pruned, next_expiry = db.execute(
+            "SELECT file_id, revision, pruned, (SELECT min(expires_at) FROM grants) FROM state"
+        ).fetchone()
+        if next_expiry is not None and next_expiry <= time.time():
+            with self._writing() as writing:
+                (revision,) = writing.execute("SELECT revision FROM state").fetchone()
+        self.revision = revision
+        if found_id != file_id or revision < after or pruned > after:
+            return None
+        rows = db.execute(
+            "SELECT revision, name, is_put, value, grant_id, create_revision FROM changes"
+            " WHERE revision > ? AND revision <= ? ORDER BY revision, position",
+            (after, revision),
+        )
+        return revision, [_change(row) for row in rows]
+
+    def transact(self, wanted: Transaction) -> Outcome:
+        with self._writing() as db:
+            is_done = all(_mod_revision(db, name) == expected for name, expected in wanted.expected)
+            if is_done:
+                for grant_id in {put.grant_id for put in wanted.puts if put.grant_id}:
+                    _check_grant(db, grant_id)
+                revision = _next_revision(db)
+                # Deletes first: what takes the place of a lease comes after it is gone.
+                for name in wanted.deletes:
+                    _delete(db, name, revision)
+                for put in wanted.puts:
+                    _put(db, put, revision)
+            (self.revision,) = db.execute("SELECT revision FROM state").fetchone()
+            row = db.execute(
+                "SELECT name, value, grant_id, create_revision, mod_revision FROM entries"
+                " WHERE name = ?",
+                (wanted.read,),
+            ).fetchone()
+            return Outcome(is_done, self.revision, None if row is None else _entry(row))
+
+    def grant(self, ttl_s: float) -> int:
+        grant_id = 1 + secrets.randbelow(2**63 - 1)
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO grants VALUES (?, ?, ?)", (grant_id, ttl_s, time.time() + ttl_s)
+            )
+        return grant_id
+
+    def keep_alive(self, grant_id: int) -> float:
+        with self._writing() as db:
+            ttl_s = _check_grant(db, grant_id)
+            db.execute(
+                "UPDATE grants SET expires_at = ? WHERE grant_id = ?",
+                (time.time() + ttl_s, grant_id),
+            )
+        return ttl_s
+
+    def remaining(self) -> dict[int, float]:
+        now = time.time()
+        rows = self._connection().execute(
+            "SELECT grant_id, expires_at FROM grants WHERE expires_at > ?", (now,)
+        )
+        return {grant_id: expires_at - now for grant_id, expires_at in rows}
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A write transaction in which nothing has run out."""
+        db = self._connection()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            _expire(db, time.time())
+            yield db
+            db.execute(
+                "UPDATE state SET pruned = revision - ?1 WHERE revision - ?1 > pruned",
+                (self._kept_revisions,),
+            )
+            db.execute("DELETE FROM changes WHERE revision <= (SELECT pruned FROM state)")
+            (self.revision,) = db.execute("SELECT revision FROM state").fetchone()
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+        db.execute("COMMIT")
+
+    def _connection(self) -> sqlite3.Connection:
+        """Opens the file, anew when another one lies in its place."""
+        if self._open_file is not None:
+            db, identity = self._open_file
+            if _identity(self._path) == identity:
+                return db
+            self.close()
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                db = self._open()
+            except sqlite3.OperationalError as error:
+                # SQLite does not wait by itself while another process turns the journal to WAL.
+                is_busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
+                if not is_busy or time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.01)
+            else:
+                identity_now = _identity(self._path)
+                if identity_now is not None:
+                    self._open_file = (db, identity_now)
+                    return db
+                db.close()
+
+    def _open(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            db.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.split(";"):
+                db.execute(statement)
+            db.execute("INSERT OR IGNORE INTO state VALUES (1, ?, 1, 1)", (secrets.token_hex(8),))
+            db.execute("COMMIT")
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _entry(row: tuple[str, bytes, int, int, int]) -> Entry:
+    name, value, grant_id, create_revision, mod_revision = row
+    return Entry(
+        name=name,
+        value=value,
+        grant_id=grant_id,
+        create_revision=create_revision,
+        mod_revision=mod_revision,
+    )
+
+
+def _change(row: tuple[int, str, int, bytes, int, int]) -> Change:
+    revision, name, is_put, value, grant_id, create_revision = row
+    entry = _entry((name, value, grant_id, create_revision, revision)) if is_put else None
+    return Change(name=name, entry=entry, revision=revision)
+
+
+def _expire(db: sqlite3.Connection, now: float) -> None:
+    ended = db.execute("SELECT grant_id FROM grants WHERE expires_at <= ?", (now,)).fetchall()
+    for (grant_id,) in ended:
+        names = db.execute("SELECT name FROM entries WHERE grant_id = ?", (grant_id,)).fetchall()
+        if names:
+            revision = _next_revision(db)
+            for (name,) in names:
+                _delete(db, name, revision)
+        db.execute("DELETE FROM grants WHERE grant_id = ?", (grant_id,))
+
+
+def _check_grant(db: sqlite3.Connection, grant_id: int) -> float:
+    row = db.execute("SELECT ttl_s FROM grants WHERE grant_id = ?", (grant_id,)).fetchone()
+    if row is None:
+        raise GrantLostError(f"grant {grant_id:x} is unknown to the store: its time ran out")
+    return float(row[0])
+
+
+def _mod_revision(db: sqlite3.Connection, name: str) -> int:
+    row = db.execute("SELECT mod_revision FROM entries WHERE name = ?", (name,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _next_revision(db: sqlite3.Connection) -> int:
+    return int(
+        db.execute("UPDATE state SET revision = revision + 1 RETURNING revision").fetchone()[0]
+    )
+
+
+def _put(db: sqlite3.Connection, put: Put, revision: int) -> None:
+    (created,) = db.execute(
+        "INSERT INTO entries VALUES (?1, ?2, ?3, ?4, ?4)"
+        " ON CONFLICT (name) DO UPDATE SET value = ?2, grant_id = ?3, mod_revision = ?4"
+        " RETURNING create_revision",
+        (put.name, put.value, put.grant_id, revision),
+    ).fetchone()
+    _log_change(db, (revision, put.name, 1, put.value, put.grant_id, created))
+
+
+def _delete(db: sqlite3.Connection, name: str, revision: int) -> None:
+    if db.execute("DELETE FROM entries WHERE name = ?", (name,)).rowcount:
+        _log_change(db, (revision, name, 0, b"", 0, 0))
+
+
+def _log_change(db: sqlite3.Connection, change: tuple[int, str, int, bytes, int, int]) -> None:
+    db.execute(
+        "INSERT INTO changes VALUES"
+        " (?1, (SELECT count(*) FROM changes WHERE revision = ?1), ?2, ?3, ?4, ?5, ?6)",
+        change,
+    )
