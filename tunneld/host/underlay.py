@@ -4,7 +4,8 @@ The order is flannel's: each name or address, each regular expression, the way t
 address, and without any of these the default route (or the interface that holds the given
 public IP). An interface with several IPv4 addresses gives its first one that is not
 link-local, in the kernel's order (primary before secondary). Where flannel silently takes the
-first of several interfaces, this module refuses.
+first of several interfaces, this module refuses; and a regular expression never means the
+loopback interface.
 
 Source: flannel `main.go`, `pkg/ipmatch/match.go`, `pkg/ip/iface.go`.
 """
@@ -162,6 +163,7 @@ def _by_regex(
     pattern: re.Pattern[str], interfaces: list[_Interface]
 ) -> tuple[_Interface, IPv4Address | None]:
     what = f"regular expression {pattern.pattern!r}"
+    interfaces = [interface for interface in interfaces if not interface.link.is_loopback]
     remedy = "make it match one, or give the name with --iface"
 
     def first_match(interface: _Interface) -> IPv4Address | None:
