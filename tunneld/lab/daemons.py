@@ -25,7 +25,6 @@ def start_daemon(topology: Topology, host: Host) -> subprocess.Popen[bytes]:
         *("--state-dir", str(host.state_dir)),
         *("--subnet-file", str(host.subnet_file)),
         *("--control-socket", str(host.control_socket)),
-        *("--config", "/dev/null"),
         log=host.log,
         env=environment(),
     )

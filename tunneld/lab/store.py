@@ -24,7 +24,8 @@ def environment() -> dict[str, str]:
 
 def tunneld_command(topology: Topology, *argv: str) -> tuple[str, ...]:
     """Returns a tunneld command line on the lab's store, with no config file of this machine."""
-    return (sys.executable, "-P", "-m", "tunneld", *argv, *topology.store_options)
+    no_file = ("--config", "/dev/null")
+    return (sys.executable, "-P", "-m", "tunneld", *argv, *topology.store_options, *no_file)
 
 
 def start_store(topology: Topology) -> list[subprocess.Popen[bytes]]:

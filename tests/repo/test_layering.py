@@ -1,0 +1,107 @@
+"""Imports run one way, and what decides stays free of I/O and clocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.repo.source import files, imports, module_name, relative
+
+# A room may import rooms of lower rank only; rooms of equal rank do not know each other.
+RANK = {
+    "errors": 0,
+    "log": 1,
+    "lease": 2,
+    "store": 3,
+    "peer": 3,
+    "backend": 4,
+    "fib": 5,
+    "engine": 6,
+    "host": 6,
+    "config": 7,
+    "control": 7,
+    "daemon": 8,
+    "lab": 9,
+    "cli": 10,
+    "__main__": 11,
+}
+
+PURE = (
+    "tunneld.lease.model",
+    "tunneld.lease.network",
+    "tunneld.lease.gojson",
+    "tunneld.lease.allocation",
+    "tunneld.lease.tracker",
+    "tunneld.peer",
+    "tunneld.backend",
+    "tunneld.fib",
+    "tunneld.store.format",
+    "tunneld.lab.topology",
+    "tunneld.lab.drawing",
+)
+
+EFFECTS = {"asyncio", "os", "random", "select", "socket", "subprocess", "threading", "time"}
+
+PACKAGE = files(".py", under="tunneld")
+
+
+def room(dotted: str) -> str:
+    return dotted.split(".")[1]
+
+
+def is_pure(dotted: str) -> bool:
+    return any(dotted == name or dotted.startswith(f"{name}.") for name in PURE)
+
+
+def own_imports(path: Path) -> set[str]:
+    return {name for name in imports(path) if name.startswith("tunneld.")}
+
+
+def test_every_room_has_a_rank() -> None:
+    rooms = {room(module_name(path)) for path in PACKAGE if module_name(path) != "tunneld"}
+    assert rooms <= RANK.keys()
+
+
+@pytest.mark.parametrize("path", PACKAGE, ids=relative)
+def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
+    name = module_name(path)
+    if name == "tunneld":
+        assert not own_imports(path)
+        return
+    here = room(name)
+    wrong = {
+        other
+        for other in own_imports(path)
+        if room(other) not in (here, "_native") and RANK[room(other)] >= RANK[here]
+    }
+    assert not wrong
+
+
+def test_only_the_engine_room_knows_the_native_module() -> None:
+    users = {module_name(path) for path in PACKAGE if "tunneld._native" in own_imports(path)}
+    assert users == {"tunneld.engine"}
+
+
+def test_the_lease_room_knows_no_store() -> None:
+    for path in PACKAGE:
+        if room_of(path) == "lease":
+            assert not [name for name in imports(path) if name.startswith("tunneld.store")]
+
+
+def room_of(path: Path) -> str | None:
+    name = module_name(path)
+    return None if name == "tunneld" else room(name)
+
+
+@pytest.mark.parametrize("path", [p for p in PACKAGE if is_pure(module_name(p))], ids=relative)
+def test_a_pure_module_imports_no_effect_and_no_impure_module(path: Path) -> None:
+    found = imports(path)
+    assert not {name.split(".")[0] for name in found} & EFFECTS
+    allowed = {"tunneld.errors", "tunneld.lease", "tunneld.lease.registry", "tunneld.store"}
+    assert not [name for name in own_imports(path) if not is_pure(name) and name not in allowed]
+
+
+def test_every_pure_module_is_there() -> None:
+    there = {module_name(path) for path in PACKAGE}
+    assert set(PURE) <= there
