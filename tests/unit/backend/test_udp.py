@@ -115,5 +115,5 @@ def test_flannels_other_backends_are_refused_by_name(backend_type: str) -> None:
 
 @pytest.mark.parametrize("members", [{"Type": "udpx"}, {}, None])
 def test_unknown_backend_is_refused(members: object) -> None:
-    with pytest.raises(NetworkConfigError, match="unknown backend type .*expected one of: udp"):
+    with pytest.raises(NetworkConfigError, match=r"unknown backend type .*expected one of: udp"):
         parse_backend(parse(json.dumps({"Network": "10.5.0.0/16", "Backend": members})))

@@ -1,0 +1,288 @@
+"""Which subnets a node tries, in which order."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from ipaddress import IPv4Address, IPv4Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.lease.values import key, lease, record, reservation, table
+from tunneld.errors import SubnetExhaustedError
+from tunneld.lease.allocation import FREE_CHOICES, Candidate, candidates
+from tunneld.lease.model import Lease, Snapshot, SubnetKey
+from tunneld.lease.network import NetworkConfig, parse
+
+NETWORK = parse('{"Network": "10.5.0.0/16"}')
+ME = "192.0.2.11"
+ALICE = "192.0.2.12"
+NODE = "node-me"
+
+
+def choices(
+    view: Snapshot,
+    *,
+    public_ip: str = ME,
+    config: NetworkConfig = NETWORK,
+    previous: str | None = None,
+    held: Lease | None = None,
+    blocked: frozenset[SubnetKey] = frozenset(),
+) -> list[Candidate]:
+    return list(
+        candidates(
+            view,
+            node_id=NODE,
+            public_ip=IPv4Address(public_ip),
+            config=config,
+            rng=random.Random(1),
+            previous_subnet=None if previous is None else IPv4Network(previous),
+            held=held,
+            blocked=blocked,
+        )
+    )
+
+
+def origins(found: list[Candidate]) -> list[tuple[str, str]]:
+    return [(entry.origin, str(entry.key)) for entry in found if entry.origin != "free"]
+
+
+def test_own_lease_comes_first_at_the_revision_it_was_seen_with() -> None:
+    view = table(lease("10.5.7.0/24", ME, mod=42), record(NODE, "10.5.7.0/24", ME))
+    first = choices(view)[0]
+    assert (first.key, first.expected_revision, first.origin) == (key("10.5.7.0/24"), 42, "owned")
+
+
+def test_order_is_owned_public_ip_reservation_subnet_env_free() -> None:
+    view = table(
+        lease("10.5.9.0/24", ME),
+        lease("10.5.7.0/24", "192.0.2.99"),
+        record(NODE, "10.5.7.0/24", "192.0.2.99"),
+        reservation("10.5.20.0/24", ME),
+    )
+    found = choices(view, previous="10.5.30.0/24")
+    assert origins(found) == [
+        ("owned", "10.5.7.0/24"),
+        ("public_ip", "10.5.9.0/24"),
+        ("reservation", "10.5.20.0/24"),
+        ("subnet_env", "10.5.30.0/24"),
+    ]
+    assert found[-1].origin == "free"
+
+
+def test_host_whose_public_ip_changed_keeps_its_subnet() -> None:
+    view = table(lease("10.5.7.0/24", ME), record(NODE, "10.5.7.0/24", ME))
+    assert origins(choices(view, public_ip="192.0.2.77"))[0] == ("owned", "10.5.7.0/24")
+
+
+def test_record_proves_nothing_when_somebody_else_holds_the_subnet() -> None:
+    view = table(lease("10.5.7.0/24", ALICE), record(NODE, "10.5.7.0/24", ME))
+    assert origins(choices(view)) == []
+
+
+def test_flanneld_lease_with_our_public_ip_is_taken_over() -> None:
+    assert origins(choices(table(lease("10.5.7.0/24", ME)))) == [("public_ip", "10.5.7.0/24")]
+
+
+def test_lease_with_our_public_ip_that_another_node_claims_is_not_ours() -> None:
+    view = table(lease("10.5.7.0/24", ME), record("node-other", "10.5.7.0/24", ME))
+    assert origins(choices(view)) == []
+
+
+def test_unspecified_public_ip_is_nobodys() -> None:
+    view = table(lease("10.5.7.0/24", "0.0.0.0"), reservation("10.5.8.0/24", "0.0.0.0"))
+    assert origins(choices(view, public_ip="0.0.0.0")) == []
+
+
+@pytest.mark.parametrize("misfit", ["10.6.7.0/24", "10.5.7.0/25", "10.5.0.0/24"])
+def test_own_lease_that_does_not_fit_the_network_is_dropped_in_the_same_write(
+    misfit: str,
+) -> None:
+    old = lease(misfit, ME)
+    found = choices(table(old))
+    assert found
+    assert all(entry.origin == "free" and entry.drop == (old,) for entry in found)
+
+
+def test_dropped_lease_leaves_its_range_free() -> None:
+    small = parse('{"Network": "10.5.0.0/24", "SubnetMin": "10.5.0.64", "SubnetMax": "10.5.0.64"}')
+    found = choices(table(lease("10.5.0.64/27", ME)), config=small)
+    assert [str(entry.key) for entry in found] == ["10.5.0.64/26"]
+
+
+def test_own_key_without_a_grant_is_taken_over_with_a_lasting_copy() -> None:
+    found = choices(table(lease("10.5.7.0/24", ME, grant_id=0)))
+    assert found[0].reservation == reservation("10.5.7.0/24", ME)
+
+
+def test_lasting_copy_is_written_once() -> None:
+    view = table(lease("10.5.7.0/24", ME, grant_id=0), reservation("10.5.7.0/24", ME))
+    assert choices(view)[0].reservation is None
+
+
+def test_reservation_of_the_own_lease_follows_a_changed_public_ip() -> None:
+    view = table(
+        lease("10.5.7.0/24", ME),
+        record(NODE, "10.5.7.0/24", ME),
+        reservation("10.5.7.0/24", ME),
+    )
+    found = choices(view, public_ip="192.0.2.77")
+    assert found[0].reservation == reservation("10.5.7.0/24", "192.0.2.77")
+
+
+def test_reservation_of_another_host_is_left_alone() -> None:
+    only = parse('{"Network": "10.5.0.0/16", "SubnetMin": "10.5.8.0", "SubnetMax": "10.5.9.0"}')
+    view = table(reservation("10.5.8.0/24", ALICE))
+    assert [str(entry.key) for entry in choices(view, config=only, previous="10.5.8.0/24")] == [
+        "10.5.9.0/24"
+    ]
+
+
+def test_own_reservation_that_somebody_holds_is_not_tried() -> None:
+    view = table(reservation("10.5.8.0/24", ME), lease("10.5.8.0/24", ALICE))
+    assert origins(choices(view)) == []
+
+
+@pytest.mark.parametrize("taken", ["10.5.30.0/24", "10.5.30.128/25", "10.5.0.0/16"])
+def test_old_subnet_is_not_tried_when_somebody_is_in_it(taken: str) -> None:
+    small = parse('{"Network": "10.5.0.0/16", "SubnetMin": "10.5.30.0"}')
+    view = table(lease(taken, ALICE))
+    if taken == "10.5.0.0/16":
+        with pytest.raises(SubnetExhaustedError):
+            choices(view, config=small, previous="10.5.30.0/24")
+        return
+    found = choices(view, config=small, previous="10.5.30.0/24")
+    assert all(entry.key != key("10.5.30.0/24") for entry in found)
+
+
+def test_old_subnet_that_does_not_fit_is_not_tried() -> None:
+    assert origins(choices(table(), previous="10.6.7.0/24")) == []
+
+
+def test_lost_lease_is_tried_again_before_all_others() -> None:
+    held = lease("10.5.7.0/24", ME, grant_id=3)
+    view = table(lease("10.5.9.0/24", ME))
+    assert origins(choices(view, held=held)) == [
+        ("lost", "10.5.7.0/24"),
+        ("public_ip", "10.5.9.0/24"),
+    ]
+
+
+def test_record_alone_brings_the_subnet_back() -> None:
+    view = table(record(NODE, "10.5.7.0/24", ME))
+    assert origins(choices(view)) == [("lost", "10.5.7.0/24")]
+
+
+def test_held_lease_is_updated_in_place() -> None:
+    held = lease("10.5.7.0/24", ME, grant_id=3, mod=9)
+    found = choices(table(held), public_ip="192.0.2.77", held=held)
+    assert (found[0].origin, found[0].expected_revision) == ("owned", 9)
+
+
+def test_subnet_overwritten_by_a_host_with_our_node_id_is_not_fought_over() -> None:
+    held = lease("10.5.7.0/24", ME, grant_id=3)
+    view = table(lease("10.5.7.0/24", ALICE, grant_id=4), record(NODE, "10.5.7.0/24", ALICE))
+    assert origins(choices(view, held=held)) == []
+
+
+def test_blocked_subnet_is_not_tried() -> None:
+    view = table(lease("10.5.7.0/24", ME))
+    blocked = frozenset({key("10.5.7.0/24"), key("10.5.1.0/24")})
+    found = choices(view, blocked=blocked)
+    assert not blocked & {entry.key for entry in found}
+
+
+def test_free_subnets_are_the_first_hundred_in_an_order_by_chance() -> None:
+    found = [entry.key for entry in choices(table(lease("10.5.3.0/24", ALICE)))]
+    first_hundred = [key(f"10.5.{number}.0/24") for number in range(1, 102) if number != 3]
+    assert found != first_hundred
+    assert sorted(found) == first_hundred
+    assert len(found) == FREE_CHOICES
+
+
+def test_full_network_says_how_full_it_is() -> None:
+    small = parse('{"Network": "10.5.0.0/28"}')
+    leases = [lease(f"10.5.0.{4 * number}/30", f"192.0.2.{number}") for number in (1, 2, 3)]
+    with pytest.raises(SubnetExhaustedError) as caught:
+        choices(table(*leases), config=small, public_ip="192.0.2.99")
+    assert "no free /30 in 10.5.0.0/28: all 3 subnets" in str(caught.value)
+    assert "3 leases and 0 reservations" in str(caught.value)
+
+
+def test_ten_thousand_leases_in_a_large_network_take_no_time() -> None:
+    wide = parse('{"Network": "10.0.0.0/8"}')
+    leases = [
+        lease(
+            str(IPv4Network((0x0A000100 + 256 * number, 24))), f"192.0.{number >> 8}.{number & 255}"
+        )
+        for number in range(10_000)
+    ]
+    view = table(*leases)
+    start = time.process_time()
+    found = choices(view, config=wide, public_ip="198.51.100.1")
+    assert time.process_time() - start < 2.0
+    assert min(found, key=lambda entry: entry.key).key == key("10.39.17.0/24")
+
+
+SMALL = parse('{"Network": "10.5.0.0/24", "SubnetLen": 28, "SubnetMax": "10.5.0.192"}')
+HOSTS = st.integers(0, 5).map(lambda number: f"192.0.2.{number}" if number else "0.0.0.0")
+
+
+@st.composite
+def subnets(draw: st.DrawFn) -> str:
+    length = draw(st.sampled_from([26, 27, 28, 28, 28, 29, 30]))
+    size = 2 ** (32 - length)
+    return f"10.5.0.{draw(st.integers(0, 256 // size - 1)) * size}/{length}"
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> Snapshot:
+    revisions = iter(range(1, 100))
+    leases = draw(st.dictionaries(subnets(), HOSTS, max_size=10))
+    records = draw(st.dictionaries(st.sampled_from([NODE, "a", "b"]), st.tuples(subnets(), HOSTS)))
+    reserved = draw(st.dictionaries(subnets(), HOSTS, max_size=4))
+    return table(
+        *(lease(subnet, host, create=next(revisions)) for subnet, host in leases.items()),
+        *(record(node, *claim) for node, claim in records.items()),
+        *(reservation(subnet, host) for subnet, host in reserved.items()),
+    )
+
+
+@given(tables(), HOSTS, st.none() | subnets())
+def test_candidate_never_overlaps_what_is_not_its_own(
+    view: Snapshot, public_ip: str, previous: str | None
+) -> None:
+    found: list[Candidate] = []
+    with contextlib.suppress(SubnetExhaustedError):
+        found.extend(
+            candidates(
+                view,
+                node_id=NODE,
+                public_ip=IPv4Address(public_ip),
+                config=SMALL,
+                rng=random.Random(1),
+                previous_subnet=None if previous is None else IPv4Network(previous),
+            )
+        )
+    assert len({entry.key for entry in found}) == len(found)
+    held = {entry.key: entry for entry in view.leases}
+    for entry in found:
+        assert SMALL.admits(entry.key)
+        if entry.expected_revision:
+            assert entry.origin in ("owned", "public_ip")
+            assert held[entry.key].mod_revision == entry.expected_revision
+        else:
+            others = [other for other in view.leases if other not in entry.drop]
+            assert not any(other.subnet.overlaps(entry.key.ipv4) for other in others)
+            assert not any(
+                other.key.ipv4.overlaps(entry.key.ipv4)
+                for other in view.reservations
+                if str(other.public_ip) != public_ip
+            )
+        for dropped in entry.drop:
+            assert str(dropped.attributes.public_ip) == public_ip or any(
+                known.node_id == NODE and known.key == dropped.key for known in view.records
+            )

@@ -1,0 +1,47 @@
+"""Whether this node still holds its lease, as the lease table tells it.
+
+Path of a lease: `lease.tracker` -> **`lease.ownership`** -> `lease.keeper`. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tunneld.lease.model import Lease
+from tunneld.lease.tracker import LeaseTracker
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The lease is ours, or the table is too old to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """Nobody holds the subnet: the lease was deleted, has ended, or the store lost it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overwritten:
+    """The key holds what we did not write."""
+
+    by: Lease
+
+
+Verdict = Held | Deleted | Overwritten
+
+
+def judge(tracker: LeaseTracker, own: Lease, *, history: int | None = None) -> Verdict:
+    """Returns what the table says about `own`, the lease as this node wrote it last.
+
+    `history` is the tracker's at the time of that write. A listing made since then judges even
+    at a lower revision: a store restored from a backup counts from there.
+    """
+    is_same_history = history is None or tracker.history == history
+    if is_same_history and tracker.revision < own.mod_revision:
+        return Held()
+    found = tracker.lease(own.key)
+    if found is None:
+        return Deleted()
+    is_ours = found.grant_id == own.grant_id and found.attributes == own.attributes
+    return Held() if is_ours else Overwritten(found)
