@@ -1,0 +1,320 @@
+"""The lease table, followed; and which of its leases may be peers."""
+
+from __future__ import annotations
+
+import time
+from ipaddress import IPv4Network, IPv6Network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.lease.values import key, lease, record, reservation, table
+from tunneld.lease.model import (
+    Batch,
+    ConfigPut,
+    Event,
+    Lease,
+    LeaseAttributes,
+    LeaseDeleted,
+    LeasePut,
+    Malformed,
+    MalformedDeleted,
+    MalformedPut,
+    NodeRecord,
+    RecordDeleted,
+    RecordPut,
+    Reservation,
+    ReservationDeleted,
+    ReservationPut,
+    Snapshot,
+    SubnetKey,
+)
+from tunneld.lease.ownership import Deleted, Held, Overwritten, judge
+from tunneld.lease.tracker import REASONS, LeaseTracker, Selection, Skipped
+
+NETWORK = IPv4Network("10.5.0.0/16")
+OWN = lease("10.5.1.0/24", "192.0.2.11", create=5)
+BAD_KEY = Malformed(name="/n/subnets/garbage", reason="malformed_key", detail="no subnet")
+BAD_VALUE = Malformed(name="/n/subnets/10.5.2.0-24", reason="malformed_value", detail="null")
+
+
+def tracking(*entries: Lease | NodeRecord | Reservation, revision: int = 100) -> LeaseTracker:
+    tracker = LeaseTracker()
+    tracker.reset(table(*entries, revision=revision))
+    return tracker
+
+
+def select(*leases: Lease) -> Selection:
+    return tracking(OWN, *leases).peers_of(OWN, NETWORK)
+
+
+def reasons(selection: Selection) -> list[tuple[str, str]]:
+    return [(entry.name, entry.reason) for entry in selection.skipped]
+
+
+def test_leases_of_the_others_are_accepted_sorted_by_subnet() -> None:
+    far, near = lease("10.5.9.0/24", "192.0.2.19"), lease("10.5.2.0/24", "192.0.2.12")
+    assert select(far, near) == Selection(accepted=(near, far), skipped=())
+
+
+def test_own_lease_is_neither_accepted_nor_skipped() -> None:
+    assert select() == Selection(accepted=(), skipped=())
+
+
+@pytest.mark.parametrize(
+    ("subnet", "public_ip", "reason"),
+    [
+        ("10.6.2.0/24", "192.0.2.12", "outside_network"),
+        ("10.0.0.0/8", "192.0.2.12", "outside_network"),
+        ("0.0.0.0/0", "192.0.2.12", "outside_network"),
+        ("10.5.1.128/25", "192.0.2.12", "overlaps_own"),
+        ("10.5.0.0/16", "192.0.2.12", "overlaps_own"),
+        ("10.5.1.0/24", "192.0.2.12", "overlaps_own"),
+        ("10.5.2.0/24", "192.0.2.11", "own_public_ip"),
+        ("10.5.2.0/24", "0.0.0.0", "unusable_public_ip"),
+        ("10.5.2.0/24", "127.0.0.1", "unusable_public_ip"),
+        ("10.5.2.0/24", "224.0.0.1", "unusable_public_ip"),
+        ("10.5.2.0/24", "255.255.255.255", "unusable_public_ip"),
+        ("10.5.2.0/24", "10.5.9.9", "unusable_public_ip"),
+    ],
+)
+def test_lease_that_would_harm_is_skipped(subnet: str, public_ip: str, reason: str) -> None:
+    good = lease("10.5.7.0/24", "192.0.2.17")
+    tracker = LeaseTracker()
+    tracker.reset(table(lease(subnet, public_ip), good))
+    selection = tracker.peers_of(OWN, NETWORK)
+    assert selection.accepted == (good,)
+    assert reasons(selection) == [(subnet, reason)]
+
+
+def test_ipv6_only_lease_is_outside_of_an_ipv4_network() -> None:
+    only = Lease(
+        key=SubnetKey(IPv4Network("0.0.0.0/0"), IPv6Network("fd00::/64")),
+        attributes=LeaseAttributes(public_ip=OWN.attributes.public_ip),
+    )
+    assert reasons(select(only)) == [("0.0.0.0/0,fd00::/64", "outside_network")]
+
+
+def test_of_overlapping_leases_the_one_created_first_counts() -> None:
+    wide = lease("10.5.4.0/22", "192.0.2.14", create=9)
+    early = lease("10.5.5.0/24", "192.0.2.15", create=7)
+    late = lease("10.5.6.0/24", "192.0.2.16", create=11)
+    selection = select(wide, late, early)
+    assert selection.accepted == (early, late)
+    assert reasons(selection) == [("10.5.4.0/22", "overlaps_peer")]
+
+
+def test_wide_lease_that_was_there_first_keeps_out_all_inside() -> None:
+    wide = lease("10.5.4.0/22", "192.0.2.14", create=3)
+    inside = [lease(f"10.5.{number}.0/24", f"192.0.2.{number}", create=number) for number in (5, 6)]
+    selection = select(*inside, wide)
+    assert selection.accepted == (wide,)
+    assert len(selection.skipped) == 2
+
+
+def test_lease_that_cannot_be_used_does_not_keep_out_another() -> None:
+    useless = lease("10.5.4.0/22", "0.0.0.0", create=3)
+    good = lease("10.5.5.0/24", "192.0.2.15", create=9)
+    assert select(useless, good).accepted == (good,)
+
+
+def test_every_reason_is_counted_from_zero() -> None:
+    assert dict(LeaseTracker().skip_counts) == dict.fromkeys(REASONS, 0)
+
+
+def test_each_write_that_is_skipped_is_told_and_counted_once() -> None:
+    tracker = tracking(lease("10.6.0.0/24", "192.0.2.12", create=3))
+    first = tracker.newly_skipped(tracker.peers_of(OWN, NETWORK))
+    again = tracker.newly_skipped(tracker.peers_of(OWN, NETWORK))
+    assert [entry.name for entry in first] == ["10.6.0.0/24"]
+    assert again == ()
+    tracker.apply(
+        Batch(revision=101, events=(LeasePut(lease("10.6.0.0/24", "192.0.2.12", mod=101)),))
+    )
+    assert len(tracker.newly_skipped(tracker.peers_of(OWN, NETWORK))) == 1
+    assert tracker.skip_counts["outside_network"] == 2
+
+
+def test_listing_after_an_outage_does_not_tell_old_skips_again() -> None:
+    bad = lease("10.6.0.0/24", "192.0.2.12")
+    snapshot = Snapshot(revision=7, config=None, leases=(bad,), malformed=(BAD_KEY,))
+    tracker = LeaseTracker()
+    tracker.reset(snapshot)
+    assert len(tracker.newly_skipped(tracker.peers_of(OWN, NETWORK))) == 2
+    tracker.reset(snapshot)
+    assert tracker.newly_skipped(tracker.peers_of(OWN, NETWORK)) == ()
+    assert tracker.skip_counts["malformed_key"] == 1
+
+
+def test_entry_that_cannot_be_read_is_told_once_and_hurts_nobody() -> None:
+    peer = lease("10.5.9.0/24", "192.0.2.19")
+    tracker = tracking(OWN, peer)
+    tracker.apply(Batch(revision=101, events=(MalformedPut(BAD_KEY),)))
+    selection = tracker.peers_of(OWN, NETWORK)
+    assert selection.accepted == (peer,)
+    assert tracker.newly_skipped(selection) == (
+        Skipped(name="/n/subnets/garbage", reason="malformed_key", detail="no subnet"),
+    )
+    assert tracker.newly_skipped(selection) == ()
+
+
+def test_entry_deleted_before_anybody_asked_is_counted_but_not_told() -> None:
+    tracker = tracking(OWN)
+    tracker.apply(Batch(revision=101, events=(MalformedPut(BAD_KEY),)))
+    tracker.apply(Batch(revision=102, events=(MalformedDeleted(BAD_KEY.name),)))
+    assert tracker.newly_skipped(tracker.peers_of(OWN, NETWORK)) == ()
+    assert tracker.skip_counts["malformed_key"] == 1
+
+
+def test_lease_overwritten_by_a_value_that_cannot_be_read_is_gone() -> None:
+    tracker = tracking(OWN, lease("10.5.2.0/24", "192.0.2.12"))
+    tracker.apply(Batch(revision=101, events=(MalformedPut(BAD_VALUE, key("10.5.2.0/24")),)))
+    assert tracker.peers_of(OWN, NETWORK).accepted == ()
+
+
+def test_skip_found_by_a_backend_is_counted_under_its_own_reason() -> None:
+    tracker = tracking(OWN)
+    skipped = Skipped.lease(lease("10.5.2.0/24", "192.0.2.12"), "backend_no_ipv4", "why")
+    assert tracker.note(skipped)
+    assert not tracker.note(skipped)
+    assert tracker.skip_counts["backend_no_ipv4"] == 1
+
+
+def test_ten_thousand_leases_are_sorted_out_quickly() -> None:
+    tracker = tracking(
+        *(
+            lease(str(IPv4Network((0x0A000000 + 256 * number, 24))), f"192.0.{number >> 8}.1")
+            for number in range(10_000)
+        )
+    )
+    own = lease("10.200.0.0/24", "198.51.100.1")
+    start = time.process_time()
+    assert len(tracker.peers_of(own, IPv4Network("10.0.0.0/8")).accepted) == 10_000
+    assert time.process_time() - start < 2.0
+
+
+class TestOwnership:
+    def test_lease_as_written_is_held(self) -> None:
+        assert judge(tracking(OWN), OWN) == Held()
+
+    def test_table_older_than_the_lease_says_nothing(self) -> None:
+        assert judge(tracking(revision=4), OWN) == Held()
+
+    def test_missing_lease_is_deleted(self) -> None:
+        assert judge(tracking(revision=6), OWN) == Deleted()
+
+    def test_listing_of_a_restored_store_judges_at_any_revision(self) -> None:
+        tracker = tracking(OWN)
+        history = tracker.history
+        tracker.reset(table(revision=2))
+        assert judge(tracker, OWN, history=history) == Deleted()
+
+    def test_lease_of_another_host_in_its_place_is_overwritten(self) -> None:
+        thief = lease("10.5.1.0/24", "192.0.2.66", create=5, mod=8)
+        assert judge(tracking(thief), OWN) == Overwritten(thief)
+
+    def test_lease_under_a_grant_that_is_not_ours_is_overwritten(self) -> None:
+        foreign = lease("10.5.1.0/24", "192.0.2.11", grant_id=8, create=5, mod=8)
+        assert judge(tracking(foreign), OWN) == Overwritten(foreign)
+
+
+SUBNETS = st.integers(1, 6).map(lambda number: f"10.5.{number}.0/24")
+HOSTS = st.integers(1, 4).map(lambda number: f"192.0.2.{number}")
+NODES = st.sampled_from(["a", "b", "c"])
+LEASES = st.builds(lease, SUBNETS, HOSTS, create=st.integers(1, 9))
+
+EVENTS: st.SearchStrategy[Event] = st.one_of(
+    st.builds(ConfigPut, st.none() | st.just("{}")),
+    st.builds(LeasePut, LEASES),
+    st.builds(LeaseDeleted, SUBNETS.map(key)),
+    st.builds(RecordPut, st.builds(record, NODES, SUBNETS, HOSTS)),
+    st.builds(RecordDeleted, NODES),
+    st.builds(ReservationPut, st.builds(reservation, SUBNETS, HOSTS)),
+    st.builds(ReservationDeleted, SUBNETS.map(key)),
+    st.builds(MalformedPut, st.just(BAD_VALUE), SUBNETS.map(key)),
+    st.builds(MalformedPut, st.just(BAD_KEY)),
+    st.builds(MalformedDeleted, st.sampled_from([BAD_KEY.name, BAD_VALUE.name])),
+)
+
+
+def replay(events: list[Event]) -> Snapshot:
+    """A store's listing after these events, written as plainly as possible."""
+    config: str | None = None
+    held: dict[str, dict[object, object]] = {
+        "lease": {},
+        "record": {},
+        "reservation": {},
+        "bad": {},
+    }
+    for event in events:
+        match event:
+            case ConfigPut(text):
+                config = text
+            case LeasePut(entry):
+                held["lease"][entry.key] = entry
+            case LeaseDeleted(subnet):
+                held["lease"].pop(subnet, None)
+            case RecordPut(entry):
+                held["record"][entry.node_id] = entry
+            case RecordDeleted(node_id):
+                held["record"].pop(node_id, None)
+            case ReservationPut(entry):
+                held["reservation"][entry.key] = entry
+            case ReservationDeleted(subnet):
+                held["reservation"].pop(subnet, None)
+            case MalformedPut(entry, subnet):
+                held["lease"].pop(subnet, None)
+                held["bad"][entry.name] = entry
+            case MalformedDeleted(name):
+                held["bad"].pop(name, None)
+    return Snapshot(
+        revision=len(events),
+        config=config,
+        leases=tuple(entry for entry in held["lease"].values() if isinstance(entry, Lease)),
+        records=tuple(entry for entry in held["record"].values() if isinstance(entry, NodeRecord)),
+        reservations=tuple(
+            entry for entry in held["reservation"].values() if isinstance(entry, Reservation)
+        ),
+        malformed=tuple(entry for entry in held["bad"].values() if isinstance(entry, Malformed)),
+    )
+
+
+def sorted_out(snapshot: Snapshot) -> tuple[object, ...]:
+    return (
+        snapshot.revision,
+        snapshot.config,
+        {entry.key: entry for entry in snapshot.leases},
+        {entry.node_id: entry for entry in snapshot.records},
+        {entry.key: entry for entry in snapshot.reservations},
+        {entry.name: entry for entry in snapshot.malformed},
+    )
+
+
+@given(st.lists(EVENTS), st.integers(0, 30))
+def test_following_changes_ends_where_a_listing_does(events: list[Event], at: int) -> None:
+    tracker = LeaseTracker()
+    at = min(at, len(events))
+    tracker.reset(replay(events[:at]))
+    for revision, event in enumerate(events[at:], at + 1):
+        tracker.apply(Batch(revision=revision, events=(event,)))
+    assert sorted_out(tracker.view) == sorted_out(replay(events))
+
+
+@st.composite
+def any_subnet(draw: st.DrawFn) -> str:
+    length = draw(st.sampled_from([14, 20, 22, 23, 24, 25]))
+    return str(IPv4Network((0x0A050000 + draw(st.integers(0, 4095)), length), strict=False))
+
+
+@given(st.lists(st.builds(lease, any_subnet(), HOSTS, create=st.integers(1, 9)), max_size=12))
+def test_accepted_leases_never_overlap_and_every_other_has_a_reason(leases: list[Lease]) -> None:
+    tracker = tracking(*leases)
+    selection = tracker.peers_of(OWN, NETWORK)
+    accepted = selection.accepted
+    for number, entry in enumerate(accepted):
+        assert entry.subnet.subnet_of(NETWORK)
+        assert not entry.subnet.overlaps(OWN.subnet)
+        assert not any(entry.subnet.overlaps(other.subnet) for other in accepted[:number])
+    names = [str(entry.key) for entry in accepted] + [entry.name for entry in selection.skipped]
+    assert sorted(names) == sorted(str(entry.key) for entry in tracker.leases)
