@@ -40,6 +40,7 @@ def compose(
     device_mtu_bytes: int,
     source_check: SourceCheck,
     ip_masq: bool,
+    random_fully: bool = True,
 ) -> State:
     """Returns the desired state of a host that holds `subnet` of `network`.
 
@@ -82,7 +83,12 @@ def compose(
                     *narrow,
                 }
             ),
-            firewall=Firewall(network=network, subnet=subnet, masquerade=ip_masq),
+            firewall=Firewall(
+                network=network,
+                subnet=subnet,
+                masquerade=ip_masq,
+                random_fully=random_fully,
+            ),
             subnet_env=SubnetEnv(
                 network=network, subnet=subnet, mtu_bytes=device_mtu_bytes, ip_masq=ip_masq
             ),

@@ -1,0 +1,41 @@
+"""The daemon: wires the rooms of the lease path together and lives until it is asked to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import uvloop
+
+from tunneld.config import RunOptions
+from tunneld.daemon.node import Node
+
+
+def run(options: RunOptions) -> int:
+    """Runs the daemon until SIGTERM, SIGINT or `tunneld leave`; returns the exit status.
+
+    Raises:
+        TunneldError: the daemon cannot run on this host, with these options or this network.
+    """
+    # Not uvloop.install(): netlink lives on a plain loop in a thread of its own.
+    return uvloop.run(_serve(options))
+
+
+async def _serve(options: RunOptions) -> int:
+    loop = asyncio.get_running_loop()
+    work = asyncio.create_task(Node(options).run(), name="node")
+    asked: set[int] = set()
+
+    def stop(number: int) -> None:
+        if not asked:  # a second signal must not cut the clean-up short
+            work.cancel()
+        asked.add(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if not asked:
+            raise
+    return 0

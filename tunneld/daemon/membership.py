@@ -1,0 +1,180 @@
+"""This node's place in the network: follows the store, holds a lease, takes it back when lost.
+
+Path of a lease: `store` -> **`daemon.membership`** (`lease.tracker`, `lease.keeper`) ->
+`daemon.desired`. The rules are in `lease`; here are only the loops.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Network
+
+from tunneld.errors import GrantLostError, LeaseError, StoreError
+from tunneld.lease.keeper import Keeper
+from tunneld.lease.model import Batch, Lease, LeaseAttributes, Snapshot
+from tunneld.lease.network import NetworkConfig, parse
+from tunneld.lease.ownership import Held
+from tunneld.lease.registry import Store, StoreStatus
+from tunneld.lease.tracker import LeaseTracker
+from tunneld.log import Periodic
+
+RETRY_S = 1.0
+"""How long after a refusal the next attempt to get a lease is made."""
+
+REMINDER_S = 60.0
+"""How often a condition that lasts is named again in the log."""
+
+_log = logging.getLogger("tunneld.daemon")
+
+
+class Membership:
+    """The lease table as the store tells it, and this node's own lease in it."""
+
+    def __init__(self, store: Store, keeper: Keeper) -> None:
+        self._store = store
+        self._keeper = keeper
+        self.tracker = LeaseTracker()
+        self._news = asyncio.Event()
+        self._listeners: list[Callable[[], None]] = []
+        self._complaint = Periodic(REMINDER_S)
+        self._refusal: str | None = None
+
+    @property
+    def own(self) -> Lease | None:
+        """The lease this node holds, or goes on with while it takes it back."""
+        return self._keeper.lease
+
+    @property
+    def expires_at_s(self) -> float | None:
+        """When the own lease ends if it is not renewed, on the monotonic clock."""
+        return self._keeper.expires_at_s
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the own lease, in one line."""
+        return self._refusal or self._keeper.problem
+
+    def store_status(self) -> StoreStatus:
+        """Returns how the store is reached."""
+        return self._store.status()
+
+    @contextmanager
+    def telling(self, listener: Callable[[], None]) -> Iterator[None]:
+        """Calls `listener` after every change of the table or of the own lease."""
+        self._listeners.append(listener)
+        try:
+            yield
+        finally:
+            self._listeners.remove(listener)
+
+    def accepted(self, own: Lease, network: IPv4Network) -> tuple[Lease, ...]:
+        """Returns the leases of the others that may be used, and logs new ones that may not."""
+        selection = self.tracker.peers_of(own, network)
+        for skipped in self.tracker.newly_skipped(selection):
+            _log.warning(
+                "a lease is skipped",
+                extra={
+                    "fields": {
+                        "entry": skipped.name,
+                        "reason": skipped.reason,
+                        "detail": skipped.detail,
+                    }
+                },
+            )
+        return selection.accepted
+
+    async def follow(self) -> None:
+        """Takes over what the store tells, for ever."""
+        async for news in self._store.watch():
+            match news:
+                case Snapshot():
+                    self.tracker.reset(news)
+                case Batch():
+                    self.tracker.apply(news)
+            self._tell()
+
+    async def first_config(self) -> NetworkConfig:
+        """Waits for a network config.
+
+        Raises:
+            NetworkConfigError: there is one, and it is not usable.
+        """
+        loop = asyncio.get_running_loop()
+        while (text := self.tracker.config_text) is None:
+            if self.tracker.history and self._complaint.due(loop.time(), "config"):
+                _log.warning(
+                    "the store holds no network config; waiting for one: "
+                    "write it with `tunneld network set FILE`"
+                )
+            await self._changed_within(REMINDER_S)
+        return parse(text)
+
+    async def join(
+        self,
+        config: NetworkConfig,
+        attributes: LeaseAttributes,
+        previous_subnet: IPv4Network | None,
+    ) -> Lease:
+        """Gets a lease with these attributes, however long the store takes."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                lease = await self._keeper.acquire(
+                    self.tracker, config, attributes, previous_subnet
+                )
+            except (StoreError, LeaseError) as error:
+                self._refusal = str(error)
+                if self._complaint.due(loop.time(), str(error)):
+                    _log.warning("no lease yet", extra={"fields": {"error": str(error)}})
+                await self._changed_within(RETRY_S)
+            else:
+                self._refusal = None
+                self._tell()
+                return lease
+
+    async def hold(self, config: NetworkConfig, attributes: LeaseAttributes) -> None:
+        """Keeps the lease until cancelled; gets it back, or another one, when it is lost."""
+        while True:
+            await self._until_lost()
+            await self.join(config, attributes, None)
+
+    async def leave(self) -> None:
+        """Gives the lease back.
+
+        Raises:
+            StoreError: the store does not answer; nothing has changed.
+        """
+        await self._keeper.leave()
+
+    async def _until_lost(self) -> None:
+        keeping = asyncio.create_task(self._keeper.keep())
+        try:
+            while isinstance(self._keeper.observe(self.tracker), Held):
+                changed = asyncio.create_task(self._news.wait())
+                try:
+                    await asyncio.wait({keeping, changed}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
+                if keeping.done():
+                    keeping.result()
+                self._news.clear()
+        except GrantLostError:
+            return
+        finally:
+            keeping.cancel()
+
+    async def _changed_within(self, wait_s: float) -> None:
+        """Returns at the next change of the table, or after `wait_s`."""
+        try:
+            await asyncio.wait_for(self._news.wait(), wait_s)
+        except TimeoutError:
+            return
+        self._news.clear()
+
+    def _tell(self) -> None:
+        self._news.set()
+        for listener in self._listeners:
+            listener()

@@ -1,0 +1,81 @@
+"""Makes the host equal to its desired state, again after every event, whatever it was.
+
+Path of a lease: `fib.compose` -> **`daemon.reconcile`** -> `engine` | `host`.
+It decides nothing: `desired` says what must be, `fib.diff` what to do about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from tunneld.engine import Engine
+from tunneld.errors import EngineError, HostError
+from tunneld.fib.diff import difference
+from tunneld.fib.state import State
+from tunneld.host.actuator import Actuator
+from tunneld.log import Periodic
+
+RETRY_S = 1.0
+"""How long after a refusal of the kernel the next attempt is made, if nothing happens before."""
+
+_log = logging.getLogger("tunneld.daemon")
+
+
+class Reconciler:
+    """Carries `desired()` into the engine and the host whenever it is woken."""
+
+    def __init__(
+        self, *, engine: Engine, actuator: Actuator, desired: Callable[[], State | None]
+    ) -> None:
+        self._engine = engine
+        self._actuator = actuator
+        self._desired = desired
+        self._dirty = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._complaint = Periodic()
+        self.problem: str | None = None
+        """Why the host is not as it must be, in one line; None while it is."""
+
+    def wake(self) -> None:
+        """Asks for one more comparison. Cheap; many calls before it runs count as one."""
+        self._settled.clear()
+        self._dirty.set()
+
+    async def settled(self) -> None:
+        """Returns once the host has been made equal to a desired state."""
+        await self._settled.wait()
+
+    async def run(self) -> None:
+        """Works until cancelled. A refusal is reported, kept in `problem`, and tried again."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            try:
+                await self._once()
+            except (EngineError, HostError) as error:
+                self.problem = str(error)
+                if self._complaint.due(loop.time(), str(error)):
+                    _log.error(
+                        "the host is not as it must be; trying again",
+                        extra={"fields": {"error": str(error)}},
+                    )
+                loop.call_later(RETRY_S, self.wake)
+            else:
+                self.problem = None
+
+    async def _once(self) -> None:
+        desired = self._desired()
+        if desired is None:
+            return
+        actual = State(engine=self._engine.observe(), host=await self._actuator.observe())
+        change = difference(desired, actual)
+        if change.engine:
+            self._engine.apply(change.engine)
+        if change.host:
+            await self._actuator.apply(change.host)
+        # Something may have happened while the host was being changed: then it is not settled.
+        if not self._dirty.is_set():
+            self._settled.set()

@@ -1,0 +1,73 @@
+"""Notices when the underlay interface gets another address, MTU or successor."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from tunneld.errors import InterfaceError
+from tunneld.host.netlink import Netlink
+from tunneld.host.underlay import Selection, Underlay, find_underlay
+
+_log = logging.getLogger("tunneld.daemon")
+
+
+class UnderlayMovedError(Exception):
+    """Sockets bound to the old underlay are of no use any more; `underlay` is the new one."""
+
+    def __init__(self, underlay: Underlay) -> None:
+        super().__init__(f"the underlay is now {underlay.address} on {underlay.name}")
+        self.underlay = underlay
+
+
+class UnderlayWatch:
+    """Looks the underlay up again after each hint, and compares it with the one in use."""
+
+    def __init__(
+        self,
+        *,
+        selection: Selection,
+        netlink: Netlink,
+        underlay: Underlay,
+        mtu_changed: Callable[[int], None],
+    ) -> None:
+        self._selection = selection
+        self._netlink = netlink
+        self._underlay = underlay
+        self._mtu_changed = mtu_changed
+        self._hint = asyncio.Event()
+        self.problem: str | None = None
+        """Why there is no underlay at the moment, in one line; None while there is one."""
+
+    def hint(self) -> None:
+        """Says that something about interfaces may have changed."""
+        self._hint.set()
+
+    async def run(self) -> None:
+        """Works until cancelled.
+
+        Raises:
+            UnderlayMovedError: everything bound to the old address has to be opened anew.
+        """
+        while True:
+            await self._hint.wait()
+            self._hint.clear()
+            try:
+                found = await find_underlay(self._selection, self._netlink)
+            except InterfaceError as error:
+                # It may come back as it was; what is bound to its address still stands.
+                if self.problem is None:
+                    _log.warning(
+                        "the underlay interface is away; waiting for it",
+                        extra={"fields": {"interface": self._underlay.name, "error": str(error)}},
+                    )
+                self.problem = str(error)
+                continue
+            self.problem = None
+            if replace(found, mtu_bytes=self._underlay.mtu_bytes) != self._underlay:
+                raise UnderlayMovedError(found)
+            if found.mtu_bytes != self._underlay.mtu_bytes:
+                self._underlay = found
+                self._mtu_changed(found.mtu_bytes)
