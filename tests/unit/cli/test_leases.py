@@ -1,0 +1,204 @@
+"""`tunneld leases` and `tunneld leave`, on a real store and a real control socket."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tunneld.control.server import ControlServer
+from tunneld.errors import StoreUnavailableError
+from tunneld.host.state_dir import StateDir
+from tunneld.lease.model import LeaseAttributes, NodeRecord, Snapshot, SubnetKey
+from tunneld.lease.registry import Claim
+from tunneld.store import StoreOptions, open_store
+
+from .conftest import Tunneld
+
+OWN = "0123456789abcdef0123456789abcdef"
+OTHER = "f" * 32
+
+
+@pytest.fixture
+def options(tmp_path: Path, store_option: str) -> list[str]:
+    state_dir = tmp_path / "state"
+    state_dir.mkdir(mode=0o700)
+    (state_dir / "node-id").write_text(f"{OWN}\n")
+    return [store_option, f"--state-dir={state_dir}"]
+
+
+def claim(store_option: str, subnet: str, public_ip: str, node_id: str) -> None:
+    async def write() -> None:
+        store = open_store(StoreOptions(kind="sqlite", path=Path(store_option.split(":", 1)[1])))
+        try:
+            key = SubnetKey(IPv4Network(subnet))
+            ip = IPv4Address(public_ip)
+            await store.claim(
+                Claim(
+                    key=key,
+                    attributes=LeaseAttributes(public_ip=ip),
+                    record=NodeRecord(node_id=node_id, key=key, public_ip=ip, version="0.1.0"),
+                    grant=await store.grant(3600),
+                    expected_revision=0,
+                )
+            )
+        finally:
+            await store.close()
+
+    asyncio.run(write())
+
+
+def content(store_option: str) -> Snapshot:
+    async def read() -> Snapshot:
+        store = open_store(StoreOptions(kind="sqlite", path=Path(store_option.split(":", 1)[1])))
+        try:
+            return await store.read()
+        finally:
+            await store.close()
+
+    return asyncio.run(read())
+
+
+@contextmanager
+def daemon(path: Path, **answers: Any) -> Iterator[None]:
+    """Serves a control socket that answers with what it is told."""
+
+    async def serve() -> None:
+        def handler(answer: Any) -> Any:
+            async def handle() -> Any:
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+            return handle
+
+        server = ControlServer(path, {op: handler(answer) for op, answer in answers.items()})
+        await server.start()
+        loop.call_soon_threadsafe(started.set)
+        up.set()
+        await done.wait()
+        await server.close()
+
+    loop = asyncio.new_event_loop()
+    up, started, done = threading.Event(), asyncio.Event(), asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert up.wait(10)
+        yield
+    finally:
+        loop.call_soon_threadsafe(done.set)
+        thread.join()
+        loop.close()
+
+
+def test_table_shows_every_lease_and_marks_this_host(tunneld: Tunneld, options: list[str]) -> None:
+    claim(options[0], "10.5.9.0/24", "192.0.2.9", OTHER)
+    claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN)
+    outcome = tunneld("leases", *options)
+    assert outcome.status == 0
+    head, first, second = outcome.out.splitlines()
+    assert head.split() == ["subnet", "public", "ip", "type", "node", "expires"]
+    assert re.fullmatch(rf"10\.5\.7\.0/24  192\.0\.2\.7 .* {OWN} .*Z  this host", first)
+    assert second.startswith("10.5.9.0/24")
+    assert "this host" not in second
+
+
+def test_json_holds_each_lease_whole(tunneld: Tunneld, options: list[str]) -> None:
+    claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN)
+    before = datetime.now(UTC)
+    document = json.loads(tunneld("leases", "--json", *options).out)
+    [lease] = document["leases"]
+    left_s = (datetime.fromisoformat(lease.pop("expires_at")) - before).total_seconds()
+    assert 3590 < left_s < 3610
+    assert lease == {
+        "subnet": "10.5.7.0/24",
+        "ipv6_subnet": None,
+        "public_ip": "192.0.2.7",
+        "backend_type": None,
+        "node_id": OWN,
+        "version": "0.1.0",
+        "reservation": False,
+        "this_host": True,
+    }
+    assert document["malformed"] == []
+
+
+def test_network_without_leases_says_so(tunneld: Tunneld, options: list[str]) -> None:
+    assert tunneld("leases", *options).out == "no leases\n"
+
+
+def test_leave_asks_the_daemon(tunneld: Tunneld, options: list[str], tmp_path: Path) -> None:
+    claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN)
+    path = tmp_path / "s"
+    with daemon(path, leave="left"):
+        outcome = tunneld("leave", f"--control-socket={path}", *options)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert "the daemon gave up its lease" in outcome.out
+    assert len(content(options[0]).leases) == 1  # it is the daemon's to remove
+
+
+def test_daemon_that_cannot_leave_says_why(
+    tunneld: Tunneld, options: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "s"
+    with daemon(path, leave=StoreUnavailableError("the store is away")):
+        outcome = tunneld("leave", f"--control-socket={path}", *options)
+    assert (outcome.status, outcome.err) == (1, "tunneld: the store is away\n")
+
+
+def test_leave_without_a_daemon_removes_lease_and_record(
+    tunneld: Tunneld, options: list[str], tmp_path: Path
+) -> None:
+    claim(options[0], "10.5.9.0/24", "192.0.2.9", OTHER)
+    claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN)
+    outcome = tunneld("leave", f"--control-socket={tmp_path / 's'}", *options)
+    assert (outcome.status, outcome.err) == (0, "")
+    left = content(options[0])
+    assert [lease.key for lease in left.leases] == [SubnetKey(IPv4Network("10.5.9.0/24"))]
+    assert [record.node_id for record in left.records] == [OTHER]
+
+
+@pytest.mark.parametrize("state", ["no lease", "no node id", "in use"])
+def test_leave_that_cannot_be_is_one_line(
+    tunneld: Tunneld, options: list[str], tmp_path: Path, state: str
+) -> None:
+    claim(options[0], "10.5.9.0/24", "192.0.2.9", OTHER)
+    arguments = ["leave", f"--control-socket={tmp_path / 's'}", *options]
+    if state == "no node id":
+        (tmp_path / "state" / "node-id").unlink()
+    if state == "in use":
+        with StateDir(tmp_path / "state"):
+            outcome = tunneld(*arguments)
+    else:
+        outcome = tunneld(*arguments)
+    assert outcome.status == 1
+    assert outcome.err.count("\n") == 1
+    assert {"no lease": OWN, "no node id": "no node id", "in use": "in use by"}[
+        state
+    ] in outcome.err
+    assert len(content(options[0]).leases) == 1
+
+
+def test_status_prints_what_the_daemon_says(tunneld: Tunneld, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with daemon(path, status={"version": "0.1.0", "drops": {"no_route": 3}}):
+        outcome = tunneld("status", "--json", "-control-socket", path)
+    assert outcome.status == 0
+    assert json.loads(outcome.out) == {"version": "0.1.0", "drops": {"no_route": 3}}
+
+
+def test_status_without_a_daemon_says_where_to_look(tunneld: Tunneld, tmp_path: Path) -> None:
+    outcome = tunneld("status", "--control-socket", tmp_path / "s")
+    assert outcome.status == 1
+    assert outcome.err.startswith(f"tunneld: no daemon answers on {tmp_path / 's'}")
+    assert outcome.err.count("\n") == 1

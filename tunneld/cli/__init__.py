@@ -1,0 +1,117 @@
+"""The command line: `main` finds the command, runs it, and turns errors into an exit status.
+
+Exit statuses: 0, done; 1, it did not work; 2, the command line or the config file is wrong; 130,
+interrupted. An error raised on purpose is one line on stderr; any other leaves its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol, cast
+
+from tunneld import __version__
+from tunneld.cli.parser import Parser
+from tunneld.errors import TunneldError
+
+SUMMARIES: Final[Mapping[str, str]] = {
+    "run": "the daemon, in the foreground",
+    "network": "show, set or check the network config: get, set FILE, check FILE",
+    "status": "this host's lease, peers, counters and drops",
+    "leases": "all leases of the network",
+    "leave": "give up this host's lease and stop its daemon",
+    "lab": "a network of namespaces on this machine",
+    "version": "the version of tunneld",
+}
+
+EPILOG: Final = """\
+examples:
+  tunneld network set network.json                    # once for the network
+  tunneld run --etcd-endpoints http://192.0.2.1:2379  # on every host
+  tunneld status
+
+'tunneld COMMAND --help' tells more. Options may also be given in
+/etc/tunneld/tunneld.toml and in variables like TUNNELD_ETCD_ENDPOINTS."""
+
+
+class Command(Protocol):
+    """What a module of a command offers."""
+
+    def add_parser(self, subparsers: object) -> None:
+        """Adds the command's parser."""
+        ...
+
+    def run(self, args: object) -> int:
+        """Runs the command; returns the exit status."""
+        ...
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line (of this process when None); returns the exit status."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except TunneldError as error:
+        print(f"tunneld: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # `tunneld leases | head`: nobody reads any more. Python would complain at its exit.
+        sys.stdout = None
+        return 1
+    except Exception:  # the last resort: say all there is to say
+        traceback.print_exc()
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    parser = Parser(
+        prog="tunneld",
+        usage="tunneld [--version | --help] COMMAND ...",
+        add_help=False,
+        description=_overview(),
+        epilog=EPILOG,
+    )
+    # Named in the usage; the screen belongs to the commands.
+    parser.add_argument("-h", "--help", action="help", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"tunneld {__version__}",
+        help=argparse.SUPPRESS,
+    )
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
+    chosen = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in SUMMARIES.items():
+        if name == chosen:
+            # Only the chosen command's module is loaded: `tunneld status` needs no data path.
+            _command(name).add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=summary)
+    try:
+        found = parser.parse_args(arguments)
+    except SystemExit as ending:  # --help and --version
+        return int(ending.code or 0)
+    if found.command is None:
+        parser.error(f"a command is missing: expected one of {', '.join(SUMMARIES)}")
+    return _command(found.command).run(found)
+
+
+def _overview() -> str:
+    # Written here since argparse breaks the line behind a long name, and the screen is short.
+    return "\n".join(
+        [
+            "Joins the container networks of many hosts into one, compatible with flannel.",
+            "",
+            "commands:",
+            *(f"  {name:<8} {summary}" for name, summary in SUMMARIES.items()),
+        ]
+    )
+
+
+def _command(name: str) -> Command:
+    return cast(Command, importlib.import_module(f"tunneld.cli.{name}"))

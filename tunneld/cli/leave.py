@@ -1,0 +1,86 @@
+"""`tunneld leave`: gives up this host's lease, through the daemon if it runs, else directly."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+
+from tunneld.cli import SUMMARIES
+from tunneld.cli.parser import Parser, add_store_options, option_texts
+from tunneld.cli.store import opened
+from tunneld.config import RunOptions, load
+from tunneld.control.client import NotRunningError, request
+from tunneld.errors import LeaseError
+from tunneld.host.state_dir import StateDir
+from tunneld.lease.model import Lease, Snapshot
+from tunneld.store import StoreOptions
+
+LEAVE_S = 30.0
+"""How long the daemon may take: it writes to the store and takes its host settings down."""
+
+_EPILOG = """\
+examples:
+  tunneld leave                       # before a host is taken out of service
+  tunneld leave --etcd-endpoints http://192.0.2.1:2379"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
+    """Adds the command's parser."""
+    parser = subparsers.add_parser(
+        "leave",
+        help=SUMMARIES["leave"],
+        description="Gives up this host's lease. A daemon that runs does it, and stops; else it is"
+        " done in\nthe store, under the node id of the state directory.",
+        epilog=_EPILOG,
+    )
+    add_store_options(parser, "state-dir", "control-socket")
+    parser.set_defaults(parser=parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Gives up the lease."""
+    options = load(option_texts(args), os.environ)
+    try:
+        request(options.control_socket, "leave", timeout_s=LEAVE_S)
+    except NotRunningError:
+        print(f"left: {_leave_without_daemon(options)} is free (no daemon was running)")
+    else:
+        print("left: the daemon gave up its lease and stops")
+    return 0
+
+
+def _leave_without_daemon(options: RunOptions) -> str:
+    if not (options.state_dir / "node-id").exists():
+        raise LeaseError(
+            f"cannot leave: no daemon runs, and {options.state_dir} holds no node id; expected the"
+            " state directory of a daemon that has run: name it with --state-dir"
+        )
+    with StateDir(options.state_dir) as state_dir:
+        return asyncio.run(_withdraw(options.store, state_dir.node_id))
+
+
+async def _withdraw(options: StoreOptions, node_id: str) -> str:
+    async with opened(options) as store:
+        lease = own_lease(await store.read(), node_id)
+        if lease is None:
+            raise LeaseError(
+                f"cannot leave: node {node_id} holds no lease under {options.prefix}; nothing to"
+                " give up (see: tunneld leases)"
+            )
+        if not await store.withdraw(lease, node_id):
+            raise LeaseError(
+                f"cannot leave: somebody wrote the lease of {lease.subnet} in the same moment;"
+                " look at 'tunneld leases' and try again"
+            )
+        return str(lease.key)
+
+
+def own_lease(snapshot: Snapshot, node_id: str) -> Lease | None:
+    """Returns the lease a node's record names, if it is still that node's."""
+    for record in snapshot.records:
+        if record.node_id == node_id:
+            for lease in snapshot.leases:
+                if lease.key == record.key and lease.attributes.public_ip == record.public_ip:
+                    return lease
+    return None
