@@ -4,8 +4,8 @@ Path of a lease: `host.actuator` -> **`host.device`** -> the kernel.
 
 Forwarding is switched on for this device alone. `rp_filter` stays as the operator has it: the
 network route leads to this device, so that also the strict check lets overlay traffic pass.
-IPv6 stays off the device (no generated address, no router solicitation): the encapsulation
-carries none, and what the kernel said by itself would only be dropped and counted.
+IPv6 stays off the device: the encapsulation carries none, and what the kernel says by itself
+(router solicitations, multicast reports) would only be dropped and counted.
 
 Source: Linux include/uapi/linux/if_link.h (IFLA_AF_SPEC), ip-sysctl.rst; flannel
 `pkg/backend/udp/udp_network_amd64.go` (address `<subnet base>/32`, MTU, up).
@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import socket
 import struct
 from ipaddress import IPv4Address
+from pathlib import Path
 
 from tunneld.errors import HostError
 from tunneld.fib.state import Device
@@ -34,6 +36,8 @@ _IPV4_DEVCONF_FORWARDING = 1
 _IFLA_INET6_ADDR_GEN_MODE = 8
 _IN6_ADDR_GEN_MODE_NONE = 1
 _NLA_F_NESTED = 0x8000
+
+_log = logging.getLogger("tunneld.host")
 
 
 class OverlayDevice:
@@ -101,7 +105,7 @@ class OverlayDevice:
 
 
 def _set_families(link: Link, forwarding: bool) -> None:
-    """Sets IPv4 forwarding of a device, and keeps the kernel from giving it IPv6 addresses.
+    """Sets IPv4 forwarding of a device, and keeps IPv6 off it.
 
     pyroute2 has no encoder for the per-family settings of a link, hence the bytes.
 
@@ -121,6 +125,16 @@ def _set_families(link: Link, forwarding: bool) -> None:
         raise HostError(
             f"cannot set up device {link.name}: {os.strerror(refused)}; expected the kernel to "
             "let its forwarding and IPv6 address mode be set"
+        )
+    switch = Path(f"/proc/sys/net/ipv6/conf/{link.name}/disable_ipv6")
+    try:
+        switch.write_text("1", encoding="ascii")
+    except OSError as error:
+        # With /proc/sys read-only a forwarding host still reports itself to ff02::2 when the
+        # device comes up: two packets, dropped and counted as IPv6.
+        _log.info(
+            "IPv6 stays on the overlay device, without addresses",
+            extra={"fields": {"device": link.name, "path": str(switch), "error": error.strerror}},
         )
 
 

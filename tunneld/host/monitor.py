@@ -120,12 +120,15 @@ class Monitor:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    _log.error(
-                        "watching the kernel failed",
-                        extra={"fields": {"error": error.strerror}},
-                    )
                 self._callback(Notice(kind="lost"))
+                if error.errno == errno.ENOBUFS:
+                    # libuv stops polling a descriptor that had an error pending.
+                    self._loop.remove_reader(opened.fileno())
+                    self._loop.add_reader(opened.fileno(), self._receive, opened, parse)
+                    continue
+                _log.error(
+                    "watching the kernel failed", extra={"fields": {"error": error.strerror}}
+                )
                 return
             for notice in parse(data):
                 self._callback(notice)

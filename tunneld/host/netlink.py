@@ -20,7 +20,7 @@ from socket import AF_INET
 from typing import Any, Self, TypeAlias, TypeVar
 
 from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from tunneld.errors import CapabilityError, HostError
 
@@ -34,6 +34,9 @@ RTN_UNREACHABLE = 7
 SCOPE_UNIVERSE = 0
 SCOPE_LINK = 253
 SCOPE_HOST = 254
+
+_DUMP_TRIES = 10
+"""A listing that changed while it was read is read again, at most this often in all."""
 
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
@@ -94,6 +97,8 @@ class Netlink:
         self._loop = loop
         self._thread = thread
         self._ip: Any = None
+        self._lock = asyncio.Lock()
+        """One request at a time: the kernel refuses a second dump on a socket (EBUSY)."""
 
     @classmethod
     async def open(cls) -> Self:
@@ -256,11 +261,18 @@ class Netlink:
                 return [message async for message in found]
             return list(found)
 
+        for _ in range(_DUMP_TRIES - 1):
+            try:
+                return await self._run(what, dump())
+            except HostError as error:
+                if not isinstance(error.__cause__, NetlinkDumpInterrupted):
+                    raise
         return await self._run(what, dump())
 
     async def _run(self, what: str, work: Coroutine[Any, Any, _T]) -> _T:
         try:
-            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+            async with self._lock:
+                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
         except NetlinkError as error:
             if error.code == errno.EPERM:
                 raise CapabilityError(
