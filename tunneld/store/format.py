@@ -205,7 +205,7 @@ def _object(value: bytes) -> dict[str, Any]:
 def _own_object(value: bytes) -> dict[str, Any]:
     obj = _object(value)
     version = gojson.member(obj, "Format")
-    if version != FORMAT:
+    if isinstance(version, bool) or version != FORMAT:
         raise ValueError(f"Format is {version!r}, expected {FORMAT}")
     return obj
 

@@ -190,6 +190,8 @@ class EtcdServer:
         self.endpoint = f"{scheme}://127.0.0.1:{free_port()}"
         self._peer_url = f"http://127.0.0.1:{free_port()}"
         self._runs = 0
+        self.user: str | None = None
+        """`name:password` for etcdctl, once etcd asks for one."""
         self.process: Process | None = None
 
     def options(self, prefix: str) -> StoreOptions:
@@ -252,8 +254,9 @@ class EtcdServer:
         self, *argv: str, stdin: bytes = b"", is_checked: bool = True
     ) -> subprocess.CompletedProcess[bytes]:
         cacert = [] if self._authority is None else [f"--cacert={self._authority.cafile}"]
+        user = [] if self.user is None else [f"--user={self.user}"]
         return subprocess.run(
-            ["etcdctl", f"--endpoints={self.endpoint}", *cacert, *argv],
+            ["etcdctl", f"--endpoints={self.endpoint}", *cacert, *user, *argv],
             env={**os.environ, "ETCDCTL_API": "3"},
             input=stdin,
             capture_output=True,

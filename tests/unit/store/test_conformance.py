@@ -306,10 +306,10 @@ def test_lease_kept_alive_outlives_its_first_time_unseen_by_others(
 ) -> None:
     async def main() -> None:
         async with opened(server, prefix) as store:
-            grant = await store.grant(2)
+            grant = await store.grant(1)
             lease = await store.claim(claim_of(grant))
             loop = asyncio.get_running_loop()
-            end = loop.time() + 3 * grant.ttl_s
+            end = loop.time() + 2.5 * grant.ttl_s
             async with Follower(store) as follower:
 
                 async def kept_long_enough() -> bool:

@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunneld.errors import LeaseError
+from tunneld.lease.model import LeaseAttributes, NodeRecord, Reservation, SubnetKey
+from tunneld.store import format as fmt
+
+# Values that flanneld v0.28 wrote, read back with etcdctl.
+FLANNEL_VALUES: dict[bytes, LeaseAttributes] = {
+    b'{"PublicIP":"10.99.0.13","PublicIPv6":null}': LeaseAttributes(
+        public_ip=IPv4Address("10.99.0.13")
+    ),
+    b'{"PublicIP":"10.99.0.11","PublicIPv6":null,"BackendType":"vxlan",'
+    b'"BackendData":{"VNI":1,"VtepMAC":"fe:e7:c9:24:bf:30"}}': LeaseAttributes(
+        public_ip=IPv4Address("10.99.0.11"),
+        backend_type="vxlan",
+        backend_data={"VNI": 1, "VtepMAC": "fe:e7:c9:24:bf:30"},
+    ),
+    b'{"PublicIP":"10.99.0.11","PublicIPv6":"fd99::11","BackendType":"vxlan",'
+    b'"BackendData":{"VNI":1,"VtepMAC":"ba:96:e6:9c:99:ba"},'
+    b'"BackendV6Data":{"VNI":1,"VtepMAC":"12:ed:dc:97:cc:d5"}}': LeaseAttributes(
+        public_ip=IPv4Address("10.99.0.11"),
+        public_ipv6=IPv6Address("fd99::11"),
+        backend_type="vxlan",
+        backend_data={"VNI": 1, "VtepMAC": "ba:96:e6:9c:99:ba"},
+        backend_v6_data={"VNI": 1, "VtepMAC": "12:ed:dc:97:cc:d5"},
+    ),
+    b'{"PublicIP":"10.99.0.12","PublicIPv6":null,"BackendType":"host-gw"}': LeaseAttributes(
+        public_ip=IPv4Address("10.99.0.12"), backend_type="host-gw"
+    ),
+    b'{"PublicIP":"0.0.0.0","PublicIPv6":null}': LeaseAttributes(public_ip=IPv4Address("0.0.0.0")),
+}
+
+json_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+)
+json_values = st.recursive(
+    json_scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+ipv4_subnets = st.builds(
+    lambda address, length: IPv4Network((address, length), strict=False),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 31),
+)
+# Below 2000::/3 and fd00::/8 an address is never an IPv4-mapped one.
+ipv6_subnets = st.builds(
+    lambda address, length: IPv6Network((address, length), strict=False),
+    st.integers(1 << 125, 2**128 - 1),
+    st.integers(1, 127),
+)
+keys = st.builds(SubnetKey, ipv4_subnets, st.none() | ipv6_subnets)
+attributes = st.builds(
+    LeaseAttributes,
+    public_ip=st.ip_addresses(v=4),
+    public_ipv6=st.none() | st.integers(1 << 125, 2**128 - 1).map(IPv6Address),
+    backend_type=st.sampled_from(["", "vxlan", "host-gw", "wireguard"]),
+    backend_data=json_values,
+    backend_v6_data=json_values,
+    extra=st.dictionaries(st.sampled_from(["Tunneld", "Zone", "é<&>", ""]), json_values),
+)
+
+
+@pytest.mark.parametrize("value", FLANNEL_VALUES)
+def test_lease_values_are_flannels_bytes(value: bytes) -> None:
+    assert fmt.encode_lease(FLANNEL_VALUES[value]) == value
+    assert fmt.decode_lease(value) == FLANNEL_VALUES[value]
+
+
+@given(attributes)
+def test_lease_value_reads_back_as_what_was_written(wanted: LeaseAttributes) -> None:
+    assert fmt.decode_lease(fmt.encode_lease(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b'{"publicip":"192.0.2.1","BACKENDTYPE":"vxlan"}',
+        b'{"PublicIP":"192.0.2.9","PUBLICIP":"192.0.2.1","BackendType":"vxlan"}',
+        b'{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":null}',
+        '{"Public\u0131P":1,"PublicIP":"192.0.2.1","Bac\u212aendType":"vxlan"}'.encode(),
+    ],
+    ids=["case", "last", "null", "kelvin"],
+)
+def test_member_names_match_as_in_go(value: bytes) -> None:
+    found = fmt.decode_lease(value)
+    assert found.public_ip == IPv4Address("192.0.2.1")
+    assert found.backend_type == "vxlan"
+
+
+def test_unknown_members_are_kept_behind_ours() -> None:
+    value = b'{"Tunneld":{"b":1,"a":[2]},"PublicIP":"192.0.2.1","Zone":"x"}'
+    assert fmt.encode_lease(fmt.decode_lease(value)) == (
+        b'{"PublicIP":"192.0.2.1","PublicIPv6":null,"Tunneld":{"b":1,"a":[2]},"Zone":"x"}'
+    )
+
+
+def test_unknown_member_cannot_pass_for_one_of_flannels() -> None:
+    posing: dict[str, Any] = {"publicip": "203.0.113.1"}
+    wanted = LeaseAttributes(public_ip=IPv4Address("192.0.2.1"), extra=posing)
+    assert fmt.encode_lease(wanted) == b'{"PublicIP":"192.0.2.1","PublicIPv6":null}'
+
+
+def test_absent_public_ip_is_the_unspecified_one() -> None:
+    assert fmt.decode_lease(b"{}").public_ip == IPv4Address("0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'"x"',
+        b"{} {}",
+        b'{"PublicIP":null}',
+        b'{"PublicIP":""}',
+        b'{"PublicIP":"fd00::1"}',
+        b'{"PublicIP":"192.0.2.01"}',
+        b'{"PublicIP":"192.0.2.1/24"}',
+        b'{"PublicIP":3221225985}',
+        b'{"PublicIP":"192.0.2.1","PublicIPv6":""}',
+        b'{"PublicIP":"192.0.2.1","PublicIPv6":"192.0.2.1"}',
+        b'{"PublicIP":"192.0.2.1","PublicIPv6":"fe80::1%eth0"}',
+        b'{"PublicIP":"192.0.2.1","BackendType":1}',
+        b'{"PublicIP":"192.0.2.1","x":NaN}',
+        b"[" * 100_000,
+    ],
+    ids=lambda value: str(value[:40]),
+)
+def test_value_flannel_cannot_decode_is_malformed(value: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        fmt.decode_lease(value)
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_are_a_lease_or_malformed(value: bytes) -> None:
+    try:
+        fmt.decode_lease(value)
+    except ValueError:
+        return
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # flannel's own list
+        "10",
+        "10.12.13.0",
+        "10.12.13-24",
+        "10.12.13.300-24",
+        "10.12.13.0-24hi",
+        "&2001::-56",
+        "10.12.13.0-24&:12:13:-56",
+        "10.12.13.0-24&20011::-56",
+        "10.12.13.0-24&2001-56",
+        "10.12.13.0-24&2001::",
+        "10.12.13.0-24&2001::-56hi",
+        # lengths beyond flannel's 5 and 7 bits
+        "10.12.13.0-32",
+        "10.12.13.0-24&fd00::-128",
+        # not one subnet, or not its one spelling
+        "10.12.13.1-24",
+        "010.12.13.0-24",
+        "10.12.13.0-024",
+        "10.12.13.0-24&fd00:12:13::1-56",
+        "10.12.13.0-24&fd00:0012:13::-56",
+        "10.12.13.0-24&FD00:12:13::-56",
+        "10.12.13.0-24&fd00:12:13:0::-56",
+        "10.12.13.0-24&::ffff:102:300-120",
+        "0.0.0.0-0",
+        "0.0.0.0-0&::-0",
+        "0.0.0.0-1x",
+        "x10.12.13.0-24",
+        "a/10.12.13.0-24",
+        "10.12.13.0-24\n",
+        "١٠.12.13.0-24",
+        "",
+    ],
+)
+def test_text_that_is_no_lease_key_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="not of the form"):
+        fmt.parse_lease_key(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("10.12.13.0-24", SubnetKey(IPv4Network("10.12.13.0/24"))),
+        (
+            "10.12.13.0-24&fd00:12:13::-56",
+            SubnetKey(IPv4Network("10.12.13.0/24"), IPv6Network("fd00:12:13::/56")),
+        ),
+        (
+            "10.5.57.0-24&fd00:10:5:1a::-64",
+            SubnetKey(IPv4Network("10.5.57.0/24"), IPv6Network("fd00:10:5:1a::/64")),
+        ),
+        (
+            "0.0.0.0-0&fd00:10:5:9::-64",
+            SubnetKey(IPv4Network("0.0.0.0/0"), IPv6Network("fd00:10:5:9::/64")),
+        ),
+    ],
+)
+def test_lease_keys_of_flannel_read_and_write_back(text: str, key: SubnetKey) -> None:
+    assert fmt.parse_lease_key(text) == key
+    assert fmt.format_lease_key(key) == text
+
+
+@given(keys)
+def test_every_key_that_is_written_reads_back(key: SubnetKey) -> None:
+    assert fmt.parse_lease_key(fmt.format_lease_key(key)) == key
+
+
+@given(st.from_regex(r"\A[0-9.]{1,15}-[0-9]{1,3}(&[0-9a-f:]{1,20}-[0-9]{1,3})?\Z"))
+def test_every_key_that_is_read_writes_back(text: str) -> None:
+    try:
+        key = fmt.parse_lease_key(text)
+    except ValueError:
+        return
+    assert fmt.format_lease_key(key) == text
+
+
+@pytest.mark.parametrize("subnet", ["10.5.1.7/32", "0.0.0.0/0"])
+def test_key_flannel_could_not_read_is_not_written(subnet: str) -> None:
+    with pytest.raises(LeaseError, match="has no lease key"):
+        fmt.format_lease_key(SubnetKey(IPv4Network(subnet)))
+
+
+@given(keys, st.ip_addresses(v=4), st.text(st.characters(exclude_categories=["Cs"])))
+def test_record_reads_back_with_what_a_later_version_wrote(
+    key: SubnetKey, public_ip: IPv4Address, version: str
+) -> None:
+    wanted = NodeRecord(
+        node_id="n1", key=key, public_ip=public_ip, version=version, extra={"Identity": ["x"]}
+    )
+    assert fmt.decode_record("n1", fmt.encode_record(wanted)) == wanted
+
+
+def test_record_carries_its_format_version() -> None:
+    wanted = NodeRecord(
+        node_id="n1",
+        key=SubnetKey(IPv4Network("10.5.1.0/24")),
+        public_ip=IPv4Address("192.0.2.1"),
+        version="0.1.0",
+    )
+    assert fmt.encode_record(wanted) == (
+        b'{"Format":1,"Subnet":"10.5.1.0-24","PublicIP":"192.0.2.1","Version":"0.1.0"}'
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"{}",
+        b'{"Format":2,"Subnet":"10.5.1.0-24","PublicIP":"192.0.2.1","Version":"9"}',
+        b'{"Format":1,"Subnet":"10.5.1.1-24","PublicIP":"192.0.2.1","Version":"9"}',
+        b'{"Format":1,"Subnet":"10.5.1.0-24","Version":"9"}',
+        b'{"Format":1,"PublicIP":"192.0.2.1","Version":"9"}',
+        b'{"Format":true,"Subnet":"10.5.1.0-24","PublicIP":"192.0.2.1","Version":"9"}',
+    ],
+)
+def test_record_of_another_format_or_shape_is_malformed(value: bytes) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        fmt.decode_record("n1", value)
+
+
+@given(keys, st.ip_addresses(v=4))
+def test_reservation_reads_back(key: SubnetKey, public_ip: IPv4Address) -> None:
+    wanted = Reservation(key=key, public_ip=public_ip)
+    assert fmt.decode_reservation(key, fmt.encode_reservation(wanted)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("prefix", "cleaned"),
+    [
+        ("/coreos.com/network", "/coreos.com/network"),
+        ("/coreos.com/network/", "/coreos.com/network"),
+        ("//coreos.com///network//", "/coreos.com/network"),
+        ("coreos.com/network", "coreos.com/network"),
+        ("/a/./b/../c", "/a/c"),
+        ("/../a", "/a"),
+        ("/", "/"),
+        ("///", "/"),
+        ("", ""),
+        (".", ""),
+    ],
+)
+def test_prefix_is_cleaned_as_by_gos_path_join(prefix: str, cleaned: str) -> None:
+    assert fmt.clean_prefix(prefix) == cleaned
+
+
+@pytest.mark.parametrize("node_id", ["", "a/b", "..", "é", "a b", "x" * 129])
+def test_node_id_that_is_no_key_part_is_refused(node_id: str) -> None:
+    with pytest.raises(LeaseError, match="node id"):
+        fmt.check_node_id(node_id)

@@ -1,0 +1,176 @@
+"""What only a file can do: be shared by processes, replaced, unusable, pruned."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.unit.store.servers import Follower, SqliteServer, run, until
+from tests.unit.store.test_conformance import A, claim_of, opened
+from tunneld.errors import StoreUnavailableError
+from tunneld.lease.model import ConfigPut, LeaseDeleted
+from tunneld.store.sqlite import SqliteStore
+
+# Claims subnets until none is free; prints how many it got.
+RACER = """
+import asyncio, sys
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from tunneld.errors import SubnetTakenError
+from tunneld.lease.model import LeaseAttributes, NodeRecord, SubnetKey
+from tunneld.lease.registry import Claim
+from tunneld.store import StoreOptions, open_store
+
+async def main(path, node):
+    store = open_store(StoreOptions(kind="sqlite", path=Path(path), prefix="/race"))
+    grant = await store.grant(60)
+    won = 0
+    for number in range(50):
+        key = SubnetKey(IPv4Network(f"10.5.{number}.0/24"))
+        ip = IPv4Address("192.0.2.1") + int(node)
+        record = NodeRecord(node_id=node, key=key, public_ip=ip, version="0")
+        claim = Claim(key=key, attributes=LeaseAttributes(public_ip=ip), record=record,
+                      grant=grant, expected_revision=0)
+        try:
+            await store.claim(claim)
+            won += 1
+        except SubnetTakenError:
+            pass
+    await store.close()
+    print(won)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> SqliteServer:
+    return SqliteServer(tmp_path / "store.db")
+
+
+def test_processes_sharing_a_new_file_never_hold_one_subnet_twice(server: SqliteServer) -> None:
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(server.path), str(node)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in range(4)
+    ]
+    outputs = [racer.communicate(timeout=60)[0] for racer in racers]
+    assert [racer.returncode for racer in racers] == [0] * 4, outputs
+    assert sum(map(int, outputs)) == 50
+    assert len(server.everything("/race/subnets/")) == 50
+
+
+def test_watcher_that_fell_behind_gets_a_new_snapshot(server: SqliteServer, prefix: str) -> None:
+    async def main() -> None:
+        store = SqliteStore(server.path, prefix, kept_revisions=5)
+        try:
+            async with Follower(store) as follower:
+                # All of one look's time: the watch sees nothing in between.
+                for number in range(50):
+                    server.put(f"{prefix}/config", str(number).encode())
+                await store.write_config("last")
+                await until(lambda: len(follower.snapshots) == 2)
+                assert follower.snapshots[1].config == "last"
+                await store.write_config("after")
+                await until(lambda: follower.events == [ConfigPut("after")])
+        finally:
+            await store.close()
+
+    run(main())
+
+
+def test_history_is_pruned(server: SqliteServer, prefix: str) -> None:
+    async def main() -> None:
+        store = SqliteStore(server.path, prefix, kept_revisions=5)
+        for number in range(50):
+            await store.write_config(str(number))
+        await store.close()
+
+    run(main())
+    with server._write() as db:
+        assert db.execute("SELECT count(*) FROM changes").fetchone() == (5,)
+
+
+def test_replaced_file_leads_to_a_new_snapshot(server: SqliteServer, prefix: str) -> None:
+    async def main() -> None:
+        async with opened(server, prefix) as store, opened(server, prefix) as writer:
+            await writer.write_config("old")
+            async with Follower(store) as follower:
+                for path in server.path.parent.iterdir():
+                    path.unlink()
+                await writer.write_config("new")
+                await until(lambda: bool(follower.snapshots[1:] and follower.seen[-1:]))
+                await until(
+                    lambda: (
+                        "new" in [item.config for item in follower.snapshots]
+                        or ConfigPut("new") in follower.events
+                    )
+                )
+
+    run(main())
+
+
+def test_ended_lease_is_removed_by_whoever_looks(server: SqliteServer, prefix: str) -> None:
+    async def main() -> None:
+        async with opened(server, prefix) as store:
+            await store.claim(claim_of(await store.grant(0.3)))
+        # The holder is gone, nobody withdrew the lease.
+        async with opened(server, prefix) as other, Follower(other) as follower:
+            await until(
+                lambda: LeaseDeleted(A) in follower.events or not follower.snapshots[0].leases
+            )
+            assert (await other.read()).leases == ()
+        assert server.everything(prefix) == {}
+
+    run(main())
+
+
+@pytest.mark.parametrize("kind", ["missing directory", "directory", "other file"])
+def test_unusable_file_is_one_clear_error_and_no_end_of_the_watch(
+    kind: str, tmp_path: Path, prefix: str
+) -> None:
+    path = tmp_path / "store.db"
+    match kind:
+        case "missing directory":
+            path = tmp_path / "none" / "store.db"
+        case "directory":
+            path.mkdir()
+        case _:
+            path.write_text("not a database, but long enough to be looked at twice\n" * 100)
+
+    async def main() -> None:
+        async with opened(SqliteServer(path), prefix) as store:
+            with pytest.raises(StoreUnavailableError, match="cannot be used") as caught:
+                await store.read()
+            assert str(path) in str(caught.value)
+            assert not store.status().connected
+            watching = asyncio.ensure_future(anext(store.watch()))
+            if kind == "missing directory":
+                path.parent.mkdir()
+                assert (await watching).revision == 1
+            else:
+                watching.cancel()
+                await asyncio.gather(watching, return_exceptions=True)
+
+    run(main())
+
+
+def test_networks_in_one_file_do_not_see_each_other(server: SqliteServer) -> None:
+    async def main() -> None:
+        async with opened(server, "/a") as one, opened(server, "/b") as two:
+            await one.write_config("one")
+            assert (await two.read()).config is None
+            async with Follower(two) as follower:
+                await one.write_config("more")
+                await two.write_config("two")
+                await until(lambda: follower.events == [ConfigPut("two")])
+
+    run(main())
