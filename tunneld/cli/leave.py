@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+from pathlib import Path
 
 from tunneld.cli import SUMMARIES
 from tunneld.cli.parser import Parser, add_store_options, option_texts
@@ -12,6 +13,7 @@ from tunneld.cli.store import opened
 from tunneld.config import RunOptions, load
 from tunneld.control.client import NotRunningError, request
 from tunneld.errors import LeaseError
+from tunneld.host import subnet_env
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.model import Lease, Snapshot
 from tunneld.store import StoreOptions
@@ -34,7 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         " done in\nthe store, under the node id of the state directory.",
         epilog=_EPILOG,
     )
-    add_store_options(parser, "state-dir", "control-socket")
+    add_store_options(parser, "state-dir", "control-socket", "subnet-file")
     parser.set_defaults(parser=parser)
 
 
@@ -44,23 +46,33 @@ def run(args: argparse.Namespace) -> int:
     try:
         request(options.control_socket, "leave", timeout_s=LEAVE_S)
     except NotRunningError:
-        print(f"left: {_leave_without_daemon(options)} is free (no daemon was running)")
+        lease = _leave_without_daemon(options)
+        print(f"left: {lease.key} is free again (no daemon was running)")
     else:
         print("left: the daemon gave up its lease and stops")
     return 0
 
 
-def _leave_without_daemon(options: RunOptions) -> str:
+def _leave_without_daemon(options: RunOptions) -> Lease:
     if not (options.state_dir / "node-id").exists():
         raise LeaseError(
             f"cannot leave: no daemon runs, and {options.state_dir} holds no node id; expected the"
             " state directory of a daemon that has run: name it with --state-dir"
         )
     with StateDir(options.state_dir) as state_dir:
-        return asyncio.run(_withdraw(options.store, state_dir.node_id))
+        lease = asyncio.run(_withdraw(options.store, state_dir.node_id))
+    _forget_subnet(options.subnet_file, lease)
+    return lease
 
 
-async def _withdraw(options: StoreOptions, node_id: str) -> str:
+def _forget_subnet(subnet_file: Path, lease: Lease) -> None:
+    # A node that comes back asks for the subnet of this file. Another's file stays.
+    written = subnet_env.read(subnet_file)
+    if written is not None and written.subnet == lease.subnet:
+        subnet_file.unlink(missing_ok=True)
+
+
+async def _withdraw(options: StoreOptions, node_id: str) -> Lease:
     async with opened(options) as store:
         lease = own_lease(await store.read(), node_id)
         if lease is None:
@@ -73,7 +85,7 @@ async def _withdraw(options: StoreOptions, node_id: str) -> str:
                 f"cannot leave: somebody wrote the lease of {lease.subnet} in the same moment;"
                 " look at 'tunneld leases' and try again"
             )
-        return str(lease.key)
+        return lease
 
 
 def own_lease(snapshot: Snapshot, node_id: str) -> Lease | None:

@@ -53,7 +53,6 @@ class RunOptions:
     ip_masq_fully_random_disable: bool
     datapath: Datapath
     workers: int
-    """0: chosen by the number of CPUs."""
     source_check: SourceCheck | None
     """None: what the network config says."""
     healthz_ip: IPv4Address | IPv6Address
@@ -91,7 +90,7 @@ def load(
         from_environment(environ, "FLANNELD_"),
     )
     values = {option.name: _value(option, sources) for option in OPTIONS}
-    _refuse_what_is_not_built(values)
+    _refuse_what_is_not_built(values, sources)
     return RunOptions(
         store=_store(values),
         lease_ttl_s=values["lease-ttl"],
@@ -170,12 +169,16 @@ def _renew_margin_s(values: Mapping[str, Any], sources: Sequence[Source]) -> flo
     return ttl_s / 2
 
 
-def _refuse_what_is_not_built(values: Mapping[str, Any]) -> None:
+def _refuse_what_is_not_built(values: Mapping[str, Any], sources: Sequence[Source]) -> None:
     for name, built in (("datapath", "userspace"), ("encryption-floor", "off")):
-        if values[name] != built:
-            raise NotBuiltError(f"--{name} {values[name]} is not built yet; use {built}")
-    if values["etcd-password"] is not None and values["etcd-password-file"] is None:
+        given = _winner(name, sources)
+        if given is not None and values[name] != built:
+            raise NotBuiltError(
+                f"{given.where}: {values[name]} is not built yet; the only choice is {built}"
+            )
+    password = _winner("etcd-password", sources)
+    if password is not None and values["etcd-password-file"] is None:
         raise NotBuiltError(
-            "--etcd-password is not built yet; put the password into a file that only root can"
-            " read, and name it with --etcd-password-file"
+            f"{password.where}: taking the password itself is not built yet; put it into a file"
+            " that only root can read, and name that with --etcd-password-file"
         )

@@ -121,8 +121,7 @@ OPTIONS: Final = (
         read=values.text,
         metavar="PASSWORD",
         is_in_file=False,
-        help="the password itself, as flanneld takes it; every process on the host can read it:"
-        " prefer --etcd-password-file, which wins over it",
+        help="the password itself, as flanneld takes it: not built yet, use --etcd-password-file",
     ),
     Option(
         name="state-dir",
@@ -235,11 +234,11 @@ OPTIONS: Final = (
     Option(
         name="workers",
         group="data path",
-        read=values.integer(0, 64),
+        read=values.integer(1, 64),
         metavar="N",
-        default="0",
+        default="1",
         file_type="integer",
-        help="packet workers, a thread for each direction; 0: chosen by the number of CPUs",
+        help="packet workers: a queue of the device and a thread for each direction",
     ),
     Option(
         name="source-check",

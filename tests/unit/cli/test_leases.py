@@ -36,6 +36,11 @@ def options(tmp_path: Path, store_option: str) -> list[str]:
     return [store_option, f"--state-dir={state_dir}"]
 
 
+def elsewhere(tmp_path: Path) -> list[str]:
+    """Returns options that keep a command away from this machine's own daemon."""
+    return [f"--control-socket={tmp_path / 's'}", f"--subnet-file={tmp_path / 'subnet.env'}"]
+
+
 def claim(store_option: str, subnet: str, public_ip: str, node_id: str) -> None:
     async def write() -> None:
         store = open_store(StoreOptions(kind="sqlite", path=Path(store_option.split(":", 1)[1])))
@@ -161,11 +166,28 @@ def test_leave_without_a_daemon_removes_lease_and_record(
 ) -> None:
     claim(options[0], "10.5.9.0/24", "192.0.2.9", OTHER)
     claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN)
-    outcome = tunneld("leave", f"--control-socket={tmp_path / 's'}", *options)
+    outcome = tunneld("leave", *elsewhere(tmp_path), *options)
     assert (outcome.status, outcome.err) == (0, "")
     left = content(options[0])
     assert [lease.key for lease in left.leases] == [SubnetKey(IPv4Network("10.5.9.0/24"))]
     assert [record.node_id for record in left.records] == [OTHER]
+
+
+@pytest.mark.parametrize(("subnet", "stays"), [("10.5.7.1/24", False), ("10.5.8.1/24", True)])
+def test_leave_without_a_daemon_removes_subnet_env_of_that_lease_only(
+    tunneld: Tunneld, options: list[str], tmp_path: Path, subnet: str, stays: bool
+) -> None:
+    claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN)
+    path = tmp_path / "subnet.env"
+    path.write_text(
+        f"FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET={subnet}\n"
+        "FLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
+    )
+    outcome = tunneld(
+        "leave", f"--control-socket={tmp_path / 's'}", f"--subnet-file={path}", *options
+    )
+    assert outcome.status == 0
+    assert path.exists() is stays
 
 
 @pytest.mark.parametrize("state", ["no lease", "no node id", "in use"])
@@ -173,7 +195,7 @@ def test_leave_that_cannot_be_is_one_line(
     tunneld: Tunneld, options: list[str], tmp_path: Path, state: str
 ) -> None:
     claim(options[0], "10.5.9.0/24", "192.0.2.9", OTHER)
-    arguments = ["leave", f"--control-socket={tmp_path / 's'}", *options]
+    arguments = ["leave", *elsewhere(tmp_path), *options]
     if state == "no node id":
         (tmp_path / "state" / "node-id").unlink()
     if state == "in use":

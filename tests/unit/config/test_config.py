@@ -59,7 +59,7 @@ def test_defaults_are_flanneld_s_where_it_has_the_option() -> None:
         ip_masq=False,
         ip_masq_fully_random_disable=False,
         datapath="userspace",
-        workers=0,
+        workers=1,
         source_check=None,
         healthz_ip=IPv4Address("0.0.0.0"),
         healthz_port=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import logging
@@ -15,6 +16,7 @@ import pytest
 
 from tunneld import log
 
+PACKAGE = Path(log.__file__).parent
 LOGGING_MD = Path(__file__).parents[3] / "docs" / "logging.md"
 
 
@@ -131,6 +133,31 @@ def test_documented_dictionary_is_the_one_in_the_code() -> None:
     documented = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
     assert set(documented) == log.FIELDS
     assert documented == sorted(documented)
+
+
+def names_logged(module: ast.Module) -> set[str]:
+    """Returns the names in every dict written beside the word `fields`."""
+    dicts = [
+        value
+        for node in ast.walk(module)
+        if isinstance(node, ast.Dict)
+        for key, value in zip(node.keys, node.values, strict=True)
+        if isinstance(key, ast.Constant) and key.value == "fields" and isinstance(value, ast.Dict)
+    ]
+    keys = [key for found in dicts for key in found.keys]
+    return {str(key.value) for key in keys if isinstance(key, ast.Constant)}
+
+
+@pytest.mark.parametrize(
+    "module", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_rooms_use_no_field_outside_the_dictionary(module: Path) -> None:
+    assert names_logged(ast.parse(module.read_text())) <= log.FIELDS
+
+
+def test_fields_of_a_log_call_are_found() -> None:
+    call = 'log.info("m", extra={"fields": {"subnet": x, "peers": 3}})'
+    assert names_logged(ast.parse(call)) == {"subnet", "peers"}
 
 
 def test_repeated_condition_is_due_at_once_and_then_once_a_minute() -> None:
