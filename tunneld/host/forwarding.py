@@ -111,7 +111,7 @@ def docker_sign() -> str | None:
 
 
 def _devices() -> list[str]:
-    return [path.name for path in (_IPV4 / "conf").iterdir() if path.name not in ("all", "default")]
+    return [path.name for path in (_IPV4 / "conf").iterdir() if path.name != "all"]
 
 
 def _forwarding_devices() -> frozenset[str]:
