@@ -8,10 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.netns import Rig, remove_leftovers
 
 ROOT_TOOLS = ("ip", "nsenter", "nft", "tcpdump", "ping", "iperf3", "etcd", "etcdctl")
+
+# A case's time says nothing on a machine that also runs the root tests.
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=5_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_sessionstart() -> None:

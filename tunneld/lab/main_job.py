@@ -65,7 +65,11 @@ def _work(topology: Topology) -> list[int]:
             for line in traffic.ping_all(topology, lab.views):
                 print(f"  {line}")
         rate = traffic.throughput_bits_per_s(
-            first, last, str(lab.views[-1].container), THROUGHPUT_S
+            first.container_namespace,
+            last.container_namespace,
+            lab.views[-1].container,
+            duration_s=THROUGHPUT_S,
+            log=topology.directory / "iperf3.log",
         )
         say(
             f"throughput {first.label}-c -> {last.label}-c: {rate / 1e6:,.0f} Mbit/s "

@@ -7,13 +7,14 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import IPv4Address
 from itertools import permutations
 from pathlib import Path
 
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 from tunneld.lab.drawing import HostView
-from tunneld.lab.topology import UDP_PORT, Host, Topology
+from tunneld.lab.topology import UDP_PORT, Topology
 
 _PINGS = 3
 _ROUND_TRIP = re.compile(r"= [\d.]+/(?P<average_ms>[\d.]+)/")
@@ -90,25 +91,23 @@ def ping_all(topology: Topology, views: list[HostView]) -> list[str]:
     return lines
 
 
-def throughput_bits_per_s(sender: Host, receiver: Host, address: str, duration_s: int) -> float:
-    """Returns what one TCP stream brings from container to container.
+def throughput_bits_per_s(
+    sender: str, receiver: str, address: IPv4Address, *, duration_s: int, log: Path
+) -> float:
+    """Returns what one TCP stream brings from a namespace to `address` in another.
 
     Raises:
         LabError: iperf3 failed.
     """
-    log = receiver.directory / "iperf3.log"
     log.unlink(missing_ok=True)
-    server = namespaces.start(
-        receiver.container_namespace, "iperf3", "-s", "-1", "--forceflush", log=log
-    )
+    server = namespaces.start(receiver, "iperf3", "-s", "-1", "--forceflush", log=log)
     try:
         if not namespaces.became_true(lambda: "listening" in log.read_text(), 5.0):
             msg = f"lab: the iperf3 server does not listen; its log: {log}"
             raise LabError(msg)
         said = namespaces.run(
             *namespaces.inside(
-                sender.container_namespace,
-                *("iperf3", "-J", "-c", address, "-t", str(duration_s)),
+                sender, *("iperf3", "-J", "-c", str(address), "-t", str(duration_s))
             ),
             timeout_s=duration_s + 20.0,
         )
