@@ -1,0 +1,109 @@
+//! Why a packet went no further. A drop is a counted fact, not an error.
+//!
+//! The name in snake case is at once the counter's label, the log field and the test's oracle.
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Why a packet went no further.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in order of declaration.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// Returns the reason's name outside this program.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$name => $label,)*
+                }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// Both ways: no settings have been committed yet.
+    NotConfigured = "not_configured",
+    /// Both ways: an IPv6 packet, and the network has no IPv6.
+    Ipv6Disabled = "ipv6_disabled",
+    /// Both ways: the hop limit ran out here.
+    HopLimitExceeded = "hop_limit_exceeded",
+
+    /// Outbound: the device handed over what is no IP packet.
+    Malformed = "malformed",
+    /// Outbound: a super-packet, though no offload that makes them is on.
+    UnexpectedGso = "unexpected_gso",
+    /// Outbound: no lease covers the destination.
+    NoRoute = "no_route",
+    /// Outbound: the destination is in the own subnet; sending it would make a loop.
+    OwnSubnet = "own_subnet",
+    /// Outbound: larger than the peer can take.
+    TooBig = "too_big",
+    /// Outbound: the underlay refused the datagram for its size.
+    TooBigForUnderlay = "too_big_for_underlay",
+    /// Outbound: the underlay has no way to the peer at present.
+    UnderlayUnreachable = "underlay_unreachable",
+    /// Outbound: the underlay refused the datagram for another reason.
+    UnderlayRefused = "underlay_refused",
+    /// Both ways: in hand when the engine was stopped.
+    Stopped = "stopped",
+
+    /// Inbound: a datagram without a byte in it.
+    Empty = "empty",
+    /// Inbound: larger than the overlay device takes.
+    Oversized = "oversized",
+    /// Inbound: neither IPv4 nor IPv6.
+    BadVersion = "bad_version",
+    /// Inbound: shorter than its header.
+    Truncated = "truncated",
+    /// Inbound: the header says it is shorter than a header can be.
+    BadHeaderLength = "bad_header_length",
+    /// Inbound: the inner packet claims to be longer than the datagram.
+    InnerLengthTooLong = "inner_length_too_long",
+    /// Inbound: the inner packet claims to be shorter than the datagram.
+    InnerLengthTooShort = "inner_length_too_short",
+    /// Inbound: the inner header checksum is wrong.
+    BadHeaderChecksum = "bad_header_checksum",
+    /// Inbound: the outer source is no peer.
+    UnknownPeer = "unknown_peer",
+    /// Inbound: no lease covers the inner source.
+    SourceNotLeased = "source_not_leased",
+    /// Inbound: the inner source is in the own subnet.
+    SourceIsLocal = "source_is_local",
+    /// Inbound: the inner source belongs to another peer than the one that sent it.
+    SourceOfOtherPeer = "source_of_other_peer",
+    /// Inbound: the inner destination is not ours.
+    WrongDestination = "wrong_destination",
+    /// Inbound: the overlay device did not take the packet.
+    DeviceRefused = "device_refused",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_snake_case_forms_of_the_names() {
+        for reason in DropReason::ALL {
+            let mut snake = String::new();
+            for letter in format!("{reason:?}").chars() {
+                if letter.is_uppercase() && !snake.is_empty() {
+                    snake.push('_');
+                }
+                snake.extend(letter.to_lowercase());
+            }
+            assert_eq!(reason.label(), snake);
+        }
+    }
+
+    #[test]
+    fn a_reason_is_its_own_place_in_the_list() {
+        for (place, reason) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, place);
+        }
+    }
+}

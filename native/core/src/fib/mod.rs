@@ -1,0 +1,127 @@
+//! The forwarding information base: everything a data thread needs to know, as one value.
+//!
+//! Path of a lease: `transaction` → **`fib`** → swapped whole by `io` → `outbound`, `inbound`.
+//! Built whole and never changed. A table for IPv6 would stand beside the one for IPv4, with the
+//! same targets.
+
+mod ipv4_table;
+
+use std::net::Ipv4Addr;
+
+use crate::adjacency::Adjacency;
+use crate::prefix::Prefix;
+use ipv4_table::Ipv4Table;
+
+/// How strictly the source of an arriving packet is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SourceCheck {
+    /// The inner source must be leased by the host that sent the datagram.
+    Strict,
+    /// The datagram must come from a peer, and not from our own addresses.
+    Loose,
+    /// Nothing is checked.
+    Off,
+}
+
+impl SourceCheck {
+    /// Returns the check of that name.
+    pub fn from_label(label: &str) -> Option<Self> {
+        [Self::Strict, Self::Loose, Self::Off].into_iter().find(|check| check.label() == label)
+    }
+
+    /// Returns the name outside this program.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Loose => "loose",
+            Self::Off => "off",
+        }
+    }
+}
+
+/// What the data path must know beside the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How strictly sources are checked.
+    pub source_check: SourceCheck,
+    /// Largest packet the overlay device takes, in bytes.
+    pub device_mtu_bytes: u16,
+    /// Source address of the ICMP errors sent from here.
+    pub icmp_source: Ipv4Addr,
+}
+
+/// Place of an adjacency in one FIB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AdjacencyId(u32);
+
+/// Where a packet for some address goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// This host itself.
+    Local,
+    /// A peer.
+    Adjacency(AdjacencyId),
+}
+
+/// Everything a data thread needs to know. Immutable.
+#[derive(Debug)]
+pub struct Fib {
+    settings: Option<Settings>,
+    ipv4: Ipv4Table,
+    adjacencies: Box<[Adjacency]>,
+    /// Sorted by address.
+    endpoints: Box<[(Ipv4Addr, AdjacencyId)]>,
+}
+
+impl Fib {
+    /// Builds a FIB. Targets in `entries` are places in `adjacencies`, or `None` for local.
+    pub fn build(
+        settings: Option<Settings>,
+        adjacencies: Vec<Adjacency>,
+        entries: impl IntoIterator<Item = (Prefix, Option<u32>)>,
+    ) -> Self {
+        let targets = entries.into_iter().map(|(prefix, place)| {
+            (prefix, place.map_or(Target::Local, |place| Target::Adjacency(AdjacencyId(place))))
+        });
+        let ipv4 = Ipv4Table::build(targets.collect());
+        let mut endpoints: Vec<_> = adjacencies
+            .iter()
+            .zip(0..)
+            .map(|(adjacency, place)| (*adjacency.parameters.endpoint.ip(), AdjacencyId(place)))
+            .collect();
+        endpoints.sort_unstable();
+        endpoints.dedup_by_key(|(address, _)| *address);
+        Self {
+            settings,
+            ipv4,
+            adjacencies: adjacencies.into_boxed_slice(),
+            endpoints: endpoints.into_boxed_slice(),
+        }
+    }
+
+    /// Returns a FIB that holds nothing, as before the first commit.
+    pub fn empty() -> Self {
+        Self::build(None, Vec::new(), [])
+    }
+
+    /// Returns the settings, once there are some.
+    pub const fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
+    }
+
+    /// Returns the target of the longest prefix that contains `address`.
+    pub fn lookup(&self, address: Ipv4Addr) -> Option<Target> {
+        self.ipv4.lookup(address)
+    }
+
+    /// Returns an adjacency that a lookup in this FIB named.
+    pub fn adjacency(&self, id: AdjacencyId) -> &Adjacency {
+        &self.adjacencies[id.0 as usize]
+    }
+
+    /// Returns an adjacency whose peer has this underlay address.
+    pub fn by_endpoint(&self, address: Ipv4Addr) -> Option<AdjacencyId> {
+        let place = self.endpoints.binary_search_by_key(&address, |(address, _)| *address).ok()?;
+        Some(self.endpoints[place].1)
+    }
+}

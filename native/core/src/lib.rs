@@ -1,0 +1,23 @@
+//! The decisions on every packet, as values without I/O, clock or thread.
+//!
+//! Path of a packet: TUN → `io` → **`core::outbound`** → `io` → underlay,
+//! and underlay → `io` → **`core::inbound`** → `io` → TUN.
+//! Path of a lease: `engine` (Python) → `py` → **`core::transaction`** → **`core::fib`**.
+//!
+//! Bytes come as slices, time as nanoseconds, the FIB as a reference; what goes out is written
+//! into batches that the caller drains. One owner thread each, nothing shared but counters.
+
+#![forbid(unsafe_code)]
+
+pub mod adjacency;
+pub mod batch;
+pub mod counters;
+pub mod drop_reason;
+pub mod encapsulation;
+pub mod fib;
+pub mod icmp_limit;
+pub mod inbound;
+pub mod outbound;
+pub mod prefix;
+pub mod replies;
+pub mod transaction;

@@ -1,0 +1,82 @@
+//! Whether a change is good as a whole. Reads the tables, changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use super::{Change, Error, LOCAL, Tables, TargetName};
+
+/// Smallest MTU an IPv4 link may have (RFC 791 §3.2).
+const MIN_MTU_BYTES: u16 = 68;
+
+/// Returns the first bad item of `change`.
+pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
+    if let Some(settings) = &change.settings {
+        let item = || "settings".to_owned();
+        check_mtu(item, settings.device_mtu_bytes)?;
+        check_address(item, "icmp_source", settings.icmp_source)?;
+    }
+    let mut put = BTreeSet::new();
+    for (name, parameters) in &change.put_adjacencies {
+        let item = || format!("adjacency {name}");
+        if name.is_empty() || name == LOCAL {
+            return Err(Error::BadName { name: name.clone() });
+        }
+        check_address(item, "endpoint", *parameters.endpoint.ip())?;
+        if parameters.endpoint.port() == 0 {
+            return Err(Error::PortZero { adjacency: name.clone() });
+        }
+        check_mtu(item, parameters.mtu_bytes)?;
+        if !put.insert(name.as_str()) {
+            return Err(Error::NamedTwice { item: item() });
+        }
+    }
+    let gone: BTreeSet<&str> = change
+        .drop_adjacencies
+        .iter()
+        .map(String::as_str)
+        .filter(|name| !put.contains(name))
+        .collect();
+    let mut prefixes = BTreeSet::new();
+    for (prefix, target) in &change.put_entries {
+        if !prefixes.insert(*prefix) {
+            return Err(Error::NamedTwice { item: format!("entry {prefix}") });
+        }
+        let TargetName::Adjacency(name) = target else { continue };
+        let known = tables.adjacencies.contains_key(name.as_str()) && !gone.contains(&**name);
+        if !known && !put.contains(name.as_str()) {
+            return Err(Error::UnknownTarget { prefix: *prefix, target: name.clone() });
+        }
+    }
+    // Entries that stop leading where they led before.
+    prefixes.extend(&change.drop_entries);
+    let mut freed: BTreeMap<u32, usize> = BTreeMap::new();
+    for key in prefixes.iter().filter_map(|prefix| tables.entries.get(prefix).copied().flatten()) {
+        *freed.entry(key).or_default() += 1;
+    }
+    for name in gone {
+        let Some(known) = tables.adjacencies.get(name) else { continue };
+        let uses = known.uses - freed.get(&known.key).copied().unwrap_or(0);
+        if uses > 0 {
+            return Err(Error::StillInUse { adjacency: name.to_owned(), uses });
+        }
+    }
+    Ok(())
+}
+
+fn check_mtu(item: impl Fn() -> String, mtu_bytes: u16) -> Result<(), Error> {
+    if mtu_bytes < MIN_MTU_BYTES {
+        return Err(Error::MtuTooSmall { item: item(), mtu_bytes, min_bytes: MIN_MTU_BYTES });
+    }
+    Ok(())
+}
+
+fn check_address(
+    item: impl Fn() -> String,
+    field: &'static str,
+    address: Ipv4Addr,
+) -> Result<(), Error> {
+    if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+        return Err(Error::NotUnicast { item: item(), field, address });
+    }
+    Ok(())
+}

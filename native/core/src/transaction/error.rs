@@ -1,0 +1,91 @@
+//! Why a change was refused: the item, the value, what was expected.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use crate::prefix::Prefix;
+
+/// Why a change was refused. Nothing of it took effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// An adjacency without a name, or with the name of the local target.
+    BadName {
+        /// The name found.
+        name: String,
+    },
+    /// An MTU below what every IPv4 link must carry.
+    MtuTooSmall {
+        /// What has it.
+        item: String,
+        /// The value found.
+        mtu_bytes: u16,
+        /// The smallest one.
+        min_bytes: u16,
+    },
+    /// An address that does not stand for one host.
+    NotUnicast {
+        /// What has it.
+        item: String,
+        /// Which of its fields.
+        field: &'static str,
+        /// The value found.
+        address: Ipv4Addr,
+    },
+    /// Port 0 cannot be sent to.
+    PortZero {
+        /// The adjacency that has it.
+        adjacency: String,
+    },
+    /// The same thing twice in one change.
+    NamedTwice {
+        /// What it is.
+        item: String,
+    },
+    /// An entry leads to an adjacency that is not there after the change.
+    UnknownTarget {
+        /// The entry.
+        prefix: Prefix,
+        /// Where it was to lead.
+        target: String,
+    },
+    /// An adjacency was to go, but entries lead to it.
+    StillInUse {
+        /// The adjacency.
+        adjacency: String,
+        /// How many entries lead to it after the change.
+        uses: usize,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BadName { name } => {
+                write!(f, "adjacency {name:?}: its name must be neither empty nor \"local\"")
+            }
+            Self::MtuTooSmall { item, mtu_bytes, min_bytes } => {
+                write!(f, "{item}: MTU {mtu_bytes}, expected at least {min_bytes} bytes")
+            }
+            Self::NotUnicast { item, field, address } => {
+                write!(f, "{item}: {field} {address}, expected the address of one host")
+            }
+            Self::PortZero { adjacency } => {
+                write!(f, "adjacency {adjacency}: port 0, expected 1 to 65535")
+            }
+            Self::NamedTwice { item } => {
+                write!(f, "{item}: put twice in one change, expected once")
+            }
+            Self::UnknownTarget { prefix, target } => {
+                write!(f, "entry {prefix}: no adjacency is named {target:?}; put it with the entry")
+            }
+            Self::StillInUse { adjacency, uses } => {
+                write!(
+                    f,
+                    "adjacency {adjacency}: still the target of {uses} entries; drop them too"
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}

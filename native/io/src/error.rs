@@ -1,0 +1,69 @@
+//! Why the engine refuses a call, or why one of its threads ended.
+
+use std::fmt;
+
+use rustix::io::Errno;
+use tunneld_core::transaction;
+
+/// Why the engine refuses a call, or why one of its threads ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    /// The lists of descriptors do not make whole workers.
+    Workers {
+        /// TUN queues given.
+        tun_queues: usize,
+        /// UDP sockets given.
+        sockets: usize,
+    },
+    /// A descriptor cannot be used.
+    Descriptor {
+        /// What it was given as.
+        role: &'static str,
+        /// Its number.
+        number: i32,
+        /// What the kernel says.
+        errno: Errno,
+    },
+    /// The kernel refuses something that every engine needs.
+    Kernel {
+        /// What was asked for.
+        call: &'static str,
+        /// What it says.
+        errno: Errno,
+    },
+    /// The change is bad.
+    Change(transaction::Error),
+    /// The call does not fit the engine's phase of life.
+    Phase {
+        /// The call.
+        call: &'static str,
+        /// What the engine is.
+        is: &'static str,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Workers { tun_queues, sockets } => write!(
+                f,
+                "engine: {tun_queues} TUN queues and {sockets} UDP sockets, expected the same \
+                 number of both and at least one"
+            ),
+            Self::Descriptor { role, number, errno } => {
+                write!(f, "engine: {role} descriptor {number} cannot be used: {errno}")
+            }
+            Self::Kernel { call, errno } => write!(f, "engine: {call} failed: {errno}"),
+            Self::Change(error) => write!(f, "engine change refused: {error}"),
+            Self::Phase { call, is } => write!(f, "engine: {call} is not possible, it is {is}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<transaction::Error> for Error {
+    fn from(error: transaction::Error) -> Self {
+        Self::Change(error)
+    }
+}

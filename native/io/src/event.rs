@@ -1,0 +1,132 @@
+//! What comes up in the data threads, on its way to Python.
+//!
+//! A bounded queue and an eventfd that is readable while the queue holds something. Data threads
+//! come here only when something is wrong, never with a packet.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::event::{EventfdFlags, eventfd};
+use tunneld_core::counters::Direction;
+
+use crate::error::Error;
+
+/// Most events that are kept; beyond, the oldest goes.
+const CAPACITY: usize = 1_024;
+
+/// Something that came up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The underlay refused a datagram for its size.
+    PathMtu {
+        /// Name of the adjacency.
+        adjacency: Arc<str>,
+        /// Size of the inner packet that did not fit.
+        size_bytes: usize,
+    },
+    /// A thread is gone without having been asked to.
+    WorkerEnded {
+        /// Number of the worker.
+        worker: usize,
+        /// Which of its threads.
+        direction: Direction,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The queue.
+pub(crate) struct Events {
+    queue: Mutex<VecDeque<Event>>,
+    ready: OwnedFd,
+}
+
+impl Events {
+    pub(crate) fn new() -> Result<Self, Error> {
+        let ready = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| Error::Kernel { call: "eventfd", errno })?;
+        Ok(Self { queue: Mutex::new(VecDeque::with_capacity(CAPACITY)), ready })
+    }
+
+    /// Adds an event, unless it is the same as the one before it.
+    pub(crate) fn push(&self, event: Event) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.back() == Some(&event) {
+            return;
+        }
+        if queue.len() == CAPACITY {
+            queue.pop_front();
+        }
+        queue.push_back(event);
+        signal(&self.ready);
+    }
+
+    /// Takes all events, oldest first.
+    pub(crate) fn drain(&self) -> Vec<Event> {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        clear(&self.ready);
+        queue.drain(..).collect()
+    }
+
+    pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ready.as_fd()
+    }
+}
+
+/// Makes an eventfd readable. It can only fail when its counter is full: then it is readable.
+pub(crate) fn signal(eventfd: &OwnedFd) {
+    let _full = rustix::io::write(eventfd, &1u64.to_ne_bytes());
+}
+
+/// Makes an eventfd unreadable. It can only fail when it was not readable.
+pub(crate) fn clear(eventfd: &OwnedFd) {
+    let _empty = rustix::io::read(eventfd, &mut [0u8; 8]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path_mtu(size_bytes: usize) -> Event {
+        Event::PathMtu { adjacency: "a".into(), size_bytes }
+    }
+
+    fn is_readable(events: &Events) -> bool {
+        let mut fds =
+            [rustix::event::PollFd::from_borrowed_fd(events.as_fd(), rustix::event::PollFlags::IN)];
+        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+        rustix::event::poll(&mut fds, Some(&now)).unwrap() == 1
+    }
+
+    #[test]
+    fn the_descriptor_is_readable_while_something_is_there() {
+        let events = Events::new().unwrap();
+        assert!(!is_readable(&events));
+        events.push(path_mtu(1));
+        events.push(path_mtu(2));
+        assert!(is_readable(&events));
+        assert_eq!(events.drain(), [path_mtu(1), path_mtu(2)]);
+        assert!(!is_readable(&events));
+    }
+
+    #[test]
+    fn a_flood_of_one_event_is_kept_once() {
+        let events = Events::new().unwrap();
+        for _ in 0..10_000 {
+            events.push(path_mtu(1));
+        }
+        assert_eq!(events.drain(), [path_mtu(1)]);
+    }
+
+    #[test]
+    fn the_newest_events_are_kept() {
+        let events = Events::new().unwrap();
+        for size in 0..2_000 {
+            events.push(path_mtu(size));
+        }
+        let drained = events.drain();
+        assert_eq!(drained.len(), 1_024);
+        assert_eq!(drained.last(), Some(&path_mtu(1_999)));
+    }
+}

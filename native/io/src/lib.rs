@@ -1,0 +1,24 @@
+//! Descriptors and threads of the data path: the only crate that touches the kernel.
+//!
+//! Path of a packet: TUN → **`io`** → `core` → **`io`** → underlay, and back.
+//! Each worker has two threads that run every packet to its end: no queue between threads, no
+//! lock and no allocation on a packet's way. What happens to a packet is decided in `core`.
+
+#![allow(clippy::disallowed_methods, reason = "this crate is where clock and threads belong")]
+
+mod clock;
+mod descriptor;
+mod engine;
+mod error;
+mod event;
+mod inbound;
+mod mmsg;
+mod outbound;
+mod publish;
+mod pulse;
+mod raw_icmp;
+mod tun;
+
+pub use engine::{Engine, Heartbeat, Snapshot, WorkerReading};
+pub use error::Error;
+pub use event::Event;

@@ -1,0 +1,122 @@
+//! A change as Python writes it, read into the one that `core` carries out.
+//!
+//! Addresses, prefixes and numbers are parsed here; an item that does not parse is named with
+//! its value. A key that is not known is refused, so that a slip does not pass for "unchanged".
+
+use std::fmt::Display;
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::fib::{Settings, SourceCheck};
+use tunneld_core::prefix::Prefix;
+use tunneld_core::transaction::{Change, LOCAL, TargetName};
+
+use crate::EngineError;
+
+/// Reads a change.
+///
+/// # Errors
+///
+/// `EngineError` names the first item that does not parse.
+pub(crate) fn from_py(dict: &Bound<'_, PyDict>) -> PyResult<Change> {
+    let mut change = Change::default();
+    for (key, value) in dict {
+        match key.extract::<String>()?.as_str() {
+            "settings" => change.settings = Some(settings(value.cast()?)?),
+            "put_adjacencies" => change.put_adjacencies = list(&value, adjacency)?,
+            "drop_adjacencies" => change.drop_adjacencies = value.extract()?,
+            "put_entries" => change.put_entries = list(&value, entry)?,
+            "drop_entries" => {
+                let texts: Vec<String> = value.extract()?;
+                change.drop_entries =
+                    texts.iter().map(|text| prefix(text)).collect::<PyResult<_>>()?;
+            }
+            other => {
+                return Err(refused(format_args!("unknown key {other:?} in the change")));
+            }
+        }
+    }
+    Ok(change)
+}
+
+fn settings(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
+    let item = Item { name: "settings".to_owned(), dict };
+    let check: String = item.field("source_check")?;
+    Ok(Settings {
+        source_check: SourceCheck::from_label(&check)
+            .ok_or_else(|| item.bad("source_check", &check, "strict, loose or off"))?,
+        device_mtu_bytes: item.mtu("device_mtu_bytes")?,
+        icmp_source: item.address("icmp_source")?,
+    })
+}
+
+fn adjacency(dict: &Bound<'_, PyDict>) -> PyResult<(String, Parameters)> {
+    let name: String = required(dict, "name")?.extract()?;
+    let item = Item { name: format!("adjacency {name}"), dict };
+    let encapsulation: String = item.field("encapsulation")?;
+    let port: i64 = item.field("port")?;
+    let port = u16::try_from(port).map_err(|_| item.bad("port", port, "1 to 65535"))?;
+    let parameters = Parameters {
+        encapsulation: Encapsulation::from_label(&encapsulation)
+            .ok_or_else(|| item.bad("encapsulation", &encapsulation, "raw"))?,
+        endpoint: SocketAddrV4::new(item.address("endpoint")?, port),
+        mtu_bytes: item.mtu("mtu_bytes")?,
+    };
+    Ok((name, parameters))
+}
+
+fn entry(dict: &Bound<'_, PyDict>) -> PyResult<(Prefix, TargetName)> {
+    let text: String = required(dict, "prefix")?.extract()?;
+    let target: String = required(dict, "target")?.extract()?;
+    let target = if target == LOCAL { TargetName::Local } else { TargetName::Adjacency(target) };
+    Ok((prefix(&text)?, target))
+}
+
+fn prefix(text: &str) -> PyResult<Prefix> {
+    text.parse().map_err(|error| {
+        refused(format_args!("entry {text}: {error}, expected an IPv4 prefix like 10.1.2.0/24"))
+    })
+}
+
+fn list<T>(
+    value: &Bound<'_, PyAny>,
+    read: impl Fn(&Bound<'_, PyDict>) -> PyResult<T>,
+) -> PyResult<Vec<T>> {
+    value.cast::<PyList>()?.iter().map(|item| read(item.cast()?)).collect()
+}
+
+/// A part of the change, with the name it has in messages.
+struct Item<'a, 'py> {
+    name: String,
+    dict: &'a Bound<'py, PyDict>,
+}
+
+impl<'py> Item<'_, 'py> {
+    fn field<T: for<'a> FromPyObject<'a, 'py, Error = PyErr>>(&self, key: &str) -> PyResult<T> {
+        required(self.dict, key)?.extract()
+    }
+
+    fn mtu(&self, key: &str) -> PyResult<u16> {
+        let mtu: i64 = self.field(key)?;
+        u16::try_from(mtu).map_err(|_| self.bad(key, mtu, "68 to 65535 bytes"))
+    }
+
+    fn address(&self, key: &str) -> PyResult<Ipv4Addr> {
+        let text: String = self.field(key)?;
+        text.parse().map_err(|_| self.bad(key, &text, "an IPv4 address"))
+    }
+
+    fn bad(&self, key: &str, value: impl Display, expected: &str) -> PyErr {
+        refused(format_args!("{}: {key} {value}, expected {expected}", self.name))
+    }
+}
+
+fn required<'py>(dict: &Bound<'py, PyDict>, key: &str) -> PyResult<Bound<'py, PyAny>> {
+    dict.get_item(key)?.ok_or_else(|| refused(format_args!("key {key:?} is missing in {dict}")))
+}
+
+fn refused(what: impl Display) -> PyErr {
+    EngineError::new_err(format!("engine change refused: {what}"))
+}

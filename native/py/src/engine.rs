@@ -1,0 +1,79 @@
+//! The handle that Python holds: each method is one call on `io`.
+
+use std::os::fd::RawFd;
+
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::{EngineError, change, readings};
+
+/// A data path over descriptors that Python opened. Thread-safe.
+#[pyclass(frozen, module = "tunneld._native")]
+pub(crate) struct Engine(tunneld_io::Engine);
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (*, tun_fds, underlay_fds, icmp_fd))]
+    #[allow(clippy::needless_pass_by_value, reason = "PyO3 hands lists over by value")]
+    fn new(tun_fds: Vec<RawFd>, underlay_fds: Vec<RawFd>, icmp_fd: RawFd) -> PyResult<Self> {
+        tunneld_io::Engine::new(&tun_fds, &underlay_fds, icmp_fd).map(Self).map_err(to_py)
+    }
+
+    /// An eventfd that is readable while `drain_events` has something.
+    #[getter]
+    fn event_fd(&self) -> RawFd {
+        self.0.event_fd()
+    }
+
+    /// Starts the threads: one outbound and one inbound per worker.
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.start()).map_err(to_py)
+    }
+
+    /// Carries out a change, whole or not at all; returns the new generation.
+    fn commit(&self, py: Python<'_>, change: &Bound<'_, PyDict>) -> PyResult<u64> {
+        let change = change::from_py(change)?;
+        py.detach(|| self.0.commit(change)).map_err(to_py)
+    }
+
+    /// Returns what the engine holds, sorted.
+    fn digest<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        readings::digest(py, &py.detach(|| self.0.digest()))
+    }
+
+    /// Returns a reading of all counters; they only rise.
+    fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        readings::counters(py, &self.0)
+    }
+
+    /// Returns what came up since the last call, oldest first.
+    fn drain_events<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.0.drain_events().iter().map(|event| readings::event(py, event)).collect()
+    }
+
+    /// Returns one entry per thread.
+    fn heartbeat<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        self.0.heartbeat().iter().map(|beat| readings::heartbeat(py, beat)).collect()
+    }
+
+    /// Stops reading from the TUN and the underlay; the kernel's queues hold what comes.
+    fn pause(&self, py: Python<'_>) {
+        py.detach(|| self.0.pause());
+    }
+
+    /// Undoes `pause`.
+    fn resume(&self, py: Python<'_>) {
+        py.detach(|| self.0.resume());
+    }
+
+    /// Ends the threads and waits for them.
+    fn stop(&self, py: Python<'_>) {
+        py.detach(|| self.0.stop());
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "the shape map_err wants")]
+fn to_py(error: tunneld_io::Error) -> PyErr {
+    EngineError::new_err(error.to_string())
+}

@@ -1,0 +1,23 @@
+//! The Python face of the data path. Types cross here; decisions and packets do not.
+//!
+//! Path of a lease: `tunneld.engine` → **`tunneld._native`** → `io` → `core`.
+//! The whole surface; its stub is `tunneld/_native.pyi`.
+
+#![forbid(unsafe_code)]
+
+mod change;
+mod engine;
+mod readings;
+
+pyo3::import_exception!(tunneld.errors, EngineError);
+
+/// The native data path. Control calls only: no packet reaches Python.
+#[pyo3::pymodule(gil_used = false)]
+mod _native {
+    #[pymodule_export]
+    use super::engine::Engine;
+
+    #[pymodule_export]
+    #[allow(non_upper_case_globals, reason = "Python's name for it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+}

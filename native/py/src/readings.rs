@@ -1,0 +1,107 @@
+//! What the engine reports, as plain Python values. Keys as in `tunneld/_native.pyi`.
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use tunneld_core::counters::AdjacencyReading;
+use tunneld_io::{Engine, Event, Heartbeat, Snapshot};
+
+pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Bound<'py, PyDict>> {
+    let adjacencies = PyList::empty(py);
+    for (name, parameters) in &snapshot.adjacencies {
+        let item = PyDict::new(py);
+        item.set_item("name", name)?;
+        item.set_item("encapsulation", parameters.encapsulation.label())?;
+        item.set_item("endpoint", parameters.endpoint.ip().to_string())?;
+        item.set_item("port", parameters.endpoint.port())?;
+        item.set_item("mtu_bytes", parameters.mtu_bytes)?;
+        adjacencies.append(item)?;
+    }
+    let entries = PyList::empty(py);
+    for (prefix, target) in &snapshot.entries {
+        let item = PyDict::new(py);
+        item.set_item("prefix", prefix.to_string())?;
+        item.set_item("target", target)?;
+        entries.append(item)?;
+    }
+    let settings = snapshot.settings.map(|settings| {
+        let item = PyDict::new(py);
+        item.set_item("source_check", settings.source_check.label())?;
+        item.set_item("device_mtu_bytes", settings.device_mtu_bytes)?;
+        item.set_item("icmp_source", settings.icmp_source.to_string())?;
+        PyResult::Ok(item)
+    });
+    let digest = PyDict::new(py);
+    digest.set_item("generation", snapshot.generation)?;
+    digest.set_item("settings", settings.transpose()?)?;
+    digest.set_item("adjacencies", adjacencies)?;
+    digest.set_item("entries", entries)?;
+    Ok(digest)
+}
+
+pub(crate) fn counters<'py>(py: Python<'py>, engine: &Engine) -> PyResult<Bound<'py, PyDict>> {
+    let adjacencies = PyDict::new(py);
+    for (name, reading) in py.detach(|| engine.adjacency_counters()) {
+        adjacencies.set_item(name, adjacency(py, &reading)?)?;
+    }
+    let drops = PyDict::new(py);
+    for (reason, count) in engine.drops() {
+        drops.set_item(reason.label(), count)?;
+    }
+    let workers = PyList::empty(py);
+    for reading in engine.worker_counters() {
+        let item = PyDict::new(py);
+        item.set_item("worker", reading.worker)?;
+        item.set_item("direction", reading.direction.label())?;
+        item.set_item("batches", reading.batches)?;
+        item.set_item("packets", reading.packets)?;
+        item.set_item("bytes", reading.bytes)?;
+        workers.append(item)?;
+    }
+    let (sent, suppressed) = engine.icmp();
+    let counters = PyDict::new(py);
+    counters.set_item("adjacencies", adjacencies)?;
+    counters.set_item("drops", drops)?;
+    counters.set_item("workers", workers)?;
+    counters.set_item("icmp_sent", sent)?;
+    counters.set_item("icmp_suppressed", suppressed)?;
+    Ok(counters)
+}
+
+fn adjacency<'py>(py: Python<'py>, reading: &AdjacencyReading) -> PyResult<Bound<'py, PyDict>> {
+    let item = PyDict::new(py);
+    item.set_item("tx_packets", reading.tx_packets)?;
+    item.set_item("tx_bytes", reading.tx_bytes)?;
+    item.set_item("rx_packets", reading.rx_packets)?;
+    item.set_item("rx_bytes", reading.rx_bytes)?;
+    item.set_item("last_rx", reading.last_rx_ns.map(|ns| ns as f64 / 1e9))?;
+    Ok(item)
+}
+
+pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyDict>> {
+    let item = PyDict::new(py);
+    match event {
+        Event::PathMtu { adjacency, size_bytes } => {
+            item.set_item("kind", "path_mtu")?;
+            item.set_item("adjacency", &**adjacency)?;
+            item.set_item("size_bytes", size_bytes)?;
+            item.set_item("detail", "the underlay refused a datagram for its size")?;
+        }
+        Event::WorkerEnded { worker, direction, reason } => {
+            let direction = direction.label();
+            item.set_item("kind", "worker_ended")?;
+            item.set_item("adjacency", py.None())?;
+            item.set_item("size_bytes", py.None())?;
+            item.set_item("detail", format!("{direction} thread of worker {worker}: {reason}"))?;
+        }
+    }
+    Ok(item)
+}
+
+pub(crate) fn heartbeat<'py>(py: Python<'py>, beat: &Heartbeat) -> PyResult<Bound<'py, PyDict>> {
+    let item = PyDict::new(py);
+    item.set_item("worker", beat.worker)?;
+    item.set_item("direction", beat.direction.label())?;
+    item.set_item("alive", beat.alive)?;
+    item.set_item("beats", beat.beats)?;
+    Ok(item)
+}
