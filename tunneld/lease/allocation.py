@@ -104,10 +104,10 @@ def candidates(
 
     def vacant(*wanted: Origin) -> Iterator[Candidate]:
         for origin, key in unheld:
-            if origin in wanted and key not in tried and config.admits(key):
+            is_vacant = config.admits(key) and key.ipv4 not in occupied
+            if origin in wanted and key not in tried and is_vacant:
                 tried.add(key)
-                if key.ipv4 not in occupied:
-                    yield Candidate(key=key, expected_revision=0, origin=origin, drop=drop)
+                yield Candidate(key=key, expected_revision=0, origin=origin, drop=drop)
 
     yield from existing("owned")
     yield from vacant("lost")

@@ -188,6 +188,12 @@ def test_subnet_overwritten_by_a_host_with_our_node_id_is_not_fought_over() -> N
     assert origins(choices(view, held=held)) == []
 
 
+def test_own_key_rewritten_without_our_grant_is_taken_over_in_place() -> None:
+    held = lease("10.5.7.0/24", ME, grant_id=3)
+    view = table(lease("10.5.7.0/24", ME, grant_id=0), lease("10.5.3.0/24", ALICE))
+    assert origins(choices(view, held=held)) == [("public_ip", "10.5.7.0/24")]
+
+
 def test_blocked_subnet_is_not_tried() -> None:
     view = table(lease("10.5.7.0/24", ME))
     blocked = frozenset({key("10.5.7.0/24"), key("10.5.1.0/24")})

@@ -1,0 +1,94 @@
+"""A node for the keeper's tests: a real store, its table followed, and a keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from ipaddress import IPv4Address, IPv4Network
+from types import TracebackType
+from typing import Self
+
+from tests.unit.store.servers import until
+from tunneld.lease.keeper import Keeper
+from tunneld.lease.model import Batch, Lease, LeaseAttributes
+from tunneld.lease.network import NetworkConfig
+from tunneld.lease.ownership import Deleted, Held, Overwritten
+from tunneld.lease.tracker import LeaseTracker
+from tunneld.store import StoreOptions, open_store
+
+
+class Node:
+    """Follows the store while the `async with` lasts."""
+
+    def __init__(
+        self,
+        options: StoreOptions,
+        public_ip: str,
+        *,
+        node_id: str | None = None,
+        ttl_s: float = 60.0,
+        seed: int = 1,
+    ) -> None:
+        self.store = open_store(options)
+        self.public_ip = public_ip
+        self.tracker = LeaseTracker()
+        self.keeper = Keeper(
+            self.store,
+            node_id=node_id or f"node-{public_ip.replace('.', '-')}",
+            version="0.1.0",
+            ttl_s=ttl_s,
+            renew_margin_s=3600.0,
+            rng=random.Random(seed),
+        )
+
+    async def acquire(
+        self, config: NetworkConfig, previous: str | None = None, *, public_ip: str | None = None
+    ) -> Lease:
+        self.public_ip = public_ip or self.public_ip
+        return await self.keeper.acquire(
+            self.tracker,
+            config,
+            LeaseAttributes(public_ip=IPv4Address(self.public_ip)),
+            None if previous is None else IPv4Network(previous),
+        )
+
+    async def verdict(self) -> Deleted | Overwritten:
+        """Waits until the table says that the lease is not held."""
+        found: list[Deleted | Overwritten] = []
+
+        def is_lost() -> bool:
+            verdict = self.keeper.observe(self.tracker)
+            if not isinstance(verdict, Held):
+                found.append(verdict)
+            return bool(found)
+
+        await until(is_lost)
+        return found[0]
+
+    async def sees(self, lease: Lease) -> None:
+        """Waits until the table is as new as the lease."""
+        await until(lambda: self.tracker.revision >= lease.mod_revision)
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._follow())
+        await until(lambda: self.tracker.history > 0 or self._task.done())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self.store.close()
+        if not self._task.cancelled():
+            self._task.result()
+
+    async def _follow(self) -> None:
+        async for news in self.store.watch():
+            if isinstance(news, Batch):
+                self.tracker.apply(news)
+            else:
+                self.tracker.reset(news)
