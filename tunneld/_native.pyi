@@ -5,10 +5,13 @@ All values are plain data, so that the engine could live in a process of its own
 """
 
 from collections.abc import Sequence
-from typing import TypedDict, final
+from typing import Self, TypedDict, final, type_check_only
+
+__all__ = ["Engine", "__version__"]
 
 __version__: str
 
+@type_check_only
 class Settings(TypedDict):
     source_check: str
     """`strict`, `loose` or `off`."""
@@ -16,6 +19,7 @@ class Settings(TypedDict):
     icmp_source: str
     """IPv4 address."""
 
+@type_check_only
 class Adjacency(TypedDict):
     name: str
     encapsulation: str
@@ -25,12 +29,14 @@ class Adjacency(TypedDict):
     port: int
     mtu_bytes: int
 
+@type_check_only
 class Entry(TypedDict):
     prefix: str
     """`a.b.c.d/len`, no host bits."""
     target: str
     """Name of an adjacency, or `local`."""
 
+@type_check_only
 class Change(TypedDict, total=False):
     settings: Settings
     put_adjacencies: list[Adjacency]
@@ -38,12 +44,14 @@ class Change(TypedDict, total=False):
     put_entries: list[Entry]
     drop_entries: list[str]
 
+@type_check_only
 class Digest(TypedDict):
     generation: int
     settings: Settings | None
     adjacencies: list[Adjacency]
     entries: list[Entry]
 
+@type_check_only
 class AdjacencyCounters(TypedDict):
     tx_packets: int
     tx_bytes: int
@@ -52,6 +60,7 @@ class AdjacencyCounters(TypedDict):
     last_rx: float | None
     """Seconds on the monotonic clock (CLOCK_MONOTONIC), or None: never."""
 
+@type_check_only
 class WorkerCounters(TypedDict):
     worker: int
     direction: str
@@ -60,6 +69,7 @@ class WorkerCounters(TypedDict):
     packets: int
     bytes: int
 
+@type_check_only
 class Counters(TypedDict):
     adjacencies: dict[str, AdjacencyCounters]
     drops: dict[str, int]
@@ -68,15 +78,17 @@ class Counters(TypedDict):
     icmp_sent: int
     icmp_suppressed: int
 
+@type_check_only
 class Event(TypedDict):
     kind: str
-    """`path_mtu`: the underlay refused a datagram for its size. `worker_ended`: a thread is gone."""
+    """`path_mtu`: the underlay refused a datagram for its size. `worker_ended`: a thread ended."""
     adjacency: str | None
     size_bytes: int | None
     """`path_mtu`: size of the inner packet that did not fit."""
     detail: str
     """`worker_ended`: which one, and why."""
 
+@type_check_only
 class Heartbeat(TypedDict):
     worker: int
     direction: str
@@ -88,8 +100,10 @@ class Heartbeat(TypedDict):
 class Engine:
     """A data path over descriptors that Python opened. Thread-safe."""
 
-    def __init__(self, *, tun_fds: Sequence[int], underlay_fds: Sequence[int], icmp_fd: int) -> None:
+    def __new__(cls, *, tun_fds: Sequence[int], underlay_fds: Sequence[int], icmp_fd: int) -> Self:
         """Takes duplicates of the descriptors: the caller keeps and closes its own.
+
+        The open files behind them become non-blocking, for the caller too.
 
         Worker i reads and writes TUN queue i and UDP socket i. TUN queues carry a 10-byte
         virtio_net_hdr; `icmp_fd` is a raw IPv4 socket with IP_HDRINCL.
@@ -103,7 +117,11 @@ class Engine:
         """An eventfd that is readable while `drain_events` has something."""
 
     def start(self) -> None:
-        """Starts the threads: one outbound and one inbound per worker."""
+        """Starts the threads: one outbound and one inbound per worker.
+
+        Raises:
+            EngineError: they have been started before, or the kernel gives no threads.
+        """
 
     def commit(self, change: Change) -> int:
         """Carries out a change, whole or not at all; returns the new generation.
@@ -113,7 +131,8 @@ class Engine:
 
         Raises:
             EngineError: names the first bad item: an address, prefix or number that does not
-                parse, an entry whose target is unknown, an adjacency still in use.
+                parse, an entry whose target is unknown, an adjacency still in use. Or the engine
+                has been stopped.
         """
 
     def digest(self) -> Digest:
@@ -129,7 +148,10 @@ class Engine:
         """Returns one entry per thread."""
 
     def pause(self) -> None:
-        """Stops reading from the TUN and the underlay; the kernel's queues hold what comes."""
+        """Stops reading from the TUN and the underlay; the kernel's queues hold what comes.
+
+        Each thread finishes the batch in hand first.
+        """
 
     def resume(self) -> None:
         """Undoes `pause`."""
