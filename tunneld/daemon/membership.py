@@ -7,12 +7,14 @@ Path of a lease: `store` -> **`daemon.membership`** (`lease.tracker`, `lease.kee
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from ipaddress import IPv4Network
 
-from tunneld.errors import GrantLostError, LeaseError, StoreError
+from tunneld.daemon.cache import Cache, Remembered
+from tunneld.errors import GrantLostError, HostError, LeaseError, StoreError
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import Batch, Lease, LeaseAttributes, Snapshot
 from tunneld.lease.network import NetworkConfig, parse
@@ -21,8 +23,14 @@ from tunneld.lease.registry import Store, StoreStatus
 from tunneld.lease.tracker import LeaseTracker
 from tunneld.log import Periodic
 
+REMEMBER_S = 1.0
+"""How often, at the most, the table is written down: a large network changes often."""
+
 RETRY_S = 1.0
 """How long after a refusal the next attempt to get a lease is made."""
+
+PATIENCE_S = 3.0
+"""How long a start waits for the store when it could go by what is remembered."""
 
 REMINDER_S = 60.0
 """How often a condition that lasts is named again in the log."""
@@ -61,7 +69,7 @@ class Membership:
         """Returns how the store is reached."""
         return self._store.status()
 
-    @contextmanager
+    @contextlib.contextmanager
     def telling(self, listener: Callable[[], None]) -> Iterator[None]:
         """Calls `listener` after every change of the table or of the own lease."""
         self._listeners.append(listener)
@@ -96,13 +104,18 @@ class Membership:
                     self.tracker.apply(news)
             self._tell()
 
-    async def first_config(self) -> NetworkConfig:
-        """Waits for a network config.
+    async def first_config(self, remembered: Remembered | None) -> NetworkConfig:
+        """Waits for a network config; goes by what is remembered if the store keeps away.
 
         Raises:
             NetworkConfigError: there is one, and it is not usable.
         """
         loop = asyncio.get_running_loop()
+        if remembered is not None and not self.tracker.history:
+            await self._changed_within(PATIENCE_S)
+            if not self.tracker.history:
+                self.tracker.reset(remembered.table)
+                self._keeper.adopt(remembered.own, remembered.left_s, self.tracker)
         while (text := self.tracker.config_text) is None:
             if self.tracker.history and self._complaint.due(loop.time(), "config"):
                 _log.warning(
@@ -134,6 +147,10 @@ class Membership:
                 self._refusal = None
                 self._tell()
                 return lease
+
+    def holds(self, attributes: LeaseAttributes) -> bool:
+        """Returns whether there is a lease and it says just this."""
+        return self.own is not None and self.own.attributes == attributes
 
     async def hold(self, config: NetworkConfig, attributes: LeaseAttributes) -> None:
         """Keeps the lease until cancelled; gets it back, or another one, when it is lost."""
@@ -178,3 +195,32 @@ class Membership:
         self._news.set()
         for listener in self._listeners:
             listener()
+
+
+async def remember(cache: Cache, membership: Membership) -> None:
+    """Writes the table down after it has changed, at most once in `REMEMBER_S`, for ever.
+
+    Renewals change nothing in the table, but when the own lease ends: that is written down anew
+    ten times in the life of a lease.
+    """
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    complaint = Periodic(REMINDER_S)
+    with membership.telling(changed.set):
+        while True:
+            changed.clear()
+            own, ends_s = membership.own, membership.expires_at_s
+            left_s = ends_s - time.monotonic() if ends_s is not None else 0.0
+            if own is not None:
+                table = membership.tracker.view
+                try:
+                    await asyncio.to_thread(cache.save, table, own, left_s)
+                except HostError as error:
+                    if complaint.due(loop.time()):
+                        _log.warning(
+                            "the network cannot be remembered",
+                            extra={"fields": {"error": str(error)}},
+                        )
+            await asyncio.sleep(REMEMBER_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), max(left_s / 10, REMEMBER_S))

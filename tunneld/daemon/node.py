@@ -21,9 +21,10 @@ from tunneld.config import RunOptions
 from tunneld.control.health import HealthServer
 from tunneld.control.server import ControlServer
 from tunneld.control.status import render_status
+from tunneld.daemon.cache import Cache
 from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.desired import Desired
-from tunneld.daemon.membership import Membership
+from tunneld.daemon.membership import Membership, remember
 from tunneld.daemon.path_mtu import PathMtus
 from tunneld.daemon.report import Report
 from tunneld.daemon.together import together
@@ -81,6 +82,7 @@ class Node:
                 rng=random.SystemRandom(),
             )
             self._membership = Membership(store, keeper)
+            self._cache = Cache(self._state_dir, f"{store.status().kind} {options.store.prefix}")
             self._report = Report(node_id=self._state_dir.node_id, membership=self._membership)
             await self._open_faces(stack)
             try:
@@ -102,7 +104,7 @@ class Node:
             stack.push_async_callback(health.close)
 
     async def _stay(self, underlay: Underlay) -> None:
-        config = await self._membership.first_config()
+        config = await self._membership.first_config(self._cache.load())
         if config.enable_ipv6:
             raise NetworkConfigError(
                 "the network config sets EnableIPv6, which the udp backend cannot carry; "
@@ -161,7 +163,9 @@ class Node:
             )
             wake = path.reconciler.wake
             attributes = backend.attributes(underlay.public_ip, None)
-            await membership.join(config, attributes, _previous_subnet(options.subnet_file))
+            if not membership.holds(attributes):
+                previous = _previous_subnet(options.subnet_file)
+                await membership.join(config, attributes, previous)
 
             watch = UnderlayWatch(
                 selection=self._selection,
@@ -186,6 +190,7 @@ class Node:
                 watch.run(),
                 membership.hold(config, attributes),
                 self._announce(path),
+                remember(self._cache, membership),
                 _wait_for(failure),
                 self._wait_for_leave(),
             )
@@ -226,6 +231,7 @@ class Node:
         """Gives the lease back; the answer is sent before the node ends."""
         own = self._membership.own
         await self._membership.leave()
+        self._cache.forget()
         self._options.subnet_file.unlink(missing_ok=True)
         self._leaving.set()
         return {"subnet": None if own is None else str(own.subnet)}

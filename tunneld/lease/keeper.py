@@ -195,6 +195,20 @@ class Keeper:
             f"{MAX_ROUNDS} rounds; trying again later"
         )
 
+    def adopt(self, lease: Lease, left_s: float, tracker: LeaseTracker) -> None:
+        """Goes on with a lease of an earlier run, `left_s` seconds before its end.
+
+        For a start without a store: `tracker` holds what was remembered, and the next listing
+        judges whether the lease is still ours.
+        """
+        self._lease, self._history, self._is_lost = lease, tracker.history, False
+        self._grant = Grant(grant_id=lease.grant_id, ttl_s=self._ttl_s)
+        self._granted_at_s = _now() + left_s - self._ttl_s
+        _log.warning(
+            "the store is away; going on with the remembered lease",
+            extra={"fields": {"subnet": str(lease.key), "wait_s": left_s}},
+        )
+
     async def keep(self) -> None:
         """Renews the lease in time, until cancelled. Goes on while the store is away.
 

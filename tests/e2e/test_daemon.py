@@ -1,0 +1,187 @@
+"""A node on a real host: what it does when the network, the store or an operator does something.
+
+Needs root, etcd and iproute2.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.interop.network import PREFIX, Host, Network, pings
+from tests.support.netns import Rig
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.root
+
+PATIENCE_S = 30.0
+
+
+@pytest.fixture
+def network(root_tools: None, rig: Rig) -> Iterator[Network]:
+    """Two tunneld hosts whose containers reach each other."""
+    network = Network(rig)
+    network.add("t1")
+    network.add("t2")
+    network.wait_connected()
+    yield network
+
+
+def _both(network: Network) -> tuple[Host, Host]:
+    return network.host("t1"), network.host("t2")
+
+
+def test_a_deleted_lease_is_taken_back_in_place(network: Network) -> None:
+    first, second = _both(network)
+    subnet = first.subnet
+    network.etcd.delete(first.lease_key)
+    wait_until(lambda: first.lease_key in network.leases(), PATIENCE_S, "the lease")
+    wait_until(lambda: pings(first, second), PATIENCE_S, "the peer to take the host back")
+    assert first.subnet == subnet
+    assert pings(second, first)
+    assert "lease" in first.running.output()
+
+
+def test_a_lease_somebody_else_took_is_given_up_for_another_subnet(network: Network) -> None:
+    first, second = _both(network)
+    taken = first.subnet
+    network.etcd.put(first.lease_key, '{"PublicIP":"192.0.2.99","PublicIPv6":null}')
+    wait_until(lambda: first.subnet != taken, PATIENCE_S, "another subnet in subnet.env")
+    wait_until(lambda: first.lease_key in network.leases(), PATIENCE_S, "another lease")
+    peer = f"{first.subnet}"
+    wait_until(
+        lambda: peer in [entry["subnet"] for entry in second.status()["peers"]],
+        PATIENCE_S,
+        "the peer to learn the new subnet",
+    )
+    addresses = first.space.run("ip", "-o", "-4", "address", "show", "dev", "flannel0")
+    assert f" {first.overlay_ip}/32 " in addresses
+    assert f" {taken.network_address}/32 " not in addresses
+    assert first.running.exit_status is None
+
+
+def test_what_an_operator_removes_is_put_back(network: Network) -> None:
+    first, second = _both(network)
+
+    def host_state() -> tuple[str, str, str]:
+        return (
+            first.space.run("ip", "-4", "route", "show", "proto", "116"),
+            first.space.run("ip", "-o", "-4", "address", "show", "dev", "flannel0"),
+            first.space.run("nft", "list", "ruleset"),
+        )
+
+    before = host_state()
+    assert all(before)
+    first.space.run("ip", "-4", "route", "flush", "proto", "116")
+    first.space.run("ip", "address", "flush", "dev", "flannel0")
+    first.space.run("nft", "flush", "ruleset")
+    wait_until(lambda: host_state() == before, PATIENCE_S, "routes, address and rules")
+    wait_until(lambda: pings(first, second), PATIENCE_S, "the way to the peer")
+
+
+def test_a_new_public_ip_is_written_into_the_same_lease(network: Network) -> None:
+    first, second = _both(network)
+    key = first.lease_key
+    moved = str(network.outside + 76)
+    first.space.run("ip", "address", "delete", f"{first.public_ip}/24", "dev", "eth0")
+    first.space.run("ip", "address", "add", f"{moved}/24", "dev", "eth0")
+    # The kernel took the default route away with the address it belonged to.
+    first.space.run("ip", "route", "replace", "default", "via", str(network.outside))
+    wait_until(
+        lambda: json.loads(network.leases()[key])["PublicIP"] == moved,
+        PATIENCE_S,
+        "the new address in the lease",
+    )
+    wait_until(lambda: pings(second, first), PATIENCE_S, "the peer to follow")
+    assert first.lease_key == key
+    assert len(network.leases()) == 2
+
+
+def test_a_host_restarts_and_forwards_while_the_store_is_away(network: Network) -> None:
+    first, second = _both(network)
+    key = first.lease_key
+    remembered = first.space.directory / "state" / "network.json"
+    wait_until(
+        lambda: str(second.lease_key.rpartition("/")[2]) in remembered.read_text(),
+        PATIENCE_S,
+        "the peer to be remembered",
+    )
+    network.etcd.stop()
+    assert first.end(signal.SIGKILL) != 0
+    first.start()
+    wait_until(lambda: pings(first, second), PATIENCE_S, "forwarding without a store")
+    status = first.status()
+    assert status["state"] == "degraded"
+    assert status["store"]["connected"] is False
+    network.etcd.start()
+    wait_until(lambda: first.status()["state"] == "ready", PATIENCE_S, "the store")
+    assert first.lease_key == key
+    assert key in network.leases()
+    assert pings(second, first)
+
+
+def test_a_narrow_path_is_told_to_the_container(network: Network) -> None:
+    first, second = _both(network)
+    first.space.run(
+        *("ip", "route", "add", f"{second.public_ip}/32", "dev", "eth0", "mtu", "lock", "1300")
+    )
+
+    def told() -> str:
+        size = str(1472 - 28)
+        done = first.container.try_run(
+            *("ping", "-c1", "-W1", "-M", "do", "-s", size, str(second.container_ip))
+        )
+        found = re.search(r"mtu = ?(\d+)|mtu=(\d+)", done.stdout + done.stderr)
+        return "" if found is None else str(found[1] or found[2])
+
+    assert wait_until(told, PATIENCE_S, "frag-needed in the container") == str(1300 - 28)
+    routes = first.space.run("ip", "-4", "route", "show", "proto", "116")
+    assert re.search(rf"^{re.escape(str(second.subnet))} dev flannel0 .*mtu 1272", routes, re.M)
+    fits = str(1272 - 28)
+    first.container.run(*("ping", "-c1", "-W5", "-M", "do", "-s", fits, str(second.container_ip)))
+
+
+def test_a_smaller_underlay_mtu_takes_effect_at_once(network: Network) -> None:
+    first, _ = _both(network)
+    first.space.run("ip", "link", "set", "eth0", "mtu", "1400")
+    wait_until(lambda: first.subnet_env["FLANNEL_MTU"] == "1372", PATIENCE_S, "subnet.env")
+    assert " mtu 1372 " in first.space.run("ip", "link", "show", "flannel0")
+
+
+def test_leave_gives_the_lease_back_and_ends_the_daemon(network: Network) -> None:
+    first, second = _both(network)
+    key, subnet = first.lease_key, str(first.subnet)
+    done = first.ctl("leave")
+    assert done.returncode == 0, done.stderr
+    assert first.running.wait() == 0
+    assert key not in network.leases()
+    assert not first.subnet_file.exists()
+    wait_until(
+        lambda: subnet not in [entry["subnet"] for entry in second.status()["peers"]],
+        PATIENCE_S,
+        "the peer to forget the host",
+    )
+    assert not network.etcd.everything(f"{PREFIX}/tunneld/nodes/{first.public_ip}")
+
+
+def test_a_clean_stop_leaves_the_lease_and_subnet_env_only(network: Network) -> None:
+    first, _ = _both(network)
+    assert first.end(signal.SIGTERM) == 0
+    assert first.space.run("nft", "list", "ruleset") == ""
+    assert "flannel0" not in first.space.run("ip", "link", "show")
+    assert first.space.run("ip", "-4", "route", "show", "proto", "116") == ""
+    assert not first.control_socket.exists()
+    assert first.subnet_file.exists()
+    assert first.lease_key in network.leases()
+
+
+def test_another_network_config_is_named_and_waits_for_a_restart(network: Network) -> None:
+    first, second = _both(network)
+    network.etcd.put(f"{PREFIX}/config", '{"Network":"10.5.0.0/16","SubnetLen":25}')
+    first.running.wait_for_output("not the one in force any more")
+    assert pings(first, second)
+    assert first.status()["network"]["Backend"] == {"Type": "udp"}
