@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -22,13 +21,13 @@ PATIENCE_S = 30.0
 
 
 @pytest.fixture
-def network(root_tools: None, rig: Rig) -> Iterator[Network]:
+def network(root_tools: None, rig: Rig) -> Network:
     """Two tunneld hosts whose containers reach each other."""
     network = Network(rig)
     network.add("t1")
     network.add("t2")
     network.wait_connected()
-    yield network
+    return network
 
 
 def _both(network: Network) -> tuple[Host, Host]:
