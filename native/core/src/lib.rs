@@ -21,3 +21,6 @@ pub mod outbound;
 pub mod prefix;
 pub mod replies;
 pub mod transaction;
+
+#[cfg(test)]
+mod testing;
