@@ -83,13 +83,13 @@ def main() -> int:
     about = machine()
     with sole_use(topology.name), interruptible():
         take_down(topology.name)
+        lab = Lab(topology)
         try:
-            lab = Lab(topology)
             lab.build(say)
             figures = measure(lab)
         finally:
             with uninterruptible():
-                take_down(topology.name)
+                lab.take_down()
     now = datetime.now(tz=UTC)
     place = RESULTS / f"lab-{now:%Y%m%dT%H%M%SZ}.json"
     place.parent.mkdir(exist_ok=True)

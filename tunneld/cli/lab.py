@@ -83,7 +83,7 @@ def _up(args: argparse.Namespace) -> int:
             lab.build(main_job.say)
         except BaseException:
             with main_job.uninterruptible():
-                build.take_down(topology.name)
+                lab.take_down()
             raise
     print(f"\n{draw(topology, lab.views)}\n")
     option = "" if topology.name == "lab" else f" --name {topology.name}"

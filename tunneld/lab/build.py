@@ -72,6 +72,11 @@ class Lab:
                 msg = f"lab: tunneld on {host.label} ended with {status} on SIGTERM, expected 0"
                 raise LabError(f"{msg} (log: {host.log})")
 
+    def take_down(self) -> None:
+        """Ends everything, in whatever state it is."""
+        namespaces.stop([*self.daemons.values(), *self.store])
+        take_down(self.topology.name)
+
 
 def find(name: str) -> Topology:
     """Returns the lab that stands under a name.

@@ -42,18 +42,19 @@ def run_main_job(topology: Topology) -> int:
         raise UsageError(msg)
     with sole_use(topology.name), interruptible():
         take_down(topology.name)
+        lab = Lab(topology)
         try:
-            pids = _work(topology)
+            pids = _work(lab)
         finally:
             with uninterruptible():
-                take_down(topology.name)
+                lab.take_down()
         say(checks.check_nothing_left(topology, pids))
     say("done: the main job passed")
     return 0
 
 
-def _work(topology: Topology) -> list[int]:
-    lab = Lab(topology)
+def _work(lab: Lab) -> list[int]:
+    topology = lab.topology
     lab.build(say)
     print(f"\n{draw(topology, lab.views)}\n")
 

@@ -1,0 +1,69 @@
+"""Labs of this folder's modules: whole hosts in namespaces, with real daemons on a real etcd."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.single_host import SingleHost
+from tests.e2e.site import Site
+from tests.support.etcd import Etcd
+from tests.support.netns import Rig
+from tunneld.lab import build, namespaces
+from tunneld.lab.topology import Topology
+
+_numbers = itertools.count(1)
+_LAB = re.compile(r"tnl-(?P<name>t(?P<pid>\d+)x\d+)-")
+
+
+def pytest_sessionstart() -> None:
+    """Takes down the labs of test runs that were killed."""
+    if os.geteuid() != 0:
+        return
+    for found in {_LAB.match(name) for name in namespaces.existing("tnl-t")}:
+        if found is not None and not Path(f"/proc/{found['pid']}").exists():
+            build.take_down(found["name"])
+
+
+def new_lab_name() -> str:
+    return f"t{os.getpid()}x{next(_numbers)}"
+
+
+@pytest.fixture
+def lab_name(root_tools: None) -> Iterator[str]:
+    """A name of its own for a lab, which is down afterwards whatever happened."""
+    name = new_lab_name()
+    yield name
+    build.take_down(name)
+
+
+@pytest.fixture(scope="module")
+def site(root_tools: None) -> Iterator[Site]:
+    """Three hosts on etcd, up for all tests of a module."""
+    topology = Topology(name=new_lab_name(), size=3, store="etcd")
+    lab = build.Lab(topology)
+    try:
+        lab.build(print)
+        yield Site(lab)
+        lab.stop_daemons()
+    finally:
+        lab.take_down()
+
+
+@pytest.fixture
+def host(rig: Rig) -> SingleHost:
+    """One host and a switch, no daemon yet."""
+    return SingleHost(rig)
+
+
+@pytest.fixture
+def etcd(host: SingleHost) -> Etcd:
+    """A running etcd that `host` reaches."""
+    etcd = Etcd(host.switch, str(host.switch_address))
+    etcd.start()
+    return etcd

@@ -1,0 +1,52 @@
+"""Sends one packet and collects what comes back; run with Python inside a namespace.
+
+Reads one JSON object from stdin, writes one to stdout; packets are hex. Needs nothing but the
+standard library.
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import sys
+import time
+from typing import Any
+
+IP_MTU_DISCOVER = 10
+IP_PMTUDISC_DONT = 0
+IP_PMTUDISC_PROBE = 3
+
+
+def datagram(order: dict[str, Any]) -> list[str]:
+    """Sends UDP payloads from `source` to `target`, fragmented by the kernel where needed."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        sender.bind((order["source"], 0))
+        for payload in order["payloads"]:
+            sender.sendto(bytes.fromhex(payload), (order["target"], order["port"]))
+    return []
+
+
+def icmp_answers(order: dict[str, Any]) -> list[str]:
+    """Sends a DF datagram of `size` bytes (IP) with `ttl`; returns the ICMP errors that arrive."""
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as listener,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        # PROBE sets DF and ignores what the kernel has learnt of the path.
+        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, order["ttl"])
+        deadline = time.monotonic() + order["timeout_s"]
+        answers: list[str] = []
+        while not answers and (left := deadline - time.monotonic()) > 0:
+            sender.sendto(bytes(order["size"] - 28), (order["target"], 9))
+            if select.select([listener], [], [], min(left, 0.2))[0]:
+                answers.append(listener.recv(65535).hex())
+    return answers
+
+
+if __name__ == "__main__":
+    order = json.load(sys.stdin)
+    work = {"datagram": datagram, "icmp_answers": icmp_answers}[order.pop("do")]
+    json.dump(work(order), sys.stdout)

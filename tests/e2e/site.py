@@ -1,0 +1,75 @@
+"""A lab as the tests use it: probes inside its namespaces, counters, the store."""
+
+from __future__ import annotations
+
+import json
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from tests.support.netns import run
+from tests.support.wait import wait_until
+from tunneld.lab import namespaces, traffic
+from tunneld.lab.build import Lab
+from tunneld.lab.daemons import status_of
+from tunneld.lab.drawing import HostView
+from tunneld.lab.topology import UDP_PORT, Host
+
+PROBE = Path(__file__).with_name("probe.py")
+PREFIX = "/coreos.com/network"
+
+
+class Site:
+    """A lab that is up."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.topology = lab.topology
+        self.hosts: tuple[Host, ...] = lab.topology.hosts
+        self.views: list[HostView] = lab.views
+
+    def probe(self, namespace: str, **order: Any) -> list[bytes]:
+        command = ("nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-I", str(PROBE))
+        return [bytes.fromhex(item) for item in json.loads(run(*command, stdin=json.dumps(order)))]
+
+    def send(self, namespace: str, target: IPv4Address, *payloads: bytes) -> None:
+        """Sends datagrams to a host's overlay port, from whatever address the namespace has."""
+        self.probe(
+            namespace,
+            do="datagram",
+            source="0.0.0.0",
+            target=str(target),
+            port=UDP_PORT,
+            payloads=[payload.hex() for payload in payloads],
+        )
+
+    def drops(self, host: Host) -> dict[str, int]:
+        counts: dict[str, int] = status_of(host)["drops"]
+        return counts
+
+    def new_drops(self, host: Host, before: dict[str, int], expected: int) -> dict[str, int]:
+        """Waits until `expected` more packets were dropped; returns the reasons that rose."""
+
+        def risen() -> dict[str, int]:
+            after = self.drops(host)
+            return {name: n - before[name] for name, n in after.items() if n > before[name]}
+
+        def enough() -> bool:
+            return sum(risen().values()) >= expected
+
+        wait_until(enough, 5.0, f"{expected} more drops on {host.label}")
+        return risen()
+
+    def ping_all(self) -> None:
+        traffic.ping_all(self.topology, self.views)
+
+    def etcdctl(self, *argv: str) -> str:
+        return namespaces.run(
+            *namespaces.inside(
+                self.topology.switch,
+                *("env", "ETCDCTL_API=3", "etcdctl"),
+                f"--endpoints={self.topology.etcd_endpoint}",
+                *argv,
+            )
+        )

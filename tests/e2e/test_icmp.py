@@ -1,0 +1,127 @@
+"""What a container hears when its packet cannot go on: received inside the container."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+from scapy.layers.inet import ICMP, IP, IPerror
+
+from tests.e2e.site import Site
+from tests.support.wait import wait_until
+from tunneld.lab import namespaces
+from tunneld.lab.daemons import status_of
+
+pytestmark = pytest.mark.root
+
+UNREACHABLE, TIME_EXCEEDED = 3, 11
+NET_UNREACHABLE, HOST_UNREACHABLE, FRAG_NEEDED = 0, 1, 4
+UDP_OVERHEAD = 28
+
+
+@pytest.fixture(scope="module")
+def wide_site(site: Site) -> Site:
+    """The first host's container believes in 1,500 bytes, as one without FLANNEL_MTU does."""
+    host = site.hosts[0]
+    for namespace, device in (
+        (host.namespace, "br0"),
+        (host.namespace, "veth0"),
+        (host.container_namespace, "eth0"),
+    ):
+        namespaces.run("ip", "-n", namespace, "link", "set", device, "mtu", "1500")
+    return site
+
+
+def answer(site: Site, target: IPv4Address | str, *, size: int = 100, ttl: int = 64) -> IP:
+    """Sends from the first host's container; returns the first ICMP error that arrives there."""
+    answers = site.probe(
+        site.hosts[0].container_namespace,
+        do="icmp_answers",
+        target=str(target),
+        size=size,
+        ttl=ttl,
+        timeout_s=5.0,
+    )
+    assert answers, f"no ICMP for {size} bytes to {target} with TTL {ttl}"
+    packet = IP(answers[0])
+    assert packet.dst == str(site.views[0].container)
+    assert packet[IPerror].dst == str(target)
+    assert packet[IPerror].src == str(site.views[0].container)
+    return packet
+
+
+def test_too_large_a_df_packet_is_answered_with_the_mtu_of_the_overlay(wide_site: Site) -> None:
+    packet = answer(wide_site, wide_site.views[1].container, size=1500)
+    assert (packet[ICMP].type, packet[ICMP].code) == (UNREACHABLE, FRAG_NEEDED)
+    assert packet[ICMP].nexthopmtu == 1500 - UDP_OVERHEAD
+
+
+@pytest.fixture
+def narrow_underlay(wide_site: Site) -> Iterator[int]:
+    """The first host's way to the second takes 1,400 bytes only."""
+    host, other = wide_site.hosts[:2]
+    route = (str(other.address), "dev", "eth0", "mtu", "1400")
+    namespaces.run("ip", "-n", host.namespace, "route", "add", *route)
+    yield 1400
+    namespaces.run("ip", "-n", host.namespace, "route", "del", *route)
+
+
+def test_a_narrow_way_to_one_peer_is_answered_with_its_own_mtu(
+    wide_site: Site, narrow_underlay: int
+) -> None:
+    near, other = wide_site.views[1], wide_site.views[2]
+
+    def lowered() -> bool:
+        packet = answer(wide_site, near.container, size=1472)
+        code = (packet[ICMP].type, packet[ICMP].code)
+        return (*code, packet[ICMP].nexthopmtu) == (
+            UNREACHABLE,
+            FRAG_NEEDED,
+            narrow_underlay - UDP_OVERHEAD,
+        )
+
+    wait_until(lowered, 10.0, "frag-needed with the peer's own MTU")
+    mtus = {peer["subnet"]: peer["mtu_bytes"] for peer in status_of(wide_site.hosts[0])["peers"]}
+    assert mtus[str(near.bridge.network)] == narrow_underlay - UDP_OVERHEAD
+    assert mtus[str(other.bridge.network)] == 1500 - UDP_OVERHEAD
+    wide_site.ping_all()
+
+
+def test_an_unleased_subnet_is_answered_with_net_unreachable(site: Site) -> None:
+    leased = {str(view.bridge.network[0]) for view in site.views}
+    free = next(f"10.5.{n}.7" for n in range(1, 255) if f"10.5.{n}.0" not in leased)
+    packet = answer(site, free)
+    assert (packet[ICMP].type, packet[ICMP].code) == (UNREACHABLE, NET_UNREACHABLE)
+    assert packet.src == str(site.views[0].bridge.network[0])
+
+
+def test_a_free_address_of_the_own_subnet_never_reaches_the_tunnel(site: Site) -> None:
+    """The bridge answers for it; the `unreachable` route stands behind the bridge's own."""
+    before = site.drops(site.hosts[0])
+    packet = answer(site, site.views[0].bridge.network[77])
+    assert (packet[ICMP].type, packet[ICMP].code) == (UNREACHABLE, HOST_UNREACHABLE)
+    assert site.drops(site.hosts[0]) == before
+
+
+@pytest.mark.parametrize(
+    ("ttl", "answers_by"),
+    [
+        pytest.param(2, 0, id="at the tunnel's entry"),
+        pytest.param(3, 1, id="at the tunnel's exit"),
+        pytest.param(4, 1, id="in the kernel behind the exit"),
+    ],
+)
+def test_a_ttl_that_runs_out_is_answered_by_the_hop_where_it_does(
+    site: Site, ttl: int, answers_by: int
+) -> None:
+    packet = answer(site, site.views[1].container, ttl=ttl)
+    assert (packet[ICMP].type, packet[ICMP].code) == (TIME_EXCEEDED, 0)
+    assert packet.src == str(site.views[answers_by].bridge.network[0])
+
+
+def test_a_ttl_of_five_arrives(site: Site) -> None:
+    """Two kernels and both ends of the tunnel take one each; the answer is the target's own."""
+    packet = answer(site, site.views[1].container, ttl=5)
+    assert (packet[ICMP].type, packet[ICMP].code) == (UNREACHABLE, 3)
+    assert packet.src == str(site.views[1].container)
