@@ -17,6 +17,7 @@ from tunneld.lease.keeper import renewal_interval_s
 from tunneld.lease.model import Lease
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.lease.ownership import Deleted, Held, Overwritten
+from tunneld.lease.tracker import LeaseTracker
 
 NETWORK = parse('{"Network": "10.5.0.0/16"}')
 ME = "192.0.2.11"
@@ -160,6 +161,38 @@ def test_acquiring_twice_before_the_table_has_followed_keeps_the_subnet(
 
     first, second = run(main())
     assert second.key == first.key
+
+
+def test_old_table_does_not_cost_the_subnet(server: Server, prefix: str) -> None:
+    async def main() -> tuple[Lease, Lease]:
+        async with Node(server.options(prefix), ME) as node:
+            before = await node.store.read()
+            first = await node.acquire(NETWORK)
+            node.tracker = LeaseTracker()
+            node.tracker.reset(before)
+            return first, await node.acquire(NETWORK, public_ip="192.0.2.77")
+
+    first, second = run(main())
+    assert second.key == first.key
+    assert second.create_revision == first.create_revision
+
+
+def test_network_that_was_full_in_an_old_table_is_asked_for_again(
+    server: Server, prefix: str
+) -> None:
+    async def main() -> Lease:
+        async with (
+            Node(server.options(prefix), ALICE) as other,
+            Node(server.options(prefix), ME) as node,
+        ):
+            await other.acquire(of_size(1))
+            full = await node.store.read()
+            await other.keeper.leave()
+            node.tracker = LeaseTracker()
+            node.tracker.reset(full)
+            return await node.acquire(of_size(1))
+
+    assert run(main()).key == key("10.5.1.0/24")
 
 
 def test_flanneld_lease_with_the_same_public_ip_is_taken_over(server: Server, prefix: str) -> None:
