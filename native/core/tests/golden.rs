@@ -1,0 +1,125 @@
+//! The data path against captures of real flanneld hosts: what it read and what it sent.
+//!
+//! Vectors and their origin: `tests/vectors/README.md`.
+
+#![allow(clippy::disallowed_methods, reason = "tests read their vectors")]
+#![allow(clippy::expect_used, reason = "a test may fail")]
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::path::Path;
+use std::sync::Arc;
+
+use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::fib::{Fib, Settings, SourceCheck};
+use tunneld_core::inbound::Inbound;
+use tunneld_core::outbound::Outbound;
+use tunneld_core::transaction::{Change, Tables, TargetName};
+use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
+use tunneld_wire::{ipv4, udp};
+
+const HERE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 11);
+const THERE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 12);
+const NOW_NS: u64 = 1_000_000_000;
+
+/// Packets of a little-endian pcap file, in order.
+fn capture(name: &str) -> Vec<Vec<u8>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors").join(name);
+    let file = std::fs::read(path).expect("vector");
+    let mut rest = &file[24..];
+    let mut packets = Vec::new();
+    while let Some((record, after)) = rest.split_first_chunk::<16>() {
+        let len = u32::from_le_bytes([record[8], record[9], record[10], record[11]]) as usize;
+        packets.push(after[..len].to_vec());
+        rest = &after[len..];
+    }
+    packets
+}
+
+/// UDP payloads of an Ethernet capture, with their outer sources.
+fn payloads(name: &str) -> Vec<(SocketAddrV4, Vec<u8>)> {
+    let read = |frame: Vec<u8>| {
+        let outer = ipv4::Header::parse(&frame[14..]).expect("IPv4");
+        let datagram = &frame[14 + outer.header_len..];
+        let (header, payload) = udp::Header::parse(datagram).expect("UDP");
+        (SocketAddrV4::new(outer.source, header.source_port), payload.to_vec())
+    };
+    capture(name).into_iter().map(read).collect()
+}
+
+/// What the first flanneld host knew: its own subnet 10.5.26.0/24 and its peer's 10.5.32.0/24.
+fn fib() -> Fib {
+    let prefix = |text: &str| text.parse().expect("prefix");
+    let peer = Parameters {
+        encapsulation: Encapsulation::Raw,
+        endpoint: SocketAddrV4::new(THERE, 8285),
+        mtu_bytes: 1_472,
+    };
+    let settings = Settings {
+        source_check: SourceCheck::Strict,
+        device_mtu_bytes: 1_472,
+        icmp_source: Ipv4Addr::new(10, 5, 26, 0),
+    };
+    let change = Change {
+        settings: Some(settings),
+        put_adjacencies: vec![("peer".into(), peer)],
+        put_entries: vec![
+            (prefix("10.5.26.0/24"), TargetName::Local),
+            (prefix("10.5.32.0/24"), TargetName::Adjacency("peer".into())),
+        ],
+        ..Change::default()
+    };
+    Tables::new(1).commit(change).expect("a good change")
+}
+
+#[test]
+fn what_flanneld_read_from_its_device_leaves_as_it_sent_it() {
+    let read = capture("flannel-udp-tun-f1-unreach.pcap");
+    let sent: Vec<_> = payloads("flannel-udp-8285.pcap")
+        .into_iter()
+        .filter(|(from, _)| *from.ip() == HERE)
+        .collect();
+    assert_eq!(sent.len(), 2);
+    let mut outbound = Outbound::new(0, Arc::default());
+    for packet in [&read[0], &read[2]] {
+        outbound.handle(&fib(), VnetHeader::default(), packet, NOW_NS);
+    }
+    let batch = outbound.batch();
+    for (datagram, (from, payload)) in batch.datagrams().iter().zip(&sent) {
+        assert_eq!(batch.payload(datagram), payload);
+        assert_eq!(datagram.endpoint, SocketAddrV4::new(THERE, from.port()));
+    }
+    assert_eq!(batch.datagrams().len(), sent.len());
+}
+
+#[test]
+fn what_flanneld_received_arrives_as_it_wrote_it_to_its_device() {
+    let written = capture("flannel-udp-tun-f1-unreach.pcap");
+    let received: Vec<_> = payloads("flannel-udp-8285.pcap")
+        .into_iter()
+        .filter(|(from, _)| *from.ip() == THERE)
+        .collect();
+    assert_eq!(received.len(), 2);
+    let mut inbound = Inbound::new(0, Arc::default());
+    for (slot, (from, payload)) in received.into_iter().enumerate() {
+        let mut datagram = payload;
+        inbound.handle(&fib(), slot, from, &mut datagram, NOW_NS);
+        assert_eq!(datagram, written[1 + 2 * slot]);
+    }
+    assert_eq!(inbound.deliveries().len(), 2);
+}
+
+#[test]
+fn an_unleased_destination_is_answered_as_flanneld_answers_it() {
+    let packets = capture("flannel-udp-tun-f1-unreach.pcap");
+    let (offender, answer) = (&packets[4], &packets[5]);
+    let mut outbound = Outbound::new(0, Arc::default());
+    outbound.handle(&fib(), VnetHeader::default(), offender, NOW_NS);
+    let replies: Vec<_> = outbound.replies().iter().collect();
+    let [(destination, reply)] = replies[..] else { panic!("one reply") };
+    let (ours, theirs) = (ipv4::Header::parse(reply), ipv4::Header::parse(answer));
+    let (ours, theirs) = (ours.expect("IPv4"), theirs.expect("IPv4"));
+    assert_eq!((ours.source, ours.destination), (theirs.source, theirs.destination));
+    assert_eq!(destination, theirs.destination);
+    assert_eq!(reply[20..22], answer[20..22], "type and code");
+    assert_eq!(reply[28..56], answer[28..], "what both quote of the offender");
+}
