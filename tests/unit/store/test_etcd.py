@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,8 @@ from tunneld.errors import StoreRefusedError, StoreUnavailableError, UsageError
 from tunneld.lease.model import ConfigPut
 from tunneld.lease.registry import Store
 from tunneld.store import StoreOptions, open_store
-from tunneld.store.etcd.transport import Endpoint, parse_endpoint
+from tunneld.store.etcd import client
+from tunneld.store.etcd.transport import Credentials, Endpoint, Transport, parse_endpoint
 
 
 @asynccontextmanager
@@ -127,6 +129,33 @@ def test_compacted_history_leads_to_a_new_snapshot(etcd: EtcdServer, prefix: str
             assert follower.snapshots[1].config == "3"
             await store.write_config("4")
             await until(lambda: follower.events[-1:] == [ConfigPut("4")])
+
+    run(main())
+
+
+def test_pages_of_a_listing_are_of_one_revision(
+    etcd_http: EtcdServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE_SIZE", 2)
+    for number in range(6):
+        etcd_http.put(f"{prefix}/subnets/10.5.{number}.0-24", b'{"PublicIP":"192.0.2.1"}')
+
+    async def main() -> None:
+        transport = Transport([parse_endpoint(etcd_http.endpoint)], Credentials())
+        real = transport.call
+
+        async def call(method: Any, request: Any) -> Any:
+            answer = await real(method, request)
+            etcd_http.put(f"{prefix}/subnets/10.5.5.0-24", b'{"PublicIP":"192.0.2.66"}')
+            return answer
+
+        monkeypatch.setattr(transport, "call", call)
+        try:
+            moment, entries = await client.EtcdClient(transport).list(f"{prefix}/")
+        finally:
+            await transport.close()
+        assert [entry.value for entry in entries] == [b'{"PublicIP":"192.0.2.1"}'] * 6
+        assert max(entry.mod_revision for entry in entries) == moment.revision
 
     run(main())
 
@@ -338,7 +367,9 @@ def test_user_reads_its_prefix_and_nothing_else(etcd: EtcdServer, tmp_path: Path
             await store.write_config("{}")
             async with Follower(store) as follower:
                 await asyncio.to_thread(crash_and_restart, etcd)
-                # Tokens do not outlive the server that gave them.
+                # Makes etcd forget every token it gave.
+                etcd.ctl("auth", "disable")
+                etcd.ctl("auth", "enable")
                 await store.write_config('{"a":1}')
                 await until(lambda: follower.events == [ConfigPut('{"a":1}')])
         for bad in (

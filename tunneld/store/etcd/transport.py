@@ -48,7 +48,13 @@ _TRY_ELSEWHERE = (
     Status.UNIMPLEMENTED,
     Status.RESOURCE_EXHAUSTED,
 )
-_REFUSED = ("authentication failed", "user name is empty", "permission denied", "auth token")
+_REFUSED = (
+    "authentication failed",
+    "user name is empty",
+    "permission denied",
+    "auth token",
+    "auth store is old",
+)
 
 
 @dataclass(frozen=True, slots=True)
