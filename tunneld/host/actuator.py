@@ -19,6 +19,7 @@ from tunneld.errors import HostError
 from tunneld.fib.state import HostChange, HostState, SubnetEnv
 from tunneld.host import subnet_env
 from tunneld.host.device import OverlayDevice
+from tunneld.host.finish import finish
 from tunneld.host.firewall import FirewallTable
 from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding
 from tunneld.host.monitor import Monitor, Notice
@@ -89,6 +90,8 @@ class Actuator:
     async def apply(self, change: HostChange) -> None:
         """Carries out a change: device, routes, firewall, file. May be repeated.
 
+        A cancellation takes effect between two steps.
+
         Raises:
             HostError: what failed; what came before it in that order is done.
         """
@@ -100,7 +103,7 @@ class Actuator:
                 raise self._device.gone()
             if change.device is not None and link is not None:
                 if change.device.forwarding:
-                    await asyncio.to_thread(self._forwarding.switch_on)
+                    await finish(asyncio.to_thread(self._forwarding.switch_on))
                 await self._device.apply(link, change.device, self._routes)
             if change.put_routes or change.drop_routes:
                 await self._routes.apply(
@@ -112,7 +115,9 @@ class Actuator:
             if change.firewall is not None:
                 await self._firewall.apply(change.firewall)
             if change.subnet_env is not None:
-                await asyncio.to_thread(subnet_env.write, self._subnet_file, change.subnet_env)
+                await finish(
+                    asyncio.to_thread(subnet_env.write, self._subnet_file, change.subnet_env)
+                )
 
     def on_change(self, callback: Callable[[HostEvent], None]) -> None:
         """Calls back on the running loop whenever something of ours may have changed.

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from tunneld.errors import HostError
 from tunneld.fib.state import Device
+from tunneld.host.finish import finish
 from tunneld.host.netlink import Address, Link, Netlink
 from tunneld.host.routes import Routes
 
@@ -76,7 +77,7 @@ class OverlayDevice:
         there = await self._addresses(link.index)
         if not any(one.address == wanted.address and one.prefix_length == 32 for one in there):
             await self._netlink.add_address(link.index, wanted.address, 32)
-        await asyncio.to_thread(_set_families, link, wanted.forwarding)
+        await finish(asyncio.to_thread(_set_families, link, wanted.forwarding))
         await self._netlink.set_link(
             link.index, mtu_bytes=wanted.mtu_bytes, txqueuelen=wanted.txqueuelen
         )

@@ -20,6 +20,7 @@ import shutil
 
 from tunneld.errors import CapabilityError, HostError
 from tunneld.fib.state import Firewall
+from tunneld.host.finish import finish
 
 NO_MASQUERADE_MARK = 0x4000
 """Packets that carry this mark are masqueraded by somebody else (kube-proxy), not by us."""
@@ -124,13 +125,7 @@ async def _nft(what: str, *args: str, missing: str | None = None) -> str:
         HostError: nft is not installed or refuses; the message holds its first line.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            "nft",
-            *args,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        status, stdout, stderr = await finish(_run("nft", *args))
     except FileNotFoundError as error:
         raise HostError(
             f"cannot {what}: there is no program `nft`; expected nftables on the PATH: install "
@@ -140,11 +135,10 @@ async def _nft(what: str, *args: str, missing: str | None = None) -> str:
         raise HostError(
             f"cannot {what}: nft does not start: {error.strerror}; expected nftables on the PATH"
         ) from error
-    stdout, stderr = await process.communicate()
-    if process.returncode == 0:
+    if status == 0:
         return stdout.decode()
     lines = stderr.decode(errors="replace").strip().splitlines()
-    said = lines[0] if lines else f"exit status {process.returncode}"
+    said = lines[0] if lines else f"exit status {status}"
     if missing is not None and os.strerror(errno.ENOENT) in said:
         return missing
     if os.strerror(errno.EPERM) in said:
@@ -156,3 +150,15 @@ async def _nft(what: str, *args: str, missing: str | None = None) -> str:
         f"cannot {what}: nft says {said!r}; expected a kernel with nftables (nf_tables, nft_masq, "
         "nft_nat)"
     )
+
+
+async def _run(*argv: str) -> tuple[int | None, bytes, bytes]:
+    """Runs a program to its end; returns exit status, stdout and stderr."""
+    process = await asyncio.create_subprocess_exec(
+        *argv,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    stdout, stderr = await process.communicate()
+    return process.returncode, stdout, stderr

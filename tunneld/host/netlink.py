@@ -23,6 +23,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from tunneld.errors import CapabilityError, HostError
+from tunneld.host.finish import finish
 
 MAIN_TABLE = 254
 """include/uapi/linux/rtnetlink.h, RT_TABLE_MAIN."""
@@ -272,7 +273,9 @@ class Netlink:
     async def _run(self, what: str, work: Coroutine[Any, Any, _T]) -> _T:
         try:
             async with self._lock:
-                return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+                return await finish(
+                    asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+                )
         except NetlinkError as error:
             if error.code == errno.EPERM:
                 raise CapabilityError(

@@ -51,6 +51,8 @@ def test_routes_are_put_marked_and_observed_as_put(space: Namespace) -> None:
         assert await routes.observe(index, ADDRESS) == wanted
         await routes.apply(index, ADDRESS, put=wanted, drop=())
         assert await routes.observe(index, ADDRESS) == wanted
+        await routes.apply(index, ADDRESS, put={WHOLE}, drop={WHOLE})
+        assert await routes.observe(index, ADDRESS) == wanted
         await routes.apply(index, ADDRESS, put=(), drop={NARROW, OWN})
         await routes.apply(index, ADDRESS, put=(), drop={NARROW, OWN})
         assert await routes.observe(index, ADDRESS) == {WHOLE}
