@@ -18,6 +18,7 @@ STORE ?= sqlite
 BACKEND ?= udp
 ENCRYPTION ?= off
 IPV6 ?= 0
+LAB ?= run
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -53,7 +54,7 @@ $(NATIVE): $(VENV)/.requirements $(RUST_SOURCES)
 	@touch $@
 
 run: setup ## Run the main job: HOSTS=2 STORE=sqlite|etcd BACKEND=udp ENCRYPTION=off IPV6=0
-	@$(BIN)/tunneld lab run --hosts '$(HOSTS)' --store '$(STORE)' --backend '$(BACKEND)' \
+	@$(BIN)/tunneld lab run --name '$(LAB)' --hosts '$(HOSTS)' --store '$(STORE)' --backend '$(BACKEND)' \
 		--encryption '$(ENCRYPTION)' --ipv6 '$(IPV6)'
 
 test: ## Set up, lint, and run every test, Rust and Python (as root)

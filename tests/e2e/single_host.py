@@ -28,7 +28,7 @@ class SingleHost:
             self.space,
             "eth0",
             self.switch,
-            "h",
+            "port1",
             first_address=f"{self.address}/24",
             second_address=f"{self.switch_address}/24",
         )

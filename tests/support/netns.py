@@ -146,10 +146,10 @@ class Rig:
         )
         for space, device, address, bridge in ends:
             if bridge:
-                space.run("ip", "link", "set", device, "master", bridge)
+                space.run("ip", "link", "set", "dev", device, "master", bridge)
             if address:
                 space.run("ip", "address", "add", address, "dev", device)
-            space.run("ip", "link", "set", device, "up")
+            space.run("ip", "link", "set", "dev", device, "up")
 
     def close(self) -> None:
         for space in self.namespaces.values():

@@ -1,0 +1,210 @@
+"""Bad input: one clear line and the promised exit status each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.single_host import SingleHost, only_line
+from tests.e2e.site import PREFIX
+from tests.support.etcd import Etcd
+from tests.support.process import Process
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.root
+
+GOOD_CONFIG = '{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}'
+
+# Refused by flannel v0.28.9 itself (`CheckNetworkConfig`); words of the reason that ours must hold.
+INVALID_CONFIGS = {
+    "too small": ('{"Network": "10.0.0.0/29"}', "/29"),
+    "three subnets": ('{"Network": "10.0.0.0/16", "SubnetLen": 17}', "17"),
+    "len 31": ('{"Network": "10.0.0.0/16", "SubnetLen": 31}', "31"),
+    "min off boundary": ('{"Network": "10.0.0.0/16", "SubnetMin": "10.0.0.5"}', "10.0.0.5"),
+    "min outside": ('{"Network": "10.0.0.0/16", "SubnetMin": "10.1.0.0"}', "10.1.0.0"),
+    "max off boundary": ('{"Network": "10.0.0.0/16", "SubnetMax": "10.0.9.5"}', "10.0.9.5"),
+    "max outside": ('{"Network": "10.0.0.0/16", "SubnetMax": "10.1.0.0"}', "10.1.0.0"),
+    "no network": ("{}", "Network"),
+    "null network": ('{"Network": null}', "Network"),
+    "no cidr": ('{"Network": "10.0.0.0"}', "10.0.0.0"),
+    "text for a number": ('{"Network": "10.0.0.0/16", "SubnetLen": "24"}', "SubnetLen"),
+    "backend without a type": ('{"Network": "10.0.0.0/16", "Backend": {}}', "backend"),
+    "backend null": ('{"Network": "10.0.0.0/16", "Backend": null}', "backend"),
+    "unknown backend": (
+        '{"Network": "10.0.0.0/16", "Backend": {"Type": "carrier-pigeon"}}',
+        "carrier-pigeon",
+    ),
+    "cut off": ('{"Network": "10.0.0.0/16"', "JSON"),
+    "no object": ("[]", "object"),
+    "empty": ("", "JSON"),
+}
+
+CONFIGS = [pytest.param(text, words, id=name) for name, (text, words) in INVALID_CONFIGS.items()]
+
+
+@pytest.mark.parametrize(("text", "words"), CONFIGS)
+def test_network_check_refuses_an_invalid_config(
+    host: SingleHost, tmp_path: Path, text: str, words: str
+) -> None:
+    path = tmp_path / "network.json"
+    path.write_text(text)
+    done = host.tunneld("network", "check", str(path))
+    assert done.returncode == 1
+    assert words.lower() in only_line(done).lower()
+
+
+def test_the_daemon_ends_with_1_on_every_invalid_config_in_the_store(
+    host: SingleHost, etcd: Etcd
+) -> None:
+    for text, words in INVALID_CONFIGS.values():
+        etcd.put(f"{PREFIX}/config", text)
+        done = host.daemon_ends()
+        assert done.returncode == 1, (text, done.stderr)
+        assert words.lower() in only_line(done).lower(), text
+    assert not host.subnet_file.exists()
+    assert not host.control_socket.exists()
+    assert "flannel" not in host.space.run("ip", "link")
+
+
+def test_network_set_refuses_what_network_check_refuses_and_writes_nothing(
+    host: SingleHost, etcd: Etcd, tmp_path: Path
+) -> None:
+    path = tmp_path / "network.json"
+    path.write_text('{"Network": "10.0.0.0/29"}')
+    done = host.tunneld("network", "set", str(path), "--etcd-endpoints", host.endpoint)
+    assert done.returncode == 1
+    assert "/29" in only_line(done)
+    assert etcd.everything(PREFIX) == {}
+
+
+def refuse(host: SingleHost, *options: str, wrapper: tuple[str, ...] = (), status: int = 1) -> str:
+    done = host.daemon_ends(*options, wrapper=wrapper)
+    assert done.returncode == status, done.stderr
+    return only_line(done)
+
+
+def test_without_cap_net_admin_the_daemon_says_so(host: SingleHost) -> None:
+    without = ("setpriv", "--bounding-set=-net_admin")
+    assert "CAP_NET_ADMIN" in refuse(host, wrapper=without)
+
+
+def test_without_dev_net_tun_the_daemon_says_so(host: SingleHost, etcd: Etcd) -> None:
+    etcd.put(f"{PREFIX}/config", GOOD_CONFIG)
+    hide = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev/net && exec "$@"', "sh")
+    assert "/dev/net/tun" in refuse(host, wrapper=hide)
+
+
+def test_a_port_in_use_is_named(host: SingleHost, etcd: Etcd) -> None:
+    etcd.put(f"{PREFIX}/config", GOOD_CONFIG)
+    holder = host.space.start("socat", "-u", f"UDP4-RECV:8285,bind={host.address}", "-")
+    wait_until(lambda: "8285" in host.space.run("ss", "-lun"), 5.0, "a program that holds UDP 8285")
+    assert "8285" in refuse(host)
+    holder.stop()
+
+
+def test_an_interface_that_is_not_there_is_named_with_those_that_are(host: SingleHost) -> None:
+    line = refuse(host, "--iface", "wan7")
+    assert "wan7" in line
+    assert "eth0" in line
+
+
+def test_an_interface_regex_that_fits_two_is_ambiguous(host: SingleHost) -> None:
+    host.space.run("ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2")
+    for device in ("eth1", "eth2"):
+        host.space.run("ip", "link", "set", device, "up")
+    line = refuse(host, "--iface-regex", "eth[12]")
+    assert "eth1" in line
+    assert "eth2" in line
+
+
+def test_a_host_without_a_default_route_must_name_its_interface(host: SingleHost) -> None:
+    host.space.run("ip", "route", "del", "default")
+    assert "--iface" in refuse(host)
+
+
+def test_a_second_daemon_on_the_state_directory_is_refused(host: SingleHost, etcd: Etcd) -> None:
+    etcd.put(f"{PREFIX}/config", GOOD_CONFIG)
+    first = host.start_daemon()
+    host.wait_ready()
+    line = refuse(host)
+    assert str(host.directory / "state") in line
+    assert str(first.pid) in line
+    assert host.status()["state"] == "ready"
+    assert first.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("run", "--no-such-option"), "no-such-option"),
+        (("run", "--store", "consul"), "consul"),
+        (("run", "--workers", "many"), "many"),
+        (("run", "--lease-ttl", "a week"), "a week"),
+        (("run", "--subnet-lease-renew-margin", "1440"), "1440"),
+        (("run", "--etcd-endpoints", "not a url"), "not a url"),
+        (("run", "--public-ip", "192.0.2.256"), "192.0.2.256"),
+        (("run", "--log-level", "loud"), "loud"),
+        (("fly",), "fly"),
+        ((), "command"),
+        (("lab", "up", "--backend", "vxlan"), "not built yet"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2(
+    host: SingleHost, argv: tuple[str, ...], words: str
+) -> None:
+    done = host.tunneld(*argv)
+    assert done.returncode == 2, done.stderr
+    assert words in only_line(done)
+
+
+def test_an_unknown_key_in_the_config_file_is_named_with_the_file(
+    host: SingleHost, tmp_path: Path
+) -> None:
+    path = tmp_path / "tunneld.toml"
+    path.write_text('etcd-endpoint = ["http://192.0.2.1:2379"]\n')
+    line = refuse(host, "--config", str(path), status=2)
+    assert "etcd-endpoint" in line
+    assert str(path) in line
+    assert "etcd-endpoints" in line, "the nearest known key helps"
+
+
+def test_a_wrong_environment_variable_ends_with_2(host: SingleHost) -> None:
+    done = host.daemon_ends(environment={"TUNNELD_WORKERS": "many"})
+    assert done.returncode == 2
+    assert "TUNNELD_WORKERS" in only_line(done)
+
+
+def waits(daemon: Process, host: SingleHost) -> None:
+    """Asserts that a daemon is alive, not ready, and says of itself why."""
+    wait_until(host.control_socket.exists, 10.0, "a control socket")
+    status = host.status()
+    assert daemon.exit_status is None
+    assert status["state"] == "starting"
+    assert not host.subnet_file.exists()
+
+
+def test_a_store_that_is_away_at_start_is_waited_for(host: SingleHost) -> None:
+    daemon = host.start_daemon("--log-format", "json")
+    wait_until(lambda: host.endpoint in daemon.output(), 10.0, "a line that names the endpoint")
+    waits(daemon, host)
+    complaints = [
+        entry for line in daemon.output().splitlines() if "error" in (entry := json.loads(line))
+    ]
+    assert len(complaints) <= 2, "once a minute, not once a try"
+
+    etcd = Etcd(host.switch, str(host.switch_address))
+    etcd.start()
+    etcd.put(f"{PREFIX}/config", GOOD_CONFIG)
+    assert host.wait_ready()["store"]["connected"] is True
+    assert daemon.stop() == 0
+
+
+def test_a_network_config_that_is_not_there_yet_is_waited_for(host: SingleHost, etcd: Etcd) -> None:
+    daemon = host.start_daemon()
+    wait_until(lambda: "no network config" in daemon.output(), 10.0, "a line that says so")
+    waits(daemon, host)
+    etcd.put(f"{PREFIX}/config", GOOD_CONFIG)
+    assert host.wait_ready()["network"]["Network"] == "10.5.0.0/16"
+    assert daemon.stop() == 0

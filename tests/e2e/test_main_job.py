@@ -1,0 +1,182 @@
+"""`make run`: ends with 0, leaves nothing, twice in a row and after a SIGKILL in the middle."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.netns import run
+from tests.support.process import Process
+from tests.support.wait import wait_until
+from tunneld.lab import namespaces
+from tunneld.lab.topology import ROOT as LAB_ROOT
+
+pytestmark = pytest.mark.root
+
+TREE = Path(__file__).parents[2]
+
+
+def make_run(name: str, *variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", "run", f"LAB={name}", *variables],
+        cwd=TREE,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+
+
+def machine() -> dict[str, str]:
+    """Returns what a lab could leave in the machine's own network namespace."""
+    return {
+        "rules": run("nft", "list", "ruleset"),
+        "policies": run("ip", "rule", "show"),
+        "routes": run("ip", "route", "show", "table", "main"),
+        "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+    }
+
+
+def processes_of(name: str) -> list[int]:
+    """Returns the processes whose command line names the lab's namespaces or directory."""
+    marks = (f"tnl-{name}-".encode(), f"{LAB_ROOT}/{name}/".encode())
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if any(mark in line for mark in marks):
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture
+def leaves_nothing(lab_name: str) -> Iterator[Callable[[], None]]:
+    """Returns a check that nothing of the lab is left on this machine."""
+    before = machine()
+
+    def check() -> None:
+        assert namespaces.existing(f"tnl-{lab_name}-") == []
+        assert processes_of(lab_name) == []
+        assert not (LAB_ROOT / lab_name).exists()
+        assert not (LAB_ROOT / f"{lab_name}.lock").exists()
+        assert machine() == before
+
+    yield check
+    check()
+
+
+def assert_passed(done: subprocess.CompletedProcess[str], hosts: int) -> None:
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = done.stdout
+    for number in range(1, hosts + 1):
+        assert f"│ h{number} " in said, "the drawing shows every host"
+    assert said.count(": 3 of 3 answered") == hosts * (hosts - 1)
+    assert "Mbit/s" in said
+    assert "backend:  udp" in said, "tunneld status is shown"
+    pairs = hosts * (hosts - 1)
+    assert f"counters: tx and rx above 0 for all {pairs} peers, no drops" in said
+    assert "overlay traffic was UDP 8285 only" in said
+    assert "left behind: no namespace, no process, no rule, no file" in said
+
+
+def test_make_run_passes_twice_in_a_row(lab_name: str, leaves_nothing: Callable[[], None]) -> None:
+    for _ in range(2):
+        assert_passed(make_run(lab_name), 2)
+        leaves_nothing()
+
+
+def test_make_run_passes_with_three_hosts_on_a_real_etcd(
+    lab_name: str, leaves_nothing: Callable[[], None]
+) -> None:
+    done = make_run(lab_name, "HOSTS=3", "STORE=etcd")
+    assert_passed(done, 3)
+    assert "store:    etcd" in done.stdout
+
+
+def lab_run(name: str, log: Path) -> Process:
+    """Starts the main job and returns once traffic flows."""
+    job = Process([str(TREE / ".venv/bin/tunneld"), "lab", "run", "--name", name], log)
+    job.wait_for_output("pinging from every container", 60.0)
+    assert processes_of(name) != []
+    return job
+
+
+def test_make_run_passes_after_a_sigkill_in_the_middle(
+    lab_name: str, leaves_nothing: Callable[[], None], tmp_path: Path
+) -> None:
+    lab_run(lab_name, tmp_path / "killed.log").kill()
+    assert namespaces.existing(f"tnl-{lab_name}-") != [], "SIGKILL leaves no time to clean up"
+    assert_passed(make_run(lab_name), 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_takes_the_lab_down(
+    lab_name: str,
+    leaves_nothing: Callable[[], None],
+    tmp_path: Path,
+    number: signal.Signals,
+) -> None:
+    job = lab_run(lab_name, tmp_path / "run.log")
+    job.signal(number)
+    assert job.wait(30.0) == 128 + number
+    leaves_nothing()
+
+
+def test_lab_down_removes_what_a_killed_run_left(
+    lab_name: str, leaves_nothing: Callable[[], None], tmp_path: Path
+) -> None:
+    lab_run(lab_name, tmp_path / "killed.log").kill()
+    run(str(TREE / ".venv/bin/tunneld"), "lab", "down", "--name", lab_name)
+    leaves_nothing()
+
+
+def test_two_commands_do_not_build_the_same_lab_at_once(
+    lab_name: str, leaves_nothing: Callable[[], None], tmp_path: Path
+) -> None:
+    job = lab_run(lab_name, tmp_path / "run.log")
+    second = subprocess.run(
+        [TREE / ".venv/bin/tunneld", "lab", "run", "--name", lab_name],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert second.returncode == 1
+    assert "another command" in second.stderr
+    assert job.wait(60.0) == 0, job.output()
+
+
+def test_a_lab_stays_up_takes_commands_and_goes_down(
+    lab_name: str, leaves_nothing: Callable[[], None]
+) -> None:
+    def lab(command: str, *argv: str) -> str:
+        return run(str(TREE / ".venv/bin/tunneld"), "lab", command, "--name", lab_name, *argv)
+
+    lab("up", "--hosts", "2")
+    assert "h2: ready, 1 peers" in lab("status")
+    address = lab("exec", "h2-c", "--", "ip", "-4", "-o", "address", "show", "eth0").split()[3]
+    said = lab("exec", "h1-c", "--", "ping", "-c", "1", address.split("/")[0])
+    assert "1 received" in said
+    lab("down")
+
+
+@pytest.mark.parametrize("variable", ["BACKEND=vxlan", "ENCRYPTION=required", "IPV6=1"])
+def test_a_value_that_is_not_built_yet_ends_with_2_and_says_so(
+    lab_name: str, leaves_nothing: Callable[[], None], variable: str
+) -> None:
+    started = time.monotonic()
+    done = make_run(lab_name, variable)
+    assert done.returncode == 2
+    assert "is not built yet" in done.stderr
+    assert time.monotonic() - started < 60, "refused before anything is built"
+    wait_until(lambda: not processes_of(lab_name), 5.0)
