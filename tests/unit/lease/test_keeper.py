@@ -401,6 +401,50 @@ def test_leaving_does_not_touch_the_lease_of_who_took_the_subnet(
     assert ALICE.encode() in server.everything(prefix)[lease_name(prefix, found)]
 
 
+def test_remembered_lease_is_held_until_a_listing_says_otherwise(
+    server: Server, prefix: str
+) -> None:
+    async def main() -> tuple[Lease, Lease]:
+        async with Node(server.options(prefix), ME) as node:
+            first = await node.acquire(NETWORK)
+            remembered = await node.store.read()
+            again = Node(server.options(prefix), ME, seed=2)
+            again.tracker.reset(remembered)
+            again.keeper.adopt(first, 30.0, again.tracker)
+            assert (again.keeper.state, again.keeper.lease) == ("held", first)
+            left_s = (again.keeper.expires_at_s or 0.0) - asyncio.get_running_loop().time()
+            assert 25.0 < left_s <= 30.0
+            assert again.keeper.observe(again.tracker) == Held()
+            again.tracker.reset(await node.store.read())
+            assert again.keeper.observe(again.tracker) == Held()
+            await asyncio.to_thread(server.delete, lease_name(prefix, first))
+            again.tracker.reset(await node.store.read())
+            assert again.keeper.observe(again.tracker) == Deleted()
+            second = await again.acquire(NETWORK)
+            await again.store.close()
+            return first, second
+
+    first, second = run(main())
+    assert second.key == first.key
+
+
+def test_remembered_lease_is_renewed_before_its_end(server: Server, prefix: str) -> None:
+    async def main() -> None:
+        async with Node(server.options(prefix), ME, ttl_s=3.0) as node:
+            first = await node.acquire(NETWORK)
+            await node.sees(first)
+            again = Node(server.options(prefix), ME, ttl_s=3.0)
+            again.tracker.reset(node.tracker.view)
+            again.keeper.adopt(first, 2.0, again.tracker)
+            begin_s = again.keeper.expires_at_s or 0.0
+            keeping = asyncio.create_task(again.keeper.keep())
+            await until(lambda: (again.keeper.expires_at_s or 0.0) > begin_s)
+            keeping.cancel()
+            await again.store.close()
+
+    run(main())
+
+
 def test_host_cut_off_past_the_end_of_its_lease_goes_on_degraded(
     etcd: EtcdServer, prefix: str
 ) -> None:
