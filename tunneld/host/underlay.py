@@ -241,7 +241,7 @@ def _underlay(interface: _Interface, address: IPv4Address | None, selection: Sel
         )
     others = [str(ip) for ip in interface.addresses if ip != address and not ip.is_loopback]
     if others:
-        _log.info(
+        _log.debug(
             "the underlay interface has more addresses",
             extra={
                 "fields": {
