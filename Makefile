@@ -11,6 +11,7 @@ CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tunneld
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 export PATH := $(PATH):/usr/sbin:/sbin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_QUIET := 1
 
 # The lab of `make run`.
 HOSTS ?= 2
@@ -45,7 +46,7 @@ tools:
 $(VENV)/.requirements: requirements-dev.txt | tools
 	@echo "setup: $(VENV) with the pinned packages of requirements-dev.txt"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	@$(BIN)/pip install --requirement requirements-dev.txt
 	@touch $@
 
 $(NATIVE): $(VENV)/.requirements $(RUST_SOURCES)
