@@ -1,11 +1,32 @@
 //! Duplicates of the descriptors that Python opened.
 
-use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use crate::error::Error;
+
+/// What a data thread reads and writes.
+pub(crate) struct Descriptors {
+    /// The worker's queue of the overlay device.
+    pub(crate) tun: OwnedFd,
+    /// Its UDP socket.
+    pub(crate) underlay: OwnedFd,
+    /// The raw socket ICMP errors leave by.
+    pub(crate) icmp: OwnedFd,
+}
+
+impl Descriptors {
+    /// Returns duplicates of all three.
+    pub(crate) fn again(&self) -> Result<Self, Error> {
+        Ok(Self {
+            tun: duplicate("TUN", self.tun.as_raw_fd())?,
+            underlay: duplicate("UDP", self.underlay.as_raw_fd())?,
+            icmp: duplicate("ICMP", self.icmp.as_raw_fd())?,
+        })
+    }
+}
 
 /// Returns a duplicate of `number` that is closed on exec, and makes it non-blocking.
 ///

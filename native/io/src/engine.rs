@@ -4,50 +4,29 @@
 //! Every call is short, except `stop`, which waits for the threads.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
-use rustix::io::Errno;
-use tunneld_core::counters::{AdjacencyReading, Direction, WorkerCounters};
+use tunneld_core::counters::{AdjacencyReading, Direction};
 use tunneld_core::drop_reason::DropReason;
-use tunneld_core::fib::Settings;
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::transaction::{Change, Tables};
 
-use crate::descriptor::duplicate;
+use crate::descriptor::{Descriptors, duplicate};
 use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::inbound::InboundThread;
+use crate::lane::Lane;
 use crate::outbound::OutboundThread;
 use crate::publish::Publisher;
-use crate::pulse::{Mode, Pulse};
-
-/// One worker's descriptors, and what its two threads share with the control side.
-struct Worker {
-    tun: OwnedFd,
-    underlay: OwnedFd,
-    outbound: Lane,
-    inbound: Lane,
-}
-
-/// One thread's side of the control.
-struct Lane {
-    direction: Direction,
-    counters: Arc<WorkerCounters>,
-    pulse: Arc<Pulse>,
-}
-
-impl Lane {
-    fn new(direction: Direction) -> Result<Self, Error> {
-        let (counters, pulse) = (Arc::default(), Arc::new(Pulse::new()?));
-        Ok(Self { direction, counters, pulse })
-    }
-}
+use crate::pulse::Mode;
+use crate::reading::{Heartbeat, Snapshot, WorkerReading};
 
 enum Phase {
-    New,
+    /// Descriptors of each worker, until its threads take them along.
+    New(Vec<Descriptors>),
     Running(Vec<JoinHandle<()>>),
     Stopped,
 }
@@ -60,51 +39,10 @@ struct Control {
 
 /// A data path. Dropping it stops the threads.
 pub struct Engine {
-    workers: Vec<Worker>,
-    icmp: OwnedFd,
+    /// Outbound and inbound of worker 0, then of worker 1, and so on.
+    lanes: Vec<Lane>,
     events: Arc<Events>,
     control: Mutex<Control>,
-}
-
-/// What the engine holds.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// How many changes have been carried out.
-    pub generation: u64,
-    /// The settings, once there are some.
-    pub settings: Option<Settings>,
-    /// The adjacencies, sorted by name.
-    pub adjacencies: Vec<(String, tunneld_core::adjacency::Parameters)>,
-    /// The prefixes with the names of their targets, sorted by address and length.
-    pub entries: Vec<(tunneld_core::prefix::Prefix, String)>,
-}
-
-/// A reading of one thread's counters.
-#[derive(Debug, Clone, Copy)]
-pub struct WorkerReading {
-    /// Number of the worker.
-    pub worker: usize,
-    /// Which of its threads.
-    pub direction: Direction,
-    /// Batches handled.
-    pub batches: u64,
-    /// Packets that came in.
-    pub packets: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-/// A sign of life of one thread.
-#[derive(Debug, Clone, Copy)]
-pub struct Heartbeat {
-    /// Number of the worker.
-    pub worker: usize,
-    /// Which of its threads.
-    pub direction: Direction,
-    /// Whether the thread runs.
-    pub alive: bool,
-    /// Rises at least once a second while it is healthy.
-    pub beats: u64,
 }
 
 impl Engine {
@@ -118,132 +56,90 @@ impl Engine {
         if tun.is_empty() || tun.len() != underlay.len() {
             return Err(Error::Workers { tun_queues: tun.len(), sockets: underlay.len() });
         }
-        let workers = tun
-            .iter()
-            .zip(underlay)
-            .map(|(tun, underlay)| {
-                Ok(Worker {
-                    tun: duplicate("TUN", *tun)?,
-                    underlay: duplicate("UDP", *underlay)?,
-                    outbound: Lane::new(Direction::Outbound)?,
-                    inbound: Lane::new(Direction::Inbound)?,
-                })
-            })
-            .collect::<Result<Vec<_>, Error>>()?;
-        let control = Control {
-            phase: Phase::New,
-            tables: Tables::new(workers.len()),
-            publisher: Publisher::new(),
-        };
-        Ok(Self {
-            workers,
-            icmp: duplicate("ICMP", icmp)?,
-            events: Arc::new(Events::new()?),
-            control: Mutex::new(control),
-        })
+        let mut workers = Vec::with_capacity(tun.len());
+        let mut lanes = Vec::with_capacity(2 * tun.len());
+        for (number, (tun, underlay)) in tun.iter().zip(underlay).enumerate() {
+            workers.push(Descriptors {
+                tun: duplicate("TUN", *tun)?,
+                underlay: duplicate("UDP", *underlay)?,
+                icmp: duplicate("ICMP", icmp)?,
+            });
+            lanes.push(Lane::new(number, Direction::Outbound)?);
+            lanes.push(Lane::new(number, Direction::Inbound)?);
+        }
+        let tables = Tables::new(workers.len());
+        let control = Control { phase: Phase::New(workers), tables, publisher: Publisher::new() };
+        Ok(Self { lanes, events: Arc::new(Events::new()?), control: Mutex::new(control) })
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
         self.control.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn lanes(&self) -> impl Iterator<Item = (usize, &Lane)> {
-        self.workers
-            .iter()
-            .enumerate()
-            .flat_map(|(number, worker)| [(number, &worker.outbound), (number, &worker.inbound)])
-    }
-
     /// Starts the threads.
     ///
     /// # Errors
     ///
-    /// [`Error::Phase`] the second time; [`Error::Kernel`] where there can be no more threads.
+    /// [`Error::Phase`] the second time; [`Error::Kernel`] where there can be no more threads,
+    /// which stops the engine.
     pub fn start(&self) -> Result<(), Error> {
         let mut control = self.control();
-        match control.phase {
-            Phase::New => {}
-            Phase::Running(_) => return Err(Error::Phase { call: "start", is: "running" }),
+        let workers = match std::mem::replace(&mut control.phase, Phase::Stopped) {
+            Phase::New(workers) => workers,
             Phase::Stopped => return Err(Error::Phase { call: "start", is: "stopped" }),
-        }
-        let mut threads = Vec::with_capacity(2 * self.workers.len());
-        for number in 0..self.workers.len() {
-            for started in
-                [self.start_outbound(number, &control), self.start_inbound(number, &control)]
-            {
-                match started {
-                    Ok(thread) => threads.push(thread),
-                    Err(error) => {
-                        self.end(threads);
-                        control.phase = Phase::Stopped;
-                        return Err(error);
-                    }
-                }
+            running @ Phase::Running(_) => {
+                control.phase = running;
+                return Err(Error::Phase { call: "start", is: "running" });
+            }
+        };
+        let mut threads = Vec::with_capacity(self.lanes.len());
+        for (descriptors, lanes) in workers.into_iter().zip(self.lanes.chunks_exact(2)) {
+            let started = self.start_worker(descriptors, lanes, &control.publisher, &mut threads);
+            if let Err(error) = started {
+                self.end(threads);
+                return Err(error);
             }
         }
         control.phase = Phase::Running(threads);
         Ok(())
     }
 
-    fn start_outbound(&self, number: usize, control: &Control) -> Result<JoinHandle<()>, Error> {
-        let worker = &self.workers[number];
-        let lane = &worker.outbound;
-        let thread = OutboundThread {
-            tun: again(&worker.tun)?,
-            underlay: again(&worker.underlay)?,
-            icmp: again(&self.icmp)?,
-            outbound: Outbound::new(number, Arc::clone(&lane.counters)),
-            fibs: control.publisher.reader(),
-            pulse: Arc::clone(&lane.pulse),
-            events: Arc::clone(&self.events),
-        };
-        self.spawn(format!("tunneld-out{number}"), number, lane, move || thread.run())
-    }
-
-    fn start_inbound(&self, number: usize, control: &Control) -> Result<JoinHandle<()>, Error> {
-        let worker = &self.workers[number];
-        let lane = &worker.inbound;
-        let thread = InboundThread {
-            tun: again(&worker.tun)?,
-            underlay: again(&worker.underlay)?,
-            icmp: again(&self.icmp)?,
-            inbound: Inbound::new(number, Arc::clone(&lane.counters)),
-            fibs: control.publisher.reader(),
-            pulse: Arc::clone(&lane.pulse),
-        };
-        self.spawn(format!("tunneld-in{number}"), number, lane, move || thread.run())
-    }
-
-    fn spawn(
+    fn start_worker(
         &self,
-        name: String,
-        worker: usize,
-        lane: &Lane,
-        run: impl FnOnce() -> Result<(), Errno> + Send + 'static,
-    ) -> Result<JoinHandle<()>, Error> {
-        let ending = Ending {
-            worker,
-            direction: lane.direction,
-            pulse: Arc::clone(&lane.pulse),
+        descriptors: Descriptors,
+        lanes: &[Lane],
+        publisher: &Publisher,
+        threads: &mut Vec<JoinHandle<()>>,
+    ) -> Result<(), Error> {
+        let [out_lane, in_lane] = lanes else { return Ok(()) };
+        let outbound = OutboundThread {
+            descriptors: descriptors.again()?,
+            outbound: Outbound::new(out_lane.worker, Arc::clone(&out_lane.counters)),
+            fibs: publisher.reader(),
+            pulse: Arc::clone(&out_lane.pulse),
             events: Arc::clone(&self.events),
-            result: None,
         };
-        lane.pulse.set_alive(true);
-        Builder::new().name(name).spawn(move || ending.run(run)).map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::AGAIN);
-            Error::Kernel { call: "thread creation", errno }
-        })
+        let inbound = InboundThread {
+            descriptors,
+            inbound: Inbound::new(in_lane.worker, Arc::clone(&in_lane.counters)),
+            fibs: publisher.reader(),
+            pulse: Arc::clone(&in_lane.pulse),
+        };
+        threads.push(out_lane.spawn(&self.events, move || outbound.run())?);
+        threads.push(in_lane.spawn(&self.events, move || inbound.run())?);
+        Ok(())
     }
 
     fn end(&self, threads: Vec<JoinHandle<()>>) {
-        self.lanes().for_each(|(_, lane)| lane.pulse.set(Mode::Stop));
+        self.lanes.iter().for_each(|lane| lane.pulse.set(Mode::Stop));
         for thread in threads {
             // A panic has been reported as an event by the thread's own ending.
             let _panic = thread.join();
         }
     }
 
-    /// Ends the threads and waits for them. The second time does nothing.
+    /// Ends the threads, waits for them and lets go of the descriptors. The second time does
+    /// nothing.
     pub fn stop(&self) {
         let mut control = self.control();
         if let Phase::Running(threads) = std::mem::replace(&mut control.phase, Phase::Stopped) {
@@ -264,7 +160,7 @@ impl Engine {
     fn set_mode(&self, mode: Mode) {
         let control = self.control();
         if !matches!(control.phase, Phase::Stopped) {
-            self.lanes().for_each(|(_, lane)| lane.pulse.set(mode));
+            self.lanes.iter().for_each(|lane| lane.pulse.set(mode));
         }
     }
 
@@ -307,38 +203,38 @@ impl Engine {
 
     /// Returns how many packets each reason cost.
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
-        let sum = |reason| self.lanes().map(|(_, lane)| lane.counters.drops(reason).read()).sum();
+        let sum = |reason| self.lanes.iter().map(|lane| lane.counters.drops(reason).read()).sum();
         DropReason::ALL.iter().map(|reason| (*reason, sum(*reason))).collect()
     }
 
     /// Returns how many ICMP errors were sent, and how many were held back.
     pub fn icmp(&self) -> (u64, u64) {
-        let sent = self.lanes().map(|(_, lane)| lane.counters.icmp_sent.read()).sum();
-        let suppressed = self.lanes().map(|(_, lane)| lane.counters.icmp_suppressed.read()).sum();
+        let sent = self.lanes.iter().map(|lane| lane.counters.icmp_sent.read()).sum();
+        let suppressed = self.lanes.iter().map(|lane| lane.counters.icmp_suppressed.read()).sum();
         (sent, suppressed)
     }
 
     /// Returns a reading per thread.
     pub fn worker_counters(&self) -> Vec<WorkerReading> {
-        let reading = |(worker, lane): (usize, &Lane)| WorkerReading {
-            worker,
+        let reading = |lane: &Lane| WorkerReading {
+            worker: lane.worker,
             direction: lane.direction,
             batches: lane.counters.batches.read(),
             packets: lane.counters.packets.read(),
             bytes: lane.counters.bytes.read(),
         };
-        self.lanes().map(reading).collect()
+        self.lanes.iter().map(reading).collect()
     }
 
     /// Returns a sign of life per thread.
     pub fn heartbeat(&self) -> Vec<Heartbeat> {
-        let heartbeat = |(worker, lane): (usize, &Lane)| Heartbeat {
-            worker,
+        let heartbeat = |lane: &Lane| Heartbeat {
+            worker: lane.worker,
             direction: lane.direction,
             alive: lane.pulse.is_alive(),
             beats: lane.pulse.beats(),
         };
-        self.lanes().map(heartbeat).collect()
+        self.lanes.iter().map(heartbeat).collect()
     }
 
     /// Returns what came up since the last call, oldest first.
@@ -356,38 +252,5 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-fn again(fd: &OwnedFd) -> Result<OwnedFd, Error> {
-    duplicate("engine's", fd.as_raw_fd())
-}
-
-/// Says that a thread is gone, whichever way it went: at its drop.
-struct Ending {
-    worker: usize,
-    direction: Direction,
-    pulse: Arc<Pulse>,
-    events: Arc<Events>,
-    /// `None`: it did not come to its end.
-    result: Option<Result<(), Errno>>,
-}
-
-impl Ending {
-    fn run(mut self, run: impl FnOnce() -> Result<(), Errno>) {
-        self.result = Some(run());
-    }
-}
-
-impl Drop for Ending {
-    fn drop(&mut self) {
-        self.pulse.set_alive(false);
-        let reason = match self.result {
-            Some(Ok(())) => return,
-            Some(Err(errno)) => errno.to_string(),
-            None => "it panicked".to_owned(),
-        };
-        let (worker, direction) = (self.worker, self.direction);
-        self.events.push(Event::WorkerEnded { worker, direction, reason });
     }
 }

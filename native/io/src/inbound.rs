@@ -14,6 +14,7 @@ use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
 use tunneld_core::inbound::{Inbound, MAX_DATAGRAMS};
 
+use crate::descriptor::Descriptors;
 use crate::mmsg::Receiver;
 use crate::publish::FibReader;
 use crate::pulse::{Mode, Pulse};
@@ -21,9 +22,7 @@ use crate::{clock, raw_icmp, tun};
 
 /// What the thread works with.
 pub(crate) struct InboundThread {
-    pub(crate) underlay: OwnedFd,
-    pub(crate) tun: OwnedFd,
-    pub(crate) icmp: OwnedFd,
+    pub(crate) descriptors: Descriptors,
     pub(crate) inbound: Inbound,
     pub(crate) fibs: FibReader,
     pub(crate) pulse: Arc<Pulse>,
@@ -32,7 +31,8 @@ pub(crate) struct InboundThread {
 impl InboundThread {
     /// Runs until it is told to stop, or until the socket fails for good.
     pub(crate) fn run(self) -> Result<(), Errno> {
-        let Self { underlay, tun, icmp, mut inbound, mut fibs, pulse } = self;
+        let Self { descriptors, mut inbound, mut fibs, pulse } = self;
+        let Descriptors { tun, underlay, icmp } = descriptors;
         let mut receiver = Receiver::new();
         while let Some(ready) = pulse.wait_readable(&underlay)? {
             if ready.contains(PollFlags::ERR) {

@@ -12,13 +12,16 @@ mod engine;
 mod error;
 mod event;
 mod inbound;
+mod lane;
 mod mmsg;
 mod outbound;
 mod publish;
 mod pulse;
 mod raw_icmp;
+mod reading;
 mod tun;
 
-pub use engine::{Engine, Heartbeat, Snapshot, WorkerReading};
+pub use engine::Engine;
 pub use error::Error;
 pub use event::Event;
+pub use reading::{Heartbeat, Snapshot, WorkerReading};

@@ -12,6 +12,7 @@ use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
 use tunneld_core::outbound::Outbound;
 
+use crate::descriptor::Descriptors;
 use crate::event::{Event, Events};
 use crate::mmsg::Sender;
 use crate::publish::FibReader;
@@ -21,9 +22,7 @@ use crate::{clock, raw_icmp};
 
 /// What the thread works with.
 pub(crate) struct OutboundThread {
-    pub(crate) tun: OwnedFd,
-    pub(crate) underlay: OwnedFd,
-    pub(crate) icmp: OwnedFd,
+    pub(crate) descriptors: Descriptors,
     pub(crate) outbound: Outbound,
     pub(crate) fibs: FibReader,
     pub(crate) pulse: Arc<Pulse>,
@@ -33,7 +32,8 @@ pub(crate) struct OutboundThread {
 impl OutboundThread {
     /// Runs until it is told to stop, or until the device fails for good.
     pub(crate) fn run(self) -> Result<(), Errno> {
-        let Self { tun, underlay, icmp, mut outbound, mut fibs, pulse, events } = self;
+        let Self { descriptors, mut outbound, mut fibs, pulse, events } = self;
+        let Descriptors { tun, underlay, icmp } = descriptors;
         let mut reader = TunReader::new(&tun);
         let mut sender = Sender::new();
         while pulse.wait_readable(&tun)?.is_some() {

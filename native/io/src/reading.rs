@@ -1,0 +1,47 @@
+//! What the engine reports about itself, as plain values.
+
+use tunneld_core::adjacency::Parameters;
+use tunneld_core::counters::Direction;
+use tunneld_core::fib::Settings;
+use tunneld_core::prefix::Prefix;
+
+/// What the engine holds.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// How many changes have been carried out.
+    pub generation: u64,
+    /// The settings, once there are some.
+    pub settings: Option<Settings>,
+    /// The adjacencies, sorted by name.
+    pub adjacencies: Vec<(String, Parameters)>,
+    /// The prefixes with the names of their targets, sorted by address and length.
+    pub entries: Vec<(Prefix, String)>,
+}
+
+/// A reading of one thread's counters.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerReading {
+    /// Number of the worker.
+    pub worker: usize,
+    /// Which of its threads.
+    pub direction: Direction,
+    /// Batches handled.
+    pub batches: u64,
+    /// Packets that came in.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// A sign of life of one thread.
+#[derive(Debug, Clone, Copy)]
+pub struct Heartbeat {
+    /// Number of the worker.
+    pub worker: usize,
+    /// Which of its threads.
+    pub direction: Direction,
+    /// Whether the thread runs.
+    pub alive: bool,
+    /// Rises at least once a second while it is healthy.
+    pub beats: u64,
+}
