@@ -168,6 +168,6 @@ class EtcdStore:
     def _answered(self, revision: int = 0) -> None:
         self._health.answered(str(self._transport.endpoint), revision)
 
-    def _start_over(self, reason: str) -> None:
-        fields = {"endpoint": str(self._transport.endpoint), "reason": reason}
+    def _start_over(self, detail: str) -> None:
+        fields = {"endpoint": str(self._transport.endpoint), "detail": detail}
         log.info("listing the store anew", extra={"fields": fields})
