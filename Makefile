@@ -51,7 +51,8 @@ $(VENV)/.requirements: requirements-dev.txt | tools
 
 $(NATIVE): $(VENV)/.requirements $(RUST_SOURCES)
 	@echo "setup: building the native core (release)"
-	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release --quiet
+	@said=$$(VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/maturin develop --release 2>&1) || \
+		{ echo "$$said" >&2; exit 1; }
 	@touch $@
 
 run: setup ## Run the main job: HOSTS=2 STORE=sqlite|etcd BACKEND=udp ENCRYPTION=off IPV6=0
