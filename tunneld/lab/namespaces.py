@@ -85,8 +85,9 @@ def sysctl(namespace: str, name: str, value: int) -> None:
 
 
 def bridge(namespace: str, device: str, address: str, mtu_bytes: int) -> None:
-    """Makes a bridge with an address."""
-    run("ip", "-n", namespace, "link", "add", device, "mtu", str(mtu_bytes), "type", "bridge")
+    """Makes a bridge with an address; without multicast snooping, which sends IGMP of its own."""
+    kind = ("type", "bridge", "mcast_snooping", "0")
+    run("ip", "-n", namespace, "link", "add", device, "mtu", str(mtu_bytes), *kind)
     run("ip", "-n", namespace, "address", "add", address, "dev", device)
     run("ip", "-n", namespace, "link", "set", device, "up")
 
