@@ -12,6 +12,20 @@ import uvloop
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
+async def outcome_of(coroutine: Coroutine[Any, Any, None]) -> BaseException | None:
+    """Waits for a test's coroutine, and hands its failure out as a value.
+
+    A failed `pytest.raises` is no Exception: raised through the loop, it would stop the loop in
+    the middle and leave the test hanging instead of failing.
+    """
+    try:
+        async with asyncio.timeout(30):
+            await coroutine
+    except BaseException as error:
+        return error
+    return None
+
+
 @pytest.fixture(params=["uvloop", "asyncio"])
 def run(request: pytest.FixtureRequest) -> Run:
     """Runs a coroutine to its end on a fresh loop in debug mode."""
@@ -19,6 +33,8 @@ def run(request: pytest.FixtureRequest) -> Run:
 
     def run_to_end(coroutine: Coroutine[Any, Any, None]) -> None:
         with asyncio.Runner(debug=True, loop_factory=factory) as runner:
-            runner.run(asyncio.wait_for(coroutine, timeout=30))
+            failure = runner.run(outcome_of(coroutine))
+        if failure is not None:
+            raise failure
 
     return run_to_end

@@ -40,6 +40,15 @@ async def ask(path: Path, op: str, timeout_s: float = 10.0) -> Any:
     return await asyncio.to_thread(request, path, op, timeout_s=timeout_s)
 
 
+async def refuses(path: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(str(path))
+    except ConnectionRefusedError:
+        return True
+    writer.close()
+    return False
+
+
 async def raw(path: Path, *lines: bytes) -> list[Any]:
     reader, writer = await asyncio.open_unix_connection(str(path))
     try:
@@ -194,6 +203,8 @@ def test_reply_on_its_way_is_finished_while_the_server_closes(tmp_path: Path, ru
         answer = asyncio.create_task(ask(path, "leave"))
         await asked.wait()
         closing = asyncio.create_task(server.close())
+        while not await refuses(path):
+            pass
         go_on.set()
         assert await answer == "left"
         await closing
@@ -230,7 +241,8 @@ def test_socket_of_a_living_daemon_is_left_alone(tmp_path: Path, run: Run) -> No
         path = tmp_path / "s"
         async with serving(path, status=status):
             with pytest.raises(ControlError, match="another daemon answers"):
-                await ControlServer(path, {}).start()
+                async with serving(path):
+                    pass
             assert await ask(path, "status")
 
     run(check())
@@ -241,7 +253,8 @@ def test_file_that_is_no_socket_is_left_alone(tmp_path: Path, run: Run) -> None:
         path = tmp_path / "s"
         path.write_text("precious")
         with pytest.raises(ControlError, match="no socket"):
-            await ControlServer(path, {}).start()
+            async with serving(path):
+                pass
         assert path.read_text() == "precious"
 
     run(check())
