@@ -6,8 +6,6 @@ Path of a lease: `daemon.membership` -> `peer` -> `backend` -> **`daemon.desired
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network
 
@@ -18,8 +16,6 @@ from tunneld.fib.compose import compose
 from tunneld.fib.state import SourceCheck, State
 from tunneld.lease.network import NetworkConfig
 from tunneld.peer import Peer, join
-
-_log = logging.getLogger("tunneld.daemon")
 
 
 class Desired:
@@ -49,9 +45,6 @@ class Desired:
         """Called when something but the leases has changed what must be."""
         self.peers: Mapping[IPv4Network, tuple[Peer, Adjacency]] = {}
         """Who is reached, and how, by the last computation."""
-        self.unusable: Counter[str] = Counter()
-        """Leases no backend can reach, by reason, by the last computation."""
-        self._told: set[tuple[IPv4Network, str]] = set()
 
     @property
     def device_mtu_bytes(self) -> int:
@@ -88,27 +81,9 @@ class Desired:
 
     def _adjacencies(self, peers: Mapping[IPv4Network, Peer]) -> dict[IPv4Network, Adjacency]:
         found: dict[IPv4Network, Adjacency] = {}
-        unusable: Counter[str] = Counter()
         for prefix, peer in peers.items():
             try:
                 found[prefix] = self._backend.adjacency(peer, mtu_bytes=self.device_mtu_bytes)
             except Unusable as verdict:
-                unusable[verdict.reason] += 1
-                self._tell(prefix, verdict)
-        self.unusable = unusable
+                self._membership.skip(peer.key, verdict.reason, verdict.detail)
         return found
-
-    def _tell(self, prefix: IPv4Network, verdict: Unusable) -> None:
-        if (prefix, verdict.detail) in self._told:
-            return
-        self._told.add((prefix, verdict.detail))
-        _log.warning(
-            "a lease is skipped",
-            extra={
-                "fields": {
-                    "subnet": str(prefix),
-                    "reason": verdict.reason,
-                    "detail": verdict.detail,
-                }
-            },
-        )

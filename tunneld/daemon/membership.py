@@ -16,11 +16,11 @@ from ipaddress import IPv4Network
 from tunneld.daemon.cache import Cache, Remembered
 from tunneld.errors import GrantLostError, HostError, LeaseError, StoreError
 from tunneld.lease.keeper import Keeper
-from tunneld.lease.model import Batch, Lease, LeaseAttributes, Snapshot
+from tunneld.lease.model import Batch, Lease, LeaseAttributes, Snapshot, SubnetKey
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.lease.ownership import Held
 from tunneld.lease.registry import Store, StoreStatus
-from tunneld.lease.tracker import LeaseTracker
+from tunneld.lease.tracker import LeaseTracker, Skipped
 from tunneld.log import Periodic
 
 REMEMBER_S = 1.0
@@ -82,17 +82,16 @@ class Membership:
         """Returns the leases of the others that may be used, and logs new ones that may not."""
         selection = self.tracker.peers_of(own, network)
         for skipped in self.tracker.newly_skipped(selection):
-            _log.warning(
-                "a lease is skipped",
-                extra={
-                    "fields": {
-                        "entry": skipped.name,
-                        "reason": skipped.reason,
-                        "detail": skipped.detail,
-                    }
-                },
-            )
+            _tell_skipped(skipped)
         return selection.accepted
+
+    def skip(self, key: SubnetKey, reason: str, detail: str) -> None:
+        """Counts and logs, once, a lease that the backend cannot use."""
+        lease = self.tracker.lease(key)
+        if lease is not None:
+            skipped = Skipped.lease(lease, reason, detail)
+            if self.tracker.note(skipped):
+                _tell_skipped(skipped)
 
     async def follow(self) -> None:
         """Takes over what the store tells, for ever."""
@@ -195,6 +194,19 @@ class Membership:
         self._news.set()
         for listener in self._listeners:
             listener()
+
+
+def _tell_skipped(skipped: Skipped) -> None:
+    _log.warning(
+        "a lease is skipped",
+        extra={
+            "fields": {
+                "entry": skipped.name,
+                "reason": skipped.reason,
+                "detail": skipped.detail,
+            }
+        },
+    )
 
 
 async def remember(cache: Cache, membership: Membership) -> None:

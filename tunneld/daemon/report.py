@@ -6,7 +6,6 @@ Holds references to the rooms as they come up, reads them, and decides nothing.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from ipaddress import IPv4Network
@@ -99,7 +98,7 @@ class Report:
             store=self._membership.store_status(),
             peers=[peer_status(prefix, *entry) for prefix, entry in sorted(self.peers.items())],
             drops=counters.drops if counters else {},
-            skipped=self._skipped(),
+            skipped=self._membership.tracker.skip_counts,
             icmp_sent=counters.icmp_sent if counters else 0,
             icmp_suppressed=counters.icmp_suppressed if counters else 0,
             problems=self.problems(),
@@ -129,9 +128,3 @@ class Report:
             device=self.path.device if self.path else None,
             mtu_bytes=self.desired.device_mtu_bytes if self.desired else None,
         )
-
-    def _skipped(self) -> Mapping[str, int]:
-        counts = Counter(self._membership.tracker.skip_counts)
-        if self.desired is not None:
-            counts.update(self.desired.unusable)
-        return counts
