@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunneld.backend.base import Adjacency, Datapath
+from tunneld.lease.gojson import member
 from tunneld.lease.model import Lease
 from tunneld.lease.registry import StoreStatus
 from tunneld.peer import Peer
@@ -123,7 +124,7 @@ def render_text(document: Mapping[str, Any]) -> str:
     lines += [f"  {problem}" for problem in document["problems"]]
     rows = [
         ("node", document["node_id"]),
-        ("network", document["network"].get("Network")),
+        ("network", member(document["network"], "Network", None)),
         ("lease", lease["subnet"] and f"{lease['subnet']} at {lease['public_ip']}"),
         ("expires", lease["expires_at"]),
         (

@@ -197,6 +197,11 @@ def test_text_names_what_an_operator_looks_for() -> None:
     assert "outside_network" in text
 
 
+def test_text_names_the_network_however_its_key_is_written() -> None:
+    status = replace(READY, network='{"network": "10.77.0.0/16"}')
+    assert "network:  10.77.0.0/16\n" in render_text(render_status(status))
+
+
 def test_text_of_a_starting_daemon_says_what_it_waits_for() -> None:
     text = render_text(render_status(STARTING))
     assert "starting\n  the store is away\n" in text
