@@ -81,7 +81,7 @@ impl fmt::Display for Error {
             Self::StillInUse { adjacency, uses } => {
                 write!(
                     f,
-                    "adjacency {adjacency}: still the target of {uses} entries; drop them too"
+                    "adjacency {adjacency}: still in use, entries that lead to it: {uses}; drop them too"
                 )
             }
         }

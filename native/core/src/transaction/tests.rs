@@ -123,7 +123,7 @@ fn an_entry_needs_a_target_that_is_there_afterwards() {
 fn an_adjacency_in_use_stays() {
     refused(
         Change { drop_adjacencies: vec!["b".into()], ..Change::default() },
-        "adjacency b: still the target of 1 entries; drop them too",
+        "adjacency b: still in use, entries that lead to it: 1; drop them too",
     );
     refused(
         Change {
@@ -131,7 +131,7 @@ fn an_adjacency_in_use_stays() {
             drop_entries: vec![prefix("10.5.3.0/24"), prefix("10.5.3.0/24")],
             ..Change::default()
         },
-        "adjacency b: still the target of 1 entries; drop them too",
+        "adjacency b: still in use, entries that lead to it: 1; drop them too",
     );
 }
 

@@ -1,0 +1,46 @@
+"""A namespace with a loopback, and sockets of peers in it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.native.hosts import Host, inside, network, udp_socket
+from tests.support.netns import Namespace, Rig
+
+PeerSocket = Callable[[str], socket.socket]
+
+
+@pytest.fixture(scope="module")
+def space(module_rig: Rig) -> Namespace:
+    return module_rig.namespace("native")
+
+
+@pytest.fixture
+def rig_space(rig: Rig) -> Namespace:
+    """A namespace of the test's own, whose loopback it may change."""
+    return rig.namespace("own")
+
+
+@pytest.fixture
+def host(space: Namespace) -> Iterator[Host]:
+    """Host a, running, in the network of `hosts.network`."""
+    with Host(space, network()) as made:
+        yield made
+
+
+@pytest.fixture
+def peer_socket(space: Namespace) -> Iterator[PeerSocket]:
+    """Opens UDP sockets of peers, by underlay address."""
+    with ExitStack() as opened:
+
+        def open_one(address: str) -> socket.socket:
+            with inside(space):
+                sock = opened.enter_context(udp_socket(address))
+            sock.settimeout(10)
+            return sock
+
+        yield open_one

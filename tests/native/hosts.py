@@ -1,0 +1,169 @@
+"""Hosts around a native engine: its device is a socket pair or a TUN, its underlay real UDP.
+
+All sockets live in a network namespace of the test, whose loopback is the underlay: 127.0.0.1 is
+this host, 127.0.0.2 the peer `b` with subnet 10.5.2.0/24, 127.0.0.3 the peer `c` with 10.5.3.0/24.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self, cast
+
+from tests.support.netns import Namespace
+from tests.support.wait import wait_until
+from tunneld import _native
+
+PORT = 8285
+MTU_BYTES = 1472
+VNET_HEADER = bytes(10)
+
+CLONE_NEWNET = 0x40000000
+TUNSETIFF = 0x400454CA
+IFF_TUN, IFF_NO_PI, IFF_MULTI_QUEUE, IFF_VNET_HDR = 0x0001, 0x1000, 0x0100, 0x4000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@contextmanager
+def inside(space: Namespace) -> Iterator[None]:
+    """Moves this thread into a namespace, and back."""
+    with (
+        open("/proc/thread-self/ns/net", "rb") as home,
+        open(f"/run/netns/{space.name}", "rb") as there,
+    ):
+        if _libc.setns(there.fileno(), CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"setns to {space.name}")
+        try:
+            yield
+        finally:
+            if _libc.setns(home.fileno(), CLONE_NEWNET) != 0:
+                raise OSError(ctypes.get_errno(), "setns back")
+
+
+def udp_socket(address: str, port: int = PORT) -> socket.socket:
+    """Opens a bound socket with a large receive buffer; DF is always set, as in the daemon."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
+    sock.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+    sock.bind((address, port))
+    return sock
+
+
+def raw_icmp_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+
+
+def open_tun(name: str) -> int:
+    """Opens a queue of a TUN device of the current namespace; returns its descriptor."""
+    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
+    flags = IFF_TUN | IFF_NO_PI | IFF_MULTI_QUEUE | IFF_VNET_HDR
+    fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
+    return fd
+
+
+def adjacency(
+    name: str, endpoint: str, mtu_bytes: int = MTU_BYTES, port: int = PORT
+) -> _native.Adjacency:
+    return {
+        "name": name,
+        "encapsulation": "raw",
+        "endpoint": endpoint,
+        "port": port,
+        "mtu_bytes": mtu_bytes,
+    }
+
+
+def settings(source_check: str = "strict", mtu_bytes: int = MTU_BYTES) -> _native.Settings:
+    return {
+        "source_check": source_check,
+        "device_mtu_bytes": mtu_bytes,
+        "icmp_source": "10.5.1.0",
+    }
+
+
+def network(source_check: str = "strict") -> _native.Change:
+    """What host a knows of the network."""
+    return {
+        "settings": settings(source_check),
+        "put_adjacencies": [
+            adjacency("b", "127.0.0.2"),
+            adjacency("c", "127.0.0.3", mtu_bytes=1400),
+        ],
+        "put_entries": [
+            {"prefix": "10.5.1.0/24", "target": "local"},
+            {"prefix": "10.5.2.0/24", "target": "b"},
+            {"prefix": "10.5.3.0/24", "target": "c"},
+        ],
+    }
+
+
+class Host:
+    """An engine at 127.0.0.1 of a namespace; `device` is the far end of its device."""
+
+    def __init__(
+        self,
+        space: Namespace,
+        change: _native.Change | None = None,
+        underlay: socket.socket | None = None,
+    ) -> None:
+        self.device, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        with inside(space):
+            underlay, icmp = underlay or udp_socket("127.0.0.1"), raw_icmp_socket()
+        with near, underlay, icmp:
+            self.engine = _native.Engine(
+                tun_fds=[near.fileno()], underlay_fds=[underlay.fileno()], icmp_fd=icmp.fileno()
+            )
+        self.device.settimeout(10)
+        if change is not None:
+            self.engine.commit(change)
+
+    def __enter__(self) -> Self:
+        self.engine.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.engine.stop()
+        self.device.close()
+
+    def write(self, packet: bytes, header: bytes = VNET_HEADER) -> None:
+        """Hands the engine a packet, as the kernel does."""
+        self.device.send(header + packet)
+
+    def read(self) -> bytes:
+        """Returns the next packet the engine writes to its device."""
+        data = self.device.recv(70_000)
+        assert data[:10] == VNET_HEADER
+        return data[10:]
+
+    def reads_nothing(self) -> bool:
+        return not select.select([self.device], [], [], 0)[0]
+
+    def drops(self) -> dict[str, int]:
+        """Returns the reasons that occurred."""
+        return {reason: count for reason, count in self.engine.counters()["drops"].items() if count}
+
+    def wait_for_drop(self, reason: str, count: int = 1) -> None:
+        wait_until(lambda: self.drops().get(reason, 0) >= count, what=f"{count} x {reason}")
+
+    def traffic(self, name: str) -> _native.AdjacencyCounters:
+        return self.engine.counters()["adjacencies"][name]
+
+    def wait_for_traffic(self, name: str, key: str, count: int) -> None:
+        def there() -> bool:
+            reading = cast(dict[str, int], self.traffic(name))
+            return reading[key] >= count
+
+        wait_until(there, what=f"{key} of {name} reaching {count}")

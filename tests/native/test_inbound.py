@@ -1,0 +1,142 @@
+"""From the underlay to the device: honest packets arrive, each other kind has its own reason."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import pytest
+from scapy.layers.inet import IP
+
+from tests.native.conftest import PeerSocket
+from tests.native.hosts import Host, inside, network, udp_socket
+from tests.native.packets import inner, sized
+from tests.support.netns import Namespace
+
+HERE = ("127.0.0.1", 8285)
+HONEST = inner("10.5.2.2", "10.5.1.2")
+
+
+def test_an_honest_packet_arrives_one_hop_older(host: Host, peer_socket: PeerSocket) -> None:
+    peer = peer_socket("127.0.0.2")
+    for size in (28, 100, 1472):
+        peer.sendto(sized("10.5.2.2", "10.5.1.2", size), HERE)
+        assert host.read() == sized("10.5.2.2", "10.5.1.2", size, ttl=63)
+    host.wait_for_traffic("b", "rx_packets", 3)
+    reading = host.traffic("b")
+    assert reading["rx_bytes"] == 28 + 100 + 1472
+    assert reading["last_rx"] is not None
+    assert 0 <= time.monotonic() - reading["last_rx"] < 10
+    assert host.traffic("c")["last_rx"] is None
+
+
+def test_order_is_kept_across_batches(host: Host, peer_socket: PeerSocket) -> None:
+    peer = peer_socket("127.0.0.2")
+    host.engine.pause()
+    for number in range(500):
+        peer.sendto(inner("10.5.2.2", "10.5.1.2", payload=number.to_bytes(4, "big")), HERE)
+    host.engine.resume()
+    got = [int.from_bytes(host.read()[28:], "big") for _ in range(500)]
+    assert got == list(range(500))
+
+
+def fixed(packet: bytes, **fields: int) -> bytes:
+    """Returns `packet` with fields set; scapy makes the checksum fit."""
+    changed = IP(packet)
+    for field, value in fields.items():
+        setattr(changed, field, value)
+    del changed.chksum
+    return bytes(changed)
+
+
+B, C, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.9"
+
+DROPPED = {
+    "empty": (B, b""),
+    "oversized": (B, bytes(65_507)),
+    "ipv6_disabled": (B, b"\x60" + bytes(60)),
+    "bad_version": (B, b"\x00" + HONEST[1:]),
+    "truncated": (B, HONEST[:19]),
+    "bad_header_length": (B, b"\x44" + HONEST[1:]),
+    "inner_length_too_long": (B, HONEST[:-1]),
+    "inner_length_too_short": (B, HONEST + b"\x00"),
+    "bad_header_checksum": (B, HONEST[:8] + b"\x63" + HONEST[9:]),
+    "unknown_peer": (STRANGER, HONEST),
+    "source_not_leased": (B, inner("192.0.2.1", "10.5.1.2")),
+    "source_is_local": (B, inner("10.5.1.3", "10.5.1.2")),
+    "source_of_other_peer": (C, HONEST),
+    "wrong_destination": (B, inner("10.5.2.2", "10.5.3.2")),
+    "hop_limit_exceeded": (B, fixed(HONEST, ttl=1)),
+}
+
+
+@pytest.mark.parametrize("reason", DROPPED)
+def test_each_dishonest_datagram_has_its_own_reason_and_disturbs_nobody(
+    host: Host, peer_socket: PeerSocket, reason: str
+) -> None:
+    source, datagram = DROPPED[reason]
+    sockets = {address: peer_socket(address) for address in (B, C, STRANGER)}
+    sockets[source].sendto(datagram, HERE)
+    sockets[B].sendto(HONEST, HERE)
+    assert host.read() == inner("10.5.2.2", "10.5.1.2", ttl=63)
+    host.wait_for_drop(reason)
+    assert host.drops() == {reason: 1}
+    assert host.reads_nothing()
+
+
+@pytest.mark.parametrize(
+    ("check", "source", "datagram", "reason"),
+    [
+        ("loose", STRANGER, HONEST, "unknown_peer"),
+        ("loose", B, inner("10.5.1.3", "10.5.1.2"), "source_is_local"),
+        ("loose", B, inner("192.0.2.1", "10.5.1.2"), None),
+        ("loose", C, HONEST, None),
+        ("off", STRANGER, HONEST, None),
+        ("off", STRANGER, inner("10.5.1.3", "10.5.1.2"), None),
+        ("off", STRANGER, inner("10.5.2.2", "10.5.3.2"), "wrong_destination"),
+    ],
+)
+def test_looser_source_checks_let_more_through(
+    space: Namespace,
+    peer_socket: PeerSocket,
+    check: str,
+    source: str,
+    datagram: bytes,
+    reason: str | None,
+) -> None:
+    with Host(space, network(check)) as host:
+        peer_socket(source).sendto(datagram, HERE)
+        if reason is None:
+            assert host.read() == fixed(datagram, ttl=63)
+        else:
+            host.wait_for_drop(reason)
+            assert host.reads_nothing()
+
+
+def test_the_source_port_of_a_peer_does_not_matter(host: Host, space: Namespace) -> None:
+    with inside(space), udp_socket(B, 0) as anywhere:
+        anywhere.sendto(HONEST, HERE)
+        assert host.read() == inner("10.5.2.2", "10.5.1.2", ttl=63)
+
+
+def test_garbage_by_the_thousand_is_dropped_and_the_engine_lives(
+    host: Host, peer_socket: PeerSocket
+) -> None:
+    chosen = random.Random(3)
+    peer = peer_socket(B)
+    for number in range(20_000):
+        garbage = chosen.randbytes(chosen.randrange(120))
+        if number % 2 and garbage:
+            garbage = HONEST[: chosen.randrange(1, 20)] + garbage
+        peer.sendto(garbage, HERE)
+        if number % 500 == 0:
+            # Keeps the socket's buffer from running over.
+            peer.sendto(HONEST, HERE)
+            assert host.read() == inner("10.5.2.2", "10.5.1.2", ttl=63)
+    assert all(beat["alive"] for beat in host.engine.heartbeat())
+    assert host.engine.drain_events() == []
+    peer.sendto(HONEST, HERE)
+    assert host.read() == inner("10.5.2.2", "10.5.1.2", ttl=63)
+    workers = {item["direction"]: item for item in host.engine.counters()["workers"]}
+    assert workers["inbound"]["packets"] == 20_000 + 41
+    assert sum(host.drops().values()) == 20_000

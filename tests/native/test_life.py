@@ -1,0 +1,161 @@
+"""Start, pause, end, and the signs of life in between."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.native.conftest import PeerSocket
+from tests.native.hosts import Host, inside, network, open_tun, raw_icmp_socket, udp_socket
+from tests.native.packets import inner
+from tests.support.netns import Namespace
+from tests.support.wait import wait_until
+from tunneld import _native
+from tunneld.errors import EngineError
+
+
+def thread_names() -> set[str]:
+    return {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+
+
+def test_descriptors_must_make_whole_workers() -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far, pytest.raises(EngineError, match="2 TUN queues and 1 UDP sockets"):
+        _native.Engine(
+            tun_fds=[near.fileno(), near.fileno()],
+            underlay_fds=[near.fileno()],
+            icmp_fd=far.fileno(),
+        )
+    with pytest.raises(EngineError, match="0 TUN queues and 0 UDP sockets"):
+        _native.Engine(tun_fds=[], underlay_fds=[], icmp_fd=0)
+
+
+@pytest.mark.parametrize("role", ["TUN", "UDP", "ICMP"])
+@pytest.mark.parametrize("number", [-1, 1_000_000])
+def test_a_bad_descriptor_is_named_with_its_role(role: str, number: int) -> None:
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far, pytest.raises(EngineError, match=f"{role} descriptor {number} "):
+        _native.Engine(
+            tun_fds=[number if role == "TUN" else near.fileno()],
+            underlay_fds=[number if role == "UDP" else near.fileno()],
+            icmp_fd=number if role == "ICMP" else far.fileno(),
+        )
+
+
+def test_threads_have_names_and_end_with_the_engine(host: Host) -> None:
+    wait_until(lambda: {"tunneld-out0", "tunneld-in0"} <= thread_names())
+    host.engine.stop()
+    assert not {"tunneld-out0", "tunneld-in0"} & thread_names()
+    assert [beat["alive"] for beat in host.engine.heartbeat()] == [False, False]
+    assert host.engine.drain_events() == []
+
+
+def test_heartbeats_rise_without_traffic_and_while_paused(host: Host) -> None:
+    def all_beat_after(before: list[_native.Heartbeat]) -> bool:
+        pairs = zip(before, host.engine.heartbeat(), strict=True)
+        return all(new["beats"] > old["beats"] and new["alive"] for old, new in pairs)
+
+    start = host.engine.heartbeat()
+    assert [(beat["worker"], beat["direction"]) for beat in start] == [
+        (0, "outbound"),
+        (0, "inbound"),
+    ]
+    wait_until(lambda: all_beat_after(start), 1.5, "a beat of every thread")
+    host.engine.pause()
+    paused = host.engine.heartbeat()
+    wait_until(lambda: all_beat_after(paused), 1.5, "a beat of every paused thread")
+
+
+def test_an_engine_starts_once_and_stops_as_often_as_it_is_told(host: Host) -> None:
+    with pytest.raises(EngineError, match="it is running"):
+        host.engine.start()
+    host.engine.stop()
+    host.engine.stop()
+    with pytest.raises(EngineError, match="it is stopped"):
+        host.engine.start()
+    with pytest.raises(EngineError, match="it is stopped"):
+        host.engine.commit({})
+
+
+def test_counters_and_digest_answer_after_the_end(host: Host, peer_socket: PeerSocket) -> None:
+    peer_socket("127.0.0.2")
+    host.write(inner("10.5.1.2", "10.5.2.2"))
+    host.wait_for_traffic("b", "tx_packets", 1)
+    host.engine.stop()
+    assert host.traffic("b")["tx_packets"] == 1
+    assert host.engine.digest()["generation"] == 1
+
+
+def test_an_engine_that_was_never_started_stops(space: Namespace) -> None:
+    host = Host(space)
+    host.engine.stop()
+    host.device.close()
+    assert [beat["alive"] for beat in host.engine.heartbeat()] == [False, False]
+
+
+def test_the_descriptors_are_let_go_at_the_end(space: Namespace) -> None:
+    def links() -> str:
+        return space.run("ip", "-o", "link")
+
+    with inside(space):
+        tun = open_tun("tun7")
+        with udp_socket("127.0.0.1") as underlay, raw_icmp_socket() as icmp:
+            engine = _native.Engine(
+                tun_fds=[tun], underlay_fds=[underlay.fileno()], icmp_fd=icmp.fileno()
+            )
+    os.close(tun)
+    engine.start()
+    assert "tun7" in links()
+    engine.stop()
+    assert "tun7" not in links()
+
+
+def test_a_device_that_vanishes_ends_its_thread_with_an_event(space: Namespace) -> None:
+    with inside(space):
+        tun = open_tun("tun8")
+        with udp_socket("127.0.0.1") as underlay, raw_icmp_socket() as icmp:
+            engine = _native.Engine(
+                tun_fds=[tun], underlay_fds=[underlay.fileno()], icmp_fd=icmp.fileno()
+            )
+    os.close(tun)
+    engine.start()
+    space.run("ip", "link", "delete", "tun8")
+    assert select.select([engine.event_fd], [], [], 10)[0]
+    [event] = engine.drain_events()
+    assert event["kind"] == "worker_ended"
+    assert event["detail"].startswith("outbound thread of worker 0: ")
+    assert not select.select([engine.event_fd], [], [], 0)[0]
+    assert [beat["alive"] for beat in engine.heartbeat()] == [False, True]
+    engine.stop()
+
+
+def test_a_pause_leaves_what_comes_to_the_kernel(host: Host, peer_socket: PeerSocket) -> None:
+    peer = peer_socket("127.0.0.2")
+    host.engine.pause()
+    # A thread that was just about to read may still take one batch.
+    before = host.engine.heartbeat()
+    wait_until(
+        lambda: all(
+            new["beats"] > old["beats"]
+            for old, new in zip(before, host.engine.heartbeat(), strict=True)
+        )
+    )
+    peer.sendto(inner("10.5.2.2", "10.5.1.2"), ("127.0.0.1", 8285))
+    host.write(inner("10.5.1.2", "10.5.2.2"))
+    assert not select.select([host.device, peer], [], [], 0.3)[0]
+    host.engine.resume()
+    assert host.read()
+    assert peer.recv(2000)
+
+
+def test_a_dropped_engine_leaves_no_thread(space: Namespace) -> None:
+    host = Host(space, network())
+    host.engine.start()
+    wait_until(lambda: "tunneld-in0" in thread_names())
+    host.device.close()
+    del host
+    wait_until(lambda: not {"tunneld-out0", "tunneld-in0"} & thread_names())

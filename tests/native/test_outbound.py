@@ -1,0 +1,217 @@
+"""From the device to the underlay, with scapy as the second opinion."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+from scapy.layers.inet import IP
+
+from tests.native.conftest import PeerSocket
+from tests.native.hosts import Host, adjacency, inside, settings
+from tests.native.packets import icmp_error, inner, sized
+from tests.support.netns import Namespace
+from tests.support.wait import wait_until
+
+
+def test_the_datagram_is_the_inner_packet_one_hop_older(
+    host: Host, peer_socket: PeerSocket
+) -> None:
+    peer = peer_socket("127.0.0.2")
+    for size in (28, 100, 1472):
+        host.write(sized("10.5.1.2", "10.5.2.2", size))
+        datagram, source = peer.recvfrom(70_000)
+        assert datagram == sized("10.5.1.2", "10.5.2.2", size, ttl=63)
+        assert source == ("127.0.0.1", 8285)
+    host.wait_for_traffic("b", "tx_packets", 3)
+    assert host.traffic("b")["tx_bytes"] == 28 + 100 + 1472
+    assert host.drops() == {}
+
+
+def test_order_is_kept_across_batches(host: Host, peer_socket: PeerSocket) -> None:
+    peer = peer_socket("127.0.0.2")
+    for number in range(1000):
+        host.write(inner("10.5.1.2", "10.5.2.2", payload=number.to_bytes(4, "big")))
+    got = [int.from_bytes(peer.recv(2000)[28:], "big") for _ in range(1000)]
+    assert got == list(range(1000))
+
+
+def test_a_committed_change_holds_for_the_next_packet(host: Host, peer_socket: PeerSocket) -> None:
+    peer_b, peer_c = peer_socket("127.0.0.2"), peer_socket("127.0.0.3")
+    for _ in range(50):
+        host.engine.commit({"put_entries": [{"prefix": "10.5.2.0/24", "target": "c"}]})
+        host.write(inner("10.5.1.2", "10.5.2.2"))
+        assert peer_c.recv(2000)
+        host.engine.commit({"put_entries": [{"prefix": "10.5.2.0/24", "target": "b"}]})
+        host.write(inner("10.5.1.2", "10.5.2.2"))
+        assert peer_b.recv(2000)
+
+
+def test_counters_stay_with_an_adjacency_that_is_put_again(
+    host: Host, peer_socket: PeerSocket
+) -> None:
+    peer_socket("127.0.0.2")
+    host.write(inner("10.5.1.2", "10.5.2.2"))
+    host.wait_for_traffic("b", "tx_packets", 1)
+    host.engine.commit({"put_adjacencies": [adjacency("b", "127.0.0.2", mtu_bytes=1300)]})
+    assert host.traffic("b")["tx_packets"] == 1
+
+
+def test_an_unfinished_checksum_is_finished(host: Host, peer_socket: PeerSocket) -> None:
+    peer = peer_socket("127.0.0.2")
+    expected = inner("10.5.1.2", "10.5.2.2", ttl=63)
+    # The kernel leaves the sum over the pseudo-header in the field.
+    words = memoryview(expected[12:20] + bytes([0, 17]) + expected[24:26]).cast("H")
+    total = sum(int.from_bytes(word.to_bytes(2, "little"), "big") for word in words)
+    total = (total & 0xFFFF) + (total >> 16)
+    seed = ((total & 0xFFFF) + (total >> 16)).to_bytes(2, "big")
+    packet = bytearray(inner("10.5.1.2", "10.5.2.2"))
+    packet[26:28] = seed
+    start, offset = (20).to_bytes(2, "little"), (6).to_bytes(2, "little")
+    host.write(bytes(packet), bytes([1, 0, 0, 0, 0, 0]) + start + offset)
+    assert peer.recv(2000) == expected
+
+
+DROPPED = [
+    (b"\x60" + bytes(39), "ipv6_disabled"),
+    (b"", "malformed"),
+    (b"\x50" + bytes(39), "malformed"),
+    (inner("10.5.1.2", "10.5.2.2")[:-1], "malformed"),
+    (inner("10.5.1.2", "10.5.1.7"), "own_subnet"),
+    (inner("10.5.1.2", "224.0.0.251"), "no_route"),
+    (inner("10.5.1.2", "255.255.255.255"), "no_route"),
+]
+
+
+@pytest.mark.parametrize(("packet", "reason"), DROPPED)
+def test_what_cannot_go_on_is_counted_once_and_not_answered(
+    host: Host, packet: bytes, reason: str
+) -> None:
+    host.write(packet)
+    host.wait_for_drop(reason)
+    assert host.drops() == {reason: 1}
+    assert host.engine.counters()["icmp_sent"] == 0
+
+
+def test_a_super_packet_nobody_asked_for_is_dropped(host: Host) -> None:
+    host.write(sized("10.5.1.2", "10.5.2.2", 20_000), bytes([1, 1]) + bytes(8))
+    host.wait_for_drop("unexpected_gso")
+
+
+def test_before_the_first_settings_packets_are_dropped(space: Namespace) -> None:
+    with Host(space) as bare:
+        bare.write(inner("10.5.1.2", "10.5.2.2"))
+        bare.wait_for_drop("not_configured")
+
+
+@pytest.fixture
+def container(space: Namespace) -> Iterator[socket.socket]:
+    """A socket that sees all ICMP for 10.5.1.2, which the namespace has as its own."""
+    space.run("ip", "address", "replace", "10.5.1.2/32", "dev", "lo")
+    space.run("ip", "address", "replace", "10.5.1.0/32", "dev", "lo")
+    with inside(space):
+        sock = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+    with sock:
+        sock.bind(("10.5.1.2", 0))
+        sock.settimeout(10)
+        yield sock
+
+
+ANSWERED = [
+    (inner("10.5.1.2", "10.5.250.7"), "no_route", (3, 0, 0)),
+    (inner("10.5.1.2", "10.5.2.2", ttl=1), "hop_limit_exceeded", (11, 0, 0)),
+    (sized("10.5.1.2", "10.5.3.2", 1401), "too_big", (3, 4, 1400)),
+]
+
+
+@pytest.mark.parametrize(("offender", "reason", "answer"), ANSWERED)
+def test_the_sender_is_told_in_words_that_scapy_agrees_with(
+    host: Host,
+    container: socket.socket,
+    offender: bytes,
+    reason: str,
+    answer: tuple[int, int, int],
+) -> None:
+    host.write(offender)
+    packet = IP(container.recv(2000))
+    kind, code, mtu = answer
+    assert bytes(packet.payload) == icmp_error(kind, code, offender, mtu_bytes=mtu)
+    assert (packet.src, packet.dst, packet.ttl) == ("10.5.1.0", "10.5.1.2", 64)
+    assert host.drops() == {reason: 1}
+    wait_until(lambda: host.engine.counters()["icmp_sent"] == 1)
+
+
+def test_a_flood_of_errors_is_answered_at_a_limited_rate(
+    host: Host, container: socket.socket
+) -> None:
+    for _ in range(5000):
+        host.write(inner("10.5.1.2", "10.5.250.7"))
+    host.wait_for_drop("no_route", 5000)
+    counters = host.engine.counters()
+    assert counters["icmp_sent"] + counters["icmp_suppressed"] == 5000
+    assert counters["icmp_sent"] >= 50
+    assert counters["icmp_suppressed"] > 0
+
+
+def test_a_datagram_too_large_for_the_underlay_is_an_event(rig_space: Namespace) -> None:
+    rig_space.run("ip", "link", "set", "lo", "mtu", "1300")
+    with Host(rig_space) as host:
+        host.engine.commit(
+            {
+                "settings": settings(),
+                "put_adjacencies": [adjacency("b", "127.0.0.2")],
+                "put_entries": [{"prefix": "10.5.2.0/24", "target": "b"}],
+            }
+        )
+        host.write(sized("10.5.1.2", "10.5.2.2", 1273))
+        assert select.select([host.engine.event_fd], [], [], 10)[0]
+        [event] = host.engine.drain_events()
+        assert (event["kind"], event["adjacency"]) == ("path_mtu", "b")
+        assert event["size_bytes"] == 1273
+        assert host.drops() == {"too_big_for_underlay": 1}
+        host.write(sized("10.5.1.2", "10.5.2.2", 1272))
+        host.wait_for_traffic("b", "tx_packets", 1)
+
+
+def test_a_peer_out_of_reach_costs_only_its_own_packets(
+    host: Host, peer_socket: PeerSocket
+) -> None:
+    peer = peer_socket("127.0.0.2")
+    host.engine.commit({"put_adjacencies": [adjacency("c", "192.0.2.9")]})
+    for _ in range(100):
+        host.write(inner("10.5.1.2", "10.5.3.2"))
+        host.write(inner("10.5.1.2", "10.5.2.2"))
+    for _ in range(100):
+        assert peer.recv(2000)
+    host.wait_for_drop("underlay_unreachable", 100)
+    assert host.traffic("c")["tx_packets"] == 0
+
+
+def test_a_full_underlay_holds_the_sender_back_and_loses_nothing(rig_space: Namespace) -> None:
+    slow = ("rate", "80mbit", "burst", "20k", "limit", "8mb")
+    rig_space.run("tc", "qdisc", "add", "dev", "lo", "root", "tbf", *slow)
+    with inside(rig_space):
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        peer.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
+        peer.bind(("127.0.0.2", 8285))
+        peer.settimeout(10)
+        near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        near.bind(("127.0.0.1", 8285))
+    with peer, Host(rig_space, underlay=near) as host:
+        host.engine.commit(
+            {
+                "settings": settings(),
+                "put_adjacencies": [adjacency("b", "127.0.0.2")],
+                "put_entries": [{"prefix": "10.5.2.0/24", "target": "b"}],
+            }
+        )
+        host.device.settimeout(30)
+        for number in range(2000):
+            payload = number.to_bytes(4, "big") + bytes(1000)
+            host.write(inner("10.5.1.2", "10.5.2.2", payload=payload))
+        got = [int.from_bytes(peer.recv(2000)[28:32], "big") for _ in range(2000)]
+        assert got == list(range(2000))
+        assert host.drops() == {}
