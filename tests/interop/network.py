@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 
 from tests.interop.flanneld.build import flanneld_binary
 from tests.support.etcd import Etcd
-from tests.support.netns import Namespace, Rig
+from tests.support.netns import Place, Rig
 from tests.support.process import Process
 from tests.support.wait import wait_until
 
@@ -34,7 +34,7 @@ Kind = Literal["flanneld", "tunneld"]
 _TRAFFIC: Final = Path(__file__).with_name("traffic.py")
 
 
-def start_traffic(space: Namespace, mode: str, *argv: object) -> Process:
+def start_traffic(space: Place, mode: str, *argv: object) -> Process:
     """Starts one side of `traffic.py` in `space`; its JSON lines are the process's output."""
     return space.start(
         *(sys.executable, str(_TRAFFIC), mode, *map(str, argv)),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Final
+from ipaddress import IPv4Address
+from typing import Final, Protocol
 
-from tests.interop.network import Host, json_lines, start_traffic
+from tests.interop.network import json_lines, start_traffic
+from tests.support.netns import Place
 from tests.support.wait import wait_until
 
 RATE_HZ: Final = 100.0
@@ -23,10 +25,23 @@ class Arrival:
     at_s: float
 
 
+class End(Protocol):
+    """A host as far as its container sends or receives probes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def container(self) -> Place: ...
+
+    @property
+    def container_ip(self) -> IPv4Address: ...
+
+
 class Probe:
     """One running flow of probes."""
 
-    def __init__(self, first: Host, second: Host) -> None:
+    def __init__(self, first: End, second: End) -> None:
         self.name = f"{first.name}->{second.name}"
         port = next(_ports)
         self._receiver = start_traffic(second.container, "receive-probes", port)

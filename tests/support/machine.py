@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from tests.support.netns import Namespace
+from tests.support.netns import Namespace, run
 from tests.support.process import Process
 from tests.support.wait import wait_until
 
@@ -67,6 +67,15 @@ class Machine:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text)
         place.chmod(mode)
+
+    def enable(self, unit: str) -> None:
+        """Makes the next boot start a unit, without a word to a systemd that runs."""
+        run("systemctl", f"--root={self.root}", "--quiet", "enable", unit)
+
+    @property
+    def pid(self) -> int:
+        """PID 1 of the machine, as seen from this machine."""
+        return self._pid
 
     def boot(self) -> None:
         """Boots, and waits until all that is enabled has been started.

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import subprocess
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -39,20 +40,18 @@ def run(*argv: str, check: bool = True, timeout_s: float = 30.0, stdin: str = ""
     return done.stdout
 
 
-class Namespace:
-    """One network namespace of a rig."""
+class Place(ABC):
+    """Where programs run: a network namespace, perhaps with more of its own around them."""
 
     def __init__(self, name: str, directory: Path) -> None:
         self.name = name
         self.directory = directory
         """For logs and state of what runs in here."""
         self.processes: list[Process] = []
-        run("ip", "netns", "add", name)
-        self.run("ip", "link", "set", "lo", "up")
 
+    @abstractmethod
     def command(self, *argv: str) -> tuple[str, ...]:
-        """Returns the command line that runs `argv` in here; `nsenter` keeps the mounts."""
-        return ("nsenter", f"--net=/run/netns/{self.name}", "--", *argv)
+        """Returns the command line that runs `argv` in here."""
 
     def run(self, *argv: str, check: bool = True, timeout_s: float = 30.0, stdin: str = "") -> str:
         return run(*self.command(*argv), check=check, timeout_s=timeout_s, stdin=stdin)
@@ -90,6 +89,19 @@ class Namespace:
         if address:
             self.run("ip", "address", "add", address, "dev", name)
         self.run("ip", "link", "set", name, "up")
+
+
+class Namespace(Place):
+    """One network namespace of a rig."""
+
+    def __init__(self, name: str, directory: Path) -> None:
+        super().__init__(name, directory)
+        run("ip", "netns", "add", name)
+        self.run("ip", "link", "set", "lo", "up")
+
+    def command(self, *argv: str) -> tuple[str, ...]:
+        """Returns the command line that runs `argv` in here; `nsenter` keeps the mounts."""
+        return ("nsenter", f"--net=/run/netns/{self.name}", "--", *argv)
 
     def pids(self) -> list[int]:
         return [int(pid) for pid in run("ip", "netns", "pids", self.name, check=False).split()]
