@@ -82,7 +82,8 @@ def ping_all(topology: Topology, views: list[HostView]) -> list[str]:
         )
         times = _ROUND_TRIP.search(said)
         if f" {_PINGS} received" not in said or times is None:
-            msg = f"lab: ping from {view.label}-c to {other.container} lost answers"
+            summary = next((line for line in said.splitlines() if "received" in line), said)
+            msg = f"lab: ping from {view.label}-c to {other.container} lost answers: {summary}"
             raise LabError(msg)
         lines.append(
             f"{view.label}-c {view.container} -> {other.label}-c {other.container}: "
