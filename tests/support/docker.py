@@ -1,0 +1,196 @@
+"""Real Docker daemons, of two Debian releases, each on a machine of its own.
+
+Nothing of Docker has to be installed: its packages are unpacked into the cache, and a machine's
+`/usr/local/bin` leads to them. Containers run an image of busybox, imported from a file.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from tests.support.debian import unpacked
+from tests.support.machine import Machine
+from tests.support.netns import Place
+from tests.support.process import Process
+from tests.support.wait import wait_until
+
+Release = Literal["bookworm", "sid"]
+
+RELEASES: Final[tuple[Release, ...]] = ("bookworm", "sid")
+IMAGE: Final = "busybox"
+
+# runc of Debian sid wants a newer C library than Debian 12 has; Docker of sid takes this one.
+_PACKAGES: Final[dict[Release, tuple[str, ...]]] = {
+    "bookworm": ("docker.io/bookworm", "containerd/bookworm", "runc/bookworm"),
+    "sid": ("docker.io/sid", "docker-cli/sid", "containerd/sid", "runc/bookworm"),
+}
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+
+
+def programs(release: Release) -> list[Path]:
+    """Returns Docker's programs, fetched first if the cache has none."""
+    root = unpacked(f"docker-{release}", _PACKAGES[release])
+    found = [path for name in ("bin", "sbin") for path in (root / "usr" / name).iterdir()]
+    return sorted(path for path in found if path.exists())
+
+
+def image() -> Path:
+    """Returns a tar file of a root directory with busybox and its commands."""
+    path = unpacked("busybox", ("busybox-static/bookworm",)) / "image.tar"
+    if not path.exists():
+        scratch = path.with_suffix(f".{os.getpid()}")
+        with tarfile.open(scratch, "w") as archive:
+            archive.add(path.with_name("bin") / "busybox", "bin/busybox")
+            for name in ("dev", "etc", "proc", "root", "run", "sys", "tmp", "var"):
+                _directory(archive, name)
+            for name in _applets(path.with_name("bin") / "busybox"):
+                link = tarfile.TarInfo(f"bin/{name}")
+                link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+                archive.addfile(link)
+            user = b"root:x:0:0:root:/root:/bin/sh\n"
+            entry = tarfile.TarInfo("etc/passwd")
+            entry.size = len(user)
+            archive.addfile(entry, io.BytesIO(user))
+        scratch.replace(path)
+    return path
+
+
+def _directory(archive: tarfile.TarFile, name: str) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+    archive.addfile(entry)
+
+
+def _applets(busybox: Path) -> list[str]:
+    said = subprocess.run([str(busybox), "--list"], capture_output=True, text=True, check=True)
+    return [name for name in said.stdout.split() if name != "busybox"]
+
+
+class Container(Place):
+    """A running container; programs of the machine can be started in its network namespace."""
+
+    def __init__(self, docker: Docker, name: str) -> None:
+        super().__init__(name, docker.machine.directory / name)
+        self.docker = docker
+        self.processes = docker.machine.processes
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def command(self, *argv: str) -> tuple[str, ...]:
+        return ("nsenter", "--target", str(self.pid), "--net", "--", *argv)
+
+    @property
+    def pid(self) -> int:
+        """Of its first process; another one after a restart."""
+        return int(self.inspect("{{.State.Pid}}"))
+
+    @property
+    def address(self) -> IPv4Address:
+        networks = json.loads(self.inspect("{{json .NetworkSettings.Networks}}"))
+        (network,) = networks.values()
+        return IPv4Address(network["IPAddress"])
+
+    def inspect(self, what: str) -> str:
+        return self.docker.cli("inspect", "--format", what, self.name).strip()
+
+    def pings(self, address: IPv4Address) -> bool:
+        """Sends one echo request with the container's own ping; says whether the reply came."""
+        done = self.docker.machine.try_run(
+            *("docker", "exec", self.name, "ping", "-c1", "-W1", str(address))
+        )
+        return done.returncode == 0
+
+
+class Docker:
+    """dockerd on a machine."""
+
+    def __init__(self, machine: Machine, release: Release) -> None:
+        self.machine = machine
+        self.release = release
+        self.options: tuple[str, ...] = ()
+        """What `start` gives dockerd beside what keeps it apart from the machine's."""
+        self.process: Process | None = None
+        self.containers: list[Container] = []
+        machine.install(programs(release))
+
+    @property
+    def cgroup(self) -> str:
+        return self.machine.name
+
+    def start(self, *options: str) -> None:
+        """Starts dockerd with `options`, or with those of the last start, until it answers."""
+        self.options = options or self.options
+        self.machine.run("rm", "-f", "/run/docker.pid")
+        process = self.process = self.machine.start(
+            *("dockerd", "--cgroup-parent", f"/{self.cgroup}", *self.options),
+            log=self.machine.directory / "dockerd.log",
+        )
+
+        def answers() -> bool:
+            if process.exit_status is not None:
+                msg = f"dockerd ended with {process.exit_status}:\n{process.output()[-4000:]}"
+                raise AssertionError(msg)
+            return self.machine.try_run("docker", "version").returncode == 0
+
+        wait_until(answers, 30.0, f"an answer of dockerd on {self.machine.name}", poll_s=0.1)
+        if not self.cli("image", "ls", "--quiet", IMAGE):
+            self.cli("import", str(image()), IMAGE)
+
+    def stop(self) -> None:
+        """Ends dockerd, as its service is stopped; containers end with it."""
+        if self.process is not None:
+            self.process.stop(timeout_s=20.0)
+
+    def close(self) -> None:
+        """Removes all containers, ends dockerd, and what it left on the machine."""
+        if self.process is not None and self.process.exit_status is None:
+            running = self.cli("ps", "--all", "--quiet").split()
+            if running:
+                self.cli("rm", "--force", *running)
+        self.stop()
+        remove_cgroups(self.cgroup)
+
+    @property
+    def version(self) -> str:
+        """Of the server, e.g. `20.10.24+dfsg1`."""
+        return self.cli("version", "--format", "{{.Server.Version}}").strip()
+
+    @property
+    def version_number(self) -> tuple[int, ...]:
+        found = re.match(r"[\d.]+", self.version)
+        return tuple(int(part) for part in found[0].split(".")) if found else ()
+
+    def cli(self, *argv: str, timeout_s: float = 60.0) -> str:
+        """Runs a docker command; returns its stdout."""
+        return self.machine.run("docker", *argv, timeout_s=timeout_s)
+
+    def json(self, *argv: str) -> Any:
+        return json.loads(self.cli(*argv))
+
+    def run(self, name: str, *options: str, command: Iterable[str] = ()) -> Container:
+        """Starts a container; without a command it only waits, and ends when it is told to."""
+        wait = ("sh", "-c", "trap 'exit 0' TERM; while :; do sleep 3600 & wait; done")
+        argv = tuple(command) or wait
+        self.cli("run", "--detach", "--name", name, *options, IMAGE, *argv)
+        container = Container(self, name)
+        self.containers.append(container)
+        return container
+
+
+def remove_cgroups(name: str) -> None:
+    """Removes the control groups that dockerd has made below its parent group."""
+    for root in (_CGROUPS, *_CGROUPS.glob("*")):
+        top = root / name
+        if not top.is_dir():
+            continue
+        for group in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
+            group.rmdir()
+        top.rmdir()
