@@ -90,5 +90,9 @@ class ControlError(TunneldError):
     """The daemon's control socket does not answer, or answers with an error."""
 
 
+class DockerError(TunneldError):
+    """Docker does not answer, refuses, or holds something else than the lease asks for."""
+
+
 class LabError(TunneldError):
     """The lab's namespaces, store or daemons did not come up or did not pass its checks."""

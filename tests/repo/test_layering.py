@@ -21,7 +21,7 @@ RANK = {
     "host": 6,
     "config": 7,
     "control": 7,
-    "docker": 7,
+    "docker": 8,
     "daemon": 8,
     "lab": 9,
     "cli": 10,

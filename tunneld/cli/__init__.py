@@ -23,6 +23,8 @@ SUMMARIES: Final[Mapping[str, str]] = {
     "status": "this host's lease, peers, counters and drops",
     "leases": "all leases of the network",
     "leave": "give up this host's lease and stop its daemon",
+    "docker": "Docker on the leased subnet: network NAME, check",
+    "docker-opts": "options of dockerd, as flannel's mk-docker-opts writes them",
     "lab": "a network of namespaces on this machine",
     "version": "the version of tunneld",
 }
@@ -108,10 +110,10 @@ def _overview() -> str:
             "Joins the container networks of many hosts into one, compatible with flannel.",
             "",
             "commands:",
-            *(f"  {name:<8} {summary}" for name, summary in SUMMARIES.items()),
+            *(f"  {name:<11} {summary}" for name, summary in SUMMARIES.items()),
         ]
     )
 
 
 def _command(name: str) -> Command:
-    return cast(Command, importlib.import_module(f"tunneld.cli.{name}"))
+    return cast(Command, importlib.import_module(f"tunneld.cli.{name.replace('-', '_')}"))

@@ -35,13 +35,13 @@ def render(value: SubnetEnv) -> str:
 
 def parse(text: str) -> SubnetEnv:
     """Returns what the text says; what is missing or not valid is None, 0 or False."""
-    fields = _fields(text)
-    mtu = fields.get("FLANNEL_MTU", "")
+    values = fields(text)
+    mtu = values.get("FLANNEL_MTU", "")
     return SubnetEnv(
-        network=_network(fields.get("FLANNEL_NETWORK", "")),
-        subnet=_network(fields.get("FLANNEL_SUBNET", "")),
+        network=_network(values.get("FLANNEL_NETWORK", "")),
+        subnet=_network(values.get("FLANNEL_SUBNET", "")),
         mtu_bytes=int(mtu) if mtu.isascii() and mtu.isdecimal() else 0,
-        ip_masq=fields.get("FLANNEL_IPMASQ") == "true",
+        ip_masq=values.get("FLANNEL_IPMASQ") == "true",
     )
 
 
@@ -101,15 +101,15 @@ def read_text(path: Path) -> str | None:
         ) from error
 
 
-def _fields(text: str) -> dict[str, str]:
+def fields(text: str) -> dict[str, str]:
     """Returns the assignments of a dotenv text; the last of a name counts."""
-    fields = {}
+    found = {}
     for line in text.splitlines():
         if line.lstrip().startswith("#"):
             continue
         if match := _ASSIGNMENT.fullmatch(line):
-            fields[match[1]] = _unquoted(match[2])
-    return fields
+            found[match[1]] = _unquoted(match[2])
+    return found
 
 
 def _unquoted(value: str) -> str:

@@ -1,0 +1,1 @@
+"""Brings Docker's bridges onto the leased subnet: options for dockerd, networks, and a check."""

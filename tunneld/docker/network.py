@@ -1,0 +1,165 @@
+"""The bridge network that fits a lease, and how one that is there differs from it. Pure.
+
+Path of a lease: `docker.lease` -> **`docker.network`** -> `docker.api` -> dockerd.
+
+Source: Docker's bridge network driver, its options `com.docker.network.*`; flannel for whom to
+masquerade (one of the two daemons, never both).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from ipaddress import IPv4Network
+from typing import Any
+
+from tunneld.docker.lease import LocalLease
+from tunneld.errors import DockerError, UsageError
+
+BRIDGE = "com.docker.network.bridge.name"
+MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
+MTU = "com.docker.network.driver.mtu"
+TRUSTED = "com.docker.network.bridge.trusted_host_interfaces"
+DEFAULT_BRIDGE = "com.docker.network.bridge.default_bridge"
+
+DockerNetwork = Mapping[str, Any]
+"""A network as `docker network inspect` shows it."""
+
+DOCKER_MTU_BYTES = 1500
+"""What Docker gives a bridge when nobody says."""
+
+MAX_DEVICE_NAME = 15
+
+_MAJOR = re.compile(r"\d+")
+_DEVICE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
+
+
+def drops_overlay(version: str) -> bool:
+    """Returns whether this Docker drops what comes to a container by another host interface.
+
+    Since 28 it does, in the raw table, unless the interface is trusted.
+    """
+    found = _MAJOR.match(version)
+    return found is not None and int(found[0]) >= 28
+
+
+def bridge_name(name: str, asked: str | None) -> str:
+    """Returns the name of the bridge device for a network.
+
+    Raises:
+        UsageError: the kernel would not take it.
+    """
+    bridge = asked or f"br-{name}"
+    if not _DEVICE_NAME.fullmatch(bridge):
+        raise UsageError(
+            f"the bridge would be called {bridge!r}; expected at most {MAX_DEVICE_NAME} letters, "
+            "digits, dots, dashes: give it a name with --bridge"
+        )
+    return bridge
+
+
+def options(lease: LocalLease, version: str, bridge: str | None) -> dict[str, str]:
+    """Returns the driver's options for a network on the lease's subnet."""
+    wanted = {
+        MASQUERADE: "false" if lease.ip_masq else "true",
+        MTU: str(lease.mtu_bytes),
+    }
+    if bridge is not None:
+        wanted[BRIDGE] = bridge
+    if drops_overlay(version) and lease.device is not None:
+        wanted[TRUSTED] = lease.device
+    return wanted
+
+
+def create_body(name: str, bridge: str, lease: LocalLease, version: str) -> dict[str, Any]:
+    """Returns what to ask dockerd for."""
+    return {
+        "Name": name,
+        "Driver": "bridge",
+        "CheckDuplicate": True,
+        "IPAM": {
+            "Driver": "default",
+            "Config": [{"Subnet": str(lease.subnet), "Gateway": str(lease.gateway)}],
+        },
+        "Options": options(lease, version, bridge),
+    }
+
+
+def subnets(network: DockerNetwork) -> list[IPv4Network]:
+    """Returns the IPv4 subnets of a network of Docker."""
+    found = []
+    for item in (network.get("IPAM") or {}).get("Config") or []:
+        subnet = str(item.get("Subnet") or "")
+        if subnet and ":" not in subnet:
+            found.append(IPv4Network(subnet, strict=False))
+    return found
+
+
+def is_default(network: DockerNetwork) -> bool:
+    """Returns whether it is the network of docker0, which only dockerd's own options change."""
+    return bool((network.get("Options") or {}).get(DEFAULT_BRIDGE) == "true")
+
+
+def described(network: DockerNetwork) -> str:
+    """Returns a network's name and its bridge device."""
+    bridge = (network.get("Options") or {}).get(BRIDGE)
+    return f"network {network['Name']}" + (f" ({bridge})" if bridge else "")
+
+
+def in_the_way(
+    networks: Iterable[DockerNetwork], lease: LocalLease, name: str
+) -> DockerNetwork | None:
+    """Returns another network that has addresses of the lease's subnet, or None."""
+    for network in networks:
+        if network["Name"] != name and any(s.overlaps(lease.subnet) for s in subnets(network)):
+            return network
+    return None
+
+
+def differences(
+    network: DockerNetwork, lease: LocalLease, version: str, bridge: str | None = None
+) -> list[str]:
+    """Returns how a network of Docker differs from what the lease asks for, a line each."""
+    found = []
+    if network.get("Driver") != "bridge":
+        return [f"its driver is {network.get('Driver')}, expected bridge"]
+    if subnets(network) != [lease.subnet]:
+        has = ", ".join(map(str, subnets(network))) or "none"
+        found.append(f"its subnet is {has}, the lease is {lease.subnet}")
+    else:
+        config = network["IPAM"]["Config"][0]
+        # dockerd of 20.10 does not say the gateway of docker0.
+        gateway = config.get("Gateway") or str(lease.gateway)
+        if gateway.split("/")[0] != str(lease.gateway):
+            found.append(f"its gateway is {gateway}, expected {lease.gateway}")
+    has_options = network.get("Options") or {}
+    for option, wanted in options(lease, version, bridge).items():
+        if option == TRUSTED and is_default(network):
+            continue  # dockerd knows no such option for docker0; our own rule lets packets pass
+        difference = _option(option, wanted, has_options.get(option), lease)
+        if difference:
+            found.append(difference)
+    return found
+
+
+def _option(option: str, wanted: str, has: str | None, lease: LocalLease) -> str | None:
+    """Returns how one option differs, or None."""
+    if option == MTU:
+        mtu = has or str(DOCKER_MTU_BYTES)
+        return None if mtu == wanted else f"its MTU is {mtu}, the lease's is {wanted}"
+    if option == MASQUERADE:
+        who = "Docker and tunneld both masquerade" if lease.ip_masq else "nobody masquerades"
+        is_equal = (has or "true").lower() == wanted
+        return None if is_equal else f"{who} what leaves it; expected one of Docker and tunneld"
+    if option == TRUSTED:
+        is_trusted = has is not None and wanted in has.split(":")
+        return None if is_trusted else f"it does not trust {wanted} ({option})"
+    return None if has == wanted else f"its {option} is {has}, expected {wanted}"
+
+
+def refuse(name: str, network: DockerNetwork, wrong: Iterable[str]) -> DockerError:
+    """Returns the error about a network that is there, but does not fit."""
+    return DockerError(
+        f"{described(network)} is there, but {'; '.join(wrong)}: take its containers off and "
+        f"remove it (docker network rm {name}), then try again"
+    )

@@ -1,0 +1,102 @@
+"""The options of dockerd that put docker0 on the leased subnet, as lines of an environment file.
+
+Path of a lease: `host.subnet_env` -> **`docker.options`** -> EnvironmentFile= -> dockerd.
+
+Order, quotes and blanks are those of flannel's script, whose output users' units read. IPv6 is
+not handled, as there.
+
+Source: flannel `dist/mk-docker-opts.sh`, by what it prints and ends with.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
+
+from tunneld.errors import DockerError, HostError
+from tunneld.host import subnet_env
+
+DEFAULT_OUTPUT = Path("/run/docker_opts.env")
+DEFAULT_KEY = "DOCKER_OPTS"
+
+_PREFIX = "DOCKER_OPT_"
+_MASQUERADE = {"true": "false", "false": "true"}
+"""dockerd masquerades exactly when the overlay daemon does not."""
+
+_ROUTES = Path("/proc/net/route")
+_GATEWAY_FLAG = 0x2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """Which lines are wanted."""
+
+    individual: bool = True
+    combined: bool = True
+    key: str = DEFAULT_KEY
+    """Name of the combined line; what the environment has under it is kept in front."""
+    ip_masq: bool = True
+    """False leaves `--ip-masq` out, which old dockers do not know."""
+
+
+def render(text: str | None, form: Form, environment: Mapping[str, str]) -> str:
+    """Returns the environment file for the text of a `subnet.env`; None: there is none.
+
+    Variables of `environment` count where the text is silent, as for a shell that sources it.
+
+    Raises:
+        DockerError: FLANNEL_IPMASQ is neither `true` nor `false`.
+    """
+    given = {**environment, **(subnet_env.fields(text) if text is not None else {})}
+    options = {name: value for name, value in given.items() if name.startswith(_PREFIX)}
+    if subnet := given.get("FLANNEL_SUBNET"):
+        options[f"{_PREFIX}BIP"] = f"--bip={subnet}"
+    if mtu := given.get("FLANNEL_MTU"):
+        options[f"{_PREFIX}MTU"] = f"--mtu={mtu}"
+    masquerades = given.get("FLANNEL_IPMASQ")
+    if masquerades and form.ip_masq:
+        if masquerades not in _MASQUERADE:
+            raise DockerError(
+                f"FLANNEL_IPMASQ is {masquerades!r}; expected true or false: it is written by the "
+                "daemon that holds the lease, start that anew"
+            )
+        options[f"{_PREFIX}IPMASQ"] = f"--ip-masq={_MASQUERADE[masquerades]}"
+    lines = [f'{name}="{options[name]}"' for name in sorted(options)] if form.individual else []
+    if form.combined:
+        before = given.get(form.key, "")
+        words = [f"{before} "] if before else [""]
+        words += [options[name] for name in sorted(options)]
+        joined = " ".join(words) if options else words[0]
+        lines.append(f'{form.key}="{joined}"')
+    return "".join(f"{line}\n" for line in lines)
+
+
+def foreign_route(text: str | None, environment: Mapping[str, str]) -> str | None:
+    """Returns the route by which somebody else's gateway already has the leased subnet, or None.
+
+    Raises:
+        HostError: the kernel's routing table cannot be read.
+    """
+    given = {**environment, **(subnet_env.fields(text) if text is not None else {})}
+    try:
+        subnet = IPv4Interface(given.get("FLANNEL_SUBNET", "")).network
+    except ValueError:
+        return None
+    try:
+        table = _ROUTES.read_text(encoding="ascii")
+    except OSError as error:
+        raise HostError(f"cannot read {_ROUTES}: {error.strerror}; expected /proc") from error
+    for line in table.splitlines()[1:]:
+        device, destination, gateway, flags, *_, mask, _, _, _ = line.split()
+        network = IPv4Network((_address(destination), str(_address(mask))))
+        if network == subnet and int(flags, 16) & _GATEWAY_FLAG:
+            return f"{network} via {_address(gateway)} dev {device}"
+    return None
+
+
+def _address(text: str) -> IPv4Address:
+    """Reads an address of the kernel's table: hexadecimal, in the machine's byte order."""
+    return IPv4Address(struct.pack("=I", int(text, 16)))
