@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.etcd import Etcd
-from tests.support.machine import Machine
-from tests.support.netns import Namespace, Rig
+from tests.support.netns import Place, Rig
+from tests.support.systemd_machine import SystemdMachine
 from tests.support.wait import wait_until
 
 PREFIX: Final = "/coreos.com/network"
@@ -55,12 +55,11 @@ ip -n container route add default via $base.1
 """
 
 
-class Container(Namespace):
+class Container(Place):
     """The container of a machine, as seen from outside."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.name = f"{machine.space.name} container"
-        self.directory = machine.space.directory
+    def __init__(self, machine: SystemdMachine) -> None:
+        super().__init__(f"{machine.space.name} container", machine.space.directory)
         self.processes = machine.space.processes  # the rig ends them
         self._machine = machine
 
@@ -72,7 +71,9 @@ class Container(Namespace):
 class BootedHost:
     """A machine on the switch, with its container."""
 
-    def __init__(self, name: str, machine: Machine, public_ip: ipaddress.IPv4Address) -> None:
+    def __init__(
+        self, name: str, machine: SystemdMachine, public_ip: ipaddress.IPv4Address
+    ) -> None:
         self.name = name
         self.machine = machine
         self.public_ip = public_ip
@@ -125,7 +126,7 @@ class BootedNetwork:
             second_address=f"{public_ip}/{UNDERLAY.prefixlen}",
         )
         space.run("ip", "route", "add", "default", "via", str(UNDERLAY[1]))
-        machine = Machine(space, installed=self._installed, borrowed=self._borrowed)
+        machine = SystemdMachine(space, installed=self._installed, borrowed=self._borrowed)
         host = BootedHost(name, machine, public_ip)
         self.hosts.append(host)
         return host
