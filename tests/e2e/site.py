@@ -10,6 +10,7 @@ from typing import Any
 
 from tests.support.netns import run
 from tests.support.wait import wait_until
+from tunneld.errors import LabError
 from tunneld.lab import namespaces, traffic
 from tunneld.lab.build import Lab
 from tunneld.lab.daemons import status_of
@@ -62,7 +63,15 @@ class Site:
         return risen()
 
     def ping_all(self) -> None:
-        traffic.ping_all(self.topology, self.views)
+        """Pings between all containers; a lost answer fails with what every host counted."""
+        try:
+            traffic.ping_all(self.topology, self.views)
+        except LabError as error:
+            for host in self.hosts:
+                error.add_note(f"{host.label}: {json.dumps(status_of(host))}")
+                error.add_note(namespaces.run("ip", "-n", host.namespace, "-s", "neighbour"))
+                error.add_note(namespaces.run("ip", "-n", host.namespace, "-s", "link"))
+            raise
 
     def etcdctl(self, *argv: str) -> str:
         return namespaces.run(
