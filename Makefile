@@ -21,6 +21,12 @@ ENCRYPTION ?= off
 IPV6 ?= 0
 LAB ?= run
 
+# Where `make install` puts things.
+export DESTDIR ?=
+export PREFIX ?= /usr/local
+export SYSCONFDIR ?= /etc
+export INSTALL_PYTHON ?= /usr/bin/python3
+
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := tunneld/_native.abi3.so
@@ -29,11 +35,11 @@ RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) pyproject.toml \
 PYTHON_PATHS := tunneld tests bench
 STAGE := tools/stage.sh
 
-.PHONY: help setup tools run test lint fmt build bench fuzz docs clean
+.PHONY: help setup tools run test lint fmt build install bench fuzz docs clean
 .PHONY: stage-rust stage-lint stage-pytest
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  make run HOSTS=3 STORE=etcd      two to nine hosts; STORE=sqlite|etcd"
 
@@ -89,6 +95,9 @@ fmt: setup ## Format Python and Rust
 build: setup ## Build the wheel into dist/
 	@$(BIN)/maturin build --release --quiet --out dist
 	@ls dist
+
+install: build ## Install command, units and snippets: DESTDIR=, PREFIX=/usr/local
+	@tools/install.sh "$$(ls -t dist/tunneld-*.whl | head -n1)" $(BIN)/pip
 
 bench: setup ## Measure throughput and latency in a lab; raw figures into bench/results/
 	@$(BIN)/python bench/lab.py
