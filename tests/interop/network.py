@@ -196,6 +196,9 @@ class Network:
         self.outside = UNDERLAY[1]
         """The switch's own address: etcd's, and that of the world outside the overlay."""
         self.switch.bridge("switch", f"{self.outside}/{UNDERLAY.prefixlen}")
+        # Left alone, a bridge takes the lowest address of its ports: each host that is added may
+        # change it, and whoever has resolved the old one talks to nobody for half a minute.
+        self.switch.run("ip", "link", "set", "switch", "address", "02:00:00:00:00:01")
         self.etcd = Etcd(self.switch, str(self.outside))
         self.etcd.start()
         config = {"Network": str(NETWORK), "Backend": {"Type": "udp"}}
