@@ -10,6 +10,7 @@ import argparse
 import hashlib
 import json
 import random
+import select
 import signal
 import socket
 import struct
@@ -99,14 +100,53 @@ def send_word(address: str, port: int, word: str, source: str) -> None:
         sender.sendto(word.encode(), (address, port))
 
 
+def tell_sources(port: int) -> None:
+    """Answers whoever asks, by TCP or UDP, with the address it came from and what it said."""
+    with (
+        socket.create_server(("0.0.0.0", port), backlog=64) as server,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+    ):
+        receiver.bind(("0.0.0.0", port))
+        say(state="listening")
+        while True:
+            for ready in select.select([server, receiver], [], [])[0]:
+                if ready is receiver:
+                    payload, (source, source_port) = receiver.recvfrom(65535)
+                    receiver.sendto(answer(source, payload), (source, source_port))
+                else:
+                    connection, (source, _) = server.accept()
+                    with connection:
+                        connection.sendall(answer(source, connection.recv(65535)))
+
+
+def answer(source: str, payload: bytes) -> bytes:
+    return json.dumps({"source": source, "sha256": hashlib.sha256(payload).hexdigest()}).encode()
+
+
+def ask(protocol: str, address: str, port: int, size_bytes: int, timeout_s: float) -> None:
+    """Sends one message to `tell_sources` and tells its answer; fails when none comes in time."""
+    payload = random.Random(size_bytes).randbytes(size_bytes)
+    kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
+    with socket.socket(socket.AF_INET, kind) as asking:
+        asking.settimeout(timeout_s)
+        asking.connect((address, port))
+        asking.sendall(payload)
+        told = json.loads(asking.recv(65535))
+    if told["sha256"] != hashlib.sha256(payload).hexdigest():
+        raise ValueError(f"{size_bytes} bytes arrived changed")
+    say(source=told["source"])
+
+
 def main() -> None:
     """Reads the command line and runs one side of one kind of traffic."""
     parser = argparse.ArgumentParser()
     modes = parser.add_subparsers(dest="mode", required=True)
-    for name in ("receive-stream", "receive-probes", "receive-sources"):
+    for name in ("receive-stream", "receive-probes", "receive-sources", "tell-sources"):
         modes.add_parser(name).add_argument("port", type=int)
-    for name in ("send-stream", "send-probes", "send-word"):
+    for name in ("send-stream", "send-probes", "send-word", "ask"):
         sender = modes.add_parser(name)
+        if name == "ask":
+            sender.add_argument("protocol", choices=("tcp", "udp"))
         sender.add_argument("address")
         sender.add_argument("port", type=int)
         if name == "send-stream":
@@ -114,6 +154,9 @@ def main() -> None:
             sender.add_argument("seed", type=int)
         elif name == "send-probes":
             sender.add_argument("rate_hz", type=float)
+        elif name == "ask":
+            sender.add_argument("size_bytes", type=int)
+            sender.add_argument("timeout_s", type=float)
         else:
             sender.add_argument("word")
             sender.add_argument("source")

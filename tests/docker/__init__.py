@@ -1,0 +1,1 @@
+"""Containers of real Docker daemons on hosts that tunneld joins."""
