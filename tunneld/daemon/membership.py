@@ -185,7 +185,9 @@ class Membership:
     async def _changed_within(self, wait_s: float) -> None:
         """Returns at the next change of the table, or after `wait_s`."""
         try:
-            await asyncio.wait_for(self._news.wait(), wait_s)
+            # Not wait_for: before Python 3.12 it may lose a cancellation.
+            async with asyncio.timeout(wait_s):
+                await self._news.wait()
         except TimeoutError:
             return
         self._news.clear()
@@ -235,4 +237,5 @@ async def remember(cache: Cache, membership: Membership) -> None:
                         )
             await asyncio.sleep(REMEMBER_S)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), max(left_s / 10, REMEMBER_S))
+                async with asyncio.timeout(max(left_s / 10, REMEMBER_S)):
+                    await changed.wait()

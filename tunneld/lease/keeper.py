@@ -333,7 +333,9 @@ class Keeper:
     async def _is_regranted_within(self, wait_s: float) -> bool:
         """Waits, and returns True at once when `acquire` has changed the grant meanwhile."""
         try:
-            await asyncio.wait_for(self._regranted.wait(), max(wait_s, 0.0))
+            # Not wait_for: before Python 3.12 it may lose a cancellation.
+            async with asyncio.timeout(max(wait_s, 0.0)):
+                await self._regranted.wait()
         except TimeoutError:
             return False
         self._regranted.clear()
