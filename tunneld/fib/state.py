@@ -89,14 +89,41 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnderlayPort:
+    """Where encapsulated datagrams arrive, and where peers expect them."""
+
+    address: IPv4Address
+    port: int
+    """UDP."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirewallMark:
+    """Some bits of a packet's mark."""
+
+    value: int
+    mask: int = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Firewall:
-    """The meaning of our rules, whatever tool carries them out."""
+    """The meaning of our rules, whatever tool carries them out.
+
+    Always: the source address of what goes from one overlay subnet to another is kept.
+    """
 
     network: IPv4Network
     subnet: IPv4Network
     masquerade: bool
     """As flannel's --ip-masq."""
     random_fully: bool = True
+    forward: bool = True
+    """Whether forwarding from and to the network is accepted."""
+    notrack: UnderlayPort | None = None
+    """Datagrams that connection tracking leaves alone; None: none."""
+    accept_mark: FirewallMark | None = None
+    """What Docker's nftables rules accept (its --bridge-accept-fwmark); set on what the overlay
+    brings for the own subnet. None: no mark."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

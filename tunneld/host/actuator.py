@@ -20,7 +20,7 @@ from tunneld.fib.state import HostChange, HostState, SubnetEnv
 from tunneld.host import subnet_env
 from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
-from tunneld.host.firewall import FirewallTable
+from tunneld.host.firewall import FirewallMode, HostFirewall
 from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding
 from tunneld.host.monitor import Monitor, Notice
 from tunneld.host.netlink import Netlink
@@ -30,6 +30,12 @@ from tunneld.host.underlay import Underlay
 
 HostEvent = Literal["device", "routes", "firewall", "underlay"]
 """What may have changed behind our back (or by our own hand: that is not told apart)."""
+
+FIREWALL_DELAY_S = 0.01
+"""How long after its first change the firewall is looked at: a change has more than one message."""
+
+FIREWALL_INTERVAL_S = 0.2
+"""Least time between two looks at a firewall that keeps changing."""
 
 
 class Actuator:
@@ -45,6 +51,7 @@ class Actuator:
         underlay: Underlay,
         forwarding: ForwardingPolicy = "auto",
         state_dir: StateDir | None = None,
+        firewall: FirewallMode = "auto",
     ) -> None:
         """Takes hold of what is there; nothing is changed before `apply`.
 
@@ -56,16 +63,20 @@ class Actuator:
             underlay: the interface whose changes are reported.
             forwarding: whether the host's global switch may be turned on.
             state_dir: where to remember, for after a crash, that we turned it on.
+            firewall: by which means the rules are put in force.
         """
         self._device = OverlayDevice(device, netlink)
         self._routes = Routes(netlink, network)
-        self._firewall = FirewallTable(device)
+        self._firewall = HostFirewall(device, firewall)
         self._forwarding = GlobalForwarding(forwarding, state_dir)
         self._subnet_file = subnet_file
         self._underlay = underlay
         self._device_index = 0
         self._callbacks: list[Callable[[HostEvent], None]] = []
         self._monitor: Monitor | None = None
+        self._firewall_report: asyncio.TimerHandle | None = None
+        self._firewall_reported_s = 0.0
+        """Time of the loop."""
         self._lock = asyncio.Lock()
 
     async def observe(self) -> HostState:
@@ -142,6 +153,8 @@ class Actuator:
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None
+        if self._firewall_report is not None:
+            self._firewall_report.cancel()
         async with self._lock:
             link = await self._device.link()
             failures = []
@@ -169,8 +182,27 @@ class Actuator:
 
     def _notice(self, notice: Notice) -> None:
         for event in self._events(notice):
-            for callback in self._callbacks:
-                callback(event)
+            if event == "firewall":
+                self._report_firewall_soon()
+            else:
+                self._report(event)
+
+    def _report(self, event: HostEvent) -> None:
+        for callback in self._callbacks:
+            callback(event)
+
+    def _report_firewall_soon(self) -> None:
+        """Reports many changes in a row, as Docker's start makes them, a few times only."""
+        if self._firewall_report is not None:
+            return
+        loop = asyncio.get_running_loop()
+        due_s = max(loop.time() + FIREWALL_DELAY_S, self._firewall_reported_s + FIREWALL_INTERVAL_S)
+        self._firewall_report = loop.call_at(due_s, self._report_firewall)
+
+    def _report_firewall(self) -> None:
+        self._firewall_report = None
+        self._firewall_reported_s = asyncio.get_running_loop().time()
+        self._report("firewall")
 
     def _events(self, notice: Notice) -> Iterator[HostEvent]:
         """Returns which of our things a notice may touch."""
@@ -193,5 +225,7 @@ class Actuator:
                 yield "underlay"
             case "route" if is_ours or notice.protocol == PROTOCOL:
                 yield "routes"
-            case "firewall" if self._firewall.name in notice.tables:
+            case "firewall" if self._firewall.tables & notice.tables:
+                yield "firewall"
+            case "iptables":
                 yield "firewall"

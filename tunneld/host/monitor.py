@@ -18,8 +18,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunneld.errors import HostError
+from tunneld.host.xtables_lock import XtablesLock
 
-NoticeKind = Literal["link", "address", "route", "forwarding", "firewall", "lost"]
+NoticeKind = Literal["link", "address", "route", "forwarding", "firewall", "iptables", "lost"]
+"""`firewall`: tables of nftables, hence of iptables-nft. `iptables`: a run of iptables-legacy."""
 
 _RECEIVE_BYTES = 65536
 _HEADER = struct.Struct("=IHHII")
@@ -67,7 +69,7 @@ class Notice:
 
 
 class Monitor:
-    """Two netlink sockets on the running loop, one of routing and one of nftables."""
+    """Two netlink sockets on the running loop, of routing and of nftables, and a watched file."""
 
     def __init__(self, callback: Callable[[Notice], None]) -> None:
         """Starts watching; `callback` runs on the loop.
@@ -78,6 +80,7 @@ class Monitor:
         self._loop = asyncio.get_running_loop()
         self._callback = callback
         self._sockets: list[socket.socket] = []
+        self._lock: XtablesLock | None = None
         try:
             self._watch(
                 socket.NETLINK_ROUTE,
@@ -85,11 +88,12 @@ class Monitor:
                 routing_notices,
             )
             self._watch(_NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,), firewall_notices)
+            self._lock = XtablesLock(lambda: callback(Notice(kind="iptables")))
         except OSError as error:
             self.close()
             raise HostError(
                 f"cannot watch the kernel's network settings: {error.strerror}; expected netlink "
-                "sockets"
+                "sockets and inotify (see fs.inotify.max_user_instances)"
             ) from error
 
     def close(self) -> None:
@@ -98,6 +102,9 @@ class Monitor:
             self._loop.remove_reader(opened.fileno())
             opened.close()
         self._sockets.clear()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _watch(
         self,

@@ -18,7 +18,7 @@ from tests.unit.host.conftest import inside, overlay, refusal, run_inside, witho
 from tunneld.errors import HostError
 from tunneld.fib.state import Device, Firewall, Route
 from tunneld.host.device import OverlayDevice
-from tunneld.host.firewall import FirewallTable
+from tunneld.host.firewall import NftTable
 from tunneld.host.routes import Routes
 
 NETWORK = IPv4Network("10.5.0.0/16")
@@ -34,16 +34,24 @@ table ip other {
 table inet tunneld-other { set s { type ipv4_addr; elements = { 10.5.1.1 }; }; }
 """
 
-# flannel's iptables rules, in their order (pkg/trafficmngr/iptables/iptables.go).
+# `forward` and `postrouting` are flannel's iptables rules, in their order
+# (pkg/trafficmngr/iptables/iptables.go); 0x4000 is kube-proxy's mark.
 GOLDEN = """\
 table ip tunneld-flannel0 {
+  chain identity {
+    type nat hook postrouting priority srcnat - 1; policy accept;
+    meta mark & 0x00004000 == 0x00004000 return
+    ip saddr 10.5.1.0/24 ip daddr 10.5.1.0/24 return
+    ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 snat to ip saddr
+    ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 snat to ip saddr
+  }
   chain forward {
     type filter hook forward priority filter; policy accept;
     ip saddr 10.5.0.0/16 accept
     ip daddr 10.5.0.0/16 accept
   }
   chain postrouting {
-    type nat hook postrouting priority srcnat; policy accept;
+    type nat hook postrouting priority srcnat + 1; policy accept;
     meta mark & 0x00004000 == 0x00004000 return
     ip saddr 10.5.1.0/24 ip daddr 10.5.0.0/16 return
     ip saddr 10.5.0.0/16 ip daddr 10.5.1.0/24 return
@@ -61,7 +69,7 @@ def ruleset(space: Namespace) -> str:
 
 def test_table_holds_flannels_rules_in_flannels_order(space: Namespace) -> None:
     async def work() -> None:
-        table = FirewallTable("flannel0")
+        table = NftTable("flannel0")
         assert await table.observe() is None
         await table.apply(WANTED)
         assert await table.observe() == WANTED
@@ -72,21 +80,21 @@ def test_table_holds_flannels_rules_in_flannels_order(space: Namespace) -> None:
     assert listed == re.sub(r"[ \t]+", " ", GOLDEN)
 
 
-def test_without_masquerade_only_forwarding_is_accepted(space: Namespace) -> None:
+def test_without_masquerade_no_source_becomes_the_hosts(space: Namespace) -> None:
     async def work() -> None:
-        table = FirewallTable("flannel0")
+        table = NftTable("flannel0")
         await table.apply(WANTED)
         await table.apply(Firewall(network=NETWORK, subnet=SUBNET, masquerade=False))
 
     run_inside(space, work)
     assert "chain forward" in ruleset(space)
-    assert "postrouting" not in ruleset(space)
+    assert "masquerade" not in ruleset(space)
 
 
 def test_plain_masquerade_keeps_the_ports_where_it_can(space: Namespace) -> None:
     async def work() -> None:
         wanted = Firewall(network=NETWORK, subnet=SUBNET, masquerade=True, random_fully=False)
-        await FirewallTable("flannel0").apply(wanted)
+        await NftTable("flannel0").apply(wanted)
 
     run_inside(space, work)
     assert ruleset(space).count("masquerade\n") == 2
@@ -95,7 +103,7 @@ def test_plain_masquerade_keeps_the_ports_where_it_can(space: Namespace) -> None
 
 def test_applying_twice_leaves_one_table(space: Namespace) -> None:
     async def work() -> None:
-        table = FirewallTable("flannel.1")
+        table = NftTable("flannel.1")
         await table.apply(WANTED)
         first = ruleset(space)
         await table.apply(WANTED)
@@ -118,7 +126,7 @@ def test_applying_twice_leaves_one_table(space: Namespace) -> None:
 )
 def test_what_somebody_changes_in_it_is_noticed_and_mended(space: Namespace, spoiling: str) -> None:
     async def work() -> None:
-        table = FirewallTable("flannel0")
+        table = NftTable("flannel0")
         await table.apply(WANTED)
         before = ruleset(space)
         space.run("nft", *spoiling.split())
@@ -135,7 +143,7 @@ def test_rules_of_others_are_untouched(space: Namespace) -> None:
     before = ruleset(space)
 
     async def work() -> None:
-        table = FirewallTable("flannel0")
+        table = NftTable("flannel0")
         await table.apply(WANTED)
         space.run("nft", "add", "rule", "ip", "other", "forward", "ip", "saddr", "1.2.3.4", "drop")
         assert await table.observe() == WANTED
@@ -157,7 +165,7 @@ def test_table_of_a_killed_daemon_is_replaced(space: Namespace) -> None:
     space.run("nft", "add", "chain", "ip", "tunneld-flannel0", "stale")
 
     async def work() -> None:
-        table = FirewallTable("flannel0")
+        table = NftTable("flannel0")
         assert await table.observe() is None
         await table.apply(WANTED)
 
@@ -171,7 +179,7 @@ def test_missing_nft_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
 
     async def work() -> None:
-        table = FirewallTable("flannel0")
+        table = NftTable("flannel0")
         await table.clear()
         with pytest.raises(HostError, match=r"no program `nft`.*apt-get install nftables"):
             await table.apply(WANTED)
@@ -182,7 +190,7 @@ def test_missing_nft_says_what_to_install(
 
 def test_missing_capability_is_one_clear_line(space: Namespace) -> None:
     code = (
-        "from tunneld.host.firewall import FirewallTable as T; "
+        "from tunneld.host.firewall import NftTable as T; "
         "from tunneld.fib.state import Firewall as F; from ipaddress import IPv4Network as N; "
         "await T('flannel0').apply(F(network=N('10.5.0.0/16'), subnet=N('10.5.1.0/24'), "
         "masquerade=True))"
@@ -296,7 +304,7 @@ def test_sources_are_rewritten_where_flannels_iptables_rules_rewrite_them(
     async def work() -> dict[str, str]:
         async with site(rig, space) as place:
             host, container, stranger = place.host, place.container, place.stranger
-            await FirewallTable("flannel0").apply(
+            await NftTable("flannel0").apply(
                 Firewall(network=NETWORK, subnet=SUBNET, masquerade=masquerade)
             )
             host.run("nft", "-f", "-", stdin=MARKING)

@@ -1,0 +1,312 @@
+"""Where our iptables rules belong among those of others, and what puts them there. Pure.
+
+Path of a lease: `host.firewall.xtables` -> **`host.firewall.layout`** (text in, text out).
+
+All rules stand in chains of our own, named after the device; a chain of somebody else holds
+nothing of ours but one jump. Where Docker is, only the overlay's own traffic is accepted, so
+that what Docker keeps apart stays apart; elsewhere what flannel accepts.
+
+Source: iptables-save(8), iptables-restore(8); flannel `pkg/trafficmngr/iptables/iptables.go`;
+Docker's "Packet filtering and firewalls" (DOCKER-USER).
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tunneld.fib.state import Firewall
+
+DOCKER_USER = "DOCKER-USER"
+"""The chain Docker keeps for the operator's rules and never changes."""
+
+_COMMENT = "-m comment --comment tunneld"
+_OWN = "TUNNELD-"
+_KINDS = ("FWD", "KEEP", "MASQ", "RAW", "OUT")
+"""Chains: forwarding, kept source addresses, masquerade, and raw of what comes in and goes out.
+
+The longest name, with the longest device name of 15 characters, has the 28 iptables allows.
+"""
+
+_LAST_WORDS = ("ACCEPT", "DROP", "REJECT", "RETURN")
+
+Place = Literal["first", "before drop", "before last word", "last"]
+"""Of a jump. `first`: nothing but jumps like it stands before. `before drop`: no DROP does.
+`before last word`: no rule that decides about every packet does. `last`: anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as iptables-save shows it."""
+
+    policies: dict[str, str] = field(default_factory=dict)
+    """Chain to its policy; `-` for one that is not built in."""
+    rules: dict[str, list[str]] = field(default_factory=dict)
+    """Chain to its rules, each without `-A CHAIN`."""
+
+
+Tables = Mapping[str, Table]
+
+
+@dataclass(frozen=True, slots=True)
+class Jump:
+    """The rule by which packets get from a chain of others to one of ours."""
+
+    chain: str
+    target: str
+    place: Place
+
+    @property
+    def rule(self) -> str:
+        """Returns it as iptables-save shows it, without `-A CHAIN`."""
+        return f"{_COMMENT} -j {self.target}"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What must be of ours in one table."""
+
+    chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    jumps: tuple[Jump, ...] = ()
+
+
+def parse(text: str) -> dict[str, Table]:
+    """Reads the output of iptables-save."""
+    tables: dict[str, Table] = {}
+    table = Table()
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = tables.setdefault(line[1:].strip(), Table())
+        elif line.startswith(":"):
+            chain, policy, *_ = line[1:].split()
+            table.policies[chain] = policy
+            table.rules.setdefault(chain, [])
+        elif line.startswith("-A "):
+            _, chain, rule = line.split(" ", 2)
+            table.rules.setdefault(chain, []).append(rule)
+    return tables
+
+
+def own_chains(device: str) -> frozenset[str]:
+    """Returns the names of all chains that a daemon of this device may own."""
+    return frozenset(f"{_OWN}{kind}-{device}" for kind in _KINDS)
+
+
+def beside_nftables(tables: Tables, device: str, wanted: Firewall) -> dict[str, Layout]:
+    """Returns what must be in iptables where everything else is in our nftables table.
+
+    An accept there does not overrule a drop here, so that only accepts are needed, and only
+    where something drops.
+    """
+    layouts = {}
+    if wanted.forward and (_docker_asks(tables) or _drops_forwarded(tables)):
+        layouts["filter"] = _forward(tables, device, wanted)
+    if _docker_asks(tables) and "raw" in tables:
+        layouts["raw"] = _raw(device, wanted, notrack=False)
+    return layouts
+
+
+def everything(tables: Tables, device: str, wanted: Firewall) -> dict[str, Layout]:
+    """Returns what must be in iptables where there is no nftables table of ours."""
+    layouts = {"nat": _nat(device, wanted)}
+    if wanted.forward:
+        layouts["filter"] = _forward(tables, device, wanted)
+    if wanted.notrack is not None or (_docker_asks(tables) and "raw" in tables):
+        layouts["raw"] = _raw(device, wanted, notrack=True)
+    return layouts
+
+
+def script(tables: Tables, device: str, layouts: Mapping[str, Layout]) -> str:
+    """Returns the input of `iptables-restore --noflush` that makes `layouts` true.
+
+    Chains of ours are written anew, jumps that are in place stay. Tables that neither hold nor
+    need anything of ours do not occur.
+    """
+    names = own_chains(device)
+    text = ""
+    for name in sorted(tables.keys() | layouts.keys()):
+        table, layout = tables.get(name, Table()), layouts.get(name, Layout())
+        there = names & table.rules.keys()
+        lines = [f":{chain} - [0:0]" for chain in sorted(there | layout.chains.keys())]
+        lines += [f"-A {chain} {rule}" for chain, rules in layout.chains.items() for rule in rules]
+        lines += _jumps(table, names, layout)
+        lines += [f"-X {chain}" for chain in sorted(there - layout.chains.keys())]
+        if lines:
+            text += "".join(f"{line}\n" for line in (f"*{name}", *lines, "COMMIT"))
+    return text
+
+
+def is_laid_out(tables: Tables, device: str, layouts: Mapping[str, Layout]) -> bool:
+    """Returns whether chains and jumps are as they must be; the chains' rules are only counted."""
+    names = own_chains(device)
+    for name in tables.keys() | layouts.keys():
+        table, layout = tables.get(name, Table()), layouts.get(name, Layout())
+        there = {chain: len(rules) for chain, rules in table.rules.items() if chain in names}
+        if there != {chain: len(rules) for chain, rules in layout.chains.items()}:
+            return False
+        if _jumps(table, names, layout):
+            return False
+    return True
+
+
+def own_rules(tables: Tables, device: str) -> dict[str, dict[str, list[str]]]:
+    """Returns the rules in our chains, by table and chain."""
+    names = own_chains(device)
+    return {
+        name: {chain: rules for chain, rules in table.rules.items() if chain in names}
+        for name, table in tables.items()
+        if names & table.rules.keys()
+    }
+
+
+def _docker_asks(tables: Tables) -> bool:
+    """Returns whether Docker has its chain for the operator, and packets get there."""
+    rules = tables.get("filter", Table()).rules
+    return DOCKER_USER in rules and any(
+        _target(rule) == DOCKER_USER for rule in rules.get("FORWARD", ())
+    )
+
+
+def _has_docker(tables: Tables) -> bool:
+    return any(
+        chain == "DOCKER" or chain.startswith("DOCKER-")
+        for chain in tables.get("filter", Table()).rules
+    )
+
+
+def _drops_forwarded(tables: Tables) -> bool:
+    table = tables.get("filter", Table())
+    if table.policies.get("FORWARD") == "DROP":
+        return True
+    return any(_last_word(rule) in ("DROP", "REJECT") for rule in table.rules.get("FORWARD", ()))
+
+
+def _forward(tables: Tables, device: str, wanted: Firewall) -> Layout:
+    chain = f"{_OWN}FWD-{device}"
+    rules = [
+        f"-d {wanted.subnet} -i {device} {_COMMENT} -j ACCEPT",
+        f"-s {wanted.subnet} -o {device} {_COMMENT} -j ACCEPT",
+    ]
+    if not _has_docker(tables):
+        rules += [
+            f"-s {wanted.network} {_COMMENT} -j ACCEPT",
+            f"-d {wanted.network} {_COMMENT} -j ACCEPT",
+        ]
+    parent = DOCKER_USER if _docker_asks(tables) else "FORWARD"
+    return Layout({chain: tuple(rules)}, (Jump(parent, chain, "before last word"),))
+
+
+def _raw(device: str, wanted: Firewall, *, notrack: bool) -> Layout:
+    """Docker 28 and newer drop here what comes for a container by another device than its own."""
+    arriving, leaving = f"{_OWN}RAW-{device}", f"{_OWN}OUT-{device}"
+    chains: dict[str, tuple[str, ...]] = {
+        arriving: (f"-d {wanted.subnet} -i {device} {_COMMENT} -j ACCEPT",)
+    }
+    jumps = [Jump("PREROUTING", arriving, "before drop")]
+    if notrack and wanted.notrack is not None:
+        address, port = wanted.notrack.address, wanted.notrack.port
+        untracked = f"-p udp -m udp --dport {port} {_COMMENT} -j CT --notrack"
+        chains[arriving] += (f"-d {address}/32 {untracked}",)
+        chains[leaving] = (f"-s {address}/32 {untracked}",)
+        jumps.append(Jump("OUTPUT", leaving, "last"))
+    return Layout(chains, tuple(jumps))
+
+
+def _nat(device: str, wanted: Firewall) -> Layout:
+    keep, masq = f"{_OWN}KEEP-{device}", f"{_OWN}MASQ-{device}"
+    network, subnet = wanted.network, wanted.subnet
+    marked = f"-m mark --mark 0x4000/0x4000 {_COMMENT} -j RETURN"
+    chains: dict[str, tuple[str, ...]] = {
+        # The first word about an address ends the table: nobody translates it afterwards.
+        keep: (
+            marked,
+            f"-s {subnet} -d {subnet} {_COMMENT} -j RETURN",
+            f"-s {subnet} -d {network} {_COMMENT} -j ACCEPT",
+            f"-s {network} -d {subnet} {_COMMENT} -j ACCEPT",
+        )
+    }
+    jumps = [Jump("POSTROUTING", keep, "first")]
+    if wanted.masquerade:
+        masquerade = "MASQUERADE --random-fully" if wanted.random_fully else "MASQUERADE"
+        chains[masq] = (
+            marked,
+            f"-s {subnet} -d {network} {_COMMENT} -j RETURN",
+            f"-s {network} -d {subnet} {_COMMENT} -j RETURN",
+            f"! -s {network} -d {subnet} {_COMMENT} -j RETURN",
+            f"-s {network} ! -d 224.0.0.0/4 {_COMMENT} -j {masquerade}",
+            f"! -s {network} -d {network} {_COMMENT} -j {masquerade}",
+        )
+        jumps.append(Jump("POSTROUTING", masq, "last"))
+    return Layout(chains, tuple(jumps))
+
+
+def _jumps(table: Table, names: frozenset[str], layout: Layout) -> list[str]:
+    """Returns the commands that put the jumps right; none when they are."""
+    kept: set[Jump] = set()
+    deletions = []
+    for chain, rules in table.rules.items():
+        if chain in names:
+            continue
+        for position, rule in enumerate(rules):
+            if _target(rule) not in names:
+                continue
+            jump = next(
+                (jump for jump in layout.jumps if (jump.chain, jump.rule) == (chain, rule)), None
+            )
+            if jump is None or jump in kept or not _is_in_place(rules[:position], jump.place):
+                deletions.append(f"-D {chain} {rule}")
+            else:
+                kept.add(jump)
+    return deletions + list(_insertions(table, names, layout, kept))
+
+
+def _insertions(
+    table: Table, names: frozenset[str], layout: Layout, kept: set[Jump]
+) -> Iterator[str]:
+    for jump in layout.jumps:
+        if jump in kept:
+            continue
+        if jump.place in ("first", "before drop"):
+            yield f"-I {jump.chain} 1 {jump.rule}"
+            continue
+        others = [r for r in table.rules.get(jump.chain, ()) if _target(r) not in names]
+        end = len(others)
+        if jump.place == "before last word":
+            end = next((i for i, rule in enumerate(others) if _last_word(rule)), end)
+        if end == len(others):
+            yield f"-A {jump.chain} {jump.rule}"
+        else:
+            yield f"-I {jump.chain} {end + 1} {jump.rule}"
+
+
+def _is_in_place(before: list[str], place: Place) -> bool:
+    match place:
+        case "first":
+            return all((_target(rule) or "").startswith(_OWN) for rule in before)
+        case "before drop":
+            return all(_target(rule) != "DROP" for rule in before)
+        case "before last word":
+            return not any(_last_word(rule) for rule in before)
+        case "last":
+            return True
+
+
+def _target(rule: str) -> str | None:
+    """Returns where a rule leads: a chain, or a target's name."""
+    words = shlex.split(rule)
+    for option in ("-j", "-g"):
+        if option in words[:-1]:
+            return words[words.index(option) + 1]
+    return None
+
+
+def _last_word(rule: str) -> str | None:
+    """Returns what a rule decides about every packet; None when it asks for something first."""
+    words = shlex.split(rule)
+    if words[:3] == ["-m", "comment", "--comment"]:
+        words = words[4:]
+    if words[:1] == ["-j"] and words[1] in _LAST_WORDS:
+        return words[1]
+    return None
