@@ -78,7 +78,7 @@ def test_a_published_port_answers_everybody(site: Site, protocol: Protocol) -> N
         assert ask(site.switch, protocol, last.address, 8080) == site.outside
         # By the overlay a published port is like any other one.
         assert ask(client, protocol, server.address, 7005) == client.address
-    last.docker.cli("rm", "--force", server.name)
+    last.docker.remove(server)
 
 
 def test_a_container_without_published_ports_reaches_the_world_masqueraded(site: Site) -> None:

@@ -184,6 +184,11 @@ class Docker:
         self.containers.append(container)
         return container
 
+    def remove(self, container: Container) -> None:
+        """Removes a container, whether it runs or not."""
+        self.cli("rm", "--force", container.name)
+        self.containers.remove(container)
+
 
 def remove_cgroups(name: str) -> None:
     """Removes the control groups that dockerd has made below its parent group."""

@@ -42,6 +42,24 @@ def commands(document: Path) -> list[Command]:
     return found
 
 
+def scripts(document: Path, heading: str) -> list[str]:
+    """Returns the `sh` blocks below a heading of a document, each as a whole."""
+    found: list[list[str]] = []
+    here, fence = "", ""
+    for line in document.read_text().splitlines():
+        if fence:
+            if line.strip() == "```":
+                fence = ""
+            elif fence == "```sh" and here == heading:
+                found[-1].append(line)
+        elif line.startswith("```"):
+            fence = line.strip()
+            found.extend([[]] if fence == "```sh" and here == heading else [])
+        elif match := _HEADING.fullmatch(line):
+            here = match["text"]
+    return ["".join(f"{line}\n" for line in lines) for lines in found]
+
+
 def _whole(first: str, rest: Iterator[str]) -> str:
     """Returns a command with the lines that belong to it, taken from `rest`."""
     lines = [first]

@@ -7,12 +7,14 @@ started at their usual places, and nothing of the machine is touched.
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from tests.support.netns import Namespace, Place
+from tests.support.netns import Namespace, Place, run
 
 SOURCE_TREE: Final = Path(__file__).resolve().parents[2]
 
@@ -20,6 +22,8 @@ _ENVIRONMENT: Final = (
     *("-i", "HOME=/root", "LC_ALL=C.UTF-8"),
     "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 )
+# pip's index and cache, and proxies, where the machine has some.
+_OF_PIP: Final = re.compile(r"PIP_|(https?|no)_proxy$", re.IGNORECASE)
 _COPIED: Final = ("etc", "opt", "var", "usr/local")
 
 # Arguments: where to build; the directories to copy. All of it is in memory.
@@ -64,6 +68,13 @@ class Machine(Place):
     def command(self, *argv: str) -> tuple[str, ...]:
         pid = str(self._holder.pid)
         return ("nsenter", "--target", pid, "--net", "--mount", "--", "env", *_ENVIRONMENT, *argv)
+
+    def run_connected(self, *argv: str, directory: Path, timeout_s: float = 120.0) -> str:
+        """Runs a program on this host's files, but with the network of whoever runs the tests."""
+        kept = [f"{k}={v}" for k, v in os.environ.items() if _OF_PIP.match(k)]
+        pid = str(self._holder.pid)
+        enter = ("nsenter", "--target", pid, "--mount", f"--wd={directory}", "--")
+        return run(*enter, "env", *_ENVIRONMENT, *kept, *argv, timeout_s=timeout_s)
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Writes a file of this host."""

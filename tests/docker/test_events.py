@@ -1,0 +1,113 @@
+"""What Docker or an operator does to a host's rules does not part its containers for long."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.docker.site import MARGIN_TIMEOUT_S, Host, Site, answering, ask, situation
+from tests.interop.probe import RATE_HZ, Probe
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.root
+
+FLUSHES = {
+    "nft": ("nft flush ruleset",),
+    "iptables": ("iptables -F", "iptables -t nat -F", "iptables -t raw -F"),
+}
+
+
+def see_each_other(site: Site, first: Host, second: Host) -> bool:
+    """Says whether containers of two hosts see each other's own address, both ways."""
+    for one, other in ((first, second), (second, first)):
+        asking, asked = site.containers[one.name], site.containers[other.name]
+        with answering(asked, 7100):
+            if ask(asking, "tcp", asked.address, 7100) != asking.address:
+                return False
+    return True
+
+
+def running(host: Host) -> bool:
+    return all(c.inspect("{{.State.Running}}") == "true" for c in host.docker.containers)
+
+
+def wait_steady(probe: Probe, since_s: float, host: Host) -> None:
+    try:
+        probe.wait_steady(since_s, MARGIN_TIMEOUT_S)
+    except TimeoutError as error:
+        error.add_note(situation(host))
+        raise
+
+
+@pytest.mark.parametrize("what", FLUSHES)
+def test_traffic_is_back_after_a_flush_of_all_rules(
+    site: Site, what: str, figures: list[dict[str, object]]
+) -> None:
+    first, last = site.hosts[0], site.hosts[-1]
+    probes = [site.probe(first, last), site.probe(last, first)]
+    for probe in probes:
+        wait_steady(probe, 0.0, last)
+
+    flushed_s = time.monotonic()
+    for command in FLUSHES[what]:
+        last.machine.run(*command.split())
+    for probe in probes:
+        wait_steady(probe, flushed_s, last)
+        probe.stop()
+
+    wait_until(lambda: see_each_other(site, first, last), MARGIN_TIMEOUT_S, "each other's address")
+    figures.extend(
+        {
+            "flush": what,
+            "site": str(site.kind),
+            "probe": probe.name,
+            "rate_hz": RATE_HZ,
+            "gap_s": round(probe.longest_gap_s(), 3),
+            "lost": probe.lost(),
+        }
+        for probe in probes
+    )
+    # Docker does not put back its own rules: that is the operator's to do.
+    last.docker.stop()
+    last.docker.start()
+    site.wait_connected(MARGIN_TIMEOUT_S)
+
+
+def test_containers_that_end_with_dockerd_are_reached_again_after_its_restart(site: Site) -> None:
+    first, last = site.hosts[0], site.hosts[-1]
+    published = first.container("published", "--publish", "8081:7101")
+    first.docker.stop()
+    first.docker.start()
+    wait_until(lambda: running(first), MARGIN_TIMEOUT_S, "containers that run again")
+    site.wait_connected(MARGIN_TIMEOUT_S)
+    assert see_each_other(site, first, last)
+    client = site.containers[last.name]
+    with answering(published, 7101):
+        assert ask(client, "tcp", first.address, 8081) == last.address
+        assert ask(client, "tcp", published.address, 7101) == client.address
+    first.docker.remove(published)
+
+
+def test_containers_that_outlive_dockerd_are_reached_during_its_restart(
+    site: Site, figures: list[dict[str, object]]
+) -> None:
+    first, last = site.hosts[0], site.hosts[-1]
+    probe = site.probe(first, last)
+    wait_steady(probe, 0.0, last)
+    last.docker.stop()
+    last.docker.start()
+    started_s = time.monotonic()
+    wait_steady(probe, started_s, last)
+    probe.stop()
+    assert see_each_other(site, first, last)
+    figures.append(
+        {
+            "restart": "dockerd --live-restore",
+            "site": str(site.kind),
+            "probe": probe.name,
+            "rate_hz": RATE_HZ,
+            "gap_s": round(probe.longest_gap_s(), 3),
+            "lost": probe.lost(),
+        }
+    )
