@@ -116,6 +116,13 @@ class Engine:
         """Returns what came up since the last call."""
         return [EngineEvent(**event) for event in self._native.drain_events()]
 
+    def beats(self) -> dict[str, int]:
+        """Returns a count for each thread by its name; it rises while the thread is healthy."""
+        return {
+            f"{beat['direction']} {beat['worker']}": beat["beats"]
+            for beat in self._native.heartbeat()
+        }
+
     def is_healthy(self) -> bool:
         """Returns whether every thread is running."""
         return all(beat["alive"] for beat in self._native.heartbeat())

@@ -51,14 +51,18 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the daemon until it is asked to stop."""
-    options = load(option_texts(args), os.environ, ignored=ignored_options(args))
+
+    def read_options() -> RunOptions:
+        return load(option_texts(args), os.environ, ignored=ignored_options(args))
+
+    options = read_options()
     log.setup(options.log_level, options.log_format)
     _log.info("tunneld starts", extra={"fields": {"version": __version__, "pid": os.getpid()}})
     _name_what_is_ignored(options)
     try:
         from tunneld.daemon import run as run_daemon  # noqa: PLC0415 - loads the data path
 
-        return run_daemon(options)
+        return run_daemon(options, read_options)
     except TunneldError:
         raise
     except Exception:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 
 import uvloop
 
@@ -11,19 +12,23 @@ from tunneld.config import RunOptions
 from tunneld.daemon.node import Node
 
 
-def run(options: RunOptions) -> int:
+def run(options: RunOptions, read_options: Callable[[], RunOptions]) -> int:
     """Runs the daemon until SIGTERM, SIGINT or `tunneld leave`; returns the exit status.
+
+    SIGHUP has the options read anew by `read_options`.
 
     Raises:
         TunneldError: the daemon cannot run on this host, with these options or this network.
     """
     # Not uvloop.install(): netlink lives on a plain loop in a thread of its own.
-    return uvloop.run(_serve(options))
+    return uvloop.run(_serve(options, read_options))
 
 
-async def _serve(options: RunOptions) -> int:
+async def _serve(options: RunOptions, read_options: Callable[[], RunOptions]) -> int:
     loop = asyncio.get_running_loop()
-    work = asyncio.create_task(Node(options).run(), name="node")
+    node = Node(options, read_options)
+    loop.add_signal_handler(signal.SIGHUP, node.reload)
+    work = asyncio.create_task(node.run(), name="node")
     asked: set[int] = set()
 
     def stop(number: int) -> None:

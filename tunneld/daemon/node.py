@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from ipaddress import IPv4Network, IPv6Address
 from pathlib import Path
@@ -26,9 +27,11 @@ from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.desired import Desired
 from tunneld.daemon.membership import Membership, remember
 from tunneld.daemon.path_mtu import PathMtus
+from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
 from tunneld.daemon.together import together
 from tunneld.daemon.underlay import UnderlayMovedError, UnderlayWatch
+from tunneld.daemon.watchdog import Watchdog
 from tunneld.engine import EngineEvent
 from tunneld.errors import EngineError, NetworkConfigError, NotBuiltError
 from tunneld.host import subnet_env
@@ -51,12 +54,24 @@ class LeftError(Exception):
 class Node:
     """The daemon's life. `run` returns once the node has left; cancel it to stop the node."""
 
-    def __init__(self, options: RunOptions) -> None:
+    def __init__(self, options: RunOptions, read_options: Callable[[], RunOptions]) -> None:
+        """`read_options` reads the options anew, when the node is asked to."""
         self._options = options
         self._selection = _selection(options)
         self._notifier = Notifier.from_environment()
+        self._reloader = Reloader(
+            options,
+            read_options,
+            self._notifier,
+            is_ready=lambda: self._was_announced,
+        )
+        self._was_announced = False
         self._leaving = asyncio.Event()
         self._foreign_config: str | None = None
+
+    def reload(self) -> None:
+        """Reads the options anew; those that may change live take effect."""
+        self._reloader.request()
 
     async def run(self) -> None:
         """Joins the network and stays in it.
@@ -66,7 +81,6 @@ class Node:
         """
         options = self._options
         async with AsyncExitStack() as stack:
-            stack.callback(self._notifier.stopping)
             require_capabilities()
             self._state_dir = stack.enter_context(StateDir(options.state_dir))
             self._netlink = await stack.enter_async_context(Netlink.opened())
@@ -84,9 +98,17 @@ class Node:
             self._membership = Membership(store, keeper)
             self._cache = Cache(self._state_dir, f"{store.status().kind} {options.store.prefix}")
             self._report = Report(node_id=self._state_dir.node_id, membership=self._membership)
+            self._watchdog = Watchdog(self._notifier, self._report)
             await self._open_faces(stack)
+            # Last in, first out: said before anything is taken down.
+            stack.callback(self._notifier.stopping)
             try:
-                await together(self._membership.follow(), self._stay(underlay))
+                await together(
+                    self._watchdog.run(),
+                    self._reloader.run(),
+                    self._membership.follow(),
+                    self._stay(underlay),
+                )
             except LeftError:
                 _log.info("this node has left the network")
 
@@ -211,8 +233,9 @@ class Node:
         own = self._membership.own
         subnet = str(own.subnet) if own else "no subnet"
         self._report.phase = "ready"
+        self._watchdog.show()
         self._notifier.ready()
-        self._notifier.status(f"{subnet} on {path.device}, {len(self._report.peers)} peers")
+        self._was_announced = True
         _log.info(
             "forwarding",
             extra={

@@ -37,6 +37,8 @@ class Reconciler:
         self._complaint = Periodic()
         self.problem: str | None = None
         """Why the host is not as it must be, in one line; None while it is."""
+        self.busy_since_s: float | None = None
+        """When the comparison under way was begun, on the loop's clock; None: there is none."""
 
     def wake(self) -> None:
         """Asks for one more comparison. Cheap; many calls before it runs count as one."""
@@ -53,6 +55,7 @@ class Reconciler:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
+            self.busy_since_s = loop.time()
             try:
                 await self._once()
             except (EngineError, HostError) as error:
@@ -65,6 +68,8 @@ class Reconciler:
                 loop.call_later(RETRY_S, self.wake)
             else:
                 self.problem = None
+            finally:
+                self.busy_since_s = None
 
     async def _once(self) -> None:
         desired = self._desired()

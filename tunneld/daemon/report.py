@@ -70,6 +70,23 @@ class Report:
         ]
         return tuple(line for line in found if line)
 
+    def sentence(self) -> str:
+        """Returns what the node is at, in one line of plain words."""
+        problems = "; ".join(self.problems())
+        own = self._membership.own
+        if self.phase == "ready" and self.path is not None:
+            place = f"{own.subnet if own else 'no subnet'} on {self.path.device}"
+            peers = f"{len(self.peers)} {'peer' if len(self.peers) == 1 else 'peers'}"
+            text = f"forwarding, {place}, {peers}"
+            return f"degraded: {problems} ({text})" if problems else text
+        if self.network is None:
+            waiting = "waiting for the network config"
+        elif own is None:
+            waiting = "waiting for a lease"
+        else:
+            waiting = f"setting up the data path for {own.subnet}"
+        return f"{waiting}: {problems}" if problems else waiting
+
     def status(self) -> StatusInput:
         """Returns what `tunneld status` shows."""
         counters = self.path.engine.counters() if self.path else None
