@@ -102,7 +102,7 @@ install: build ## Install command, units and snippets: DESTDIR=, PREFIX=/usr/loc
 bench: setup ## Measure throughput and latency in a lab; raw figures into bench/results/
 	@$(BIN)/python bench/lab.py
 
-fuzz: setup ## Run the property tests (all that read foreign bytes) with 50 times as many cases
+fuzz: setup ## Run the property tests (all that read foreign bytes) with 10 times as many cases
 	@cargo test --workspace --release --quiet
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest --quiet --timeout 3600 -m hypothesis tests
 

@@ -16,7 +16,7 @@ ROOT_TOOLS = ("ip", "nsenter", "nft", "tcpdump", "ping", "iperf3", "etcd", "etcd
 
 # A case's time says nothing on a machine that also runs the root tests.
 settings.register_profile("default", deadline=None, print_blob=True)
-settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=5_000)
+settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
