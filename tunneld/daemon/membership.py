@@ -49,6 +49,7 @@ class Membership:
         self._listeners: list[Callable[[], None]] = []
         self._complaint = Periodic(REMINDER_S)
         self._refusal: str | None = None
+        self._is_leaving = False
 
     @property
     def own(self) -> Lease | None:
@@ -155,7 +156,11 @@ class Membership:
         """Keeps the lease until cancelled; gets it back, or another one, when it is lost."""
         while True:
             await self._until_lost()
-            await self.join(config, attributes, None)
+            if self._is_leaving:
+                # Lost by our own will: it must not be taken back before the node has ended.
+                await self._changed_within(RETRY_S)
+            else:
+                await self.join(config, attributes, None)
 
     async def leave(self) -> None:
         """Gives the lease back.
@@ -163,7 +168,12 @@ class Membership:
         Raises:
             StoreError: the store does not answer; nothing has changed.
         """
-        await self._keeper.leave()
+        self._is_leaving = True
+        try:
+            await self._keeper.leave()
+        except StoreError:
+            self._is_leaving = False
+            raise
 
     async def _until_lost(self) -> None:
         keeping = asyncio.create_task(self._keeper.keep())
