@@ -19,7 +19,7 @@ elif ! "${python}" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
 fi
 
 if ! command -v cargo >/dev/null || ! command -v rustc >/dev/null; then
-    complain "cargo and rustc are missing; install Rust 1.85 or newer (rustup, https://rustup.rs)"
+    complain "cargo and rustc are missing; install Rust 1.85 or newer, for example with rustup"
 else
     version="$(rustc --version | cut -d' ' -f2)"
     oldest="$(printf '1.85.0\n%s\n' "${version}" | sort -V | head -n1)"
