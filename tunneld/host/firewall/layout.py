@@ -32,9 +32,10 @@ The longest name, with the longest device name of 15 characters, has the 28 ipta
 
 _LAST_WORDS = ("ACCEPT", "DROP", "REJECT", "RETURN")
 
-Place = Literal["first", "before drop", "before last word", "last"]
+Place = Literal["first", "before drop", "before decision", "last"]
 """Of a jump. `first`: nothing but jumps like it stands before. `before drop`: no DROP does.
-`before last word`: no rule that decides about every packet does. `last`: anywhere."""
+`before decision`: no rule that decides about every packet does, nor Docker's chains. `last`:
+anywhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def beside_nftables(tables: Tables, device: str, wanted: Firewall) -> dict[str, 
     layouts = {}
     if wanted.forward and (_docker_asks(tables) or _drops_forwarded(tables)):
         layouts["filter"] = _forward(tables, device, wanted)
-    if _docker_asks(tables) and "raw" in tables:
+    if _may_drop_early(tables, device):
         layouts["raw"] = _raw(device, wanted, notrack=False)
     return layouts
 
@@ -113,7 +114,7 @@ def everything(tables: Tables, device: str, wanted: Firewall) -> dict[str, Layou
     layouts = {"nat": _nat(device, wanted)}
     if wanted.forward:
         layouts["filter"] = _forward(tables, device, wanted)
-    if wanted.notrack is not None or (_docker_asks(tables) and "raw" in tables):
+    if wanted.notrack is not None or _may_drop_early(tables, device):
         layouts["raw"] = _raw(device, wanted, notrack=True)
     return layouts
 
@@ -180,7 +181,22 @@ def _drops_forwarded(tables: Tables) -> bool:
     table = tables.get("filter", Table())
     if table.policies.get("FORWARD") == "DROP":
         return True
-    return any(_last_word(rule) in ("DROP", "REJECT") for rule in table.rules.get("FORWARD", ()))
+    return any(
+        _last_word(rule) in ("DROP", "REJECT") or _is_dockers(rule)
+        for rule in table.rules.get("FORWARD", ())
+    )
+
+
+def _may_drop_early(tables: Tables, device: str) -> bool:
+    """Returns whether packets are dropped in raw, or soon may be.
+
+    Once there, our accept stays: Docker's drops come and go with its containers.
+    """
+    rules = tables.get("raw", Table()).rules
+    drops = any(_target(rule) == "DROP" for rule in rules.get("PREROUTING", ()))
+    return "raw" in tables and (
+        drops or _docker_asks(tables) or not own_chains(device).isdisjoint(rules)
+    )
 
 
 def _forward(tables: Tables, device: str, wanted: Firewall) -> Layout:
@@ -195,7 +211,7 @@ def _forward(tables: Tables, device: str, wanted: Firewall) -> Layout:
             f"-d {wanted.network} {_COMMENT} -j ACCEPT",
         ]
     parent = DOCKER_USER if _docker_asks(tables) else "FORWARD"
-    return Layout({chain: tuple(rules)}, (Jump(parent, chain, "before last word"),))
+    return Layout({chain: tuple(rules)}, (Jump(parent, chain, "before decision"),))
 
 
 def _raw(device: str, wanted: Firewall, *, notrack: bool) -> Layout:
@@ -273,8 +289,8 @@ def _insertions(
             continue
         others = [r for r in table.rules.get(jump.chain, ()) if _target(r) not in names]
         end = len(others)
-        if jump.place == "before last word":
-            end = next((i for i, rule in enumerate(others) if _last_word(rule)), end)
+        if jump.place == "before decision":
+            end = next((i for i, rule in enumerate(others) if _decides(rule)), end)
         if end == len(others):
             yield f"-A {jump.chain} {jump.rule}"
         else:
@@ -287,8 +303,8 @@ def _is_in_place(before: list[str], place: Place) -> bool:
             return all((_target(rule) or "").startswith(_OWN) for rule in before)
         case "before drop":
             return all(_target(rule) != "DROP" for rule in before)
-        case "before last word":
-            return not any(_last_word(rule) for rule in before)
+        case "before decision":
+            return not any(_decides(rule) for rule in before)
         case "last":
             return True
 
@@ -300,6 +316,14 @@ def _target(rule: str) -> str | None:
         if option in words[:-1]:
             return words[words.index(option) + 1]
     return None
+
+
+def _is_dockers(rule: str) -> bool:
+    return (_target(rule) or "").startswith("DOCKER")
+
+
+def _decides(rule: str) -> bool:
+    return _last_word(rule) is not None or _is_dockers(rule)
 
 
 def _last_word(rule: str) -> str | None:

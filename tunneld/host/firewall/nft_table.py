@@ -129,7 +129,7 @@ def ruleset(table: str, device: str, wanted: Firewall) -> str:
     if wanted.accept_mark is not None:
         value, mask = wanted.accept_mark.value, wanted.accept_mark.mask
         kept = _ALL_BITS & ~mask
-        chains["mark"] = [
+        chains["accept_mark"] = [
             "type filter hook prerouting priority raw - 10; policy accept;",
             f'iifname "{device}" ip daddr {subnet} '
             f"meta mark set meta mark & {kept:#x} | {value:#x}",

@@ -1,29 +1,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
-import socket
-import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from dataclasses import replace
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace, Rig
-from tests.unit.host.conftest import inside, overlay, refusal, run_inside, without
+from tests.support.netns import Namespace
+from tests.unit.host.conftest import inside, refusal, run_inside, without
+from tests.unit.host.firewall.site import NETWORK, SUBNET, WANTED
 from tunneld.errors import HostError
-from tunneld.fib.state import Device, Firewall, Route
-from tunneld.host.device import OverlayDevice
+from tunneld.fib.state import Firewall, FirewallMark, UnderlayPort
 from tunneld.host.firewall import NftTable
-from tunneld.host.routes import Routes
-
-NETWORK = IPv4Network("10.5.0.0/16")
-SUBNET = IPv4Network("10.5.1.0/24")
-WANTED = Firewall(network=NETWORK, subnet=SUBNET, masquerade=True)
 
 pytestmark = pytest.mark.root
 
@@ -99,6 +89,41 @@ def test_plain_masquerade_keeps_the_ports_where_it_can(space: Namespace) -> None
     run_inside(space, work)
     assert ruleset(space).count("masquerade\n") == 2
     assert "fully-random" not in ruleset(space)
+
+
+def test_without_forwarding_nothing_is_accepted(space: Namespace) -> None:
+    async def work() -> None:
+        await NftTable("flannel0").apply(replace(WANTED, forward=False))
+
+    run_inside(space, work)
+    assert "hook forward" not in ruleset(space)
+    assert "masquerade" in ruleset(space)
+
+
+def test_underlay_datagrams_are_left_alone_by_connection_tracking_where_wanted(
+    space: Namespace,
+) -> None:
+    wanted = replace(WANTED, notrack=UnderlayPort(address=IPv4Address("192.0.2.1"), port=8285))
+
+    async def work() -> None:
+        table = NftTable("flannel0")
+        await table.apply(wanted)
+        assert await table.observe() == wanted
+
+    run_inside(space, work)
+    assert "ip daddr 192.0.2.1 udp dport 8285 notrack" in ruleset(space)
+    assert "ip saddr 192.0.2.1 udp dport 8285 notrack" in ruleset(space)
+
+
+def test_mark_for_docker_changes_only_the_bits_of_its_mask(space: Namespace) -> None:
+    async def work() -> None:
+        mark = FirewallMark(value=0x100, mask=0xF00)
+        await NftTable("flannel0").apply(replace(WANTED, accept_mark=mark))
+
+    run_inside(space, work)
+    # nft writes the equal `clear 0xe00, set 0x100`.
+    wanted = 'iifname "flannel0" ip daddr 10.5.1.0/24 meta mark set meta mark & 0xfffff1ff'
+    assert f"{wanted} | 0x00000100" in ruleset(space)
 
 
 def test_applying_twice_leaves_one_table(space: Namespace) -> None:
@@ -197,183 +222,3 @@ def test_missing_capability_is_one_clear_line(space: Namespace) -> None:
     )
     said = refusal(code, *space.command(*without("net_admin")))
     assert said.startswith("CapabilityError: cannot replace table tunneld-flannel0: not permitted")
-
-
-# --- what the rules do to real packets ------------------------------------------------------
-
-REMOTE = "10.5.2.5"
-CONTAINER = "10.5.1.2"
-DEVICE = "10.5.1.0"
-HOST_OUTSIDE = "192.0.2.1"
-STRANGER = "192.0.2.2"
-
-
-@dataclass
-class Site:
-    """A host with an overlay device, a bridge with a container, and a stranger outside."""
-
-    host: Namespace
-    container: Namespace
-    stranger: Namespace
-    tun_fd: int
-
-
-@asynccontextmanager
-async def site(rig: Rig, host: Namespace) -> AsyncIterator[Site]:
-    container, stranger = rig.namespace("container"), rig.namespace("stranger")
-    host.bridge("docker0", "10.5.1.1/24")
-    rig.link(
-        host, "veth0", container, "eth0", first_bridge="docker0", second_address=f"{CONTAINER}/24"
-    )
-    rig.link(
-        host,
-        "eth0",
-        stranger,
-        "eth0",
-        first_address=f"{HOST_OUTSIDE}/24",
-        second_address=f"{STRANGER}/24",
-    )
-    host.sysctl("net/ipv4/ip_forward", 1)
-    container.run("ip", "route", "add", "default", "via", "10.5.1.1")
-    stranger.run("ip", "route", "add", str(NETWORK), "via", HOST_OUTSIDE)
-    async with overlay() as (tun, netlink):
-        device = OverlayDevice(tun.name, netlink)
-        link = await device.link()
-        assert link is not None
-        routes = Routes(netlink, NETWORK)
-        wanted = Device(
-            address=IPv4Address(DEVICE), mtu_bytes=1472, txqueuelen=1000, forwarding=True
-        )
-        await device.apply(link, wanted, routes)
-        whole = Route(destination=NETWORK, kind="device")
-        await routes.apply(link.index, wanted.address, put={whole}, drop=())
-        yield Site(host, container, stranger, tun.fds[0])
-
-
-def udp_socket(space: Namespace, *, bound: str = "0.0.0.0", port: int = 0) -> socket.socket:
-    with inside(space):
-        opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    opened.settimeout(5)
-    opened.bind((bound, port))
-    return opened
-
-
-def sends(space: Namespace, to: str, *, bound: str = "0.0.0.0", port: int = 7) -> None:
-    with udp_socket(space, bound=bound) as sender:
-        sender.sendto(b"probe", (to, port))
-
-
-async def leaves_by_the_tun(place: Site) -> str:
-    """Returns the source of the next datagram to the remote container, read from the TUN."""
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                frame = os.read(place.tun_fd, 65536)
-            except BlockingIOError:
-                await asyncio.sleep(0.01)
-                continue
-            if frame.endswith(b"probe") and frame[26:30] == IPv4Address(REMOTE).packed:
-                return str(IPv4Address(frame[22:26]))
-
-
-def comes_in_by_the_tun(place: Site, to: str, port: int) -> None:
-    """Writes a datagram of the remote container to the TUN."""
-    udp = struct.pack("!HHHH", 999, port, 8 + 5, 0) + b"probe"
-    header = struct.pack(
-        "!BBHHHBBH4s4s", 0x45, 0, 33, 0, 0, 64, 17, 0,
-        IPv4Address(REMOTE).packed, IPv4Address(to).packed,
-    )  # fmt: skip
-    total = sum(struct.unpack("!10H", header))
-    total = (total & 0xFFFF) + (total >> 16)
-    header = header[:10] + struct.pack("!H", ~total & 0xFFFF) + header[12:]
-    os.write(place.tun_fd, bytes(10) + header + udp)
-
-
-def source_seen_by(receiver: socket.socket) -> str:
-    with receiver:
-        _, (source, _) = receiver.recvfrom(100)
-    return str(source)
-
-
-@pytest.mark.parametrize("masquerade", [True, False], ids=["masquerade", "no masquerade"])
-def test_sources_are_rewritten_where_flannels_iptables_rules_rewrite_them(
-    rig: Rig, space: Namespace, masquerade: bool
-) -> None:
-    """Each line is one packet; the comment is the iptables rule that decides."""
-
-    async def work() -> dict[str, str]:
-        async with site(rig, space) as place:
-            host, container, stranger = place.host, place.container, place.stranger
-            await NftTable("flannel0").apply(
-                Firewall(network=NETWORK, subnet=SUBNET, masquerade=masquerade)
-            )
-            host.run("nft", "-f", "-", stdin=MARKING)
-            seen = {}
-
-            sends(container, REMOTE)
-            seen["container to remote container"] = await leaves_by_the_tun(place)
-            sends(host, REMOTE)
-            seen["host to remote container"] = await leaves_by_the_tun(place)
-            sends(host, REMOTE, bound=HOST_OUTSIDE)
-            seen["host's own address to remote container"] = await leaves_by_the_tun(place)
-            sends(stranger, REMOTE)
-            seen["stranger to remote container"] = await leaves_by_the_tun(place)
-            sends(stranger, REMOTE, port=4000)
-            seen["marked stranger to remote container"] = await leaves_by_the_tun(place)
-
-            receiver = udp_socket(stranger, port=70)
-            sends(container, STRANGER, port=70)
-            seen["container to stranger"] = source_seen_by(receiver)
-            receiver = udp_socket(stranger, port=71)
-            comes_in_by_the_tun(place, STRANGER, 71)
-            seen["remote container to stranger"] = source_seen_by(receiver)
-            receiver = udp_socket(stranger, port=4000)
-            sends(container, STRANGER, port=4000)
-            seen["marked container to stranger"] = source_seen_by(receiver)
-
-            receiver = udp_socket(container, port=72)
-            comes_in_by_the_tun(place, CONTAINER, 72)
-            seen["remote container to container"] = source_seen_by(receiver)
-            receiver = udp_socket(container, port=73)
-            sends(stranger, CONTAINER, port=73)
-            seen["stranger to container"] = source_seen_by(receiver)
-
-            receiver = udp_socket(stranger, port=74)
-            with inside(stranger):
-                group = socket.inet_aton("224.0.1.7") + socket.inet_aton(STRANGER)
-                receiver.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
-            with udp_socket(host, bound=DEVICE) as sender:
-                out = socket.inet_aton(HOST_OUTSIDE)
-                sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, out)
-                sender.sendto(b"probe", ("224.0.1.7", 74))
-            seen["overlay address to a group"] = source_seen_by(receiver)
-            return seen
-
-    seen = run_inside(space, work)
-    assert seen == {
-        "container to remote container": CONTAINER,  # -s SUB -d NET -j RETURN
-        "host to remote container": DEVICE,  # -s SUB -d NET -j RETURN
-        "host's own address to remote container":  # ! -s NET -d NET -j MASQUERADE
-        DEVICE if masquerade else HOST_OUTSIDE,
-        "stranger to remote container":  # ! -s NET -d NET -j MASQUERADE
-        DEVICE if masquerade else STRANGER,
-        "marked stranger to remote container": STRANGER,  # mark 0x4000/0x4000 -j RETURN
-        "container to stranger":  # -s NET ! -d 224.0.0.0/4 -j MASQUERADE
-        HOST_OUTSIDE if masquerade else CONTAINER,
-        "remote container to stranger":  # -s NET ! -d 224.0.0.0/4 -j MASQUERADE
-        HOST_OUTSIDE if masquerade else REMOTE,
-        "marked container to stranger": CONTAINER,  # mark 0x4000/0x4000 -j RETURN
-        "remote container to container": REMOTE,  # -s NET -d SUB -j RETURN
-        "stranger to container": STRANGER,  # ! -s NET -d SUB -j RETURN
-        "overlay address to a group": DEVICE,  # ! -d 224.0.0.0/4
-    }
-
-
-MARKING = """
-table ip marking {
-  chain prerouting {
-    type filter hook prerouting priority mangle;
-    udp dport 4000 meta mark set 0x0000c001
-  }
-}
-"""

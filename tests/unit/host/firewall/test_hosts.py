@@ -1,0 +1,348 @@
+"""Overlay traffic passes on every kind of host, and what is not ours stays as it was."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from tests.support.netns import Namespace, Rig
+from tests.unit.host.conftest import run_inside
+from tests.unit.host.firewall.site import (
+    CONTAINER,
+    REMOTE,
+    SUBNET,
+    WANTED,
+    Site,
+    Tools,
+    arrives,
+    departs,
+    path_with,
+    site,
+)
+from tunneld.host.firewall import HostFirewall
+
+pytestmark = pytest.mark.root
+
+Variant = Literal["nft", "legacy"]
+
+# Each is what iptables-save would show of the host; the comment says who makes such a host.
+HOSTS = {
+    "policy": "*filter\n:FORWARD DROP [0:0]\nCOMMIT\n",  # an operator, ufw
+    "reject": "*filter\n-A FORWARD -i br9 -j ACCEPT\n"  # the iptables service of Red Hat
+    "-A FORWARD -j REJECT --reject-with icmp-host-prohibited\nCOMMIT\n",
+    "docker-20": """\
+*filter
+:FORWARD DROP [0:0]
+:DOCKER - [0:0]
+:DOCKER-ISOLATION-STAGE-1 - [0:0]
+:DOCKER-ISOLATION-STAGE-2 - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-ISOLATION-STAGE-1
+-A FORWARD -o docker0 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+-A FORWARD -o docker0 -j DOCKER
+-A FORWARD -i docker0 ! -o docker0 -j ACCEPT
+-A FORWARD -i docker0 -o docker0 -j ACCEPT
+-A DOCKER-ISOLATION-STAGE-1 -i docker0 ! -o docker0 -j DOCKER-ISOLATION-STAGE-2
+-A DOCKER-ISOLATION-STAGE-1 -j RETURN
+-A DOCKER-ISOLATION-STAGE-2 -o br9 -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -o docker0 -j DROP
+-A DOCKER-ISOLATION-STAGE-2 -j RETURN
+-A DOCKER-USER -j RETURN
+COMMIT
+*nat
+-A POSTROUTING -s 10.5.1.0/24 ! -o docker0 -j MASQUERADE
+COMMIT
+""",
+    "docker-28": """\
+*raw
+-A PREROUTING -d 10.5.1.2/32 ! -i docker0 -j DROP
+COMMIT
+*filter
+:FORWARD ACCEPT [0:0]
+:DOCKER - [0:0]
+:DOCKER-FORWARD - [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A FORWARD -j DOCKER-FORWARD
+-A DOCKER ! -i docker0 -o docker0 -j DROP
+-A DOCKER-FORWARD -o docker0 -j DOCKER
+-A DOCKER-FORWARD -i docker0 -j ACCEPT
+COMMIT
+*nat
+-A POSTROUTING -s 10.5.1.0/24 ! -o docker0 -j MASQUERADE
+COMMIT
+""",
+}
+
+
+def iptables(host: Namespace, variant: Variant, *argv: str, stdin: str = "") -> str:
+    return host.run(f"/usr/sbin/iptables-{variant}", *argv, stdin=stdin)
+
+
+def restore(host: Namespace, variant: Variant, text: str) -> None:
+    host.run(f"/usr/sbin/iptables-{variant}-restore", "--noflush", stdin=text)
+
+
+def saved(host: Namespace) -> str:
+    """Returns all rules of the host, of every kind, without counters."""
+    text = "".join(
+        host.run(*command)
+        for command in (
+            ("/usr/sbin/iptables-legacy-save",),
+            ("/usr/sbin/iptables-nft-save",),
+            ("/usr/sbin/nft", "list", "ruleset"),
+        )
+    )
+    return re.sub(r"(?m)^#.*\n|\[\d+:\d+\]|packets \d+ bytes \d+", "", text)
+
+
+def run_on(
+    rig: Rig, space: Namespace, work: Callable[[Site, HostFirewall], Coroutine[Any, Any, None]]
+) -> None:
+    async def main() -> None:
+        async with site(rig, space) as place:
+            firewall = HostFirewall("flannel0")
+            await work(place, firewall)
+
+    run_inside(space, main)
+
+
+@pytest.mark.parametrize("tools", ["all", "iptables only"])
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+@pytest.mark.parametrize("host", HOSTS)
+def test_overlay_packets_pass_with_their_own_addresses_and_a_stop_leaves_no_trace(
+    rig: Rig,
+    space: Namespace,
+    host: str,
+    variant: Variant,
+    tools: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def work(place: Site, firewall: HostFirewall) -> None:
+        restore(space, variant, HOSTS[host])
+        before = saved(space)
+        assert await arrives(place) is None
+        usable: Tools = "all"
+        if tools != "all":
+            usable = "iptables-nft only" if variant == "nft" else "iptables-legacy only"
+        monkeypatch.setenv("PATH", path_with(usable, tmp_path / "bin"))
+        await firewall.apply(WANTED)
+        assert await firewall.observe() == WANTED
+        assert await arrives(place) == REMOTE
+        assert await departs(place) == CONTAINER
+        await firewall.clear()
+        assert await arrives(place) is None
+        if tools == "all":
+            assert saved(space) == before
+
+    run_on(rig, space, work)
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+@pytest.mark.parametrize("tool", ["nft only", "iptables-nft only", "iptables-legacy only"])
+def test_host_that_drops_nothing_gets_nothing_into_the_rules_of_others(
+    space: Namespace, variant: Variant, tool: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = "*filter\n-A FORWARD -s 192.0.2.7/32 -j DROP\nCOMMIT\n"
+    restore(space, variant, foreign)
+    monkeypatch.setenv("PATH", path_with(tool, tmp_path / "bin"))
+    foreign_rules = f"/usr/sbin/iptables-{variant}-save"
+    before = space.run(foreign_rules)
+
+    async def work() -> None:
+        firewall = HostFirewall("flannel0")
+        await firewall.apply(WANTED)
+        assert await firewall.observe() == WANTED
+        if tool == "nft only":
+            assert strip(space.run(foreign_rules)) == strip(before)
+        await firewall.clear()
+        kept = space.run(foreign_rules)
+        assert "TUNNELD" not in kept
+        assert "-A FORWARD -s 192.0.2.7/32 -j DROP" in kept
+
+    run_inside(space, work)
+
+
+def strip(text: str) -> str:
+    return re.sub(r"(?m)^#.*\n|\[\d+:\d+\]", "", text)
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_operators_rules_in_docker_user_keep_their_say(
+    rig: Rig, space: Namespace, variant: Variant
+) -> None:
+    async def work(place: Site, firewall: HostFirewall) -> None:
+        restore(space, variant, HOSTS["docker-20"])
+        iptables(space, variant, "-I", "DOCKER-USER", "-s", REMOTE, "-j", "DROP")
+        await firewall.apply(WANTED)
+        assert await arrives(place) is None
+        iptables(space, variant, "-D", "DOCKER-USER", "-s", REMOTE, "-j", "DROP")
+        assert await firewall.observe() == WANTED
+        assert await arrives(place) == REMOTE
+
+    run_on(rig, space, work)
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_what_docker_keeps_apart_stays_apart(rig: Rig, space: Namespace, variant: Variant) -> None:
+    async def work(place: Site, firewall: HostFirewall) -> None:
+        restore(space, variant, HOSTS["docker-20"])
+        other = rig.namespace("other")
+        space.bridge("br9", "172.18.0.1/16")
+        rig.link(space, "veth9", other, "eth0", first_bridge="br9", second_address="172.18.0.2/16")
+        other.run("ip", "route", "add", "default", "via", "172.18.0.1")
+        await firewall.apply(WANTED)
+        assert await arrives(place) == REMOTE
+        for source, target in ((place.container, "172.18.0.2"), (other, CONTAINER)):
+            done = source.try_run("ping", "-c", "1", "-W", "1", target)
+            assert done.returncode == 1, done.stdout
+
+    run_on(rig, space, work)
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+@pytest.mark.parametrize(
+    "commands",
+    [
+        ["-F"],
+        ["-F DOCKER-USER"],
+        ["-D FORWARD -j DOCKER-USER"],
+        ["-I DOCKER-USER 1 -j RETURN"],
+        ["-t raw -F"],
+        ["-t raw -I PREROUTING 1 -d 10.5.1.0/24 ! -i docker0 -j DROP"],
+        ["-F TUNNELD-FWD-flannel0"],
+        ["-I TUNNELD-FWD-flannel0 1 -j DROP"],
+        ["-F FORWARD", "-F DOCKER-USER", "-X DOCKER-USER"],
+    ],
+    ids=", ".join,
+)
+def test_what_somebody_changes_is_noticed_and_mended(
+    rig: Rig, space: Namespace, variant: Variant, commands: list[str]
+) -> None:
+    async def work(place: Site, firewall: HostFirewall) -> None:
+        restore(space, variant, HOSTS["docker-28"])
+        # Docker's rules go with the flush, the policy stays: nothing is forwarded but by us.
+        iptables(space, variant, "-P", "FORWARD", "DROP")
+        await firewall.apply(WANTED)
+        for command in commands:
+            iptables(space, variant, *command.split())
+        assert await firewall.observe() is None
+        await firewall.apply(WANTED)
+        assert await firewall.observe() == WANTED
+        assert await arrives(place) == REMOTE
+        assert await departs(place) == CONTAINER
+
+    run_on(rig, space, work)
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_docker_that_starts_after_us_and_again_is_noticed_and_passed(
+    rig: Rig, space: Namespace, variant: Variant
+) -> None:
+    async def work(place: Site, firewall: HostFirewall) -> None:
+        await firewall.apply(WANTED)
+        restore(space, variant, HOSTS["docker-28"])
+        assert await firewall.observe() is None
+        await firewall.apply(WANTED)
+        assert await arrives(place) == REMOTE
+        assert await departs(place) == CONTAINER
+        # A restarted Docker writes its rules anew, and its MASQUERADE before everything else.
+        iptables(space, variant, *["-t", "raw", "-F", "PREROUTING"])
+        iptables(
+            space,
+            variant,
+            *[
+                "-t",
+                "raw",
+                "-A",
+                "PREROUTING",
+                "-d",
+                "10.5.1.2",
+                "!",
+                "-i",
+                "docker0",
+                "-j",
+                "DROP",
+            ],
+        )
+        masquerade = f"-s {SUBNET} ! -o docker0 -j MASQUERADE"
+        iptables(space, variant, *f"-t nat -D POSTROUTING {masquerade}".split())
+        iptables(space, variant, *f"-t nat -I POSTROUTING {masquerade}".split())
+        await firewall.apply(WANTED)
+        assert await arrives(place) == REMOTE
+        assert await departs(place) == CONTAINER
+
+    run_on(rig, space, work)
+
+
+def test_masquerade_that_docker_puts_first_again_is_noticed_without_nft(
+    rig: Rig, space: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(place: Site, firewall: HostFirewall) -> None:
+        monkeypatch.setenv("PATH", path_with("iptables-legacy only", tmp_path / "bin"))
+        await firewall.apply(WANTED)
+        masquerade = f"-t nat -I POSTROUTING -s {SUBNET} ! -o docker0 -j MASQUERADE"
+        iptables(space, "legacy", *masquerade.split())
+        assert await firewall.observe() is None
+        await firewall.apply(WANTED)
+        assert await firewall.observe() == WANTED
+        assert await departs(place) == CONTAINER
+
+    run_on(rig, space, work)
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_rules_of_a_killed_daemon_are_adopted_without_a_gap_or_a_second_copy(
+    space: Namespace, variant: Variant
+) -> None:
+    restore(space, variant, HOSTS["docker-28"])
+
+    async def work() -> None:
+        await HostFirewall("flannel0").apply(WANTED)
+        before = saved(space)
+        successor = HostFirewall("flannel0")
+        assert await successor.observe() is None
+        await successor.apply(WANTED)
+        assert saved(space) == before
+        await successor.clear()
+        assert "tunneld" not in saved(space).lower()
+
+    run_inside(space, work)
+
+
+def test_two_daemons_on_one_host_do_not_touch_each_others_rules(space: Namespace) -> None:
+    restore(space, "nft", HOSTS["docker-28"])
+    before = saved(space)
+
+    async def work() -> None:
+        first, second = HostFirewall("flannel0"), HostFirewall("flannel1")
+        await first.apply(WANTED)
+        await second.apply(WANTED)
+        assert await first.observe() == WANTED
+        assert await second.observe() == WANTED
+        await first.clear()
+        assert await second.observe() == WANTED
+        await second.clear()
+
+    run_inside(space, work)
+    assert saved(space) == before
+
+
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_without_forward_rules_a_drop_stays_a_drop(
+    rig: Rig, space: Namespace, variant: Variant
+) -> None:
+    async def work(place: Site, firewall: HostFirewall) -> None:
+        restore(space, variant, HOSTS["policy"])
+        await firewall.apply(replace(WANTED, forward=False))
+        assert await arrives(place) is None
+        assert await departs(place) is None
+
+    run_on(rig, space, work)
