@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,3 +48,22 @@ def module_rig(root_tools: None, tmp_path_factory: pytest.TempPathFactory) -> It
     """Namespaces for all tests of a module."""
     with Rig("mod", tmp_path_factory.mktemp("rig")) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def installed(root_tools: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make install` puts on a host, below a directory: the DESTDIR."""
+    destination = tmp_path_factory.mktemp("installed")
+    done = subprocess.run(
+        ["make", "install", f"DESTDIR={destination}", "PREFIX=/usr"],
+        cwd=Path(__file__).resolve().parents[1],
+        # Not a part of the make that may be running the tests.
+        env={name: text for name, text in os.environ.items() if not name.startswith("MAKE")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    if done.returncode != 0:
+        pytest.fail(f"make install ended with {done.returncode}: {done.stdout}{done.stderr}")
+    return destination

@@ -35,6 +35,8 @@ Type=oneshot
 RemainAfterExit=yes
 EnvironmentFile={SUBNET_FILE}
 ExecStart=/bin/sh -e /opt/container.sh
+ExecStop=/usr/sbin/ip link delete br0
+ExecStop=/usr/sbin/ip netns delete container
 
 [Install]
 WantedBy=multi-user.target

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from tests.support.netns import Namespace, run
+from tests.support.netns import Namespace
 from tests.support.process import Process
 from tests.support.wait import wait_until
 
@@ -69,8 +69,18 @@ class SystemdMachine:
         place.chmod(mode)
 
     def enable(self, unit: str) -> None:
-        """Makes the next boot start a unit, without a word to a systemd that runs."""
-        run("systemctl", f"--root={self.root}", "--quiet", "enable", unit)
+        """Does what `systemctl enable` does, on a host that is down."""
+        link = self._wanted(unit)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        own = self.root / "etc/systemd/system" / unit
+        link.symlink_to(f"{'/etc' if own.exists() else '/usr/lib'}/systemd/system/{unit}")
+
+    def disable(self, unit: str) -> None:
+        """Takes `enable` back."""
+        self._wanted(unit).unlink()
+
+    def _wanted(self, unit: str) -> Path:
+        return self.root / "etc/systemd/system/multi-user.target.wants" / unit
 
     @property
     def pid(self) -> int:
@@ -83,6 +93,11 @@ class SystemdMachine:
         Raises:
             AssertionError: a unit failed; the message holds what it said.
         """
+        self.begin_boot()
+        self.wait_booted()
+
+    def begin_boot(self) -> None:
+        """Boots, and waits only until systemd answers."""
         self._boots += 1
         cgroups = _make_cgroups(self.space.name)
         entering = "".join(f"echo $$ > {cgroup}/cgroup.procs; " for cgroup in cgroups)
@@ -94,9 +109,19 @@ class SystemdMachine:
         )
         self.space.processes.append(self._process)
         self._pid = wait_until(self._init, BOOT_TIMEOUT_S, f"PID 1 of {self.space.name}")
-        wait_until(self._is_booted, BOOT_TIMEOUT_S, f"the end of the boot of {self.space.name}")
-        if failed := self.run("systemctl", "--failed", "--plain", "--no-legend").split():
-            msg = f"{failed[0]} failed at boot:\n{self.journal(failed[0])}"
+        wait_until(self._state, BOOT_TIMEOUT_S, f"systemd of {self.space.name}")
+
+    def wait_booted(self) -> None:
+        """Waits until all that is enabled has been started.
+
+        Raises:
+            AssertionError: a unit failed; the message holds what it said.
+        """
+        what = f"the end of the boot of {self.space.name}"
+        wait_until(lambda: self._state() in ("running", "degraded"), BOOT_TIMEOUT_S, what)
+        if failed := self.run("systemctl", "--failed", "--plain", "--no-legend"):
+            said = self.run("journalctl", "--no-pager", "--boot", "--lines=60")
+            msg = f"{self.space.name} is degraded:\n{failed}{said}"
             raise AssertionError(msg)
 
     def shut_down(self) -> None:
@@ -111,7 +136,7 @@ class SystemdMachine:
     ) -> subprocess.CompletedProcess[str]:
         """Runs a program on the machine as its root, whatever its exit status."""
         return subprocess.run(
-            ("nsenter", f"--target={self._pid}", "--all", "--wd=/root", "--", *self._plain(argv)),
+            ("nsenter", f"--target={self._pid}", "--all", "--", *self._plain(argv)),
             input=stdin or "",
             capture_output=True,
             text=True,
@@ -170,7 +195,7 @@ class SystemdMachine:
 
     @staticmethod
     def _plain(argv: tuple[str, ...]) -> tuple[str, ...]:
-        return ("env", "-i", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8", *argv)
+        return ("env", "-i", "--chdir=/root", f"PATH={PATH}", "HOME=/root", "LANG=C.UTF-8", *argv)
 
     def _init(self) -> int:
         """Returns PID 1 of the machine as seen from here; 0 while there is none."""
@@ -184,10 +209,10 @@ class SystemdMachine:
                 return child
         return 0
 
-    def _is_booted(self) -> bool:
+    def _state(self) -> str:
+        """Returns `starting`, `running`, `degraded` ...; nothing before systemd answers."""
         self._init()  # fails when the machine has ended
-        done = self.try_run("systemctl", "is-system-running")
-        return done.stdout.strip() in ("running", "degraded")
+        return self.try_run("systemctl", "is-system-running").stdout.strip()
 
 
 def _furnish(root: Path, name: str, installed: Path) -> None:
@@ -210,6 +235,9 @@ def _furnish(root: Path, name: str, installed: Path) -> None:
     (etc / "machine-id").write_text("")
     if (installed / "etc").is_dir():
         shutil.copytree(installed / "etc", etc, symlinks=True, dirs_exist_ok=True)
+    # What udev's own rules do on a host; it does not run in a container.
+    (etc / "tmpfiles.d").mkdir(exist_ok=True)
+    (etc / "tmpfiles.d/udev.conf").write_text("z /dev/net/tun 0666 root root\n")
     units = etc / "systemd/system"
     units.mkdir(parents=True, exist_ok=True)
     (units / "default.target").symlink_to("/lib/systemd/system/multi-user.target")

@@ -1,0 +1,77 @@
+"""Booted hosts with tunneld as `make install` put it there, enabled as an operator would."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.booted import BootedHost, BootedNetwork, wait_connected
+from tests.support.netns import Rig
+
+FIGURES = pytest.StashKey[list[dict[str, object]]]()
+CONFIG = 'etcd-endpoints = ["http://192.0.2.1:2379"]\n'
+
+MakeNetwork = Callable[..., AbstractContextManager[BootedNetwork]]
+
+
+def configure(host: BootedHost) -> None:
+    """Does what an operator does once on each host: options, and `systemctl enable`."""
+    host.machine.write("/etc/tunneld/tunneld.toml", CONFIG)
+    host.machine.enable("tunneld.service")
+
+
+@pytest.fixture(scope="session")
+def network_of(
+    root_tools: None, installed: Path, tmp_path_factory: pytest.TempPathFactory
+) -> MakeNetwork:
+    """Makes networks of configured hosts that are not booted yet, and no store."""
+
+    @contextmanager
+    def make(*names: str) -> Iterator[BootedNetwork]:
+        with Rig("systemd", tmp_path_factory.mktemp("systemd")) as rig:
+            network = BootedNetwork(rig, installed=installed)
+            try:
+                for name in names:
+                    configure(network.add(name))
+                yield network
+            finally:
+                network.shut_down()
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def booted(network_of: MakeNetwork) -> Iterator[BootedNetwork]:
+    """Two booted hosts whose containers reach each other."""
+    with network_of("a", "b") as network:
+        network.start_store()
+        for host in network.hosts:
+            host.machine.boot()
+        first, second = network.hosts
+        wait_connected(first, second)
+        wait_connected(second, first)
+        yield network
+
+
+@pytest.fixture
+def figures(request: pytest.FixtureRequest) -> list[dict[str, object]]:
+    """Takes measured values; they are printed after the run and kept in build/systemd."""
+    return request.config.stash.setdefault(FIGURES, [])
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    figures = config.stash.get(FIGURES, [])
+    if not figures:
+        return
+    path = Path(__file__).resolve().parents[2] / "build" / "systemd" / "figures.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=1) + "\n")
+    terminalreporter.section("systemd figures")
+    for figure in figures:
+        terminalreporter.line("  ".join(f"{name}={value}" for name, value in figure.items()))
