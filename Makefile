@@ -99,8 +99,8 @@ build: setup ## Build the wheel into dist/
 install: build ## Install command, units and snippets: DESTDIR=, PREFIX=/usr/local
 	@tools/install.sh "$$(ls -t dist/tunneld-*.whl | head -n1)" $(BIN)/pip
 
-bench: setup ## Measure throughput and latency in a lab; raw figures into bench/results/
-	@$(BIN)/python bench/lab.py
+bench: setup ## Measure beside kernel vxlan and flanneld for 3 minutes; raw figures into bench/results/
+	@$(BIN)/python -m bench.lab --short
 
 fuzz: setup ## Run the property tests (all that read foreign bytes) with 10 times as many cases
 	@cargo test --workspace --release --quiet

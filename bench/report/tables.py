@@ -1,0 +1,110 @@
+"""Tables of an evaluation, as Markdown and for the terminal. Pure."""
+
+from __future__ import annotations
+
+from bench.report.evaluation import METRICS, Aim, Evaluation, Metric, Spread
+
+Rows = list[list[str]]
+
+
+def shown(seen: Spread | None, decimals: int) -> str:
+    """Returns `median (quartile–quartile)`; a dash when there is nothing."""
+    if seen is None:
+        return "–"
+    median, low, high = (f"{value:.{decimals}f}" for value in (seen.median, seen.low, seen.high))
+    return median if low == high else f"{median} ({low}–{high})"
+
+
+def aims(evaluation: Evaluation) -> Rows:
+    """Returns the table of aims; the first row is the head."""
+    body = [
+        [
+            aim.name,
+            aim.flavour,
+            _bound(aim),
+            f"{shown(aim.seen, aim.decimals)} {aim.unit}".strip(),
+            "yes" if aim.is_met else "**no**",
+        ]
+        for aim in evaluation.aims()
+    ]
+    return [["figure", "underlay", "aim", "seen", "met"], *body]
+
+
+def flavour(evaluation: Evaluation, name: str) -> Rows:
+    """Returns all figures of one underlay, an overlay a column; the first row is the head."""
+    rows = [["figure", *evaluation.overlays]]
+    for metric in METRICS:
+        seen = [evaluation.spread(name, metric, overlay) for overlay in evaluation.overlays]
+        if any(seen):
+            rows.append([_named(metric), *(shown(one, metric.decimals) for one in seen)])
+    return rows
+
+
+def machine(evaluation: Evaluation) -> Rows:
+    """Returns what it ran on; the first row is the head."""
+    about = evaluation.document["machine"]
+    loud, share = evaluation.loud()
+    load = f"{about['load_before']:.1f} at the start"
+    noise = f"median {share:.1%} of all cores, over 15 % in {loud} of {len(evaluation.samples)}"
+    return [
+        ["what", "value"],
+        ["begun", evaluation.document["began"]],
+        ["lengths", _lengths(evaluation)],
+        ["commit", str(about["commit"])],
+        ["processor", f"{about['cpus']} x {about['cpu']}"],
+        ["kernel", f"Linux {about['kernel']}"],
+        ["flanneld, iperf3", f"{about['flanneld']}, {about['iperf3']}"],
+        ["longest frame seen", _frames(evaluation)],
+        ["load, priority", f"{load}, nice {about['nice']}"],
+        ["CPU taken by other programs", f"{noise} measurements"],
+    ]
+
+
+def as_markdown(rows: Rows) -> str:
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def as_text(evaluation: Evaluation) -> str:
+    """Returns everything for a terminal."""
+    parts = []
+    for name in evaluation.flavours:
+        parts += [f"underlay {name}", _aligned(flavour(evaluation, name)), ""]
+    return "\n".join([*parts, "aims", _aligned(aims(evaluation)).replace("**", "")])
+
+
+def _named(metric: Metric) -> str:
+    return f"{metric.name} ({metric.unit})"
+
+
+def _bound(aim: Aim) -> str:
+    sign = "≤" if aim.is_at_most else "≥"
+    return f"{sign} {aim.bound:.{aim.decimals}f}"
+
+
+def _lengths(evaluation: Evaluation) -> str:
+    plan = evaluation.document["plan"]
+    return (
+        f"{plan['rounds']} rounds; TCP {plan['stream_s']:g} s, flood {plan['flood_s']:g} s, "
+        f"{plan['round_trips']} round trips"
+    )
+
+
+def _frames(evaluation: Evaluation) -> str:
+    return "; ".join(
+        f"{name}: "
+        + ", ".join(
+            f"{overlay} {one['frames']['longest_bytes']}"
+            for overlay, one in about["overlays"].items()
+        )
+        for name, about in evaluation.document["flavours"].items()
+    )
+
+
+def _aligned(rows: Rows) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
