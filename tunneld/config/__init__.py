@@ -25,7 +25,7 @@ from tunneld.config.sources import (
     unknown_variables,
 )
 from tunneld.errors import NotBuiltError, UsageError
-from tunneld.fib.state import SourceCheck
+from tunneld.fib.state import FirewallMark, FirewallMode, SourceCheck
 from tunneld.log import LogFormat, LogLevel
 from tunneld.store import StoreOptions
 
@@ -51,6 +51,11 @@ class RunOptions:
     """How long before its end the lease is renewed at the latest; less than `lease_ttl_s`."""
     ip_masq: bool
     ip_masq_fully_random_disable: bool
+    iptables_forward_rules: bool
+    """Whether forwarding from and to the network is accepted, by whatever program."""
+    firewall: FirewallMode
+    underlay_notrack: bool
+    bridge_accept_fwmark: FirewallMark | None
     datapath: Datapath
     workers: int
     source_check: SourceCheck | None

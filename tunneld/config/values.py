@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from tunneld.fib.state import FirewallMark
+
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
@@ -77,6 +79,18 @@ def integer(low: int, high: int) -> Callable[[str], int]:
         raise ValueError(f"a whole number from {low} to {high}")
 
     return read
+
+
+def mark(value: str) -> FirewallMark:
+    """Returns a firewall mark, `VALUE` or `VALUE/MASK`, decimal or hexadecimal, of 32 bits."""
+    number, slash, mask = value.partition("/")
+    try:
+        found = FirewallMark(value=int(number, 0), mask=int(mask, 0) if slash else 0xFFFFFFFF)
+    except ValueError:
+        found = FirewallMark(value=-1)
+    if not 0 < found.value <= found.mask <= 0xFFFFFFFF or found.value & ~found.mask:
+        raise ValueError("a mark or mark/mask within 32 bits, like 0x100/0xf00")
+    return found
 
 
 def choice(*choices: str) -> Callable[[str], str]:

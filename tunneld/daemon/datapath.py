@@ -15,7 +15,7 @@ from pathlib import Path
 from tunneld.backend.base import Backend
 from tunneld.daemon.reconcile import Reconciler
 from tunneld.engine import Engine, EngineEvent
-from tunneld.fib.state import State
+from tunneld.fib.state import FirewallMode, State
 from tunneld.host.actuator import Actuator, HostEvent
 from tunneld.host.netlink import Netlink
 from tunneld.host.sockets import open_icmp_socket, open_underlay_sockets
@@ -48,6 +48,7 @@ class DataPath:
         netlink: Netlink,
         state_dir: StateDir,
         desired: Callable[[], State | None],
+        firewall: FirewallMode = "auto",
     ) -> DataPath:
         """Opens the sockets and the device, and stands the engine over them.
 
@@ -73,6 +74,7 @@ class DataPath:
             subnet_file=subnet_file,
             underlay=underlay,
             state_dir=state_dir,
+            firewall=firewall,
         )
         stack.push_async_callback(actuator.close)
         engine = Engine(

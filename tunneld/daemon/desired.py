@@ -13,7 +13,7 @@ from tunneld.backend.base import Adjacency, Backend, Unusable
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.path_mtu import PathMtus
 from tunneld.fib.compose import compose
-from tunneld.fib.state import SourceCheck, State
+from tunneld.fib.state import FirewallMark, SourceCheck, State, UnderlayPort
 from tunneld.lease.network import NetworkConfig
 from tunneld.peer import Peer, join
 
@@ -32,6 +32,9 @@ class Desired:
         source_check: SourceCheck,
         ip_masq: bool,
         random_fully: bool,
+        forward: bool = True,
+        notrack: UnderlayPort | None = None,
+        accept_mark: FirewallMark | None = None,
     ) -> None:
         self._config = config
         self._backend = backend
@@ -40,6 +43,9 @@ class Desired:
         self._source_check = source_check
         self._ip_masq = ip_masq
         self._random_fully = random_fully
+        self._forward = forward
+        self._notrack = notrack
+        self._accept_mark = accept_mark
         self._underlay_mtu_bytes = underlay_mtu_bytes
         self.on_change: Callable[[], None] = lambda: None
         """Called when something but the leases has changed what must be."""
@@ -77,6 +83,9 @@ class Desired:
             source_check=self._source_check,
             ip_masq=self._ip_masq,
             random_fully=self._random_fully,
+            forward=self._forward,
+            notrack=self._notrack,
+            accept_mark=self._accept_mark,
         )
 
     def _adjacencies(self, peers: Mapping[IPv4Network, Peer]) -> dict[IPv4Network, Adjacency]:

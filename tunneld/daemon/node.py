@@ -34,6 +34,7 @@ from tunneld.daemon.underlay import UnderlayMovedError, UnderlayWatch
 from tunneld.daemon.watchdog import Watchdog
 from tunneld.engine import EngineEvent
 from tunneld.errors import EngineError, NetworkConfigError, NotBuiltError
+from tunneld.fib.state import UnderlayPort
 from tunneld.host import subnet_env
 from tunneld.host.capabilities import require_capabilities
 from tunneld.host.netlink import Netlink
@@ -170,6 +171,9 @@ class Node:
             source_check=options.source_check or backend.source_check,
             ip_masq=options.ip_masq,
             random_fully=not options.ip_masq_fully_random_disable,
+            forward=options.iptables_forward_rules,
+            notrack=_notrack(options, backend, underlay),
+            accept_mark=options.bridge_accept_fwmark,
         )
         async with AsyncExitStack() as stack:
             path = await DataPath.open(
@@ -182,6 +186,7 @@ class Node:
                 netlink=self._netlink,
                 state_dir=self._state_dir,
                 desired=desired.state,
+                firewall=options.firewall,
             )
             wake = path.reconciler.wake
             attributes = backend.attributes(underlay.public_ip, None)
@@ -294,6 +299,12 @@ def _engine_event(
             _log.warning(
                 "the data path reports", extra={"fields": {"kind": kind, "detail": event.detail}}
             )
+
+
+def _notrack(options: RunOptions, backend: Backend, underlay: Underlay) -> UnderlayPort | None:
+    if not options.underlay_notrack:
+        return None
+    return UnderlayPort(address=underlay.address, port=backend.port)
 
 
 async def _wait_for(failure: asyncio.Future[None]) -> None:

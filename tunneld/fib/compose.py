@@ -15,11 +15,13 @@ from tunneld.fib.state import (
     EngineSettings,
     EngineState,
     Firewall,
+    FirewallMark,
     HostState,
     Route,
     SourceCheck,
     State,
     SubnetEnv,
+    UnderlayPort,
 )
 
 UNREACHABLE_METRIC = 2**31
@@ -41,6 +43,9 @@ def compose(
     source_check: SourceCheck,
     ip_masq: bool,
     random_fully: bool = True,
+    forward: bool = True,
+    notrack: UnderlayPort | None = None,
+    accept_mark: FirewallMark | None = None,
 ) -> State:
     """Returns the desired state of a host that holds `subnet` of `network`.
 
@@ -88,6 +93,9 @@ def compose(
                 subnet=subnet,
                 masquerade=ip_masq,
                 random_fully=random_fully,
+                forward=forward,
+                notrack=notrack,
+                accept_mark=accept_mark,
             ),
             subnet_env=SubnetEnv(
                 network=network, subnet=subnet, mtu_bytes=device_mtu_bytes, ip_masq=ip_masq

@@ -20,6 +20,10 @@ LOCAL: Literal["local"] = "local"
 
 SourceCheck = Literal["strict", "loose", "off"]
 
+FirewallMode = Literal["auto", "nftables", "iptables", "off"]
+"""What carries a `Firewall` out. `nftables`: a table of our own only. `iptables`: no such table.
+`off`: nothing, so that the operator's rules must do it all."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSettings:

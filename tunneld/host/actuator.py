@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Literal
 
 from tunneld.errors import HostError
-from tunneld.fib.state import HostChange, HostState, SubnetEnv
+from tunneld.fib.state import FirewallMode, HostChange, HostState, SubnetEnv
 from tunneld.host import subnet_env
 from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
-from tunneld.host.firewall import FirewallMode, HostFirewall
+from tunneld.host.firewall import HostFirewall
 from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding
 from tunneld.host.monitor import Monitor, Notice
 from tunneld.host.netlink import Netlink

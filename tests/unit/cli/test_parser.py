@@ -91,7 +91,6 @@ def test_command_line_of_a_flanneld_unit_is_understood() -> None:
     assert options.ignored == (
         "--kube-subnet-mgr",
         "--iptables-resync",
-        "--iptables-forward-rules",
         "--v",
         "--vmodule",
     )

@@ -16,6 +16,7 @@ import pytest
 from tunneld.config import RunOptions, load
 from tunneld.config.options import OPTIONS, Option
 from tunneld.errors import NotBuiltError, UsageError
+from tunneld.fib.state import FirewallMark
 from tunneld.store import StoreOptions
 
 SHIPPED = Path(__file__).parents[3] / "config" / "tunneld.toml"
@@ -58,6 +59,10 @@ def test_defaults_are_flanneld_s_where_it_has_the_option() -> None:
         renew_margin_s=3600.0,
         ip_masq=False,
         ip_masq_fully_random_disable=False,
+        iptables_forward_rules=True,
+        firewall="auto",
+        underlay_notrack=False,
+        bridge_accept_fwmark=None,
         datapath="userspace",
         workers=1,
         source_check=None,
@@ -139,6 +144,10 @@ def test_every_option_reaches_its_place(tmp_path: Path) -> None:
         subnet-lease-renew-margin = 30
         ip-masq = true
         ip-masq-fully-random-disable = true
+        iptables-forward-rules = false
+        firewall = "iptables"
+        underlay-notrack = true
+        bridge-accept-fwmark = "0x100/0xf00"
         workers = 2
         source-check = "loose"
         healthz-ip = "::1"
@@ -163,6 +172,9 @@ def test_every_option_reaches_its_place(tmp_path: Path) -> None:
     assert options.subnet_file == Path("/env")
     assert (options.lease_ttl_s, options.renew_margin_s) == (7200.0, 1800.0)
     assert (options.ip_masq, options.ip_masq_fully_random_disable) == (True, True)
+    assert (options.iptables_forward_rules, options.firewall) == (False, "iptables")
+    assert options.underlay_notrack is True
+    assert options.bridge_accept_fwmark == FirewallMark(value=0x100, mask=0xF00)
     assert (options.workers, options.source_check) == (2, "loose")
     assert (options.healthz_ip, options.healthz_port) == (IPv6Address("::1"), 8080)
     assert (options.log_format, options.log_level) == ("json", "debug")

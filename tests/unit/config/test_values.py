@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunneld.config import values
+from tunneld.fib.state import FirewallMark
 
 # Go's strconv.ParseBool takes these and no others.
 GO_TRUE = ["1", "t", "T", "TRUE", "true", "True"]
@@ -46,6 +47,8 @@ def test_duration_is_read_as_go_does(text: str, seconds: float) -> None:
         (values.address, "2001:db8::1", IPv6Address("2001:db8::1")),
         (values.integer(0, 10), "010", 10),
         (values.path, "/a b", Path("/a b")),
+        (values.mark, "0x100/0xf00", FirewallMark(value=0x100, mask=0xF00)),
+        (values.mark, "1", FirewallMark(value=1, mask=0xFFFFFFFF)),
         (values.store, "etcd", ("etcd", "")),
         (values.store, "sqlite:/var/lib/x:y", ("sqlite", "/var/lib/x:y")),
         (values.endpoint, "http://192.0.2.1:2379/", "http://192.0.2.1:2379"),
@@ -76,6 +79,11 @@ def test_value_is_read(read: Callable[[str], Any], text: str, expected: object) 
         (values.integer(0, 10), "-1"),
         (values.integer(0, 10), "٣"),
         (values.integer(0, 10), "1.0"),
+        (values.mark, "0"),
+        (values.mark, "x"),
+        (values.mark, "1/"),
+        (values.mark, "0x10/0xf"),
+        (values.mark, "0x1ffffffff"),
         (values.duration(2, 1e6), "1s"),
         (values.duration(2, 1e6), "60"),
         (values.duration(2, 1e6), "24 h"),

@@ -6,7 +6,7 @@ Path of a lease: `host.actuator` -> **`host.firewall`** -> nft | iptables -> the
 table of its own, the second among the rules of others.
 """
 
-from tunneld.host.firewall.choice import FirewallMode, HostFirewall
+from tunneld.host.firewall.choice import HostFirewall
 from tunneld.host.firewall.nft_table import NO_MASQUERADE_MARK, NftTable
 
-__all__ = ["NO_MASQUERADE_MARK", "FirewallMode", "HostFirewall", "NftTable"]
+__all__ = ["NO_MASQUERADE_MARK", "HostFirewall", "NftTable"]

@@ -14,17 +14,14 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import get_args
 
 from tunneld.errors import HostError
-from tunneld.fib.state import Firewall
+from tunneld.fib.state import Firewall, FirewallMode
 from tunneld.host.firewall import layout
 from tunneld.host.firewall.nft_table import NftTable
 from tunneld.host.firewall.program import attempt
 from tunneld.host.firewall.xtables import Variant, Xtables, usual_variant, variants
-
-FirewallMode = Literal["auto", "nftables", "iptables", "off"]
-"""`nftables`: our own table only. `iptables`: no table of our own. `off`: nothing."""
 
 _IPTABLES_NFT_TABLES = frozenset({"filter", "nat", "raw"})
 
