@@ -1,0 +1,1 @@
+"""The migration guide, carried out on a live network of flanneld hosts."""
