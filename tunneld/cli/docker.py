@@ -122,6 +122,8 @@ def _check(args: argparse.Namespace, api: DockerApi, lease: local_lease.LocalLea
     )
     for line in finding.seen:
         print(line)
+    for line in finding.notes:
+        print(f"note: {line}")
     for line in finding.off:
         print(f"off: {line}")
     if not finding.off:

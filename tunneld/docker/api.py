@@ -96,7 +96,8 @@ class DockerApi:
                 f"no permission to use Docker's socket {self.socket_path}; run the command as root"
             ) from error
         except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "strerror", None) or error or type(error).__name__
+            said = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            reason = " ".join(said.split())
             raise DockerError(
                 f"dockerd on {self.socket_path} does not answer {method} {path}: {reason}; its "
                 "log says why (journalctl -u docker)"

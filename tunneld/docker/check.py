@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunneld.docker import network as docker_network
+from tunneld.docker import rules
 from tunneld.docker.api import DockerApi
 from tunneld.docker.lease import LocalLease
 from tunneld.errors import HostError
@@ -19,6 +20,12 @@ from tunneld.errors import HostError
 _FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _FLAGS = ("bip", "mtu", "ip-masq")
 """What `tunneld docker-opts` gives dockerd on its command line."""
+
+
+_NFTABLES_NOTE = (
+    "Docker uses nftables itself: its rules cannot be seen into from here; dockerd must run with "
+    "--bridge-accept-fwmark (docs/docker.md)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +36,8 @@ class Finding:
     """What is there, a line each."""
     off: tuple[str, ...]
     """What is not as it must be, a line each."""
+    notes: tuple[str, ...] = ()
+    """What cannot be seen from here, a line each."""
 
 
 def check(
@@ -43,13 +52,13 @@ def check(
 
     Raises:
         DockerError: dockerd does not answer.
-        HostError: /proc cannot be read.
+        HostError: /proc or the packet filter's rules cannot be read.
     """
-    version = api.version()
+    version, backend = api.version(), _firewall_backend(api.info())
     networks = api.networks()
     device = f" on {lease.device}" if lease.device else ""
     seen = [
-        f"Docker {version}, firewall {_firewall_backend(api.info())}",
+        f"Docker {version}, firewall {backend}",
         f"lease {lease.subnet}{device}, MTU {lease.mtu_bytes}, "
         f"{'tunneld' if lease.ip_masq else 'Docker'} masquerades",
     ]
@@ -71,7 +80,10 @@ def check(
             "IPv4 forwarding is off (net.ipv4.ip_forward): packets of containers go nowhere; "
             "dockerd switches it on when it starts with --ip-forward"
         )
-    return Finding(seen=tuple(seen), off=tuple(off))
+    for program, text in rules.listings().items():
+        off += [f"{program}: {line}; tunneld puts it there" for line in rules.missing(text, lease)]
+    notes = [_NFTABLES_NOTE] if backend == "nftables" else []
+    return Finding(seen=tuple(seen), off=tuple(off), notes=tuple(notes))
 
 
 def _is_of_overlay(network: Mapping[str, Any], lease: LocalLease) -> bool:

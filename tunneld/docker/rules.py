@@ -1,0 +1,64 @@
+"""Whether the packet filter lets the overlay's packets reach Docker's containers. Reads only.
+
+The daemon puts its accepts among Docker's rules and keeps them there; this looks from outside.
+
+Source: `host.firewall.layout` for where they belong; iptables-save(8).
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+from tunneld.docker.lease import LocalLease
+from tunneld.errors import HostError
+from tunneld.fib.state import Firewall
+from tunneld.host.firewall import layout
+
+_SAVES = ("iptables-nft-save", "iptables-legacy-save")
+_TIMEOUT_S = 30.0
+
+
+def listings() -> dict[str, str]:
+    """Returns the rules of both kinds of iptables, by the program that lists them.
+
+    Raises:
+        HostError: a program is there, but does not list them.
+    """
+    return {name: _run(name) for name in _SAVES if shutil.which(name) is not None}
+
+
+def missing(text: str, lease: LocalLease) -> list[str]:
+    """Returns what the rules lack for packets of the overlay to pass, a line each.
+
+    `text` is the output of iptables-save.
+    """
+    if lease.device is None:
+        return []
+    tables = layout.parse(text)
+    wanted = Firewall(network=lease.network, subnet=lease.subnet, masquerade=lease.ip_masq)
+    own = layout.own_rules(tables, lease.device)
+    found = []
+    for name, needed in layout.beside_nftables(tables, lease.device, wanted).items():
+        there = own.get(name, {})
+        for jump in needed.jumps:
+            rules = tables[name].rules.get(jump.chain, [])
+            if not there.get(jump.target) or jump.rule not in rules:
+                found.append(
+                    f"the chain {jump.chain} of table {name} drops packets of the overlay, and "
+                    f"does not lead to {jump.target}, which accepts them"
+                )
+    return found
+
+
+def _run(program: str) -> str:
+    try:
+        done = subprocess.run(
+            [program], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise HostError(f"cannot run {program}: {error}; expected it to list the rules") from error
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise HostError(f"{program} does not list the rules: {lines[0]}; run the command as root")
+    return done.stdout
