@@ -86,7 +86,9 @@ def _run(arguments: list[str]) -> int:
         version=f"tunneld {__version__}",
         help=argparse.SUPPRESS,
     )
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
+    subparsers = parser.add_subparsers(
+        dest="command", prog="tunneld", metavar="COMMAND", help=argparse.SUPPRESS
+    )
     chosen = next((word for word in arguments if not word.startswith("-")), None)
     for name, summary in SUMMARIES.items():
         if name == chosen:
