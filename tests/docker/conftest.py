@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.site import Kind, Rules, Site, Way
-from tests.support.docker import RELEASES, image, programs
+from tests.support.docker import RELEASES, image, programs, remove_leftover_cgroups
 from tests.support.netns import Rig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +34,12 @@ else:
         Kind("sid", "bip", "legacy", 2),
         Kind("sid", "network", "nft", 3),
     ]
+
+
+def pytest_sessionstart() -> None:
+    # After the shared conftest's, which has ended the processes.
+    if os.geteuid() == 0:
+        remove_leftover_cgroups()
 
 
 @pytest.fixture(scope="session")

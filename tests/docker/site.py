@@ -15,6 +15,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -127,6 +128,11 @@ class Host:
         env = dict(line.split("=", 1) for line in self.file(SUBNET_FILE).splitlines())
         return ipaddress.IPv4Interface(env["FLANNEL_SUBNET"]).network
 
+    @property
+    def forward_policy(self) -> str:
+        """What happens to a forwarded packet that no rule of iptables decides on."""
+        return self.machine.run("iptables", "-S", "FORWARD").splitlines()[0].split()[-1]
+
     def container(self, name: str, *options: str) -> Container:
         """Starts a container on the leased subnet, which comes back when dockerd does."""
         return self.docker.run(name, "--restart", "always", *self.network, *options)
@@ -161,14 +167,18 @@ class Site:
     def set_up(self) -> None:
         """Joins the hosts; the last one's dockerd keeps containers running when it restarts."""
         for number in range(1, self.kind.size + 1):
-            host = self.add(f"h{number}")
-            host.set_up(*(("--live-restore",) if number == self.kind.size else ()))
-            self.containers[host.name] = host.container(f"c{number}")
+            self.add(f"h{number}")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._set_up, self.hosts))
         self.wait_connected()
 
+    def _set_up(self, host: Host) -> None:
+        host.set_up(*(("--live-restore",) if host is self.hosts[-1] else ()))
+        self.containers[host.name] = host.container(f"c-{host.name}")
+
     def close(self) -> None:
-        for host in self.hosts:
-            host.close()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Host.close, self.hosts))
 
     @property
     def pairs(self) -> list[tuple[Host, Host]]:

@@ -6,20 +6,24 @@ Nothing of Docker has to be installed: its packages are unpacked into the cache,
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import tarfile
 from collections.abc import Iterable
+from contextlib import suppress
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from tests.support.debian import unpacked
 from tests.support.machine import Machine
-from tests.support.netns import Place
+from tests.support.netns import Place, is_left_over
 from tests.support.process import Process
 from tests.support.wait import wait_until
 
@@ -192,10 +196,37 @@ class Docker:
 
 def remove_cgroups(name: str) -> None:
     """Removes the control groups that dockerd has made below its parent group."""
-    for root in (_CGROUPS, *_CGROUPS.glob("*")):
+    for root in _hierarchies():
         top = root / name
         if not top.is_dir():
             continue
-        for group in sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True):
-            group.rmdir()
-        top.rmdir()
+        for group in [*sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True), top]:
+            wait_until(partial(_removed, group), 10.0, f"the end of what runs in {group}")
+
+
+def _removed(group: Path) -> bool:
+    """Removes a control group, unless a process is still in it; that one is ended."""
+    try:
+        group.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    else:
+        return True
+    for pid in (group / "cgroup.procs").read_text().split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    return False
+
+
+def remove_leftover_cgroups() -> None:
+    """Removes those of test runs that were killed; their processes must have ended."""
+    names = {path.name for root in _hierarchies() for path in root.glob("tnt-*")}
+    for name in names:
+        if is_left_over(name):
+            remove_cgroups(name)
+
+
+def _hierarchies() -> list[Path]:
+    """Returns the roots of control groups: one, or with version 1 one for each controller."""
+    return [_CGROUPS, *(path for path in _CGROUPS.glob("*") if path.is_dir())]

@@ -173,13 +173,13 @@ class Rig:
 
 
 def remove(name: str) -> None:
-    """Ends what runs in a namespace and deletes it."""
+    """Ends what runs in a namespace, and what that has started elsewhere, and deletes it."""
 
     def empty() -> bool:
-        pids = run("ip", "netns", "pids", name, check=False).split()
-        for pid in pids:
+        pids = [int(pid) for pid in run("ip", "netns", "pids", name, check=False).split()]
+        for pid in _with_descendants(pids):
             try:
-                os.kill(int(pid), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
         return not pids
@@ -188,10 +188,32 @@ def remove(name: str) -> None:
     run("ip", "netns", "delete", name)
 
 
+def _with_descendants(pids: list[int]) -> set[int]:
+    """Returns processes with all those they have started: a container is in its own namespace."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            _, _, after_name = path.read_text().rpartition(") ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        parents[int(path.parent.name)] = int(after_name.split()[1])
+    found: set[int] = set()
+    added = set(pids)
+    while added:
+        found |= added
+        added = {pid for pid, parent in parents.items() if parent in added} - found
+    return found
+
+
 def remove_leftovers() -> None:
     """Removes namespaces of test runs whose process is dead."""
     for line in run("ip", "netns", "list").splitlines():
         name = line.split()[0]
-        match = NAME.match(name)
-        if match is not None and not Path(f"/proc/{match['pid']}").exists():
+        if is_left_over(name):
             remove(name)
+
+
+def is_left_over(name: str) -> bool:
+    """Says whether what bears this name was made by a test run whose process is dead."""
+    match = NAME.match(name)
+    return match is not None and not Path(f"/proc/{match['pid']}").exists()
