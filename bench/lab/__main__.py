@@ -71,7 +71,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     flavours = {
         flavour: behind_gro if flavour == "wiregro" else figures for flavour in args.flavours
     }
-    short = Plan(rounds=2, flavours=flavours, stream_s=1.0, flood_s=0.5, round_trips=200)
+    short = Plan(rounds=2, flavours=flavours, stream_s=1, flood_s=0.5, round_trips=200)
     plan = short if args.short else Plan(rounds=10, flavours=flavours)
     return replace(
         plan,

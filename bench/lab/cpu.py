@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,9 @@ _KTHREADD: Final = 2
 _PARENT, _OWN, _WITH_CHILDREN = 1, slice(11, 13), slice(11, 15)
 """Places in /proc/PID/stat behind the name: ppid; utime and stime; and those of reaped children."""
 _IDLE, _IOWAIT, _STEAL = 3, 4, 7
+
+Stats = Mapping[int, Sequence[str]]
+"""What /proc/PID/stat says behind the name, by the pid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,19 +58,12 @@ def read(tunnel_pids: Iterable[int]) -> Reading:
     """Returns the counters now; the tunnel's are those of all threads of its processes."""
     at_s = time.monotonic()
     stats = dict(_all_stats())
-    tunnel = set(tunnel_pids)
-    ours = _with_descendants({os.getpid()}, stats)
-    foreign = sum(
-        _ticks(fields, _WITH_CHILDREN)
-        for pid, fields in stats.items()
-        if pid not in ours and _KTHREADD not in (pid, int(fields[_PARENT]))
-    )
     cpu = [int(ticks) for ticks in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     busy = sum(cpu) - cpu[_IDLE] - cpu[_IOWAIT] - cpu[_STEAL]
     return Reading(
         at_s=at_s,
-        tunnel_s=sum(_ticks(stats[pid], _OWN) for pid in tunnel) / _TICKS_PER_S,
-        foreign_s=foreign / _TICKS_PER_S,
+        tunnel_s=sum(_ticks(stats[pid], _OWN) for pid in tunnel_pids) / _TICKS_PER_S,
+        foreign_s=foreign_ticks(stats, os.getpid()) / _TICKS_PER_S,
         busy_s=busy / _TICKS_PER_S,
         steal_s=cpu[_STEAL] / _TICKS_PER_S,
     )
@@ -87,6 +83,20 @@ def between(before: Reading, after: Reading) -> Usage:
     )
 
 
+def foreign_ticks(stats: Stats, own_pid: int) -> int:
+    """Returns the time of all processes but the kernel's threads, us and what we started.
+
+    The time of reaped children counts with their parent, so that a process may come and go
+    between two readings and is still seen, once.
+    """
+    ours = _with_descendants(own_pid, stats)
+    return sum(
+        _ticks(fields, _WITH_CHILDREN)
+        for pid, fields in stats.items()
+        if pid not in ours and _KTHREADD not in (pid, int(fields[_PARENT]))
+    )
+
+
 def became_quiet(timeout_s: float) -> bool:
     """Waits until other programs take little of the machine; returns whether they do in time."""
     deadline = time.monotonic() + timeout_s
@@ -100,7 +110,7 @@ def became_quiet(timeout_s: float) -> bool:
     return True
 
 
-def _ticks(fields: list[str], places: slice) -> int:
+def _ticks(fields: Sequence[str], places: slice) -> int:
     return sum(int(field) for field in fields[places])
 
 
@@ -114,14 +124,13 @@ def _all_stats() -> Iterator[tuple[int, list[str]]]:
             yield int(entry.name), text.rpartition(")")[2].split()
 
 
-def _with_descendants(roots: set[int], stats: dict[int, list[str]]) -> set[int]:
+def _with_descendants(root: int, stats: Stats) -> set[int]:
     children: dict[int, list[int]] = {}
     for pid, fields in stats.items():
         children.setdefault(int(fields[_PARENT]), []).append(pid)
-    found, left = set(roots), list(roots)
+    found, left = {root}, [root]
     while left:
         for child in children.get(left.pop(), []):
-            if child not in found:
-                found.add(child)
-                left.append(child)
+            found.add(child)
+            left.append(child)
     return found

@@ -53,7 +53,7 @@ class Overlay(ABC):
 
     def stop(self) -> None:
         """Ends the tunnel's processes; the hosts stay."""
-        namespaces.stop([*self.processes.values()])
+        namespaces.stop(list(self.processes.values()))
         namespaces.stop(self.others)
 
     def about(self) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class Plan:
     rounds: int
     flavours: Mapping[Flavour, Sequence[Figure]]
     """With the figures that are measured in each."""
-    stream_s: float = 3.0
+    stream_s: int = 3
+    """Whole seconds: iperf3 takes no others."""
     flood_s: float = 1.5
     round_trips: int = 500
     quiet_wait_s: float = 0.0
@@ -80,22 +81,26 @@ class Bench:
         """
         traffic.load_program()
         for flavour, figures in self.plan.flavours.items():
+            overlays: dict[str, Overlay] = {}
             try:
-                overlays = self._build(flavour)
+                self._build(flavour, overlays)
                 for number in range(1, self.plan.rounds + 1):
                     self._round(flavour, figures, overlays, number)
                     yield
             finally:
+                for overlay in overlays.values():
+                    overlay.stop()
                 remove_all()
 
-    def _build(self, flavour: Flavour) -> dict[str, Overlay]:
+    def _build(self, flavour: Flavour, overlays: dict[str, Overlay]) -> None:
+        """Builds all overlays; each is in `overlays` before anything of it is there."""
         self.say(f"{flavour}: building {', '.join(dict.fromkeys(self.plan.turns))}")
         about: dict[str, Any] = {"overlays": {}}
         self.flavours[flavour] = about
-        overlays: dict[str, Overlay] = {}
         for name in dict.fromkeys(self.plan.turns):
             directory = self.directory / flavour
             overlay = OVERLAYS[name](directory, self.plan.options.get(name, ()))
+            overlays[name] = overlay
             overlay.pair.build(flavour)
             overlay.start()
             overlay.wait_connected()
@@ -103,8 +108,6 @@ class Bench:
             _require_wire(flavour, overlay.pair, frames)
             about["overlays"][name] = overlay.about() | {"frames": asdict(frames)}
             about["underlay_offloads"] = overlay.pair.offloads()
-            overlays[name] = overlay
-        return overlays
 
     def _round(
         self,
@@ -128,7 +131,7 @@ class Bench:
 def _frames(overlay: Overlay) -> Frames:
     """Returns what the receiving host's underlay saw while TCP ran."""
     with watched_frames(overlay.pair.b) as found:
-        traffic.tcp(overlay, streams=1, duration_s=1.0)
+        traffic.tcp(overlay, streams=1, duration_s=1)
     return found[0]
 
 

@@ -55,13 +55,13 @@ def load_program() -> str:
     return str(programs[0])
 
 
-def tcp(overlay: Overlay, *, streams: int, duration_s: float) -> Figures:
+def tcp(overlay: Overlay, *, streams: int, duration_s: int) -> Figures:
     """Measures a bulk transfer by iperf3."""
     port = str(next(_ports))
     pair = overlay.pair
     client = (
         *("iperf3", "-J", "-c", str(pair.target), "-p", port, "-C", CONGESTION),
-        *("-t", f"{duration_s:g}", "-P", str(streams)),
+        *("-t", str(duration_s), "-P", str(streams)),
     )
     with _receiver(overlay, ("iperf3", "-s", "-1", "-p", port, "--forceflush"), "listening"):
         before = cpu.read(overlay.pids)

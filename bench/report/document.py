@@ -48,10 +48,14 @@ def with_raw(page: str, path: Path) -> str:
     """Returns the page with the marks of all blocks that a raw file can fill set to it.
 
     Raises:
-        UsageError: the page has no such block.
+        UsageError: the page has no such block, or the file is outside the tree.
     """
     kind = raw.read(path)["kind"]
-    name_of_file = path.resolve().relative_to(ROOT).as_posix()
+    place = path.resolve()
+    if not place.is_relative_to(ROOT):
+        msg = f"{path}: the page can name files below {ROOT} only; put it into bench/results"
+        raise UsageError(msg)
+    name_of_file = place.relative_to(ROOT).as_posix()
 
     def mark(block: re.Match[str]) -> str:
         if block["name"] not in BLOCKS.get(kind, {}):
