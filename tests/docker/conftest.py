@@ -1,7 +1,7 @@
 """The sites of this folder's tests, and what they leave behind: versions and figures.
 
-`TUNNELD_DOCKER_MATRIX=full` runs all sixteen combinations of Docker, way, firewall and number of
-hosts; without it there are four, in which every two of the first three meet.
+`TUNNELD_DOCKER_MATRIX=full` runs all combinations of Docker, way, firewall, masquerader and number
+of hosts: thirty-two. Without it there are four, in which every two values of the first three meet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker.site import Kind, Rules, Site, Way
+from tests.docker.site import Kind, Masquerader, Rules, Site, Way
 from tests.support.docker import RELEASES, image, programs, remove_leftover_cgroups
 from tests.support.netns import Rig
 
@@ -24,15 +24,18 @@ VERSIONS = pytest.StashKey[dict[str, str]]()
 
 WAYS: tuple[Way, ...] = ("bip", "network")
 RULES: tuple[Rules, ...] = ("nft", "legacy")
+MASQUERADERS: tuple[Masquerader, ...] = ("tunneld", "docker")
 
 if os.environ.get("TUNNELD_DOCKER_MATRIX") == "full":
-    KINDS = [Kind(*parts) for parts in itertools.product(RELEASES, WAYS, RULES, (2, 3))]
+    KINDS = [
+        Kind(*parts) for parts in itertools.product(RELEASES, WAYS, RULES, MASQUERADERS, (2, 3))
+    ]
 else:
     KINDS = [
-        Kind("bookworm", "bip", "nft", 3),
-        Kind("bookworm", "network", "legacy", 2),
-        Kind("sid", "bip", "legacy", 2),
-        Kind("sid", "network", "nft", 3),
+        Kind("bookworm", "bip", "nft", "tunneld", 3),
+        Kind("bookworm", "network", "legacy", "docker", 2),
+        Kind("sid", "bip", "legacy", "docker", 2),
+        Kind("sid", "network", "nft", "tunneld", 3),
     ]
 
 

@@ -44,6 +44,7 @@ MARGIN_TIMEOUT_S: Final = 10.0
 
 Way = Literal["bip", "network"]
 Rules = Literal["nft", "legacy"]
+Masquerader = Literal["tunneld", "docker"]
 Protocol = Literal["tcp", "udp"]
 
 _TRAFFIC: Final = Path(interop.__file__).with_name("traffic.py")
@@ -57,10 +58,13 @@ class Kind:
     way: Way
     rules: Rules
     """Which iptables Docker and the operator use."""
+    masquerader: Masquerader
+    """Who hides containers behind their host's address when they ask the world outside."""
     size: int
 
     def __str__(self) -> str:
-        return f"{self.release}-{self.way}-{self.rules}-{self.size}"
+        parts = (self.release, self.way, self.rules, f"{self.masquerader}masq", str(self.size))
+        return "-".join(parts)
 
 
 class Host:
@@ -90,7 +94,8 @@ class Host:
     def start_tunneld(self) -> None:
         """Starts the daemon, and waits until it forwards."""
         daemon = self.daemon = self.machine.start(
-            *("tunneld", "run", "--iface", "eth0", "--ip-masq"),
+            *("tunneld", "run", "--iface", "eth0"),
+            f"--ip-masq={'true' if self.site.kind.masquerader == 'tunneld' else 'false'}",
             *("--etcd-endpoints", self.site.etcd.endpoint, "--etcd-prefix", PREFIX),
             log=self.machine.directory / "tunneld.log",
         )
