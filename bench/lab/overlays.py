@@ -206,10 +206,21 @@ class Tunneld(Overlay):
     name = "tunneld"
     label = "tunneld"
     what = "tunneld of this tree with its udp backend, leases in SQLite"
+    network: ClassVar[str] = NETWORK
+    peers = 1
+    """How many a daemon must know before it counts as ready."""
+
+    @property
+    def store(self) -> Path:
+        return self.pair.directory / "store.db"
+
+    def write_config(self) -> None:
+        """Writes the network config, which makes the store."""
+        config = json.dumps({"Network": self.network, "Backend": {"Type": "udp"}})
+        namespaces.run(*self._command("network", "set", "-"), stdin=config)
 
     def start(self) -> None:
-        config = json.dumps({"Network": NETWORK, "Backend": {"Type": "udp"}})
-        namespaces.run(*self._command("network", "set", "-"), stdin=config)
+        self.write_config()
         for host in self.pair.hosts:
             self._spawn(
                 host,
@@ -229,8 +240,7 @@ class Tunneld(Overlay):
         return super().about() | kept
 
     def _command(self, *argv: str) -> tuple[str, ...]:
-        store = f"sqlite:{self.pair.directory / 'store.db'}"
-        tail = ("--store", store, "--config", "/dev/null")
+        tail = ("--store", f"sqlite:{self.store}", "--config", "/dev/null")
         return (sys.executable, "-P", "-m", "tunneld", *argv, *tail)
 
     def _control_socket(self, host: Host) -> Path:
@@ -241,7 +251,7 @@ class Tunneld(Overlay):
             status = request(self._control_socket(host), "status")
         except NotRunningError:
             return False
-        return status["state"] == "ready" and len(status["peers"]) == 1
+        return status["state"] == "ready" and len(status["peers"]) == self.peers
 
 
 def _last_line(host: Host, log: str = "daemon.log") -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.report.evaluation import METRICS, Aim, Evaluation, Metric, Spread
 
 Rows = list[list[str]]
@@ -38,6 +40,20 @@ def flavour(evaluation: Evaluation, name: str) -> Rows:
         if any(seen):
             rows.append([_named(metric), *(shown(one, metric.decimals) for one in seen)])
     return rows
+
+
+def memory(document: dict[str, Any]) -> Rows:
+    """Returns a daemon's memory by its peers; the first row is the head."""
+    rows = [
+        [
+            f"{one['peers']:,}",
+            f"{one['rss_mb']:.0f}",
+            f"{one['peak_mb']:.0f}",
+            f"{one['ready_s']:.1f}",
+        ]
+        for one in document["samples"]
+    ]
+    return [["peers", "resident (MB)", "at most (MB)", "ready after (s)"], *rows]
 
 
 def machine(evaluation: Evaluation) -> Rows:

@@ -1,0 +1,130 @@
+"""`python -m bench.memory`: a daemon's memory with many peers; raw figures. Needs root.
+
+The peers are leases in the store, as other daemons would have written them; two daemons read them.
+Source: proc(5) for VmRSS and VmHWM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from ipaddress import IPv4Network
+from pathlib import Path
+from typing import Final
+
+from bench.lab import environment, raw
+from bench.lab.overlays import Tunneld
+from bench.lab.topology import remove_all
+from tunneld import __version__
+from tunneld.errors import LabError
+from tunneld.lab.build import sole_use
+from tunneld.lab.main_job import Interrupted, interruptible, uninterruptible
+from tunneld.lease.model import LeaseAttributes, NodeRecord, SubnetKey
+from tunneld.lease.registry import Claim
+from tunneld.store.sqlite import SqliteStore
+
+PEERS: Final = (1, 1_000, 10_000)
+_PREFIX: Final = "/coreos.com/network"
+_LEASE_S: Final = 86_400.0
+_ADDRESSES: Final = IPv4Network("198.18.0.0/15")
+"""RFC 2544's range for benchmarks; nothing is sent there."""
+
+
+class ManyPeers(Tunneld):
+    """Two daemons of which each knows the other, and `leases` that nobody is behind."""
+
+    label = "memory"
+    network = "10.0.0.0/8"
+
+    def __init__(self, directory: Path, leases: int) -> None:
+        super().__init__(directory)
+        self.leases = leases
+        self.peers = leases + 1
+        self.began_s = 0.0
+        """When the daemons were started."""
+
+    def write_config(self) -> None:
+        super().write_config()
+        asyncio.run(_write_leases(self.store, self.leases))
+        self.began_s = time.monotonic()
+
+
+async def _write_leases(path: Path, count: int) -> None:
+    store = SqliteStore(path, _PREFIX)
+    subnets = IPv4Network(ManyPeers.network).subnets(new_prefix=24)
+    next(subnets)
+    try:
+        grant = await store.grant(_LEASE_S)
+        for number, subnet in zip(range(count), subnets, strict=False):
+            key, public_ip = SubnetKey(subnet), _ADDRESSES[number + 1]
+            record = NodeRecord(
+                node_id=f"{number:032x}", key=key, public_ip=public_ip, version=__version__
+            )
+            await store.claim(
+                Claim(
+                    key=key,
+                    attributes=LeaseAttributes(public_ip=public_ip),
+                    record=record,
+                    grant=grant,
+                    expected_revision=0,
+                )
+            )
+    finally:
+        await store.close()
+
+
+def measure(peers: int, directory: Path) -> dict[str, float]:
+    """Returns the memory of the larger of both daemons, in megabytes (10⁶ bytes)."""
+    overlay = ManyPeers(directory, peers - 1)
+    overlay.pair.build("gso")
+    try:
+        overlay.start()
+        ready_s = time.monotonic() - overlay.began_s
+        overlay.wait_connected()
+        seen = [_memory_mb(pid) for pid in overlay.pids]
+    finally:
+        overlay.stop()
+        remove_all()
+    return {**max(seen, key=lambda one: one["rss_mb"]), "ready_s": round(ready_s, 2)}
+
+
+def _memory_mb(pid: int) -> dict[str, float]:
+    text = Path(f"/proc/{pid}/status").read_text()
+    found = dict(re.findall(r"^(VmRSS|VmHWM):\s+(\d+) kB$", text, re.MULTILINE))
+    names = {"rss_mb": "VmRSS", "peak_mb": "VmHWM"}
+    return {name: round(int(found[line]) * 1024 / 1e6, 1) for name, line in names.items()}
+
+
+def main() -> int:
+    began = datetime.now(tz=UTC)
+    samples = []
+    try:
+        with sole_use("bench"), interruptible():
+            try:
+                remove_all()
+                for peers in PEERS:
+                    with tempfile.TemporaryDirectory(prefix="tunneld-bench-") as directory:
+                        seen = measure(peers, Path(directory))
+                    samples.append({"peers": peers, **seen})
+                    print(samples[-1], flush=True)
+            finally:
+                with uninterruptible():
+                    remove_all()
+    except Interrupted as interruption:
+        return interruption.exit_status
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 1
+    about = {"kind": "memory", "began": began.isoformat(timespec="seconds")}
+    path = raw.place(began, "memory")
+    raw.write(path, about | {"machine": environment.describe(), "samples": samples})
+    print(f"raw figures: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
