@@ -28,9 +28,16 @@ class DataPath:
     """An open overlay device with an engine behind it; made by `open`."""
 
     def __init__(
-        self, *, device: str, engine: Engine, actuator: Actuator, reconciler: Reconciler
+        self,
+        *,
+        device: str,
+        network: IPv4Network,
+        engine: Engine,
+        actuator: Actuator,
+        reconciler: Reconciler,
     ) -> None:
         self.device = device
+        self.network = network
         self.engine = engine
         self.actuator = actuator
         self.reconciler = reconciler
@@ -84,7 +91,13 @@ class DataPath:
         )
         stack.callback(engine.stop)
         reconciler = Reconciler(engine=engine, actuator=actuator, desired=desired)
-        return cls(device=tun.name, engine=engine, actuator=actuator, reconciler=reconciler)
+        return cls(
+            device=tun.name,
+            network=network,
+            engine=engine,
+            actuator=actuator,
+            reconciler=reconciler,
+        )
 
     def start(
         self,

@@ -33,9 +33,9 @@ from tunneld.daemon.together import together
 from tunneld.daemon.underlay import UnderlayMovedError, UnderlayWatch
 from tunneld.daemon.watchdog import Watchdog
 from tunneld.engine import EngineEvent
-from tunneld.errors import EngineError, NetworkConfigError, NotBuiltError
+from tunneld.errors import EngineError, HostError, NetworkConfigError, NotBuiltError
 from tunneld.fib.state import UnderlayPort
-from tunneld.host import subnet_env
+from tunneld.host import subnet_env, takeover
 from tunneld.host.capabilities import require_capabilities
 from tunneld.host.netlink import Netlink
 from tunneld.host.notify import Notifier
@@ -235,6 +235,7 @@ class Node:
     async def _announce(self, path: DataPath) -> None:
         """Tells the world once the data path forwards and subnet.env is written."""
         await path.reconciler.settled()
+        await self._take_over(path)
         own = self._membership.own
         subnet = str(own.subnet) if own else "no subnet"
         self._report.phase = "ready"
@@ -251,6 +252,17 @@ class Node:
                 }
             },
         )
+
+    async def _take_over(self, path: DataPath) -> None:
+        """Clears away what a flanneld has left; ours is in place by now, so that nothing gapes."""
+        try:
+            if self._options.firewall != "off":
+                await takeover.remove_flannel_rules()
+            await takeover.warn_of_flannel_routes(self._netlink, path.network, path.device)
+        except HostError as error:
+            _log.error(
+                "what flanneld left behind is still there", extra={"fields": {"error": str(error)}}
+            )
 
     async def _status(self) -> dict[str, Any]:
         return render_status(self._report.status())

@@ -85,7 +85,7 @@ def parse(text: str) -> dict[str, Table]:
             table.policies[chain] = policy
             table.rules.setdefault(chain, [])
         elif line.startswith("-A "):
-            _, chain, rule = line.split(" ", 2)
+            chain, _, rule = line[3:].partition(" ")
             table.rules.setdefault(chain, []).append(rule)
     return tables
 
@@ -166,7 +166,7 @@ def _docker_asks(tables: Tables) -> bool:
     """Returns whether Docker has its chain for the operator, and packets get there."""
     rules = tables.get("filter", Table()).rules
     return DOCKER_USER in rules and any(
-        _target(rule) == DOCKER_USER for rule in rules.get("FORWARD", ())
+        target(rule) == DOCKER_USER for rule in rules.get("FORWARD", ())
     )
 
 
@@ -193,7 +193,7 @@ def _may_drop_early(tables: Tables, device: str) -> bool:
     Once there, our accept stays: Docker's drops come and go with its containers.
     """
     rules = tables.get("raw", Table()).rules
-    drops = any(_target(rule) == "DROP" for rule in rules.get("PREROUTING", ()))
+    drops = any(target(rule) == "DROP" for rule in rules.get("PREROUTING", ()))
     return "raw" in tables and (
         drops or _docker_asks(tables) or not own_chains(device).isdisjoint(rules)
     )
@@ -266,7 +266,7 @@ def _jumps(table: Table, names: frozenset[str], layout: Layout) -> list[str]:
         if chain in names:
             continue
         for position, rule in enumerate(rules):
-            if _target(rule) not in names:
+            if target(rule) not in names:
                 continue
             jump = next(
                 (jump for jump in layout.jumps if (jump.chain, jump.rule) == (chain, rule)), None
@@ -287,7 +287,7 @@ def _insertions(
         if jump.place in ("first", "before drop"):
             yield f"-I {jump.chain} 1 {jump.rule}"
             continue
-        others = [r for r in table.rules.get(jump.chain, ()) if _target(r) not in names]
+        others = [r for r in table.rules.get(jump.chain, ()) if target(r) not in names]
         end = len(others)
         if jump.place == "before decision":
             end = next((i for i, rule in enumerate(others) if _decides(rule)), end)
@@ -300,16 +300,16 @@ def _insertions(
 def _is_in_place(before: list[str], place: Place) -> bool:
     match place:
         case "first":
-            return all((_target(rule) or "").startswith(_OWN) for rule in before)
+            return all((target(rule) or "").startswith(_OWN) for rule in before)
         case "before drop":
-            return all(_target(rule) != "DROP" for rule in before)
+            return all(target(rule) != "DROP" for rule in before)
         case "before decision":
             return not any(_decides(rule) for rule in before)
         case "last":
             return True
 
 
-def _target(rule: str) -> str | None:
+def target(rule: str) -> str | None:
     """Returns where a rule leads: a chain, or a target's name."""
     words = shlex.split(rule)
     for option in ("-j", "-g"):
@@ -319,7 +319,7 @@ def _target(rule: str) -> str | None:
 
 
 def _is_dockers(rule: str) -> bool:
-    return (_target(rule) or "").startswith("DOCKER")
+    return (target(rule) or "").startswith("DOCKER")
 
 
 def _decides(rule: str) -> bool:
