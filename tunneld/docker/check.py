@@ -23,8 +23,8 @@ _FLAGS = ("bip", "mtu", "ip-masq")
 
 
 _NFTABLES_NOTE = (
-    "Docker uses nftables itself: its rules cannot be seen into from here; dockerd must run with "
-    "--bridge-accept-fwmark (docs/docker.md)"
+    "Docker uses nftables itself, which no rule of others overrules: dockerd and tunneld must run "
+    "with the same --bridge-accept-fwmark; whether they do cannot be seen from here"
 )
 
 

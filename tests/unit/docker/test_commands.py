@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
 
 import pytest
 
+from tests.support.wait import wait_until
 from tests.unit.docker.conftest import DockerHost
+from tunneld.docker import rules
+from tunneld.docker.lease import LocalLease
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -201,6 +207,41 @@ def test_rules_that_drop_the_overlay_are_off_while_no_daemon_keeps_them_open(
                 assert "must be told the overlay device" in err
         finally:
             host.start_tunneld()
+
+
+def jumps(text: str) -> list[str]:
+    """Returns the lines of iptables-save that lead to our chains."""
+    return [line for line in text.splitlines() if re.fullmatch(r"-A .* -j TUNNELD-.*", line)]
+
+
+def test_each_accept_that_is_missing_among_dockers_rules_is_named(host: DockerHost) -> None:
+    env = host.subnet_env()
+    lease = LocalLease(
+        network=IPv4Network(env["FLANNEL_NETWORK"]),
+        subnet=IPv4Interface(env["FLANNEL_SUBNET"]).network,
+        mtu_bytes=int(env["FLANNEL_MTU"]),
+        ip_masq=True,
+        device="flannel0",
+    )
+    expected = {"DOCKER-USER"}
+    with network(host, *as_arguments(fitting_options(host))):
+        # Docker's rules in raw come with the first container.
+        container = host.docker.run("c1", "--network", NAME)
+        if host.docker.version_number >= (28,):
+            expected.add("PREROUTING")
+
+        def kept_open() -> str:
+            found = host.machine.run("iptables-nft-save")
+            chains = {line.split()[1] for line in jumps(found)}
+            return found if chains == expected and not rules.missing(found, lease) else ""
+
+        text = wait_until(kept_open, 10.0, "accepts in front of Docker's drops")
+        host.docker.remove(container)
+    accepts = jumps(text)
+    for line in accepts:
+        (said,) = rules.missing(text.replace(f"{line}\n", ""), lease)
+        assert said.startswith(f"the chain {line.split()[1]} of table ")
+    assert rules.missing(text, replace(lease, device="flannel7")) != []
 
 
 def test_check_names_forwarding_that_is_off(host: DockerHost) -> None:
