@@ -79,6 +79,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         turns=[name for name in TURNS if name not in args.without],
         options={Tunneld.name: tuple(shlex.split(args.tunneld_options))},
         quiet_wait_s=args.quiet_wait,
+        conntrack=args.conntrack,
     )
 
 
@@ -102,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
         help="wait this long at most, before each figure, for other programs to calm down",
     )
     parser.add_argument("--tunneld-options", default="", help="further options of `tunneld run`")
+    parser.add_argument(
+        "--conntrack",
+        action="store_true",
+        help="give every host a NAT chain, so that connections are tracked for all alike",
+    )
     parser.add_argument("--nice", type=int, default=-5, help="for all that is measured")
     parser.add_argument("--what", help="end of the raw file's name (default: lab, or short)")
     return parser

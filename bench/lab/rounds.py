@@ -44,6 +44,8 @@ class Plan:
     round_trips: int = 500
     quiet_wait_s: float = 0.0
     """How long a figure may wait for other programs to calm down before it is measured."""
+    conntrack: bool = False
+    """Whether the kernel tracks connections on every host, as on a Docker host."""
     turns: Sequence[str] = TURNS
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further options of an overlay's daemons, by its name."""
@@ -101,7 +103,7 @@ class Bench:
             directory = self.directory / flavour
             overlay = OVERLAYS[name](directory, self.plan.options.get(name, ()))
             overlays[name] = overlay
-            overlay.pair.build(flavour)
+            overlay.pair.build(flavour, conntrack=self.plan.conntrack)
             overlay.start()
             overlay.wait_connected()
             frames = _frames(overlay)

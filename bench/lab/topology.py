@@ -43,6 +43,13 @@ _SEGMENTATION: Final = (
 """Names that ethtool(8) takes; not every kernel knows all of them."""
 
 
+_NAT_CHAIN: Final = """
+table ip bench {
+    chain postrouting { type nat hook postrouting priority srcnat; }
+}
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """One host of a pair."""
@@ -76,13 +83,20 @@ class Pair:
             directory=self.directory / label,
         )
 
-    def build(self, flavour: Flavour) -> None:
-        """Makes both hosts and the underlay between them."""
+    def build(self, flavour: Flavour, *, conntrack: bool = False) -> None:
+        """Makes both hosts and the underlay between them.
+
+        With `conntrack`, every host has a NAT chain, empty but there, as Docker's or
+        masquerading makes one: from then on the kernel tracks all connections of the host.
+        """
         for host in self.hosts:
             host.directory.mkdir(parents=True)
             for namespace in (host.namespace, host.container):
                 namespaces.create(namespace)
             namespaces.sysctl(host.namespace, "net/ipv4/ip_forward", 1)
+            if conntrack:
+                nft = namespaces.inside(host.namespace, "nft", "-f", "-")
+                namespaces.run(*nft, stdin=_NAT_CHAIN)
         mtu = ("mtu", str(UNDERLAY_MTU_BYTES))
         namespaces.run(
             *("ip", "link", "add", "u0", "netns", self.a.namespace, *mtu, "type", "veth"),

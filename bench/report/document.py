@@ -40,6 +40,7 @@ BLOCKS: Final[dict[str, dict[str, Callable[[dict[str, Any]], str]]]] = {
         "machine": lambda document: tables.as_markdown(tables.machine(evaluate(document))),
         **{name: _flavour(name) for name in ("wire", "gso", "wiregro")},
     },
+    "profile": {"profile": lambda document: tables.as_markdown(tables.profile(document))},
     "memory": {"memory": lambda document: tables.as_markdown(tables.memory(document))},
 }
 """The blocks a raw file can fill, by the `kind` it says it is."""

@@ -56,6 +56,22 @@ def memory(document: dict[str, Any]) -> Rows:
     return [["peers", "resident (MB)", "at most (MB)", "ready after (s)"], *rows]
 
 
+def profile(document: dict[str, Any]) -> Rows:
+    """Returns where the daemons' time went, an underlay a column; the first row is the head."""
+    samples = document["samples"]
+    parts = [
+        [part, *(f"{one['parts'][part]:.0f} %" for one in samples)] for part in samples[0]["parts"]
+    ]
+    own = ["code of tunneld's own", *(f"{_own(one):.0f} %" for one in samples)]
+    cost = ["CPU of the tunnel", *(f"{one['tunnel_cpu_s_per_gb']:.2f} s/GB" for one in samples)]
+    return [["share of the daemons' CPU", *(one["flavour"] for one in samples)], *parts, own, cost]
+
+
+def _own(sample: dict[str, Any]) -> float:
+    objects: dict[str, float] = sample["objects"]
+    return sum(share for name, share in objects.items() if name.startswith("_native"))
+
+
 def machine(evaluation: Evaluation) -> Rows:
     """Returns what it ran on; the first row is the head."""
     about = evaluation.document["machine"]
