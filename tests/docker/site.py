@@ -44,6 +44,8 @@ MARGIN_TIMEOUT_S: Final = 10.0
 
 Way = Literal["bip", "network"]
 Rules = Literal["nft", "legacy"]
+"""What Docker and the operator use: nftables, also behind iptables, or the older iptables alone."""
+
 Masquerader = Literal["tunneld", "docker"]
 Protocol = Literal["tcp", "udp"]
 
@@ -57,7 +59,6 @@ class Kind:
     release: Release
     way: Way
     rules: Rules
-    """Which iptables Docker and the operator use."""
     masquerader: Masquerader
     """Who hides containers behind their host's address when they ask the world outside."""
     size: int
@@ -85,6 +86,7 @@ class Host:
         if site.kind.rules == "legacy":
             for tool in ("iptables", "ip6tables"):
                 self.machine.run("update-alternatives", "--set", tool, f"/usr/sbin/{tool}-legacy")
+            self.machine.hide("nft")
         self.machine.install_tunneld()
         self.docker = Docker(self.machine, site.kind.release)
         self.daemon: Process | None = None
@@ -246,7 +248,9 @@ def ask(
 
 def situation(host: Host) -> str:
     """Returns what is needed to understand why packets do not arrive at a host."""
-    commands = ("iptables-save", "nft list ruleset", "ip -4 address", "ip -4 route")
+    commands = ["iptables-save", "ip -4 address", "ip -4 route"]
+    if host.site.kind.rules == "nft":
+        commands.append("nft list ruleset")
     parts = [f"--- {host.name}"]
     parts += [host.machine.try_run(*command.split()).stdout for command in commands]
     if host.daemon is not None:

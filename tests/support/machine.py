@@ -85,6 +85,11 @@ class Machine(Place):
         """Makes programs found by name, before those of the machine."""
         self.run("ln", "-sf", "--", *map(str, programs), "/usr/local/bin/")
 
+    def hide(self, program: str) -> None:
+        """Makes a program of the machine one that this host does not have."""
+        path = self.run("sh", "-c", 'command -v "$1"', "sh", program).strip()
+        self.run("mount", "--bind", "/dev/null", path)
+
     def install_tunneld(self) -> None:
         """Makes `tunneld` a command that runs this source tree."""
         self.write(
