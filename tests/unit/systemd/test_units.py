@@ -48,7 +48,7 @@ def host(tmp_path: Path) -> Path:
     shutil.copytree(UNITS, system, ignore=lambda _, names: {n for n in names if "tunneld" not in n})
     for target in Path("/usr/lib/systemd/system").glob("*.target"):
         shutil.copy(target, system)
-    for program in ("tunneld", "kill"):
+    for program in ("tunneld", "kill", "chgrp"):
         place_program(tmp_path / "usr/bin" / program)
     return tmp_path
 

@@ -30,6 +30,8 @@ Plan = Callable[[Tables, str, Firewall], Mapping[str, Layout]]
 _LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
 """Names of the tables that iptables-legacy has made in this network namespace."""
 
+_LEGACY_TABLES_IN_QUESTION = ("filter", "nat", "raw")
+
 _LOCK_WAIT_S = 5
 
 
@@ -83,13 +85,21 @@ class Xtables:
         await self._restore(layout.script(await self._tables(), self._device, {}))
 
     async def _tables(self) -> Tables:
-        # Asking for a table that is not there makes iptables-legacy register it.
-        if self.variant == "legacy" and not await asyncio.to_thread(_legacy_tables):
-            return {}
-        outcome = await attempt("list the iptables rules", f"{self.program}-save")
-        if outcome.status != 0:
-            raise self._refused("list the iptables rules", outcome.said)
-        return layout.parse(outcome.stdout)
+        choices: tuple[tuple[str, ...], ...] = ((),)
+        if self.variant == "legacy":
+            # Asking for a table that is not there makes iptables-legacy register it.
+            names = await asyncio.to_thread(_legacy_tables)
+            if names is None:
+                choices = tuple(("-t", name) for name in _LEGACY_TABLES_IN_QUESTION)
+            elif not names:
+                return {}
+        what, text = "list the iptables rules", ""
+        for choice in choices:
+            outcome = await attempt(what, f"{self.program}-save", *choice)
+            if outcome.status != 0:
+                raise self._refused(what, outcome.said)
+            text += outcome.stdout
+        return layout.parse(text)
 
     async def _restore(self, text: str) -> None:
         if not text:
@@ -106,7 +116,7 @@ class Xtables:
     def _refused(self, what: str, said: str) -> HostError:
         return HostError(
             f"cannot {what}: it says {said!r}; expected a kernel with the iptables tables filter "
-            "and nat"
+            "and nat, and for iptables-legacy to run as root: see the firewall's page of the manual"
         )
 
 
@@ -130,9 +140,14 @@ async def usual_variant() -> Variant | None:
     return "nft" if "nf_tables" in outcome.stdout else "legacy"
 
 
-def _legacy_tables() -> list[str]:
-    """Returns the tables of iptables-legacy; none where this user may not see them."""
+def _legacy_tables() -> list[str] | None:
+    """Returns the tables of iptables-legacy; None where this user may not see their names.
+
+    The service lets the daemon's group see them, but cannot before the kernel module is loaded.
+    """
     try:
         return _LEGACY_TABLES.read_text(encoding="ascii").split()
-    except (FileNotFoundError, PermissionError):
+    except FileNotFoundError:
         return []
+    except PermissionError:
+        return None
