@@ -78,5 +78,5 @@ done
 [[ -e "${destination}${etc}/tunneld/tunneld.toml" ]] || put config/tunneld.toml "${etc}/tunneld"
 
 if [[ -z "${destination}" ]]; then
-    echo "install: now run: systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload"
+    echo "install: now run: systemd-sysusers tunneld.conf && systemd-tmpfiles --create tunneld.conf && systemctl daemon-reload"
 fi
