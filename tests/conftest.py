@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from tests.support.install import install_below
 from tests.support.netns import Rig, remove_leftovers
 
 ROOT_TOOLS = ("ip", "nsenter", "nft", "tcpdump", "ping", "iperf3", "etcd", "etcdctl")
@@ -54,16 +54,5 @@ def module_rig(root_tools: None, tmp_path_factory: pytest.TempPathFactory) -> It
 def installed(root_tools: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `make install` puts on a host, below a directory: the DESTDIR."""
     destination = tmp_path_factory.mktemp("installed")
-    done = subprocess.run(
-        ["make", "install", f"DESTDIR={destination}", "PREFIX=/usr"],
-        cwd=Path(__file__).resolve().parents[1],
-        # Not a part of the make that may be running the tests.
-        env={name: text for name, text in os.environ.items() if not name.startswith("MAKE")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    if done.returncode != 0:
-        pytest.fail(f"make install ended with {done.returncode}: {done.stdout}{done.stderr}")
+    install_below(destination)
     return destination

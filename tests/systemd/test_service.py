@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.interop.probe import RATE_HZ, Probe
+from tests.interop.probe import Probe
 from tests.support.booted import BootedHost, BootedNetwork, wait_connected
 from tests.support.freeze import freeze, thread_ids
 from tests.support.wait import wait_until
+from tests.systemd.events import FLUSHES, KILL, Event, main_pid, measure
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first installs tunneld
 
@@ -20,15 +21,11 @@ RECOVERY_TIMEOUT_S = 30.0
 CAPABILITIES = 1 << 10 | 1 << 12 | 1 << 13
 
 
-def main_pid(host: BootedHost) -> int:
-    return int(host.machine.show("tunneld", "MainPID"))
-
-
 def wait_other_process(host: BootedHost, pid: int) -> None:
     """Waits until the service is active again, in another process than `pid`."""
 
     def is_back() -> bool:
-        return main_pid(host) not in (0, pid) and host.machine.is_active("tunneld")
+        return main_pid(host.machine) not in (0, pid) and host.machine.is_active("tunneld")
 
     wait_until(is_back, RECOVERY_TIMEOUT_S, f"another tunneld on {host.name}")
 
@@ -37,7 +34,7 @@ def test_the_daemon_runs_as_a_user_of_its_own_with_three_capabilities(
     booted: BootedNetwork,
 ) -> None:
     for host in booted.hosts:
-        status = host.machine.run("cat", f"/proc/{main_pid(host)}/status")
+        status = host.machine.run("cat", f"/proc/{main_pid(host.machine)}/status")
         fields = dict(re.findall(r"^(\w+):\t(.+)$", status, re.MULTILINE))
         uid = host.machine.run("id", "-u", "tunneld").strip()
         assert uid != "0"
@@ -67,31 +64,35 @@ def test_a_killed_daemon_is_back_and_the_containers_with_it(
     booted: BootedNetwork, figures: list[dict[str, object]]
 ) -> None:
     first, second = booted.hosts
-    pid, subnet = main_pid(second), second.subnet
-    restarts = int(second.machine.show("tunneld", "NRestarts"))
-    probes = [Probe(first, second), Probe(second, first)]
-    for probe in probes:
-        probe.wait_steady(0.0, RECOVERY_TIMEOUT_S)
+    subnet, restarts = second.subnet, int(second.machine.show("tunneld", "NRestarts"))
 
-    second.machine.run("kill", "-KILL", str(pid))
-    killed_at_s = time.monotonic()
-    wait_other_process(second, pid)
-    for probe in probes:
-        probe.wait_steady(killed_at_s, RECOVERY_TIMEOUT_S)
-        probe.stop()
+    figures.extend(measure(KILL, second, first))
 
     assert int(second.machine.show("tunneld", "NRestarts")) == restarts + 1
     assert second.subnet == subnet
-    figures.extend(
-        {
-            "event": "kill -9",
-            "probe": probe.name,
-            "rate_hz": RATE_HZ,
-            "lost": probe.lost(),
-            "gap_s": round(probe.longest_gap_s(), 3),
-        }
-        for probe in probes
-    )
+
+
+@pytest.mark.parametrize("event", FLUSHES, ids=lambda event: event.name)
+def test_rules_that_somebody_flushes_come_back_and_the_packets_with_them(
+    booted: BootedNetwork, figures: list[dict[str, object]], event: Event
+) -> None:
+    first, second = booted.hosts
+    pid = main_pid(second.machine)
+
+    figures.extend(measure(event, second, first))
+
+    assert main_pid(second.machine) == pid
+
+
+def test_rules_of_iptables_legacy_come_back_where_only_root_may_see_its_tables(
+    booted: BootedNetwork,
+) -> None:
+    first, second = booted.hosts
+    (event,) = (event for event in FLUSHES if "legacy" in event.name)
+    # As when the kernel module is loaded only after the daemon was started.
+    second.machine.run("chgrp", "root", "/proc/net/ip_tables_names")
+    measure(event, second, first)
+    second.machine.run("chgrp", "tunneld", "/proc/net/ip_tables_names")
 
 
 @pytest.fixture
@@ -116,7 +117,7 @@ def test_a_daemon_that_hangs_is_killed_by_the_watchdog_and_is_back(
     booted: BootedNetwork, impatient: BootedHost, prefix: str
 ) -> None:
     machine = impatient.machine
-    pid, subnet = main_pid(impatient), impatient.subnet
+    pid, subnet = main_pid(impatient.machine), impatient.subnet
     restarts = int(machine.show("tunneld", "NRestarts"))
     (thread, *_) = thread_ids(machine.host_pid(pid), prefix)
 
@@ -133,7 +134,7 @@ def test_a_daemon_that_hangs_is_killed_by_the_watchdog_and_is_back(
 
 def test_a_reload_ends_well_and_loses_no_packet(booted: BootedNetwork) -> None:
     first, second = booted.hosts
-    pid = main_pid(second)
+    pid = main_pid(second.machine)
     probes = [Probe(first, second), Probe(second, first)]
     for probe in probes:
         probe.wait_steady(0.0, RECOVERY_TIMEOUT_S)
@@ -144,7 +145,7 @@ def test_a_reload_ends_well_and_loses_no_packet(booted: BootedNetwork) -> None:
         probe.wait_steady(reloaded_at_s, RECOVERY_TIMEOUT_S)
         probe.stop()
 
-    assert main_pid(second) == pid
+    assert main_pid(second.machine) == pid
     assert [probe.lost() for probe in probes] == [0, 0]
 
 
