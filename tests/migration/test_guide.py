@@ -52,6 +52,9 @@ def test_a_moved_host_keeps_what_it_had_and_the_others_lose_nothing(
     assert leased(flannel) == leases
     assert moved.machine.run("cat", SUBNET_FILE) == subnet_env
     has_tunneld = heading == MOVE
+    rules = moved.machine.run("sh", "-c", "iptables-save; nft list ruleset").lower()
+    assert ("tunneld" in rules) is has_tunneld
+    assert ("flannel" in rules.replace("flannel0", "")) is not has_tunneld
     for unit, expected in (("tunneld", has_tunneld), ("flanneld", not has_tunneld)):
         assert moved.machine.is_active(unit) is expected
         assert (moved.machine.show(unit, "UnitFileState") == "enabled") is expected
