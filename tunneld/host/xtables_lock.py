@@ -81,8 +81,9 @@ class XtablesLock:
         except FileNotFoundError:
             return -1
         except PermissionError:
-            _log.info(
-                "changes by iptables-legacy cannot be seen by this user",
+            _log.warning(
+                "iptables-legacy has been used here, and this user may neither see nor change its "
+                "rules: run as root if they drop forwarded packets",
                 extra={"fields": {"path": str(path)}},
             )
             return -1

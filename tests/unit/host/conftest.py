@@ -103,6 +103,7 @@ def without(*capabilities: str) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def space(rig: Rig) -> Namespace:
-    """One empty namespace."""
+def space(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
+    """One empty namespace, with a lock of its own for the iptables programs that run in it."""
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
     return rig.namespace("host")

@@ -66,6 +66,10 @@ def test_each_change_of_the_kernel_is_noticed_with_its_place(space: Namespace) -
                 "nft delete table ip mine",
             )
             await expect(Notice(kind="firewall", tables=frozenset({"other"})), "nft flush ruleset")
+            await expect(
+                Notice(kind="firewall", tables=frozenset({"filter"})), "iptables-nft -N MINE"
+            )
+            await expect(Notice(kind="iptables"), "iptables-legacy -N MINE")
             await expect(link, "ip link del br0")
         finally:
             monitor.close()

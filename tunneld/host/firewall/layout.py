@@ -260,22 +260,19 @@ def _nat(device: str, wanted: Firewall) -> Layout:
 
 def _jumps(table: Table, names: frozenset[str], layout: Layout) -> list[str]:
     """Returns the commands that put the jumps right; none when they are."""
+    jumps = {(jump.chain, jump.rule): jump for jump in layout.jumps}
     kept: set[Jump] = set()
     deletions = []
-    for chain, rules in table.rules.items():
-        if chain in names:
-            continue
-        for position, rule in enumerate(rules):
-            if target(rule) not in names:
-                continue
-            jump = next(
-                (jump for jump in layout.jumps if (jump.chain, jump.rule) == (chain, rule)), None
-            )
-            if jump is None or jump in kept or not _is_in_place(rules[:position], jump.place):
-                deletions.append(f"-D {chain} {rule}")
-            else:
+    for chain in table.rules.keys() - names:
+        rules = table.rules[chain]
+        for rule in dict.fromkeys(rule for rule in rules if target(rule) in names):
+            jump = jumps.get((chain, rule))
+            # Equal rules go all or none: a deletion takes the first, whichever was meant.
+            if jump and rules.count(rule) == 1 and _is_in_place(rules[: rules.index(rule)], jump):
                 kept.add(jump)
-    return deletions + list(_insertions(table, names, layout, kept))
+            else:
+                deletions += [f"-D {chain} {rule}"] * rules.count(rule)
+    return sorted(deletions) + list(_insertions(table, names, layout, kept))
 
 
 def _insertions(
@@ -297,8 +294,8 @@ def _insertions(
             yield f"-I {jump.chain} {end + 1} {jump.rule}"
 
 
-def _is_in_place(before: list[str], place: Place) -> bool:
-    match place:
+def _is_in_place(before: list[str], jump: Jump) -> bool:
+    match jump.place:
         case "first":
             return all((target(rule) or "").startswith(_OWN) for rule in before)
         case "before drop":

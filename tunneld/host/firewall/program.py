@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from tunneld.errors import CapabilityError, HostError
 from tunneld.host.finish import finish
 
-_ROOT_NEEDED = (os.strerror(errno.EPERM), "you must be root", os.strerror(errno.EACCES))
+_NOT_PERMITTED = (os.strerror(errno.EPERM), "you must be root")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ async def attempt(what: str, *argv: str, stdin: str = "") -> Outcome:
             f"cannot {what}: {argv[0]} does not start: {error.strerror}; expected a program that "
             "this daemon may run"
         ) from error
-    if outcome.status != 0 and any(text in outcome.stderr for text in _ROOT_NEEDED):
+    if outcome.status != 0 and any(text in outcome.stderr for text in _NOT_PERMITTED):
         raise CapabilityError(
             f"cannot {what}: not permitted; expected CAP_NET_ADMIN: run as root or grant the "
             "capability"

@@ -1,0 +1,184 @@
+"""Whoever flushes or drops, overlay packets pass again within a second, by the events alone."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from tests.support.netns import Namespace, Rig
+from tests.unit.host.conftest import eventually, run_inside
+from tests.unit.host.firewall.site import (
+    CONTAINER,
+    REMOTE,
+    WANTED,
+    Site,
+    Tools,
+    comes_in_by_the_tun,
+    path_with,
+    site,
+    udp_socket,
+)
+from tunneld.fib.state import HostChange
+from tunneld.host.actuator import Actuator
+from tunneld.host.netlink import Netlink
+from tunneld.host.underlay import Selection, find_underlay
+
+pytestmark = pytest.mark.root
+
+INTERVAL_S = 0.01
+
+DROPS = """\
+*filter
+:FORWARD DROP [0:0]
+:DOCKER-USER - [0:0]
+-A FORWARD -j DOCKER-USER
+-A DOCKER-USER -j RETURN
+COMMIT
+*raw
+-A PREROUTING -d 10.5.1.2/32 ! -i docker0 -j DROP
+COMMIT
+"""
+
+Variant = Literal["nft", "legacy"]
+
+SPOILERS = (
+    "iptables -F",
+    "iptables -F DOCKER-USER",
+    "iptables -t raw -F",
+    "iptables -t raw -I PREROUTING -d 10.5.1.2 ! -i docker0 -j DROP",
+    "iptables -D FORWARD -j DOCKER-USER",
+    "iptables -F TUNNELD-FWD-flannel0",
+    "nft flush ruleset",
+    "iptables-restore rules",
+)
+
+
+async def mend(actuator: Actuator) -> None:
+    """Does what the daemon does with firewall events, for ever."""
+    changed = asyncio.Event()
+    actuator.on_change(lambda event: changed.set() if event == "firewall" else None)
+    while True:
+        await changed.wait()
+        changed.clear()
+        if (await actuator.observe()).firewall != WANTED:
+            await actuator.apply(HostChange(firewall=WANTED))
+
+
+async def longest_silence_s(place: Site, spoiler: tuple[str, ...]) -> float:
+    """Spoils the rules under traffic; returns the longest time nothing came through.
+
+    Ends when packets have passed for half a second without a gap.
+    """
+    loop = asyncio.get_running_loop()
+    receiver = udp_socket(place.container)
+    receiver.setblocking(False)
+    port = receiver.getsockname()[1]
+    arrived = [loop.time()]
+
+    def drain() -> None:
+        with suppress(BlockingIOError):
+            while True:
+                data, (source, _) = receiver.recvfrom(100)
+                assert (data, source) == (b"probe", REMOTE)
+                arrived.append(loop.time())
+
+    async def traffic() -> None:
+        while True:
+            comes_in_by_the_tun(place, CONTAINER, port)
+            await asyncio.sleep(INTERVAL_S)
+            drain()
+
+    def is_steady(since_s: float) -> bool:
+        late = [at for at in arrived if at > since_s]
+        return len(late) > 20 and all(b - a < 0.1 for a, b in pairwise(late))
+
+    sending = asyncio.create_task(traffic())
+    try:
+        start_s = loop.time()
+        await eventually(lambda: is_steady(start_s), "steady traffic")
+        program = await asyncio.create_subprocess_exec(*spoiler)
+        assert await program.wait() == 0
+        spoilt_s = loop.time() + 0.3
+        await eventually(lambda: is_steady(spoilt_s), f"steady traffic after {spoiler}")
+    finally:
+        sending.cancel()
+        receiver.close()
+    steady = [at for at in arrived if at >= start_s]
+    return max(b - a for a, b in pairwise(steady))
+
+
+@pytest.mark.parametrize("tools", ["all", "iptables only"])
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+@pytest.mark.parametrize("spoiler", SPOILERS)
+def test_packets_pass_again_within_a_second(
+    rig: Rig,
+    space: Namespace,
+    variant: Variant,
+    spoiler: str,
+    tools: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rules = tmp_path / "rules"
+    rules.write_text(DROPS)
+    space.run(f"/usr/sbin/iptables-{variant}-restore", str(rules))
+    program, *argv = spoiler.replace("-restore rules", f"-restore {rules}").split()
+    program = f"/usr/sbin/{program.replace('iptables', f'iptables-{variant}')}"
+    usable: Tools = "all"
+    if tools != "all":
+        usable = "iptables-nft only" if variant == "nft" else "iptables-legacy only"
+    monkeypatch.setenv("PATH", path_with(usable, tmp_path / "bin"))
+
+    async def work() -> None:
+        async with site(rig, space) as place, Netlink.opened() as netlink:
+            actuator = Actuator(
+                netlink,
+                device="flannel0",
+                network=WANTED.network,
+                subnet_file=tmp_path / "subnet.env",
+                underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
+            )
+            await actuator.apply(HostChange(firewall=WANTED))
+            mending = asyncio.create_task(mend(actuator))
+            try:
+                assert await longest_silence_s(place, (program, *argv)) < 1.0
+            finally:
+                mending.cancel()
+                with suppress(asyncio.CancelledError):
+                    await mending
+                await actuator.close()
+
+    run_inside(space, work)
+
+
+def test_a_firewall_that_changes_all_the_time_is_looked_at_a_few_times_a_second(
+    rig: Rig, space: Namespace, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        events: list[str] = []
+        async with site(rig, space), Netlink.opened() as netlink:
+            actuator = Actuator(
+                netlink,
+                device="flannel0",
+                network=WANTED.network,
+                subnet_file=tmp_path / "subnet.env",
+                underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
+            )
+            actuator.on_change(events.append)
+            script = "\n".join(f"add chain ip filter c{i}" for i in range(40))
+            space.run("nft", "add", "table", "ip", "filter")
+            loop = asyncio.get_running_loop()
+            start_s = loop.time()
+            for line in script.splitlines():
+                program = await asyncio.create_subprocess_exec("nft", *line.split())
+                await program.wait()
+            took_s = loop.time() - start_s
+            await actuator.close()
+        assert 1 <= events.count("firewall") <= 2 + took_s / 0.2
+
+    run_inside(space, work)
