@@ -40,10 +40,15 @@ _PACKAGES: Final[dict[Release, tuple[str, ...]]] = {
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
+def package_dir(release: Release) -> Path:
+    """Returns the directory with all files of Docker's packages, fetched first if need be."""
+    return unpacked(f"docker-{release}", _PACKAGES[release])
+
+
 def programs(release: Release) -> list[Path]:
-    """Returns Docker's programs, fetched first if the cache has none."""
-    root = unpacked(f"docker-{release}", _PACKAGES[release])
-    found = [path for name in ("bin", "sbin") for path in (root / "usr" / name).iterdir()]
+    """Returns Docker's programs."""
+    usr = package_dir(release) / "usr"
+    found = [path for name in ("bin", "sbin") for path in (usr / name).iterdir()]
     return sorted(path for path in found if path.exists())
 
 
@@ -227,6 +232,9 @@ def remove_leftover_cgroups() -> None:
             remove_cgroups(name)
 
 
-def _hierarchies() -> list[Path]:
-    """Returns the roots of control groups: one, or with version 1 one for each controller."""
-    return [_CGROUPS, *(path for path in _CGROUPS.glob("*") if path.is_dir())]
+def _hierarchies() -> set[Path]:
+    """Returns where groups are made: the hierarchies' roots, and this process's own groups."""
+    roots = [_CGROUPS, *(path for path in _CGROUPS.glob("*") if path.is_dir())]
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    own = {line.split(":", 2)[2].lstrip("/") for line in lines}
+    return {path for root in roots for name in own | {""} if (path := root / name).is_dir()}

@@ -43,7 +43,12 @@ class SystemdMachine:
     """One booted host. What runs in `space` beside it is not its business."""
 
     def __init__(
-        self, space: Namespace, *, installed: Path, borrowed: Iterable[tuple[Path, str]] = ()
+        self,
+        space: Namespace,
+        *,
+        installed: Path,
+        borrowed: Iterable[tuple[Path, str]] = (),
+        options: Iterable[str] = (),
     ) -> None:
         """Makes the root directory; does not boot.
 
@@ -51,11 +56,13 @@ class SystemdMachine:
             space: the namespace that is the machine's network.
             installed: what `make install` put below its DESTDIR.
             borrowed: further directories of this machine, and where they are seen, read-only.
+            options: of systemd-nspawn, for what needs more than tunneld.
         """
         self.space = space
         self.root = space.directory / "root"
         self._installed = installed
         self._borrowed = tuple(borrowed)
+        self._options = tuple(options)
         self._process: Process | None = None
         self._pid = 0
         self._boots = 0
@@ -190,7 +197,7 @@ class SystemdMachine:
             *(f"--bind-ro={source}:{place}" for source, place in self._borrowed),
             f"--network-namespace-path=/run/netns/{self.space.name}",
             *("--capability=CAP_NET_ADMIN", "--console=pipe", "--link-journal=no"),
-            *("--resolv-conf=off", "--timezone=off"),
+            *("--resolv-conf=off", "--timezone=off", *self._options),
         )
 
     @staticmethod
