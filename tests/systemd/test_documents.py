@@ -56,6 +56,32 @@ def test_the_commands_that_install_the_service_start_it(network_of: MakeNetwork)
         assert mode == "640 root tunneld\n"
 
 
+def test_a_password_only_root_can_read_reaches_the_daemon_as_a_credential(
+    network_of: MakeNetwork, installed: Path
+) -> None:
+    password = "as7-long+as!you%like"
+    with network_of("a") as network:
+        network.start_store()
+        for command in (
+            ("user", "add", f"root:{password}"),
+            ("user", "grant-role", "root", "root"),
+            ("auth", "enable"),
+        ):
+            network.etcd.ctl(*command)
+        machine = network.hosts[0].machine
+        machine.disable("container.service")
+        machine.write("/etc/tunneld/etcd-password", f"{password}\n", 0o600)
+        example = installed / "usr/share/tunneld/tunneld.service.d/credentials.conf"
+        folder = "/etc/systemd/system/tunneld.service.d"
+        machine.write(f"{folder}/credentials.conf", example.read_text())
+        machine.write(f"{folder}/user.conf", "[Service]\nEnvironment=TUNNELD_ETCD_USERNAME=root\n")
+        machine.boot()
+        assert machine.is_active("tunneld")
+        assert password not in machine.journal("tunneld")
+        read = ("runuser", "-u", "tunneld", "--", "cat", "/etc/tunneld/etcd-password")
+        assert machine.try_run(*read).returncode != 0
+
+
 @pytest.fixture(scope="module")
 def host(
     root_tools: None, installed: Path, tmp_path_factory: pytest.TempPathFactory
