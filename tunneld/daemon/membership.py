@@ -41,7 +41,8 @@ _log = logging.getLogger("tunneld.daemon")
 class Membership:
     """The lease table as the store tells it, and this node's own lease in it."""
 
-    def __init__(self, store: Store, keeper: Keeper) -> None:
+    def __init__(self, store: Store, keeper: Keeper, prefix: str) -> None:
+        self._config_key = f"{prefix.rstrip('/')}/config"
         self._store = store
         self._keeper = keeper
         self.tracker = LeaseTracker()
@@ -120,7 +121,8 @@ class Membership:
             if self.tracker.history and self._complaint.due(loop.time(), "config"):
                 _log.warning(
                     "the store holds no network config; waiting for one: "
-                    "write it with `tunneld network set FILE`"
+                    "write it with `tunneld network set FILE`",
+                    extra={"fields": {"entry": self._config_key}},
                 )
             await self._changed_within(REMINDER_S)
         return parse(text)

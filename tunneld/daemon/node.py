@@ -96,7 +96,7 @@ class Node:
                 renew_margin_s=options.renew_margin_s,
                 rng=random.SystemRandom(),
             )
-            self._membership = Membership(store, keeper)
+            self._membership = Membership(store, keeper, options.store.prefix)
             self._cache = Cache(self._state_dir, f"{store.status().kind} {options.store.prefix}")
             self._report = Report(node_id=self._state_dir.node_id, membership=self._membership)
             self._watchdog = Watchdog(self._notifier, self._report)
