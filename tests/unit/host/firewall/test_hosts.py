@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -24,6 +25,8 @@ from tests.unit.host.firewall.site import (
     path_with,
     site,
 )
+from tunneld.errors import HostError
+from tunneld.fib.state import FirewallMark, FirewallMode
 from tunneld.host.firewall import HostFirewall
 
 pytestmark = pytest.mark.root
@@ -346,3 +349,114 @@ def test_without_forward_rules_a_drop_stays_a_drop(
         assert await departs(place) is None
 
     run_on(rig, space, work)
+
+
+# What Docker 29 makes of --firewall-backend=nftables --bridge-accept-fwmark=0x100/0xf00 for
+# docker0 (moby, integration/network/bridge/nftablesdoc), without the maps in between.
+DOCKER_BRIDGES = """
+table ip docker-bridges {
+  chain filter-FORWARD {
+    type filter hook forward priority filter; policy accept;
+    meta mark & 0xf00 == 0x100 accept
+    oifname docker0 ct state established,related accept
+    oifname docker0 iifname docker0 accept
+    oifname docker0 drop
+  }
+  chain raw-PREROUTING {
+    type filter hook prerouting priority raw; policy accept;
+    meta mark & 0xf00 == 0x100 accept
+    ip daddr 10.5.1.2 iifname != { docker0 } drop
+  }
+  chain nat-POSTROUTING {
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname != docker0 ip saddr 10.5.1.0/24 masquerade
+  }
+}
+"""
+
+
+def test_docker_that_uses_nftables_lets_pass_what_carries_its_mark(
+    rig: Rig, space: Namespace
+) -> None:
+    async def work(place: Site, firewall: HostFirewall) -> None:
+        space.run("nft", "-f", "-", stdin=DOCKER_BRIDGES)
+        before = saved(space)
+        await firewall.apply(WANTED)
+        assert await arrives(place) is None
+        assert await departs(place) == CONTAINER
+        marked = replace(WANTED, accept_mark=FirewallMark(value=0x100, mask=0xF00))
+        await firewall.apply(marked)
+        assert await firewall.observe() == marked
+        assert await arrives(place) == REMOTE
+        assert await departs(place) == CONTAINER
+        await firewall.clear()
+        assert saved(space) == before
+
+    run_on(rig, space, work)
+
+
+@pytest.mark.parametrize("family", ["inet", "ip"])
+def test_firewall_that_nobody_can_overrule_is_named(
+    space: Namespace, caplog: pytest.LogCaptureFixture, family: str
+) -> None:
+    space.run(
+        *("nft", "-f", "-"),
+        stdin=f"table {family} mine {{ chain f {{ type filter hook forward priority 0; "
+        "policy drop; }; }",
+    )
+    caplog.set_level(logging.WARNING, "tunneld.host")
+
+    async def work() -> None:
+        await HostFirewall("flannel0").apply(WANTED)
+
+    run_inside(space, work)
+    (record,) = caplog.records
+    assert "let it accept the overlay network" in record.message
+    assert record.__dict__["fields"] == {"detail": f"{family} mine"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("auto", {"nft", "iptables"}),
+        ("nftables", {"nft"}),
+        ("iptables", {"iptables"}),
+        ("off", set()),
+    ],
+)
+def test_mode_says_who_carries_the_rules(
+    space: Namespace, mode: FirewallMode, expected: set[str]
+) -> None:
+    restore(space, "nft", HOSTS["policy"])
+
+    async def work() -> None:
+        # What another choice has left goes.
+        await HostFirewall("flannel0", "iptables" if mode != "iptables" else "auto").apply(WANTED)
+        firewall = HostFirewall("flannel0", mode)
+        await firewall.apply(WANTED)
+        assert await firewall.observe() == WANTED
+        there = set()
+        if "table ip tunneld-flannel0" in space.run("nft", "list", "ruleset"):
+            there.add("nft")
+        if "TUNNELD-FWD-flannel0" in space.run("iptables-nft-save"):
+            there.add("iptables")
+        assert there == expected
+        await firewall.clear()
+        assert "tunneld" not in saved(space).lower()
+
+    run_inside(space, work)
+
+
+def test_without_any_program_the_error_says_what_to_install(
+    space: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    async def work() -> None:
+        with pytest.raises(HostError, match=r"no program `nft`.*apt-get install nftables"):
+            await HostFirewall("flannel0").apply(WANTED)
+        with pytest.raises(HostError, match=r"no program `iptables`.*apt-get install iptables"):
+            await HostFirewall("flannel0", "iptables").apply(WANTED)
+        await HostFirewall("flannel0").clear()
+
+    run_inside(space, work)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from dataclasses import replace
 from ipaddress import IPv4Address
@@ -222,3 +223,28 @@ def test_missing_capability_is_one_clear_line(space: Namespace) -> None:
     )
     said = refusal(code, *space.command(*without("net_admin")))
     assert said.startswith("CapabilityError: cannot replace table tunneld-flannel0: not permitted")
+
+
+def test_flush_that_falls_into_our_change_is_not_taken_for_our_rules(
+    space: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The first change is followed by a flush, before anybody can look at it.
+    once = tmp_path / "once"
+    nft = tmp_path / "bin" / "nft"
+    nft.parent.mkdir()
+    nft.write_text(
+        f'#!/bin/sh\n/usr/sbin/nft "$@"\nended=$?\n'
+        f'if [ "$1" = -f ] && mkdir {once}; then /usr/sbin/nft flush ruleset; fi\nexit $ended\n'
+    )
+    nft.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{nft.parent}:{os.environ['PATH']}")
+
+    async def work() -> None:
+        table = NftTable("flannel0")
+        await table.apply(WANTED)
+        assert await table.observe() is None
+        await table.apply(WANTED)
+        assert await table.observe() == WANTED
+
+    run_inside(space, work)
+    assert "masquerade" in ruleset(space)
