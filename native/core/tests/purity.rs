@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 /// Crates, and all they may depend on.
-const PURE: [(&str, &[&str]); 2] = [("wire", &[]), ("core", &["tunneld-wire"])];
+const PURE: [(&str, &[&str]); 2] = [("wire", &["tunneld-simd"]), ("core", &["tunneld-wire"])];
 
 /// Parts of the standard library that reach the world.
 const WORLD: [&str; 9] = [

@@ -2,7 +2,8 @@
 //!
 //! Path of a packet: called by `ipv4`, `icmp` and `virtio_net_hdr`; knows no format itself.
 //! Sums run in the machine's own byte order, since a one's complement sum does not care
-//! (RFC 1071 §2 (B)), and in 64 bits, so that carries are folded once at the end.
+//! (RFC 1071 §2 (B)), and in 64 bits, so that carries are folded once at the end. The loops
+//! stand in `simd`.
 //!
 //! Source: RFC 1071, RFC 1624.
 
@@ -19,22 +20,19 @@ impl Sum {
     /// Returns the sum with `bytes` added. Every piece but the last must have an even length.
     #[must_use]
     pub fn with(self, bytes: &[u8]) -> Self {
-        // 32-bit words in a 64-bit accumulator: room for 2^32 of them, far above 64 KiB.
-        let mut sum = self.0;
-        let mut rest = bytes;
-        while let Some((word, after)) = rest.split_first_chunk::<8>() {
-            let word = u64::from_ne_bytes(*word);
-            sum += (word >> 32) + (word & 0xffff_ffff);
-            rest = after;
-        }
-        while let Some((pair, after)) = rest.split_first_chunk::<2>() {
-            sum += u64::from(u16::from_ne_bytes(*pair));
-            rest = after;
-        }
-        if let [last] = rest {
-            sum += u64::from(u16::from_ne_bytes([*last, 0]));
-        }
-        Self(sum)
+        Self(self.0 + tunneld_simd::sum(bytes))
+    }
+
+    /// Copies `from` to `to`, which must be of the same length, and returns the sum with it added.
+    #[must_use]
+    pub fn with_copy(self, to: &mut [u8], from: &[u8]) -> Self {
+        Self(self.0 + tunneld_simd::copy_and_sum(to, from))
+    }
+
+    /// Returns the sum with a 32-bit field added, given in host order.
+    #[must_use]
+    pub const fn with_u32(self, value: u32) -> Self {
+        Self(self.0 + value.to_be() as u64)
     }
 
     /// Returns the sum with a 16-bit field added, given in host order.
