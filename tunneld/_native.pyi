@@ -81,12 +81,13 @@ class Counters(TypedDict):
 @type_check_only
 class Event(TypedDict):
     kind: str
-    """`path_mtu`: the underlay refused a datagram for its size. `worker_ended`: a thread ended."""
+    """`path_mtu`: the underlay refused a datagram for its size. `offload_lost`: the kernel refused
+    an offload at work; the data path does without. `worker_ended`: a thread ended."""
     adjacency: str | None
     size_bytes: int | None
     """`path_mtu`: size of the inner packet that did not fit."""
     detail: str
-    """`worker_ended`: which one, and why."""
+    """`offload_lost`, `worker_ended`: which one, and why."""
 
 @type_check_only
 class Heartbeat(TypedDict):
@@ -140,6 +141,23 @@ class Engine:
 
     def counters(self) -> Counters:
         """Returns a reading of all counters; they only rise."""
+
+    def set_offload(self, name: str, enabled: bool) -> None:
+        """Switches an offload on or off while packets move; on also ends a fallback.
+
+        Raises:
+            EngineError: the name is none of those of `offloads`, the offload is not supported
+                here, or the engine has been stopped.
+        """
+
+    def offloads(self) -> dict[str, str]:
+        """Returns how each offload stands: `on`, `off`, `unsupported` or `fallback: <why>`.
+
+        `tun_tso`, `tun_uso`: the device hands over super-packets. `udp_gso`, `udp_gro`: the
+        underlay socket takes and gives trains of datagrams. `coalesce_tcp`, `coalesce_udp`:
+        arriving packets are joined to super-packets. What works is on from the start; for that it
+        is tried on the descriptors when the engine is made.
+        """
 
     def drain_events(self) -> list[Event]:
         """Returns what came up since the last call, oldest first; at most 1,024 are kept."""

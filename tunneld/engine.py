@@ -112,6 +112,18 @@ class Engine:
             icmp_suppressed=raw["icmp_suppressed"],
         )
 
+    def offloads(self) -> Mapping[str, str]:
+        """Returns how each offload stands; names and words as in `_native.Engine.offloads`."""
+        return self._native.offloads()
+
+    def set_offload(self, name: str, *, enabled: bool) -> None:
+        """Switches an offload on or off while packets move.
+
+        Raises:
+            EngineError: there is no such offload, or it is not supported here.
+        """
+        self._native.set_offload(name, enabled)
+
     def events(self) -> list[EngineEvent]:
         """Returns what came up since the last call."""
         return [EngineEvent(**event) for event in self._native.drain_events()]

@@ -61,6 +61,8 @@ class StatusInput:
     """UTC, ISO 8601; None: unknown, or never."""
     backend: BackendStatus | None
     store: StoreStatus
+    offloads: Mapping[str, str] = field(default_factory=dict)
+    """By name: `on`, `off`, `unsupported` or `fallback: <why>`; none before the data path is."""
     peers: Sequence[PeerStatus] = ()
     drops: Mapping[str, int] = field(default_factory=dict)
     """Packets by drop reason; every reason the engine knows, also at 0."""
@@ -109,7 +111,7 @@ def render_status(status: StatusInput) -> dict[str, Any]:
             "endpoint": store.endpoint,
             "problem": store.problem,
         },
-        "offloads": {},
+        "offloads": dict(status.offloads),
         "peers": [_peer(peer) for peer in status.peers],
         "drops": dict(status.drops),
         "skipped_leases": dict(status.skipped),
@@ -134,6 +136,7 @@ def render_text(document: Mapping[str, Any]) -> str:
             f" device {backend['device'] or '-'}, MTU {backend['mtu_bytes'] or '-'}",
         ),
         ("store", _store_text(store)),
+        ("offloads", _offloads_text(document["offloads"])),
     ]
     lines += [f"{name + ':':<9} {value or '-'}" for name, value in rows]
     lines += ["", f"peers: {len(document['peers'])}"]
@@ -209,6 +212,13 @@ def _store_text(store: Mapping[str, Any]) -> str:
     link = "connected" if store["connected"] else "not connected"
     text = f"{store['kind']} {store['endpoint']}, {link}, revision {store['revision']}"
     return f"{text} ({store['problem']})" if store["problem"] else text
+
+
+def _offloads_text(offloads: Mapping[str, str]) -> str:
+    """Returns what is on, and what is not with the reason."""
+    on = [name for name, state in offloads.items() if state == "on"]
+    rest = [f"{name} ({state})" for name, state in offloads.items() if state != "on"]
+    return ", ".join(on + rest)
 
 
 def _count_lines(title: str, counts: Mapping[str, int]) -> list[str]:

@@ -113,6 +113,7 @@ class Report:
             ),
             backend=self._backend_status(),
             store=self._membership.store_status(),
+            offloads=self.path.engine.offloads() if self.path else {},
             peers=[peer_status(prefix, *entry) for prefix, entry in sorted(self.peers.items())],
             drops=counters.drops if counters else {},
             skipped=self._membership.tracker.skip_counts,

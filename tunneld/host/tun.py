@@ -93,6 +93,7 @@ def _open(template: str, queues: int) -> Tun:
             finally:
                 device.close()
             fcntl.ioctl(fds[-1], _TUNSETVNETHDRSZ, struct.pack("i", VNET_HEADER_BYTES))
+            # None as yet: the engine switches on what it can handle and the kernel can do.
             fcntl.ioctl(fds[-1], _TUNSETOFFLOAD, 0)
             os.set_blocking(fds[-1], False)
     except BaseException:

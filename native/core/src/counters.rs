@@ -97,10 +97,10 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Counts one packet of `len` bytes at `now_ns`.
-    pub fn count(&self, len: usize, now_ns: u64) {
-        self.packets.add(1);
-        self.bytes.add(len as u64);
+    /// Counts packets of `bytes` bytes in all at `now_ns`.
+    pub fn count(&self, packets: usize, bytes: usize, now_ns: u64) {
+        self.packets.add(packets as u64);
+        self.bytes.add(bytes as u64);
         self.last_ns.set(now_ns);
     }
 }
@@ -173,10 +173,10 @@ mod tests {
     #[test]
     fn a_reading_sums_over_workers_and_takes_the_latest_time() {
         let counters = AdjacencyCounters::new(2);
-        counters.outbound(0).count(100, 5);
-        counters.outbound(1).count(50, 6);
-        counters.inbound(0).count(10, 8);
-        counters.inbound(1).count(20, 7);
+        counters.outbound(0).count(1, 100, 5);
+        counters.outbound(1).count(1, 50, 6);
+        counters.inbound(0).count(1, 10, 8);
+        counters.inbound(1).count(1, 20, 7);
         let expected = AdjacencyReading {
             tx_packets: 2,
             tx_bytes: 150,

@@ -1,38 +1,24 @@
 //! Datagrams from the underlay on their way to the overlay device.
 //!
 //! Path of a packet: underlay → `io` → **`core::inbound`** → `io` → TUN.
-//! Parse, check the source, check the destination, take a hop. Packets stay in the receive slot
-//! they came in; accepted ones are listed, and leave together at the end of the batch.
+//! Split what the kernel joined, parse, check the source, check the destination, take a hop.
+//! Packets stay in the receive memory; accepted ones are joined to super-packets where that loses
+//! nothing, and leave together at the end of the batch.
 //!
 //! Source: RFC 1812 §5.2.2, §5.3.1; flannel's udp backend (one hop is taken at each end).
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
 use std::sync::Arc;
 
 use tunneld_wire::ip::Version;
-use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
 use tunneld_wire::{icmp, ipv4};
 
+use crate::coalescing::{Coalescing, Delivery, Kinds};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::fib::{AdjacencyId, Fib, Settings, SourceCheck, Target};
 use crate::replies::Replies;
-
-/// Most datagrams in a batch.
-pub const MAX_DATAGRAMS: usize = 64;
-
-/// A packet that goes to the overlay device.
-#[derive(Debug, Clone, Copy)]
-pub struct Delivery {
-    /// The receive slot it lies in, from its first byte on.
-    pub slot: usize,
-    /// Its length in bytes.
-    pub len: usize,
-    /// What to tell the device about it.
-    pub vnet: VnetHeader,
-    /// The peer it came from, where that is known.
-    adjacency: Option<AdjacencyId>,
-}
 
 /// The inbound half of a worker. After a batch: write, tell what became of it, [`clear`].
 ///
@@ -40,42 +26,53 @@ pub struct Delivery {
 pub struct Inbound {
     worker: usize,
     counters: Arc<WorkerCounters>,
-    deliveries: Vec<Delivery>,
+    deliveries: Coalescing,
     replies: Replies,
 }
 
 impl Inbound {
     /// Returns the inbound half of `worker`, which counts into `counters` as their only writer.
     pub fn new(worker: usize, counters: Arc<WorkerCounters>) -> Self {
-        Self {
-            worker,
-            counters,
-            deliveries: Vec::with_capacity(MAX_DATAGRAMS),
-            replies: Replies::default(),
-        }
+        let (deliveries, replies) = (Coalescing::default(), Replies::default());
+        Self { worker, counters, deliveries, replies }
     }
 
-    /// Takes one datagram, which lies in receive slot `slot`: to the deliveries, or to the drops.
+    /// Says what is joined to super-packets from now on.
+    pub const fn set_coalescing(&mut self, kinds: Kinds) {
+        self.deliveries.set_kinds(kinds);
+    }
+
+    /// Takes one message, which lies at `place` of the receive memory: datagrams of `segment_len`
+    /// bytes where the kernel joined several, else one. Each goes to the deliveries, or to the
+    /// drops.
     ///
-    /// All datagrams of a batch need the same `fib`. `now_ns` is on the monotonic clock.
+    /// All messages of a batch need the same `fib` and the same memory, each a place of its own.
+    /// `now_ns` is on the monotonic clock.
     pub fn handle(
         &mut self,
         fib: &Fib,
-        slot: usize,
         outer_source: SocketAddrV4,
-        datagram: &mut [u8],
+        memory: &mut [u8],
+        place: Range<usize>,
+        segment_len: Option<usize>,
         now_ns: u64,
     ) {
-        self.counters.packets.add(1);
-        self.counters.bytes.add(datagram.len() as u64);
-        match self.accept(fib, *outer_source.ip(), datagram, now_ns) {
-            Ok(adjacency) => self.deliveries.push(Delivery {
-                slot,
-                len: datagram.len(),
-                vnet: VnetHeader::default(),
-                adjacency,
-            }),
-            Err(reason) => self.counters.drops(reason).add(1),
+        self.counters.bytes.add(place.len() as u64);
+        let step = split_len(&memory[place.clone()], segment_len);
+        let mut start = place.start;
+        loop {
+            let end = place.end.min(start + step);
+            self.counters.packets.add(1);
+            match self.accept(fib, *outer_source.ip(), &mut memory[start..end], now_ns) {
+                Ok((header, adjacency)) => {
+                    self.deliveries.push(memory, start..end, &header, adjacency);
+                }
+                Err(reason) => self.counters.drops(reason).add(1),
+            }
+            start = end;
+            if start == place.end {
+                return;
+            }
         }
     }
 
@@ -91,7 +88,7 @@ impl Inbound {
         outer_source: Ipv4Addr,
         inner: &mut [u8],
         now_ns: u64,
-    ) -> Result<Option<AdjacencyId>, DropReason> {
+    ) -> Result<(ipv4::Header, Option<AdjacencyId>), DropReason> {
         let settings = fib.settings().ok_or(DropReason::NotConfigured)?;
         let header = parse(inner, settings)?;
         let adjacency = check_source(fib, settings, outer_source, header.source)?;
@@ -103,11 +100,11 @@ impl Inbound {
             self.replies.push(error, source, &header, inner, now_ns, &self.counters);
             return Err(DropReason::HopLimitExceeded);
         }
-        Ok(adjacency)
+        Ok((header, adjacency))
     }
 
-    /// Returns what goes to the device, in order of arrival.
-    pub fn deliveries(&self) -> &[Delivery] {
+    /// Returns what goes to the device.
+    pub const fn deliveries(&self) -> &Coalescing {
         &self.deliveries
     }
 
@@ -121,18 +118,24 @@ impl Inbound {
         &self.counters
     }
 
-    /// Counts the delivery at `place` as taken by the device.
-    pub fn delivered(&self, fib: &Fib, place: usize, now_ns: u64) {
-        let delivery = &self.deliveries[place];
+    /// Counts some packets of a delivery, `bytes` in all, as taken by the device.
+    pub fn delivered(
+        &self,
+        fib: &Fib,
+        delivery: &Delivery,
+        packets: usize,
+        bytes: usize,
+        now_ns: u64,
+    ) {
         if let Some(adjacency) = delivery.adjacency {
             let counters = &fib.adjacency(adjacency).counters;
-            counters.inbound(self.worker).count(delivery.len, now_ns);
+            counters.inbound(self.worker).count(packets, bytes, now_ns);
         }
     }
 
-    /// Counts a delivery as dropped.
-    pub fn refused(&self, reason: DropReason) {
-        self.counters.drops(reason).add(1);
+    /// Counts packets of a delivery as dropped.
+    pub fn refused(&self, reason: DropReason, packets: usize) {
+        self.counters.drops(reason).add(packets as u64);
     }
 
     /// Makes room for the next batch.
@@ -140,6 +143,23 @@ impl Inbound {
         self.deliveries.clear();
         self.replies.clear();
     }
+}
+
+/// Returns the length of the datagrams that a message of the kernel is to be cut into, at least 1.
+///
+/// A peer that segments inner packets itself, as the kernel's tunnels do, sends a super-packet in
+/// one datagram; the kernel then reports the *inner* segment size with it. The first inner packet
+/// tells: where it is longer than the segments it is said to be in, the message is one datagram.
+pub fn split_len(message: &[u8], segment_len: Option<usize>) -> usize {
+    let whole = message.len().max(1);
+    let Some(segment_len) = segment_len.filter(|len| *len > 0) else { return whole };
+    let first_len = match (Version::of(message), message.get(2..4)) {
+        (Some(Version::V4), Some(total_len)) => {
+            usize::from(total_len[0]) << 8 | usize::from(total_len[1])
+        }
+        _ => 0,
+    };
+    if first_len > segment_len { whole } else { segment_len }
 }
 
 /// Reads the inner header, each fault under its own reason.

@@ -11,6 +11,7 @@
 
 pub mod adjacency;
 pub mod batch;
+pub mod coalescing;
 pub mod counters;
 pub mod drop_reason;
 pub mod encapsulation;
@@ -20,7 +21,9 @@ pub mod inbound;
 pub mod outbound;
 pub mod prefix;
 pub mod replies;
+pub mod segmentation;
 pub mod transaction;
+pub mod unfinished;
 
 #[cfg(test)]
 mod testing;

@@ -1,12 +1,13 @@
 //! Packets from the overlay device on their way to a peer.
 //!
 //! Path of a packet: TUN → `io` → **`core::outbound`** → `batch` → `io` → underlay.
-//! One pass: parse once, look up once, decide hop limit and MTU once, then one copy into the
-//! slot of the send batch, finished there. What cannot go on is counted and, where the sender
-//! can be told, answered through `replies`.
+//! One pass: parse once, look up once, decide hop limit and MTU once, then one copy of each
+//! segment into its slot of the send batch, finished there. What cannot go on is counted and,
+//! where the sender can be told, answered through `replies`.
 //!
 //! Source: RFC 1812 §5.2, §5.3.1; flannel's udp backend (one hop is taken at each end).
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use tunneld_wire::ip::Version;
@@ -14,12 +15,13 @@ use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::{icmp, ipv4};
 
 use crate::adjacency::Encapsulation;
-use crate::batch::SendBatch;
+use crate::batch::{SendBatch, Train};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::encapsulation::{Encapsulate, Raw};
 use crate::fib::{AdjacencyId, Fib, Settings, Target};
 use crate::replies::Replies;
+use crate::segmentation::Segmentation;
 
 /// The outbound half of a worker. After a batch: send, tell what became of it, [`clear`].
 ///
@@ -29,6 +31,15 @@ pub struct Outbound {
     counters: Arc<WorkerCounters>,
     batch: SendBatch,
     replies: Replies,
+    unfinished: Option<Unfinished>,
+}
+
+/// A super-packet that the batch had not enough room for.
+struct Unfinished {
+    adjacency: AdjacencyId,
+    segmentation: Segmentation,
+    /// The first segment that is not in a batch yet.
+    next: usize,
 }
 
 /// A packet whose header has been read.
@@ -41,12 +52,24 @@ struct Parsed<'a> {
 impl Outbound {
     /// Returns the outbound half of `worker`, which counts into `counters` as their only writer.
     pub fn new(worker: usize, counters: Arc<WorkerCounters>) -> Self {
-        Self { worker, counters, batch: SendBatch::default(), replies: Replies::default() }
+        Self {
+            worker,
+            counters,
+            batch: SendBatch::default(),
+            replies: Replies::default(),
+            unfinished: None,
+        }
     }
 
     /// Takes one packet as the device handed it over: into the batch, or to the drops.
     ///
-    /// All packets of a batch need the same `fib`. `now_ns` is on the monotonic clock.
+    /// All packets of a batch need the same `fib`. `now_ns` is on the monotonic clock. Where a
+    /// super-packet does not fit, [`is_unfinished`] holds afterwards: send the batch, [`clear`],
+    /// then [`resume`] with the same FIB and packet, until it does not.
+    ///
+    /// [`is_unfinished`]: Self::is_unfinished
+    /// [`clear`]: Self::clear
+    /// [`resume`]: Self::resume
     pub fn handle(&mut self, fib: &Fib, vnet: VnetHeader, packet: &[u8], now_ns: u64) {
         self.counters.packets.add(1);
         self.counters.bytes.add(packet.len() as u64);
@@ -69,9 +92,6 @@ impl Outbound {
             _ => return Err(DropReason::Malformed),
         }
         let header = ipv4::Header::parse(bytes).map_err(|_| DropReason::Malformed)?;
-        if vnet.gso != Gso::None {
-            return Err(DropReason::UnexpectedGso);
-        }
         let packet = Parsed { header, bytes, vnet };
         let adjacency = match fib.lookup(header.destination) {
             Some(Target::Adjacency(id)) => id,
@@ -100,8 +120,16 @@ impl Outbound {
             self.answer(settings, icmp::Error::TimeExceeded, packet, now_ns);
             return Err(DropReason::HopLimitExceeded);
         }
-        let inner_len = packet.bytes.len();
-        if inner_len > usize::from(parameters.mtu_bytes) {
+        let segmentation = match packet.vnet.gso {
+            Gso::None => None,
+            _ => {
+                let (vnet, header) = (&packet.vnet, &packet.header);
+                Some(Segmentation::new(vnet, header, packet.bytes, E::TAKES_HOP)?)
+            }
+        };
+        let longest =
+            segmentation.as_ref().map_or(packet.bytes.len(), |packet| packet.segment_len(0));
+        if longest > usize::from(parameters.mtu_bytes) {
             if packet.header.dont_fragment() {
                 let error =
                     icmp::Error::FragmentationNeeded { next_hop_mtu_bytes: parameters.mtu_bytes };
@@ -109,19 +137,69 @@ impl Outbound {
             }
             return Err(DropReason::TooBig);
         }
+        match segmentation {
+            None => self.copy::<E>(fib, id, packet),
+            Some(segmentation) => {
+                let whole = Unfinished { adjacency: id, segmentation, next: 0 };
+                self.segment::<E>(fib, whole, packet.bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes a packet that is no super-packet into the batch.
+    fn copy<E: Encapsulate>(
+        &mut self,
+        fib: &Fib,
+        id: AdjacencyId,
+        packet: &Parsed<'_>,
+    ) -> Result<(), DropReason> {
+        let inner_len = packet.bytes.len();
         let slot =
             self.batch.slot(E::HEAD + inner_len + E::TAIL).ok_or(DropReason::UnderlayRefused)?;
         let inner = &mut slot[E::HEAD..E::HEAD + inner_len];
-        inner.copy_from_slice(packet.bytes);
         if packet.vnet.needs_checksum() {
-            packet.vnet.finish_checksum(inner).map_err(|_| DropReason::Malformed)?;
+            let done = packet.vnet.copy_finished(inner, packet.bytes);
+            done.map_err(|_| DropReason::Malformed)?;
+        } else {
+            inner.copy_from_slice(packet.bytes);
         }
         if E::TAKES_HOP {
             ipv4::take_hop(inner);
         }
         let len = E::finish(slot);
-        self.batch.push(id, parameters.endpoint, inner_len, len);
+        self.batch.push(id, fib.adjacency(id).parameters.endpoint, inner_len, len);
         Ok(())
+    }
+
+    /// Writes the segments of a super-packet into the batch, as many as it has room for.
+    fn segment<E: Encapsulate>(&mut self, fib: &Fib, packet: Unfinished, bytes: &[u8]) {
+        let Unfinished { adjacency, segmentation, next } = packet;
+        let endpoint = fib.adjacency(adjacency).parameters.endpoint;
+        for index in next..segmentation.count() {
+            let inner_len = segmentation.segment_len(index);
+            let Some(slot) = self.batch.slot(E::HEAD + inner_len + E::TAIL) else {
+                self.unfinished = Some(Unfinished { adjacency, segmentation, next: index });
+                return;
+            };
+            segmentation.write(bytes, index, &mut slot[E::HEAD..E::HEAD + inner_len]);
+            let len = E::finish(slot);
+            self.batch.push(adjacency, endpoint, inner_len, len);
+        }
+    }
+
+    /// Returns whether the last packet handled is not all in the batch.
+    pub const fn is_unfinished(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// Goes on with the packet that was unfinished, whose bytes are the same as before.
+    pub fn resume(&mut self, fib: &Fib, packet: &[u8]) {
+        if let Some(rest) = self.unfinished.take() {
+            match fib.adjacency(rest.adjacency).parameters.encapsulation {
+                Encapsulation::Raw => self.segment::<Raw>(fib, rest, packet),
+            }
+        }
     }
 
     fn answer(
@@ -150,19 +228,21 @@ impl Outbound {
         &self.counters
     }
 
-    /// Counts the datagram at `place` of the batch as sent.
-    pub fn sent(&self, fib: &Fib, place: usize, now_ns: u64) {
-        let datagram = &self.batch.datagrams()[place];
-        let counters = &fib.adjacency(datagram.adjacency).counters;
-        counters.outbound(self.worker).count(datagram.inner_len, now_ns);
+    /// Counts some datagrams of a train as sent.
+    pub fn sent(&self, fib: &Fib, train: &Train, datagrams: &Range<usize>, now_ns: u64) {
+        let counters = &fib.adjacency(train.adjacency).counters;
+        let bytes = train.inner_len(datagrams);
+        counters.outbound(self.worker).count(datagrams.len(), bytes, now_ns);
     }
 
-    /// Counts a datagram of the batch as dropped.
-    pub fn refused(&self, reason: DropReason) {
-        self.counters.drops(reason).add(1);
+    /// Counts datagrams of the batch as dropped.
+    pub fn refused(&self, reason: DropReason, datagrams: usize) {
+        self.counters.drops(reason).add(datagrams as u64);
     }
 
     /// Makes room for the next batch.
+    ///
+    /// A packet that is unfinished stays so.
     pub fn clear(&mut self) {
         self.batch.clear();
         self.replies.clear();

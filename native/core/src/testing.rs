@@ -74,3 +74,46 @@ pub(crate) fn seal(packet: &mut [u8]) {
     let checksum = tunneld_wire::checksum::Sum::new().with(&packet[..20]).checksum();
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
+
+/// A TCP (ACK, with `options`) or UDP packet from B's container to A's, every checksum right.
+pub(crate) fn transport_packet(protocol: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
+    let mut packet = packet([10, 5, 2, 2], [10, 5, 1, 2], 63, 20);
+    packet[9] = protocol;
+    if protocol == ipv4::PROTOCOL_TCP {
+        let data_offset = (20 + options.len() as u8) / 4;
+        packet.extend([0x9c, 0x40, 0x14, 0x51, 0x12, 0x34, 0x56, 0x78, 1, 2, 3, 4]);
+        packet.extend([data_offset << 4, 0x10, 0xfa, 0xf0, 0, 0, 0, 0]);
+        packet.extend(options);
+    } else {
+        let len = 8 + payload.len() as u16;
+        packet.extend([0x9c, 0x40, 0x00, 0x09]);
+        packet.extend(len.to_be_bytes());
+        packet.extend([0; 2]);
+    }
+    packet.extend(payload);
+    let len = packet.len() as u16;
+    packet[2..4].copy_from_slice(&len.to_be_bytes());
+    finish(&mut packet);
+    packet
+}
+
+/// Writes both checksums of a TCP or UDP packet without IP options anew, word by word.
+pub(crate) fn finish(packet: &mut [u8]) {
+    seal(packet);
+    let place = if packet[9] == ipv4::PROTOCOL_TCP { 36 } else { 26 };
+    packet[place..place + 2].fill(0);
+    let mut bytes = packet[12..20].to_vec();
+    bytes.extend([0, packet[9]]);
+    bytes.extend((packet.len() as u16 - 20).to_be_bytes());
+    bytes.extend(&packet[20..]);
+    let mut sum = 0u32;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let checksum = match !(sum as u16) {
+        0 if packet[9] == ipv4::PROTOCOL_UDP => 0xffff,
+        checksum => checksum,
+    };
+    packet[place..place + 2].copy_from_slice(&checksum.to_be_bytes());
+}

@@ -60,9 +60,11 @@ impl Host {
         self.outbound.handle(&self.fib, VnetHeader::default(), packet, NOW_NS);
         let batch = self.outbound.batch();
         let mut datagrams = Vec::new();
-        for (place, datagram) in batch.datagrams().iter().enumerate() {
-            datagrams.push((datagram.endpoint, batch.payload(datagram).to_vec()));
-            self.outbound.sent(&self.fib, place, NOW_NS);
+        for datagram in batch.datagrams() {
+            datagrams.push((datagram.endpoint, datagram.payload.to_vec()));
+        }
+        for train in batch.trains() {
+            self.outbound.sent(&self.fib, train, &(0..train.count), NOW_NS);
         }
         self.outbound.clear();
         datagrams
@@ -71,11 +73,15 @@ impl Host {
     /// Receives a datagram; returns what is written to the device, and the ICMP that leaves.
     fn receive(&mut self, from: u8, datagram: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let mut slot = datagram.to_vec();
-        self.inbound.handle(&self.fib, 0, underlay(from), &mut slot, NOW_NS);
+        let place = 0..slot.len();
+        self.inbound.handle(&self.fib, underlay(from), &mut slot, place, None, NOW_NS);
+        let deliveries = self.inbound.deliveries();
         let mut written = Vec::new();
-        for (place, delivery) in self.inbound.deliveries().iter().enumerate() {
-            written.push(slot[..delivery.len].to_vec());
-            self.inbound.delivered(&self.fib, place, NOW_NS);
+        for delivery in deliveries.deliveries() {
+            for place in deliveries.packets(delivery) {
+                self.inbound.delivered(&self.fib, delivery, 1, place.len(), NOW_NS);
+                written.push(slot[place].to_vec());
+            }
         }
         let icmp = self.inbound.replies().iter().map(|(_, packet)| packet.to_vec()).collect();
         self.inbound.clear();

@@ -19,14 +19,14 @@ use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::inbound::InboundThread;
 use crate::lane::Lane;
+use crate::offload::{Offload, Offloads, State};
 use crate::outbound::OutboundThread;
 use crate::publish::Publisher;
 use crate::pulse::Mode;
 use crate::reading::{Heartbeat, Snapshot, WorkerReading};
 
 enum Phase {
-    /// Descriptors of each worker, until its threads take them along.
-    New(Vec<Descriptors>),
+    New,
     Running(Vec<JoinHandle<()>>),
     Stopped,
 }
@@ -35,6 +35,8 @@ struct Control {
     phase: Phase,
     tables: Tables,
     publisher: Publisher,
+    /// What the threads work on, to switch offloads by; none after the end.
+    workers: Vec<Descriptors>,
 }
 
 /// A data path. Dropping it stops the threads.
@@ -42,6 +44,7 @@ pub struct Engine {
     /// Outbound and inbound of worker 0, then of worker 1, and so on.
     lanes: Vec<Lane>,
     events: Arc<Events>,
+    offloads: Arc<Offloads>,
     control: Mutex<Control>,
 }
 
@@ -67,9 +70,11 @@ impl Engine {
             lanes.push(Lane::new(number, Direction::Outbound)?);
             lanes.push(Lane::new(number, Direction::Inbound)?);
         }
+        let offloads = Arc::new(Offloads::probe(&workers));
         let tables = Tables::new(workers.len());
-        let control = Control { phase: Phase::New(workers), tables, publisher: Publisher::new() };
-        Ok(Self { lanes, events: Arc::new(Events::new()?), control: Mutex::new(control) })
+        let publisher = Publisher::new();
+        let control = Mutex::new(Control { phase: Phase::New, tables, publisher, workers });
+        Ok(Self { lanes, events: Arc::new(Events::new()?), offloads, control })
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -84,19 +89,18 @@ impl Engine {
     /// which stops the engine.
     pub fn start(&self) -> Result<(), Error> {
         let mut control = self.control();
-        let workers = match std::mem::replace(&mut control.phase, Phase::Stopped) {
-            Phase::New(workers) => workers,
+        match control.phase {
+            Phase::New => {}
             Phase::Stopped => return Err(Error::Phase { call: "start", is: "stopped" }),
-            running @ Phase::Running(_) => {
-                control.phase = running;
-                return Err(Error::Phase { call: "start", is: "running" });
-            }
-        };
+            Phase::Running(_) => return Err(Error::Phase { call: "start", is: "running" }),
+        }
         let mut threads = Vec::with_capacity(self.lanes.len());
-        for (descriptors, lanes) in workers.into_iter().zip(self.lanes.chunks_exact(2)) {
+        for (descriptors, lanes) in control.workers.iter().zip(self.lanes.chunks_exact(2)) {
             let started = self.start_worker(descriptors, lanes, &control.publisher, &mut threads);
             if let Err(error) = started {
                 self.end(threads);
+                control.phase = Phase::Stopped;
+                control.workers.clear();
                 return Err(error);
             }
         }
@@ -106,7 +110,7 @@ impl Engine {
 
     fn start_worker(
         &self,
-        descriptors: Descriptors,
+        descriptors: &Descriptors,
         lanes: &[Lane],
         publisher: &Publisher,
         threads: &mut Vec<JoinHandle<()>>,
@@ -118,12 +122,15 @@ impl Engine {
             fibs: publisher.reader(),
             pulse: Arc::clone(&out_lane.pulse),
             events: Arc::clone(&self.events),
+            offloads: Arc::clone(&self.offloads),
         };
         let inbound = InboundThread {
-            descriptors,
+            descriptors: descriptors.again()?,
             inbound: Inbound::new(in_lane.worker, Arc::clone(&in_lane.counters)),
             fibs: publisher.reader(),
             pulse: Arc::clone(&in_lane.pulse),
+            events: Arc::clone(&self.events),
+            offloads: Arc::clone(&self.offloads),
         };
         threads.push(out_lane.spawn(&self.events, move || outbound.run())?);
         threads.push(in_lane.spawn(&self.events, move || inbound.run())?);
@@ -145,6 +152,7 @@ impl Engine {
         if let Phase::Running(threads) = std::mem::replace(&mut control.phase, Phase::Stopped) {
             self.end(threads);
         }
+        control.workers.clear();
     }
 
     /// Stops reading; each thread finishes the batch in hand. The kernel's queues hold what comes.
@@ -177,6 +185,29 @@ impl Engine {
         let fib = control.tables.commit(change)?;
         control.publisher.publish(fib);
         Ok(control.tables.generation())
+    }
+
+    /// Switches an offload on or off, from each thread's next batch on. Switching one on ends a
+    /// fallback.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Offload`] where it is not supported here; [`Error::Phase`] after the end.
+    pub fn set_offload(&self, offload: Offload, enabled: bool) -> Result<(), Error> {
+        let control = self.control();
+        if matches!(control.phase, Phase::Stopped) {
+            return Err(Error::Phase { call: "set_offload", is: "stopped" });
+        }
+        if self.offloads.set(offload, enabled, &control.workers) {
+            Ok(())
+        } else {
+            Err(Error::Offload(offload))
+        }
+    }
+
+    /// Returns how every offload stands.
+    pub fn offloads(&self) -> Vec<(Offload, State)> {
+        Offload::ALL.iter().map(|offload| (*offload, self.offloads.state(*offload))).collect()
     }
 
     /// Returns what the engine holds.

@@ -5,6 +5,8 @@ use std::fmt;
 use rustix::io::Errno;
 use tunneld_core::transaction;
 
+use crate::offload::Offload;
+
 /// Why the engine refuses a call, or why one of its threads ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
@@ -33,6 +35,8 @@ pub enum Error {
     },
     /// The change is bad.
     Change(transaction::Error),
+    /// An offload is not supported here.
+    Offload(Offload),
     /// The call does not fit the engine's phase of life.
     Phase {
         /// The call.
@@ -55,6 +59,11 @@ impl fmt::Display for Error {
             }
             Self::Kernel { call, errno } => write!(f, "engine: {call} failed: {errno}"),
             Self::Change(error) => write!(f, "engine change refused: {error}"),
+            Self::Offload(offload) => write!(
+                f,
+                "engine: offload {} is not supported by this kernel on these descriptors",
+                offload.label()
+            ),
             Self::Phase { call, is } => write!(f, "engine: {call} is not possible, it is {is}"),
         }
     }

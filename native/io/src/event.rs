@@ -8,9 +8,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
 use tunneld_core::counters::Direction;
 
 use crate::error::Error;
+use crate::offload::Offload;
 
 /// Most events that are kept; beyond, the oldest goes.
 const CAPACITY: usize = 1_024;
@@ -24,6 +26,13 @@ pub enum Event {
         adjacency: Arc<str>,
         /// Size of the inner packet that did not fit.
         size_bytes: usize,
+    },
+    /// The kernel refused what it had said it can; the data path does without.
+    OffloadLost {
+        /// What it refused.
+        offload: Offload,
+        /// What it said.
+        errno: Errno,
     },
     /// A thread is gone without having been asked to.
     WorkerEnded {

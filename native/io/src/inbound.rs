@@ -2,7 +2,7 @@
 //!
 //! Path of a packet: underlay → **`io::inbound`** (→ `core::inbound`) → TUN.
 //! It writes to the queue that its worker's outbound thread reads: the kernel steers a flow to
-//! the queue that wrote it last.
+//! the queue that wrote it last. A super-packet that the device refuses goes packet by packet.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,15 +10,19 @@ use std::sync::Arc;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
+use tunneld_core::coalescing::Kinds;
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
-use tunneld_core::inbound::{Inbound, MAX_DATAGRAMS};
+use tunneld_core::inbound::Inbound;
 
 use crate::descriptor::Descriptors;
-use crate::mmsg::Receiver;
+use crate::event::Events;
+use crate::mmsg::{MAX_MESSAGES, Receiver};
+use crate::offload::{Offload, Offloads};
 use crate::publish::FibReader;
 use crate::pulse::{Mode, Pulse};
-use crate::{clock, raw_icmp, tun};
+use crate::tun::Packet;
+use crate::{clock, raw_icmp};
 
 /// What the thread works with.
 pub(crate) struct InboundThread {
@@ -26,13 +30,16 @@ pub(crate) struct InboundThread {
     pub(crate) inbound: Inbound,
     pub(crate) fibs: FibReader,
     pub(crate) pulse: Arc<Pulse>,
+    pub(crate) events: Arc<Events>,
+    pub(crate) offloads: Arc<Offloads>,
 }
 
 impl InboundThread {
     /// Runs until it is told to stop, or until the socket fails for good.
     pub(crate) fn run(self) -> Result<(), Errno> {
-        let Self { descriptors, mut inbound, mut fibs, pulse } = self;
+        let Self { descriptors, mut inbound, mut fibs, pulse, events, offloads } = self;
         let Descriptors { tun, underlay, icmp } = descriptors;
+        let device = Device { queue: &tun, pulse: &pulse, events: &events, offloads: &offloads };
         let mut receiver = Receiver::new();
         while let Some(ready) = pulse.wait_readable(&underlay)? {
             if ready.contains(PollFlags::ERR) {
@@ -47,9 +54,10 @@ impl InboundThread {
                     Err(errno) if is_passing(errno) => break,
                     Err(errno) => return Err(errno),
                 };
-                more = count == MAX_DATAGRAMS;
+                more = count == MAX_MESSAGES;
+                inbound.set_coalescing(device.kinds());
                 take(&mut receiver, count, &mut inbound, fib);
-                deliver(&receiver, &tun, &inbound, fib, &pulse)?;
+                device.deliver(receiver.memory(), &inbound, fib)?;
                 raw_icmp::send(&icmp, inbound.replies(), inbound.counters());
                 inbound.clear();
             }
@@ -90,39 +98,105 @@ fn discard_errors(underlay: &OwnedFd) {
 fn take(receiver: &mut Receiver, count: usize, inbound: &mut Inbound, fib: &Fib) {
     inbound.counters().batches.add(1);
     let now_ns = clock::now_ns();
-    for slot in 0..count {
-        let datagram = receiver.received(slot);
-        if datagram.truncated {
+    for number in 0..count {
+        let message = receiver.received(number);
+        if message.truncated {
             inbound.truncated_by_kernel();
         } else {
-            inbound.handle(fib, slot, datagram.source, datagram.payload, now_ns);
+            let (source, place) = (message.source, message.place);
+            let memory = receiver.memory_mut();
+            inbound.handle(fib, source, memory, place, message.segment_len, now_ns);
         }
     }
 }
 
-fn deliver(
-    receiver: &Receiver,
-    device: &OwnedFd,
-    inbound: &Inbound,
-    fib: &Fib,
-    pulse: &Pulse,
-) -> Result<(), Errno> {
-    let now_ns = clock::now_ns();
-    let deliveries = inbound.deliveries();
-    let mut done = 0;
-    while let Some(delivery) = deliveries.get(done) {
-        match tun::write(device, delivery.vnet, receiver.bytes(delivery.slot, delivery.len)) {
-            Ok(()) => inbound.delivered(fib, done, now_ns),
-            Err(Errno::AGAIN) => {
-                if pulse.wait_writable(device)? {
-                    continue;
-                }
-                deliveries[done..].iter().for_each(|_| inbound.refused(DropReason::Stopped));
-                return Ok(());
-            }
-            Err(_) => inbound.refused(DropReason::DeviceRefused),
+/// Where accepted packets go.
+struct Device<'a> {
+    queue: &'a OwnedFd,
+    pulse: &'a Pulse,
+    events: &'a Events,
+    offloads: &'a Offloads,
+}
+
+impl Device<'_> {
+    fn kinds(&self) -> Kinds {
+        Kinds {
+            tcp: self.offloads.is_on(Offload::CoalesceTcp),
+            udp: self.offloads.is_on(Offload::CoalesceUdp),
         }
-        done += 1;
     }
-    Ok(())
+
+    /// Writes what the batch holds. A super-packet that the device refuses is written packet by
+    /// packet instead.
+    fn deliver(&self, memory: &[u8], inbound: &Inbound, fib: &Fib) -> Result<(), Errno> {
+        let now_ns = clock::now_ns();
+        let batch = inbound.deliveries();
+        for (number, delivery) in batch.deliveries().iter().enumerate() {
+            let mut left = delivery.count;
+            let mut refusal = None;
+            if let Some(headers) = batch.headers(delivery, memory) {
+                let payloads = batch.packets(delivery).map(|place| &memory[place][headers.len..]);
+                match self.write(&Packet::joined(&headers, payloads))? {
+                    Outcome::Taken => {
+                        inbound.delivered(fib, delivery, delivery.count, delivery.bytes, now_ns);
+                        continue;
+                    }
+                    Outcome::Refused(errno) => refusal = Some(errno),
+                    Outcome::Stop => return self.stop(inbound, number, left),
+                }
+            }
+            let mut went = 0;
+            for place in batch.packets(delivery) {
+                match self.write(&Packet::single(&memory[place.clone()]))? {
+                    Outcome::Taken => {
+                        inbound.delivered(fib, delivery, 1, place.len(), now_ns);
+                        went += 1;
+                    }
+                    Outcome::Refused(_) => inbound.refused(DropReason::DeviceRefused, 1),
+                    Outcome::Stop => return self.stop(inbound, number, left),
+                }
+                left -= 1;
+            }
+            // What does not go alone either says nothing about super-packets.
+            match refusal {
+                Some(errno @ (Errno::INVAL | Errno::IO | Errno::OPNOTSUPP)) if went > 0 => {
+                    let offload =
+                        if delivery.is_tcp() { Offload::CoalesceTcp } else { Offload::CoalesceUdp };
+                    self.offloads.fall_back(offload, errno, self.events);
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&self, packet: &Packet<'_>) -> Result<Outcome, Errno> {
+        loop {
+            match packet.write(self.queue) {
+                Ok(()) => return Ok(Outcome::Taken),
+                Err(Errno::AGAIN) => {
+                    if !self.pulse.wait_writable(self.queue)? {
+                        return Ok(Outcome::Stop);
+                    }
+                }
+                Err(errno) => return Ok(Outcome::Refused(errno)),
+            }
+        }
+    }
+
+    /// Counts what is in hand as dropped: `left` packets of delivery `number`, and all behind it.
+    #[allow(clippy::unnecessary_wraps, reason = "the last word of `deliver`")]
+    fn stop(&self, inbound: &Inbound, number: usize, left: usize) -> Result<(), Errno> {
+        let behind = &inbound.deliveries().deliveries()[number + 1..];
+        let rest = behind.iter().map(|delivery| delivery.count).sum::<usize>();
+        inbound.refused(DropReason::Stopped, left + rest);
+        Ok(())
+    }
+}
+
+/// What became of a write.
+enum Outcome {
+    Taken,
+    Refused(Errno),
+    Stop,
 }

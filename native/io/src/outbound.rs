@@ -2,12 +2,13 @@
 //!
 //! Path of a packet: TUN → **`io::outbound`** (→ `core::outbound`) → underlay.
 //! Where the underlay is full the thread waits and the device's queue fills: nothing is lost.
+//! A train that the kernel refuses to cut is sent datagram by datagram instead.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use tunneld_core::batch::MAX_DATAGRAMS;
+use tunneld_core::batch::{MAX_TRAINS, Train};
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
 use tunneld_core::outbound::Outbound;
@@ -15,6 +16,7 @@ use tunneld_core::outbound::Outbound;
 use crate::descriptor::Descriptors;
 use crate::event::{Event, Events};
 use crate::mmsg::Sender;
+use crate::offload::{Offload, Offloads};
 use crate::publish::FibReader;
 use crate::pulse::{Mode, Pulse};
 use crate::tun::TunReader;
@@ -27,24 +29,30 @@ pub(crate) struct OutboundThread {
     pub(crate) fibs: FibReader,
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) events: Arc<Events>,
+    pub(crate) offloads: Arc<Offloads>,
 }
 
 impl OutboundThread {
     /// Runs until it is told to stop, or until the device fails for good.
     pub(crate) fn run(self) -> Result<(), Errno> {
-        let Self { descriptors, mut outbound, mut fibs, pulse, events } = self;
+        let Self { descriptors, mut outbound, mut fibs, pulse, events, offloads } = self;
         let Descriptors { tun, underlay, icmp } = descriptors;
         let mut reader = TunReader::new(&tun);
-        let mut sender = Sender::new();
+        let mut exit = Exit {
+            sender: Sender::new(),
+            underlay: &underlay,
+            icmp: &icmp,
+            pulse: &pulse,
+            events: &events,
+            offloads: &offloads,
+        };
         while pulse.wait_readable(&tun)?.is_some() {
             let mut more = true;
             while more && pulse.mode() == Mode::Run {
                 pulse.beat();
                 let fib = fibs.current();
-                more = fill(&mut reader, &mut outbound, fib)?;
-                flush(&mut sender, &underlay, &outbound, fib, &pulse, &events)?;
-                raw_icmp::send(&icmp, outbound.replies(), outbound.counters());
-                outbound.clear();
+                more = fill(&mut reader, &mut outbound, fib, &mut exit)?;
+                exit.flush(&mut outbound, fib)?;
             }
         }
         Ok(())
@@ -53,14 +61,25 @@ impl OutboundThread {
 
 /// Reads packets until the batch is full or the device is empty; returns whether there may be
 /// more.
-fn fill(reader: &mut TunReader<'_>, outbound: &mut Outbound, fib: &Fib) -> Result<bool, Errno> {
+fn fill(
+    reader: &mut TunReader<'_>,
+    outbound: &mut Outbound,
+    fib: &Fib,
+    exit: &mut Exit<'_>,
+) -> Result<bool, Errno> {
     let now_ns = clock::now_ns();
-    for count in 0..MAX_DATAGRAMS {
+    for count in 0..MAX_TRAINS {
         if !outbound.batch().has_room() {
-            return Ok(true);
+            break;
         }
         match reader.read() {
-            Ok((vnet, packet)) => outbound.handle(fib, vnet, packet, now_ns),
+            Ok((vnet, packet)) => {
+                outbound.handle(fib, vnet, packet, now_ns);
+                while outbound.is_unfinished() {
+                    exit.flush(outbound, fib)?;
+                    outbound.resume(fib, packet);
+                }
+            }
             Err(Errno::AGAIN) => {
                 if count > 0 {
                     outbound.counters().batches.add(1);
@@ -74,44 +93,176 @@ fn fill(reader: &mut TunReader<'_>, outbound: &mut Outbound, fib: &Fib) -> Resul
     Ok(true)
 }
 
-fn flush(
-    sender: &mut Sender,
-    underlay: &OwnedFd,
-    outbound: &Outbound,
-    fib: &Fib,
-    pulse: &Pulse,
-    events: &Events,
-) -> Result<(), Errno> {
-    let datagrams = outbound.batch().datagrams();
-    let mut done = 0;
-    while done < datagrams.len() {
-        let goes_on = match sender.send(underlay, outbound.batch(), done) {
+/// The way out: where a batch goes, and what is done when it does not go.
+struct Exit<'a> {
+    sender: Sender,
+    underlay: &'a OwnedFd,
+    icmp: &'a OwnedFd,
+    pulse: &'a Pulse,
+    events: &'a Events,
+    offloads: &'a Offloads,
+}
+
+/// How far a step of sending came.
+struct Step {
+    /// The first train that is still to be sent.
+    next: usize,
+    /// How many datagrams left.
+    sent: usize,
+    /// Whether the thread is to stop with what is in hand.
+    stop: bool,
+}
+
+/// What to do about an error of the underlay.
+enum Answer {
+    Retry,
+    Stop,
+    Drop(DropReason),
+}
+
+impl Exit<'_> {
+    /// Sends the batch and the replies, and empties both.
+    fn flush(&mut self, outbound: &mut Outbound, fib: &Fib) -> Result<(), Errno> {
+        self.send(outbound, fib)?;
+        raw_icmp::send(self.icmp, outbound.replies(), outbound.counters());
+        outbound.clear();
+        Ok(())
+    }
+
+    fn send(&mut self, outbound: &Outbound, fib: &Fib) -> Result<(), Errno> {
+        let trains = outbound.batch().trains();
+        let mut first = 0;
+        while first < trains.len() {
+            let step = if self.offloads.is_on(Offload::UdpGso) {
+                self.send_trains(outbound, fib, first)?
+            } else {
+                self.send_singly(outbound, fib, first, trains.len())?
+            };
+            first = step.next;
+            if step.stop {
+                let rest = trains[first..].iter().map(|train| train.count).sum();
+                outbound.refused(DropReason::Stopped, rest);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes one call for the trains from `first` on.
+    fn send_trains(&mut self, outbound: &Outbound, fib: &Fib, first: usize) -> Result<Step, Errno> {
+        let trains = outbound.batch().trains();
+        let errno = match self.sender.send_trains(self.underlay, outbound.batch(), first) {
             Ok(count) => {
-                let now_ns = clock::now_ns();
-                (done..done + count).for_each(|place| outbound.sent(fib, place, now_ns));
-                done += count;
-                true
+                let (next, now_ns) = (first + count, clock::now_ns());
+                let gone = &trains[first..next];
+                gone.iter().for_each(|train| outbound.sent(fib, train, &(0..train.count), now_ns));
+                let sent = gone.iter().map(|train| train.count).sum();
+                return Ok(Step { next, sent, stop: false });
             }
-            Err(Errno::INTR) => true,
-            Err(Errno::AGAIN) => pulse.wait_writable(underlay)?,
-            Err(Errno::NOBUFS | Errno::NOMEM) => pulse.wait_for_memory()?,
-            Err(errno) => {
-                let datagram = &datagrams[done];
-                if errno == Errno::MSGSIZE {
-                    let adjacency = Arc::clone(&fib.adjacency(datagram.adjacency).name);
-                    events.push(Event::PathMtu { adjacency, size_bytes: datagram.inner_len });
-                }
-                outbound.refused(reason_of(errno));
-                done += 1;
-                true
-            }
+            Err(errno) => errno,
         };
-        if !goes_on {
-            datagrams[done..].iter().for_each(|_| outbound.refused(DropReason::Stopped));
-            return Ok(());
+        let train = &trains[first];
+        if train.count > 1 && may_be_about_trains(errno) {
+            let step = self.send_singly(outbound, fib, first, first + 1)?;
+            // What does not go alone either says nothing about trains, and a size that is too
+            // large for the path says nothing about other sizes.
+            if errno != Errno::MSGSIZE && step.sent > 0 {
+                self.offloads.fall_back(Offload::UdpGso, errno, self.events);
+            }
+            return Ok(step);
+        }
+        let mut step = Step { next: first, sent: 0, stop: false };
+        match self.answer(errno)? {
+            Answer::Retry => {}
+            Answer::Stop => step.stop = true,
+            Answer::Drop(reason) => {
+                outbound.refused(reason, train.count);
+                self.report(fib, train, 0, errno);
+                step.next += 1;
+            }
+        }
+        Ok(step)
+    }
+
+    /// Sends the trains from `first` to before `end`, datagram by datagram.
+    fn send_singly(
+        &mut self,
+        outbound: &Outbound,
+        fib: &Fib,
+        first: usize,
+        end: usize,
+    ) -> Result<Step, Errno> {
+        let trains = outbound.batch().trains();
+        let mut step = Step { next: first, sent: 0, stop: false };
+        let mut done = 0;
+        while step.next < end {
+            let left = trains[step.next..end].iter().map(|train| train.count).sum::<usize>() - done;
+            let batch = outbound.batch();
+            match self.sender.send_datagrams(self.underlay, batch, (step.next, done), left) {
+                Ok(mut count) => {
+                    step.sent += count;
+                    let now_ns = clock::now_ns();
+                    while count > 0 {
+                        let train = &trains[step.next];
+                        let upto = (done + count).min(train.count);
+                        outbound.sent(fib, train, &(done..upto), now_ns);
+                        count -= upto - done;
+                        (step.next, done) = place_after(train.count, step.next, upto);
+                    }
+                }
+                Err(errno) => match self.answer(errno)? {
+                    Answer::Retry => {}
+                    Answer::Stop => {
+                        outbound.refused(DropReason::Stopped, trains[step.next].count - done);
+                        step.next += 1;
+                        step.stop = true;
+                        return Ok(step);
+                    }
+                    Answer::Drop(reason) => {
+                        outbound.refused(reason, 1);
+                        let train = &trains[step.next];
+                        self.report(fib, train, done, errno);
+                        (step.next, done) = place_after(train.count, step.next, done + 1);
+                    }
+                },
+            }
+        }
+        Ok(step)
+    }
+
+    /// Waits where waiting helps.
+    fn answer(&self, errno: Errno) -> Result<Answer, Errno> {
+        let goes_on = match errno {
+            Errno::INTR => true,
+            Errno::AGAIN => self.pulse.wait_writable(self.underlay)?,
+            Errno::NOBUFS | Errno::NOMEM => self.pulse.wait_for_memory()?,
+            _ => return Ok(Answer::Drop(reason_of(errno))),
+        };
+        Ok(if goes_on { Answer::Retry } else { Answer::Stop })
+    }
+
+    /// Reports a size that the underlay does not take.
+    fn report(&self, fib: &Fib, train: &Train, datagram: usize, errno: Errno) {
+        if errno == Errno::MSGSIZE {
+            let adjacency = Arc::clone(&fib.adjacency(train.adjacency).name);
+            let size_bytes = train.inner_len(&(datagram..datagram + 1));
+            self.events.push(Event::PathMtu { adjacency, size_bytes });
         }
     }
-    Ok(())
+}
+
+/// Returns the place behind the first `done` of `count` datagrams of train `train`.
+const fn place_after(count: usize, train: usize, done: usize) -> (usize, usize) {
+    if done == count { (train + 1, 0) } else { (train, done) }
+}
+
+/// Returns whether an error can come from sending a train rather than a datagram: no checksum
+/// offload on the way out, IPsec there, an old kernel, a segment larger than the path's MTU.
+const fn may_be_about_trains(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::IO | Errno::INVAL | Errno::MSGSIZE | Errno::OPNOTSUPP | Errno::NOPROTOOPT
+    )
 }
 
 /// Returns why a datagram was dropped that the underlay answered with `errno`.

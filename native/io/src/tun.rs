@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::{Errno, readv, writev};
 use tunneld_core::batch::MAX_PACKET_LEN;
+use tunneld_core::coalescing::{Headers, MAX_SEGMENTS};
 use tunneld_wire::virtio_net_hdr::Header;
 
 /// A queue, and the buffer its packets are read into.
@@ -34,13 +35,47 @@ impl<'a> TunReader<'a> {
     }
 }
 
-/// Writes one packet to the queue.
-pub(crate) fn write(queue: &OwnedFd, header: Header, packet: &[u8]) -> Result<(), Errno> {
-    let header = header.emit();
-    loop {
-        match writev(queue, &[IoSlice::new(&header), IoSlice::new(packet)]) {
-            Err(Errno::INTR) => {}
-            other => return other.map(drop),
+/// What one write takes: a header, and the pieces of a packet or super-packet.
+pub(crate) struct Packet<'a> {
+    vnet: [u8; Header::LEN],
+    pieces: [&'a [u8]; MAX_PIECES],
+    used: usize,
+}
+
+/// The headers of a super-packet, and its payloads.
+const MAX_PIECES: usize = 1 + MAX_SEGMENTS;
+
+impl<'a> Packet<'a> {
+    /// Returns a packet as it is.
+    pub(crate) fn single(bytes: &'a [u8]) -> Self {
+        let mut pieces = [&[][..]; MAX_PIECES];
+        pieces[0] = bytes;
+        Self { vnet: Header::default().emit(), pieces, used: 1 }
+    }
+
+    /// Returns a super-packet of `headers` and of payloads, at most as many as may be joined.
+    pub(crate) fn joined(headers: &'a Headers, payloads: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut packet = Self::single(headers.as_bytes());
+        packet.vnet = headers.vnet.emit();
+        for (piece, payload) in packet.pieces[1..].iter_mut().zip(payloads) {
+            *piece = payload;
+            packet.used += 1;
+        }
+        packet
+    }
+
+    /// Writes it to `queue`.
+    pub(crate) fn write(&self, queue: &OwnedFd) -> Result<(), Errno> {
+        let mut parts = [IoSlice::new(&[]); 1 + MAX_PIECES];
+        parts[0] = IoSlice::new(&self.vnet);
+        for (part, piece) in parts[1..].iter_mut().zip(&self.pieces[..self.used]) {
+            *part = IoSlice::new(piece);
+        }
+        loop {
+            match writev(queue, &parts[..1 + self.used]) {
+                Err(Errno::INTR) => {}
+                other => return other.map(drop),
+            }
         }
     }
 }

@@ -1,9 +1,11 @@
 //! The handle that Python holds: each method is one call on `io`.
 
+use std::collections::BTreeMap;
 use std::os::fd::RawFd;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use tunneld_io::Offload;
 
 use crate::{EngineError, change, readings};
 
@@ -45,6 +47,24 @@ impl Engine {
     /// Returns a reading of all counters; they only rise.
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         readings::counters(py, &self.0)
+    }
+
+    /// Switches an offload on or off while packets move.
+    fn set_offload(&self, py: Python<'_>, name: &str, enabled: bool) -> PyResult<()> {
+        let Some(offload) = Offload::from_label(name) else {
+            let known: Vec<_> = Offload::ALL.iter().map(|offload| offload.label()).collect();
+            return Err(EngineError::new_err(format!(
+                "engine: offload {name:?} is not known, expected one of {}",
+                known.join(", ")
+            )));
+        };
+        py.detach(|| self.0.set_offload(offload, enabled)).map_err(to_py)
+    }
+
+    /// Returns how every offload stands, by name.
+    fn offloads(&self) -> BTreeMap<&'static str, String> {
+        let states = self.0.offloads().into_iter();
+        states.map(|(offload, state)| (offload.label(), state.to_string())).collect()
     }
 
     /// Returns what came up since the last call, oldest first.

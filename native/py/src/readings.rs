@@ -86,6 +86,12 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
             item.set_item("size_bytes", size_bytes)?;
             item.set_item("detail", "the underlay refused a datagram for its size")?;
         }
+        Event::OffloadLost { offload, errno } => {
+            item.set_item("kind", "offload_lost")?;
+            item.set_item("adjacency", py.None())?;
+            item.set_item("size_bytes", py.None())?;
+            item.set_item("detail", format!("{}: {errno}", offload.label()))?;
+        }
         Event::WorkerEnded { worker, direction, reason } => {
             let direction = direction.label();
             item.set_item("kind", "worker_ended")?;

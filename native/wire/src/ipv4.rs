@@ -29,6 +29,7 @@ const VERSION: u8 = 4;
 const HOP_LIMIT: usize = 8;
 const CHECKSUM: core::ops::Range<usize> = 10..12;
 const FLAG_DONT_FRAGMENT: u16 = 0x4000;
+const FLAG_MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 /// A parsed IPv4 header. Options are counted in `header_len`, not looked at.
@@ -129,6 +130,11 @@ impl Header {
         self.fragment & FLAG_DONT_FRAGMENT != 0
     }
 
+    /// Returns whether this is a fragment, the first or a later one.
+    pub const fn is_fragment(&self) -> bool {
+        self.fragment & (FLAG_MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+    }
+
     /// Returns whether this is a fragment other than the first.
     pub const fn is_later_fragment(&self) -> bool {
         self.fragment & FRAGMENT_OFFSET != 0
@@ -138,6 +144,16 @@ impl Header {
 /// Returns whether the header checksum is right. `header` is the header with its options.
 pub fn verify_checksum(header: &[u8]) -> bool {
     Sum::new().with(header).fold() == 0xffff
+}
+
+/// Returns the sum of the pseudo-header of TCP and UDP, but for the length.
+///
+/// Source: RFC 9293 §3.1, RFC 768.
+pub const fn pseudo_header(header: &Header, protocol: u8) -> Sum {
+    Sum::new()
+        .with_u32(header.source.to_bits())
+        .with_u32(header.destination.to_bits())
+        .with_u16(protocol as u16)
 }
 
 /// Takes one hop off a packet and repairs its checksum.

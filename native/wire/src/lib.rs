@@ -9,6 +9,7 @@ pub mod checksum;
 pub mod icmp;
 pub mod ip;
 pub mod ipv4;
+pub mod tcp;
 pub mod udp;
 pub mod virtio_net_hdr;
 

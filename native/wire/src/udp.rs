@@ -4,6 +4,8 @@
 //!
 //! Source: RFC 768.
 
+use crate::checksum::Sum;
+
 /// A parsed UDP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
@@ -20,6 +22,9 @@ pub struct Header {
 impl Header {
     /// Length on the wire, in bytes.
     pub const LEN: usize = 8;
+
+    /// Where the length stands in the header.
+    pub const LEN_OFFSET: usize = 4;
 
     /// Where the checksum stands in the header.
     pub const CHECKSUM_OFFSET: usize = 6;
@@ -57,6 +62,15 @@ impl Header {
         let [l0, l1] = self.len.to_be_bytes();
         let [c0, c1] = self.checksum.to_be_bytes();
         [s0, s1, d0, d1, l0, l1, c0, c1]
+    }
+}
+
+/// Returns the checksum field for a datagram whose sum is `sum`: never zero, which would mean
+/// that there is none (RFC 768).
+pub const fn checksum_field(sum: Sum) -> u16 {
+    match sum.checksum() {
+        0 => 0xffff,
+        checksum => checksum,
     }
 }
 

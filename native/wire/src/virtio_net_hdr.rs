@@ -10,7 +10,8 @@ use core::fmt;
 use crate::checksum::Sum;
 use crate::udp;
 
-const FLAG_NEEDS_CHECKSUM: u8 = 1;
+/// Flag: the transport checksum holds only the pseudo-header's sum.
+pub const FLAG_NEEDS_CHECKSUM: u8 = 1;
 const GSO_ECN: u8 = 0x80;
 
 /// How the packet is to be cut into segments.
@@ -94,24 +95,28 @@ impl Header {
         self.flags & FLAG_NEEDS_CHECKSUM != 0
     }
 
-    /// Finishes the transport checksum of `packet`, whose field holds the pseudo-header's sum.
+    /// Copies `packet`, whose transport checksum field holds the pseudo-header's sum, to `to`,
+    /// which is of the same length, and finishes the checksum there.
     ///
     /// # Errors
     ///
     /// [`OutOfBounds`] where the field does not lie inside the packet.
-    pub fn finish_checksum(&self, packet: &mut [u8]) -> Result<(), OutOfBounds> {
+    pub fn copy_finished(&self, to: &mut [u8], packet: &[u8]) -> Result<(), OutOfBounds> {
         let (start, offset) = (usize::from(self.checksum_start), usize::from(self.checksum_offset));
         let error = OutOfBounds { start, offset, have: packet.len() };
-        let Some(summed) = packet.get_mut(start..) else { return Err(error) };
-        let sum = Sum::new().with(summed);
-        let Some(field) = summed.get_mut(offset..).and_then(<[u8]>::first_chunk_mut::<2>) else {
+        let (Some((front, summed)), Some((front_to, summed_to))) =
+            (packet.split_at_checked(start), to.split_at_mut_checked(start))
+        else {
             return Err(error);
         };
-        *field = match sum.checksum() {
-            // RFC 768: a UDP checksum of zero means that there is none.
-            0 if offset == udp::Header::CHECKSUM_OFFSET => [0xff; 2],
-            checksum => checksum.to_be_bytes(),
+        front_to.copy_from_slice(front);
+        let sum = Sum::new().with_copy(summed_to, summed);
+        let Some(field) = summed_to.get_mut(offset..).and_then(<[u8]>::first_chunk_mut::<2>) else {
+            return Err(error);
         };
+        let is_udp = offset == udp::Header::CHECKSUM_OFFSET;
+        let checksum = if is_udp { udp::checksum_field(sum) } else { sum.checksum() };
+        *field = checksum.to_be_bytes();
         Ok(())
     }
 }
@@ -165,10 +170,15 @@ mod tests {
         (header, packet)
     }
 
+    fn finished(header: Header, packet: &[u8]) -> Result<Vec<u8>, OutOfBounds> {
+        let mut to = vec![0; packet.len()];
+        header.copy_finished(&mut to, packet).map(|()| to)
+    }
+
     #[test]
     fn finished_checksum_makes_the_datagram_sum_to_zero() {
-        let (header, mut packet) = unfinished(b"odd", 0x1234);
-        header.finish_checksum(&mut packet).unwrap();
+        let (header, packet) = unfinished(b"odd", 0x1234);
+        let packet = finished(header, &packet).unwrap();
         assert_eq!(Sum::new().with_u16(0x1234).with(&packet[20..]).checksum(), 0);
     }
 
@@ -177,17 +187,17 @@ mod tests {
         // The two payload bytes are chosen so that everything sums to 0xffff.
         let (header, packet) = unfinished(&[0, 0], 0x1234);
         let missing = Sum::new().with(&packet[20..]).checksum();
-        let (_, mut packet) = unfinished(&missing.to_be_bytes(), 0x1234);
-        header.finish_checksum(&mut packet).unwrap();
+        let (_, packet) = unfinished(&missing.to_be_bytes(), 0x1234);
+        let packet = finished(header, &packet).unwrap();
         assert_eq!(packet[26..28], [0xff, 0xff]);
     }
 
     #[test]
     fn a_field_outside_the_packet_is_refused() {
         for (start, offset) in [(20, 9), (29, 0), (31, 0), (65_535, 65_535)] {
-            let (header, mut packet) = unfinished(&[1, 2], 0);
+            let (header, packet) = unfinished(&[1, 2], 0);
             let header = Header { checksum_start: start, checksum_offset: offset, ..header };
-            assert!(header.finish_checksum(&mut packet).is_err(), "{start} + {offset}");
+            assert!(finished(header, &packet).is_err(), "{start} + {offset}");
         }
     }
 }

@@ -24,7 +24,8 @@ impl Bench {
     fn handle(&mut self, outer: Ipv4Addr, datagram: &[u8]) -> Vec<u8> {
         let mut datagram = datagram.to_vec();
         let outer = SocketAddrV4::new(outer, 40_000);
-        self.inbound.handle(&self.fib, 7, outer, &mut datagram, NOW_NS);
+        let place = 0..datagram.len();
+        self.inbound.handle(&self.fib, outer, &mut datagram, place, None, NOW_NS);
         datagram
     }
 
@@ -35,7 +36,7 @@ impl Bench {
             let expected = u64::from(*other == reason);
             assert_eq!(self.inbound.counters().drops(*other).read(), expected, "{other:?}");
         }
-        assert!(self.inbound.deliveries().is_empty());
+        assert!(self.inbound.deliveries().deliveries().is_empty());
     }
 }
 
@@ -50,7 +51,7 @@ fn dropped(check: SourceCheck, outer: Ipv4Addr, datagram: &[u8], reason: DropRea
 fn delivered(check: SourceCheck, outer: Ipv4Addr, datagram: &[u8]) {
     let mut bench = Bench::new(check);
     bench.handle(outer, datagram);
-    assert_eq!(bench.inbound.deliveries().len(), 1);
+    assert_eq!(bench.inbound.deliveries().deliveries().len(), 1);
 }
 
 #[test]
@@ -58,9 +59,9 @@ fn an_honest_packet_is_delivered_one_hop_older_from_its_slot() {
     let mut bench = Bench::new(SourceCheck::Strict);
     let left = bench.handle(UNDERLAY_B, &packet(AT_B, CONTAINER, 63, 100));
     assert_eq!(left, packet(AT_B, CONTAINER, 62, 100));
-    let [delivery] = bench.inbound.deliveries() else { panic!("one delivery") };
-    assert_eq!((delivery.slot, delivery.len), (7, 100));
-    assert_eq!(delivery.vnet, VnetHeader::default());
+    let deliveries = bench.inbound.deliveries();
+    let [delivery] = deliveries.deliveries() else { panic!("one delivery") };
+    assert!(deliveries.packets(delivery).eq(std::iter::once(0..100)));
 }
 
 #[test]
@@ -68,8 +69,9 @@ fn counters_follow_what_the_device_took() {
     let mut bench = Bench::new(SourceCheck::Strict);
     bench.handle(UNDERLAY_B, &packet(AT_B, CONTAINER, 63, 100));
     bench.handle(UNDERLAY_B, &packet(AT_B, CONTAINER, 63, 100));
-    bench.inbound.delivered(&bench.fib, 0, NOW_NS);
-    bench.inbound.refused(DropReason::DeviceRefused);
+    let delivery = &bench.inbound.deliveries().deliveries()[0];
+    bench.inbound.delivered(&bench.fib, delivery, 1, 100, NOW_NS);
+    bench.inbound.refused(DropReason::DeviceRefused, 1);
     let reading = bench.tables.adjacencies().next().unwrap().2.read();
     assert_eq!((reading.rx_packets, reading.rx_bytes, reading.tx_packets), (1, 100, 0));
     assert_eq!(reading.last_rx_ns, Some(NOW_NS));
@@ -80,7 +82,7 @@ fn before_the_first_settings_everything_is_dropped() {
     let mut inbound = Inbound::new(0, Arc::default());
     let mut datagram = packet(AT_B, CONTAINER, 63, 100);
     let outer = SocketAddrV4::new(UNDERLAY_B, 8285);
-    inbound.handle(&Fib::empty(), 0, outer, &mut datagram, NOW_NS);
+    inbound.handle(&Fib::empty(), outer, &mut datagram, 0..100, None, NOW_NS);
     assert_eq!(inbound.counters().drops(DropReason::NotConfigured).read(), 1);
 }
 
@@ -165,7 +167,8 @@ fn without_a_check_every_source_is_taken() {
 fn under_a_loose_check_the_sender_is_counted_and_not_the_source_it_claims() {
     let mut bench = Bench::new(SourceCheck::Loose);
     bench.handle(UNDERLAY_B, &packet(AT_C, CONTAINER, 63, 100));
-    bench.inbound.delivered(&bench.fib, 0, NOW_NS);
+    let delivery = &bench.inbound.deliveries().deliveries()[0];
+    bench.inbound.delivered(&bench.fib, delivery, 1, 100, NOW_NS);
     let counted: Vec<_> = bench
         .tables
         .adjacencies()
@@ -225,7 +228,7 @@ fn random_datagrams_are_dropped_and_nothing_else() {
         }
         bench.handle(UNDERLAY_B, &datagram);
     }
-    assert!(bench.inbound.deliveries().is_empty());
+    assert!(bench.inbound.deliveries().deliveries().is_empty());
     let dropped: u64 =
         DropReason::ALL.iter().map(|reason| bench.inbound.counters().drops(*reason).read()).sum();
     assert_eq!(dropped, 50_000);
@@ -237,4 +240,47 @@ fn parse_agrees_with_the_settings_in_force() {
     let smaller = Settings { device_mtu_bytes: 1_471, ..settings(SourceCheck::Strict) };
     assert!(parse(&datagram, &settings(SourceCheck::Strict)).is_ok());
     assert_eq!(parse(&datagram, &smaller), Err(DropReason::Oversized));
+}
+
+#[test]
+fn a_train_is_split_and_each_datagram_judged_by_itself() {
+    let mut bench = Bench::new(SourceCheck::Strict);
+    let good = packet(AT_B, CONTAINER, 63, 100);
+    let forged = packet(AT_C, CONTAINER, 63, 100);
+    let last = packet(AT_B, CONTAINER, 63, 60);
+    let mut memory = [&[0xaa; 50][..], &good, &forged, &good, &last].concat();
+    let place = 50..memory.len();
+    let outer = SocketAddrV4::new(UNDERLAY_B, 8285);
+    bench.inbound.handle(&bench.fib, outer, &mut memory, place, Some(100), NOW_NS);
+    let deliveries = bench.inbound.deliveries();
+    let places = deliveries.deliveries().iter().flat_map(|delivery| deliveries.packets(delivery));
+    assert_eq!(places.collect::<Vec<_>>(), [50..150, 250..350, 350..410]);
+    let counters = bench.inbound.counters();
+    assert_eq!(counters.drops(DropReason::SourceOfOtherPeer).read(), 1);
+    assert_eq!((counters.packets.read(), counters.bytes.read()), (4, 360));
+}
+
+#[test]
+fn datagram_of_64_kib_without_cmsg_is_one_datagram() {
+    let whole = packet(AT_B, CONTAINER, 63, 64_000);
+    assert_eq!(split_len(&whole, None), 64_000);
+    dropped(SourceCheck::Strict, UNDERLAY_B, &whole, DropReason::Oversized);
+}
+
+#[test]
+fn uso_cmsg_with_the_inner_size_does_not_split_the_super_packet() {
+    // 40 datagrams of 1,000 bytes behind one inner header, as a kernel tunnel sends them.
+    let whole = packet(AT_B, CONTAINER, 63, 40_028);
+    assert_eq!(split_len(&whole, Some(1_000)), 40_028);
+    let train = [packet(AT_B, CONTAINER, 63, 1_000), packet(AT_B, CONTAINER, 63, 1_000)].concat();
+    assert_eq!(split_len(&train, Some(1_000)), 1_000);
+}
+
+#[test]
+fn an_odd_segment_length_never_stalls() {
+    assert_eq!(split_len(&[], None), 1);
+    assert_eq!(split_len(&[], Some(0)), 1);
+    assert_eq!(split_len(&[0x45; 3], Some(0)), 3);
+    assert_eq!(split_len(&[0x45; 3], Some(2)), 2);
+    assert_eq!(split_len(&[0xff; 30], Some(100)), 100);
 }

@@ -174,7 +174,7 @@ fn dropping_what_is_not_there_does_nothing() {
 fn counters_survive_a_put_and_a_drop_with_a_put_but_no_drop() {
     let (mut tables, _) = host_a(SourceCheck::Strict);
     let count = |tables: &Tables| tables.adjacencies().next().unwrap().2.read().tx_packets;
-    tables.adjacencies().next().unwrap().2.outbound(0).count(100, 1);
+    tables.adjacencies().next().unwrap().2.outbound(0).count(1, 100, 1);
     let again = Change {
         drop_adjacencies: vec!["b".into()],
         put_adjacencies: vec![("b".into(), parameters(UNDERLAY_B, 1_000))],

@@ -1,0 +1,267 @@
+//! Joining packets of a flow into super-packets, which the device takes as one.
+//!
+//! Path of a packet: `inbound` → **`coalescing`** → `io` → TUN.
+//! Packets stay where they lie; a delivery lists them. Only what segmentation gives back exactly
+//! is joined: with both transport checksums verified, at the end of the flow's newest delivery,
+//! so that packets of one flow leave in the order they came. Nothing is held past the batch.
+//!
+//! Source: linux net/ipv4/tcp_offload.c and udp_offload.c (the kernel's own rules), RFC 6864 §4.1
+//! (the identification of a packet that may not be fragmented means nothing).
+
+mod candidate;
+mod super_packet;
+
+use std::ops::Range;
+
+use tunneld_wire::ipv4;
+
+use crate::fib::AdjacencyId;
+use candidate::{Candidate, Flow};
+pub use super_packet::Headers;
+
+/// Most packets joined: what every kernel takes as one.
+pub const MAX_SEGMENTS: usize = 64;
+
+/// Largest super-packet, in bytes.
+const MAX_LEN: usize = 65_535;
+
+/// Room made at once; more is made when a batch needs it, and kept.
+const CAPACITY: usize = 2_048;
+
+const BUCKETS: usize = 256;
+const NONE: u32 = u32::MAX;
+
+/// What is joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Kinds {
+    /// TCP segments.
+    pub tcp: bool,
+    /// UDP datagrams.
+    pub udp: bool,
+}
+
+/// A packet in the receive memory, and the one behind it in its delivery.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    start: usize,
+    len: usize,
+    next: u32,
+}
+
+/// One write to the device: a packet, or several that go as a super-packet.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// The peer it came from, where that is known.
+    pub adjacency: Option<AdjacencyId>,
+    /// Number of packets.
+    pub count: usize,
+    /// Bytes of all the packets, each with its headers.
+    pub bytes: usize,
+    first: u32,
+    last: u32,
+    /// The next older delivery whose flow is in the same bucket.
+    older: u32,
+    flow: Option<Flow>,
+    head: Candidate,
+    /// Whether another packet may be joined.
+    open: bool,
+    /// Whether the checksum of the first packet is known to be right.
+    verified: bool,
+    /// Where the next TCP segment must start.
+    next_sequence: u32,
+    next_identification: u16,
+    pushed: bool,
+}
+
+/// The deliveries of a batch.
+pub struct Coalescing {
+    kinds: Kinds,
+    deliveries: Vec<Delivery>,
+    pieces: Vec<Piece>,
+    /// The newest delivery of the flows of each bucket.
+    newest: Box<[u32; BUCKETS]>,
+    /// Older deliveries than this one are closed.
+    barrier: usize,
+}
+
+impl Default for Coalescing {
+    fn default() -> Self {
+        Self {
+            kinds: Kinds::default(),
+            deliveries: Vec::with_capacity(CAPACITY),
+            pieces: Vec::with_capacity(CAPACITY),
+            newest: Box::new([NONE; BUCKETS]),
+            barrier: 0,
+        }
+    }
+}
+
+impl Coalescing {
+    /// Says what is to be joined from now on.
+    pub const fn set_kinds(&mut self, kinds: Kinds) {
+        self.kinds = kinds;
+    }
+
+    /// Adds the packet at `place` of `memory`, whose parsed header is `header`: to the newest
+    /// delivery of its flow, or as a new one. The hop limit in `header` is the one it came with.
+    pub fn push(
+        &mut self,
+        memory: &[u8],
+        place: Range<usize>,
+        header: &ipv4::Header,
+        adjacency: Option<AdjacencyId>,
+    ) {
+        let packet = &memory[place.clone()];
+        let mut flow = None;
+        let mut candidate = Candidate::SINGLE;
+        if header.is_fragment() {
+            // Which flow it belongs to is not known: all are closed, to keep the order.
+            self.barrier = self.deliveries.len();
+        } else if self.kinds != Kinds::default() {
+            flow = Flow::of(header, packet);
+            candidate = Candidate::of(header, packet, self.kinds);
+        }
+        if let Some(flow) = &flow {
+            if let Some(number) = self.newest_of(flow) {
+                if self.join(number, memory, place.clone(), &candidate, adjacency) {
+                    return;
+                }
+            }
+        }
+        let piece = self.add_piece(&place);
+        let number = self.deliveries.len() as u32;
+        let older = flow
+            .as_ref()
+            .map_or(NONE, |flow| std::mem::replace(&mut self.newest[flow.bucket(BUCKETS)], number));
+        self.deliveries.push(Delivery {
+            adjacency,
+            count: 1,
+            bytes: place.len(),
+            first: piece,
+            last: piece,
+            older,
+            flow,
+            open: candidate.may_be_joined && !candidate.pushes,
+            verified: false,
+            next_sequence: candidate.sequence.wrapping_add(candidate.payload_len as u32),
+            next_identification: candidate.identification.wrapping_add(1),
+            pushed: candidate.pushes,
+            head: candidate,
+        });
+    }
+
+    fn newest_of(&self, flow: &Flow) -> Option<usize> {
+        let mut number = self.newest[flow.bucket(BUCKETS)];
+        while let Some(delivery) = self.deliveries.get(number as usize) {
+            if delivery.flow.as_ref() == Some(flow) {
+                return Some(number as usize).filter(|number| *number >= self.barrier);
+            }
+            number = delivery.older;
+        }
+        None
+    }
+
+    /// Joins a packet to a delivery, if every rule allows it.
+    fn join(
+        &mut self,
+        number: usize,
+        memory: &[u8],
+        place: Range<usize>,
+        candidate: &Candidate,
+        adjacency: Option<AdjacencyId>,
+    ) -> bool {
+        let delivery = &self.deliveries[number];
+        let head = self.pieces[delivery.first as usize];
+        let head = &memory[head.start..head.start + head.len];
+        let packet = &memory[place.clone()];
+        if !delivery.takes(candidate, adjacency)
+            || !candidate.has_same_headers(&delivery.head, packet, head)
+        {
+            self.deliveries[number].open = false;
+            return false;
+        }
+        let head_is_right = delivery.verified || delivery.head.verify(head);
+        if !head_is_right || !candidate.verify(packet) {
+            self.deliveries[number].open = false;
+            return false;
+        }
+        let piece = self.add_piece(&place);
+        let delivery = &mut self.deliveries[number];
+        delivery.verified = true;
+        delivery.count += 1;
+        delivery.bytes += place.len();
+        delivery.next_sequence = candidate.sequence.wrapping_add(candidate.payload_len as u32);
+        delivery.next_identification = candidate.identification.wrapping_add(1);
+        delivery.pushed = candidate.pushes;
+        delivery.open = !candidate.pushes && candidate.payload_len == delivery.head.payload_len;
+        let last = std::mem::replace(&mut delivery.last, piece);
+        self.pieces[last as usize].next = piece;
+        true
+    }
+
+    fn add_piece(&mut self, place: &Range<usize>) -> u32 {
+        let number = self.pieces.len() as u32;
+        self.pieces.push(Piece { start: place.start, len: place.len(), next: NONE });
+        number
+    }
+
+    /// Returns what goes to the device, each flow in order of arrival.
+    pub fn deliveries(&self) -> &[Delivery] {
+        &self.deliveries
+    }
+
+    /// Returns where the packets of a delivery lie, in order.
+    pub fn packets(&self, delivery: &Delivery) -> impl Iterator<Item = Range<usize>> {
+        let mut number = delivery.first;
+        std::iter::from_fn(move || {
+            let piece = self.pieces.get(number as usize)?;
+            number = piece.next;
+            Some(piece.start..piece.start + piece.len)
+        })
+    }
+
+    /// Returns the headers of a super-packet of several, or `None` for a single packet. Behind
+    /// them belong the packets' payloads.
+    pub fn headers(&self, delivery: &Delivery, memory: &[u8]) -> Option<Headers> {
+        if delivery.count == 1 {
+            return None;
+        }
+        let head = &memory[self.packets(delivery).next()?];
+        Some(Headers::join(&delivery.head, head, delivery.total_len(), delivery.pushed))
+    }
+
+    /// Forgets all deliveries.
+    pub fn clear(&mut self) {
+        self.deliveries.clear();
+        self.pieces.clear();
+        self.newest.fill(NONE);
+        self.barrier = 0;
+    }
+}
+
+impl Delivery {
+    /// Returns whether this is TCP.
+    pub const fn is_tcp(&self) -> bool {
+        self.head.is_tcp
+    }
+
+    /// Returns the length of the super-packet, in bytes.
+    const fn total_len(&self) -> usize {
+        self.bytes - (self.count - 1) * self.head.headers_len
+    }
+
+    /// Returns whether `next` may follow here, as far as the numbers tell.
+    fn takes(&self, next: &Candidate, adjacency: Option<AdjacencyId>) -> bool {
+        self.open
+            && next.may_be_joined
+            && self.adjacency == adjacency
+            && next.payload_len <= self.head.payload_len
+            && self.count < MAX_SEGMENTS
+            && self.total_len() + next.payload_len <= MAX_LEN
+            && (!next.is_tcp || next.sequence == self.next_sequence)
+            && (next.is_atomic || next.identification == self.next_identification)
+    }
+}
+
+#[cfg(test)]
+mod tests;

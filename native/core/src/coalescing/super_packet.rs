@@ -1,0 +1,68 @@
+//! The headers of a super-packet: those of its first packet, made to cover all.
+
+use tunneld_wire::checksum::Sum;
+use tunneld_wire::virtio_net_hdr::{FLAG_NEEDS_CHECKSUM, Gso, Header as VnetHeader};
+use tunneld_wire::{ipv4, tcp, udp};
+
+use super::candidate::Candidate;
+
+/// IPv4 without options, and the longest TCP header.
+const MAX_LEN: usize = ipv4::Header::LEN + 60;
+
+/// What stands in front of the payloads.
+#[derive(Debug, Clone, Copy)]
+pub struct Headers {
+    /// What to tell the device.
+    pub vnet: VnetHeader,
+    /// Length of the headers of each packet, in bytes.
+    pub len: usize,
+    bytes: [u8; MAX_LEN],
+}
+
+impl Headers {
+    /// Makes the headers of `total_len` bytes in all out of the first packet's. The checksum is
+    /// left unfinished, as the kernel leaves it for what it segments itself.
+    pub(super) fn join(head: &Candidate, packet: &[u8], total_len: usize, pushes: bool) -> Self {
+        let len = head.headers_len;
+        let mut bytes = [0; MAX_LEN];
+        bytes[..len].copy_from_slice(&packet[..len]);
+        let (network, transport) = bytes[..len].split_at_mut(ipv4::Header::LEN);
+
+        network[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());
+        network[10..12].fill(0);
+        let checksum = Sum::new().with(network).checksum();
+        network[10..12].copy_from_slice(&checksum.to_be_bytes());
+
+        let transport_len = (total_len - ipv4::Header::LEN) as u16;
+        let pseudo = Sum::new()
+            .with(&network[12..20])
+            .with_u16(u16::from(network[9]))
+            .with_u16(transport_len)
+            .fold();
+        let (gso, checksum_offset) = if head.is_tcp {
+            if pushes {
+                transport[tcp::FLAGS_OFFSET + 1] |= tcp::PSH as u8;
+            }
+            (Gso::TcpV4, tcp::CHECKSUM_OFFSET)
+        } else {
+            transport[udp::Header::LEN_OFFSET..][..2].copy_from_slice(&transport_len.to_be_bytes());
+            (Gso::UdpL4, udp::Header::CHECKSUM_OFFSET)
+        };
+        transport[checksum_offset..][..2].copy_from_slice(&pseudo.to_be_bytes());
+        let vnet = VnetHeader {
+            flags: FLAG_NEEDS_CHECKSUM,
+            gso,
+            gso_ecn: false,
+            header_len: len as u16,
+            gso_size: head.payload_len as u16,
+            checksum_start: ipv4::Header::LEN as u16,
+            checksum_offset: checksum_offset as u16,
+        };
+        Self { vnet, len, bytes }
+    }
+
+    /// Returns the headers.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}

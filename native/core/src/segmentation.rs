@@ -1,0 +1,174 @@
+//! Cutting a super-packet into the packets it stands for, as the kernel would.
+//!
+//! Path of a packet: `outbound` → **`segmentation`** → `batch`.
+//! The headers are read once and kept as a template with their sums; each segment costs one copy
+//! of its payload, summed along the way. What the device says about lengths is not believed.
+//!
+//! Source: virtio 1.2 §5.1.6.2; linux net/ipv4/tcp_offload.c and udp_offload.c for the outcome;
+//! RFC 3168 §6.1.2 (CWR on the first segment only).
+
+use tunneld_wire::checksum::Sum;
+use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
+use tunneld_wire::{ipv4, tcp, udp};
+
+use crate::drop_reason::DropReason;
+
+/// Longest headers a segment can have, in bytes: IPv4 and TCP, both with all options.
+const MAX_HEADERS_LEN: usize = 60 + 60;
+
+const TOTAL_LEN: core::ops::Range<usize> = 2..4;
+const IDENTIFICATION: core::ops::Range<usize> = 4..6;
+const HEADER_CHECKSUM: core::ops::Range<usize> = 10..12;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    Tcp { sequence: u32, flags: u16, data_offset: u16 },
+    Udp,
+}
+
+/// How a super-packet is cut: everything but its payload.
+#[derive(Debug, Clone)]
+pub struct Segmentation {
+    transport: Transport,
+    /// Both headers; the fields that differ between segments are zero.
+    template: [u8; MAX_HEADERS_LEN],
+    network_len: usize,
+    headers_len: usize,
+    payload_len: usize,
+    segment_payload_len: usize,
+    identification: u16,
+    network_sum: Sum,
+    transport_sum: Sum,
+}
+
+impl Segmentation {
+    /// Reads the headers of `packet`, which `vnet` says is a super-packet. With `take_hop` every
+    /// segment is one hop older.
+    ///
+    /// # Errors
+    ///
+    /// [`DropReason::UnexpectedGso`]: of a kind that no offload of ours makes.
+    /// [`DropReason::Malformed`]: the headers are not all there, or not of that kind.
+    pub fn new(
+        vnet: &VnetHeader,
+        header: &ipv4::Header,
+        packet: &[u8],
+        take_hop: bool,
+    ) -> Result<Self, DropReason> {
+        let network_len = header.header_len;
+        let protocol = match vnet.gso {
+            Gso::TcpV4 => ipv4::PROTOCOL_TCP,
+            Gso::UdpL4 => ipv4::PROTOCOL_UDP,
+            Gso::None | Gso::TcpV6 | Gso::Other(_) => return Err(DropReason::UnexpectedGso),
+        };
+        let segment = packet.get(network_len..).ok_or(DropReason::Malformed)?;
+        if header.protocol != protocol || header.is_fragment() {
+            return Err(DropReason::Malformed);
+        }
+        let (transport, transport_len) = if protocol == ipv4::PROTOCOL_TCP {
+            let tcp = tcp::Header::parse(segment).ok_or(DropReason::Malformed)?;
+            let data_offset = (tcp.header_len as u16 / 4) << 12;
+            let (sequence, flags) = (tcp.sequence, tcp.flags);
+            (Transport::Tcp { sequence, flags, data_offset }, tcp.header_len)
+        } else {
+            (Transport::Udp, udp::Header::LEN)
+        };
+        let headers_len = network_len + transport_len;
+        let payload_len = packet.len().checked_sub(headers_len).ok_or(DropReason::Malformed)?;
+        if vnet.gso_size == 0 {
+            return Err(DropReason::Malformed);
+        }
+        let mut this = Self {
+            transport,
+            template: [0; MAX_HEADERS_LEN],
+            network_len,
+            headers_len,
+            payload_len,
+            segment_payload_len: usize::from(vnet.gso_size),
+            identification: header.identification,
+            network_sum: Sum::new(),
+            transport_sum: Sum::new(),
+        };
+        this.template[..headers_len].copy_from_slice(&packet[..headers_len]);
+        if take_hop {
+            ipv4::take_hop(&mut this.template[..headers_len]);
+        }
+        this.sum_up(header);
+        Ok(this)
+    }
+
+    /// Clears what differs between segments, and sums up the rest.
+    fn sum_up(&mut self, header: &ipv4::Header) {
+        let (network, transport) = self.template[..self.headers_len].split_at_mut(self.network_len);
+        network[TOTAL_LEN].fill(0);
+        network[IDENTIFICATION].fill(0);
+        network[HEADER_CHECKSUM].fill(0);
+        match self.transport {
+            Transport::Tcp { .. } => {
+                transport[tcp::SEQUENCE_OFFSET..][..4].fill(0);
+                transport[tcp::FLAGS_OFFSET..][..2].fill(0);
+                transport[tcp::CHECKSUM_OFFSET..][..2].fill(0);
+            }
+            Transport::Udp => transport[udp::Header::LEN_OFFSET..].fill(0),
+        }
+        self.network_sum = Sum::new().with(network);
+        self.transport_sum = ipv4::pseudo_header(header, header.protocol).with(transport);
+    }
+
+    /// Returns the number of segments, at least one.
+    pub fn count(&self) -> usize {
+        self.payload_len.div_ceil(self.segment_payload_len).max(1)
+    }
+
+    /// Returns the length of segment `index` in bytes, headers included. The first is the longest.
+    pub fn segment_len(&self, index: usize) -> usize {
+        let before = index * self.segment_payload_len;
+        self.headers_len + (self.payload_len - before).min(self.segment_payload_len)
+    }
+
+    /// Writes segment `index` of `packet` to `slot`, which has its length.
+    pub fn write(&self, packet: &[u8], index: usize, slot: &mut [u8]) {
+        let first = self.headers_len + index * self.segment_payload_len;
+        let payload = &packet[first..first + slot.len() - self.headers_len];
+        let total_len = slot.len() as u16;
+        let transport_len = total_len - self.network_len as u16;
+        let identification = self.identification.wrapping_add(index as u16);
+
+        let (headers, payload_slot) = slot.split_at_mut(self.headers_len);
+        headers.copy_from_slice(&self.template[..self.headers_len]);
+        let (network, transport) = headers.split_at_mut(self.network_len);
+        network[TOTAL_LEN].copy_from_slice(&total_len.to_be_bytes());
+        network[IDENTIFICATION].copy_from_slice(&identification.to_be_bytes());
+        let checksum = self.network_sum.with_u16(total_len).with_u16(identification).checksum();
+        network[HEADER_CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+
+        let sum = self.transport_sum.with_copy(payload_slot, payload).with_u16(transport_len);
+        match self.transport {
+            Transport::Tcp { sequence, flags, data_offset } => {
+                let sequence = sequence.wrapping_add((index * self.segment_payload_len) as u32);
+                let mut flags = flags;
+                if index > 0 {
+                    flags &= !tcp::CWR;
+                }
+                if index + 1 < self.count() {
+                    flags &= !(tcp::FIN | tcp::PSH);
+                }
+                let flags = data_offset | flags;
+                let checksum = sum.with_u32(sequence).with_u16(flags).checksum();
+                transport[tcp::SEQUENCE_OFFSET..][..4].copy_from_slice(&sequence.to_be_bytes());
+                transport[tcp::FLAGS_OFFSET..][..2].copy_from_slice(&flags.to_be_bytes());
+                transport[tcp::CHECKSUM_OFFSET..][..2].copy_from_slice(&checksum.to_be_bytes());
+            }
+            Transport::Udp => {
+                let checksum = udp::checksum_field(sum.with_u16(transport_len));
+                transport[udp::Header::LEN_OFFSET..][..2]
+                    .copy_from_slice(&transport_len.to_be_bytes());
+                transport[udp::Header::CHECKSUM_OFFSET..][..2]
+                    .copy_from_slice(&checksum.to_be_bytes());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
