@@ -57,6 +57,16 @@ def udp_socket(address: str, port: int = PORT) -> socket.socket:
     return sock
 
 
+def shared_udp_socket(address: str, port: int = PORT) -> socket.socket:
+    """Opens one of several sockets on an address and port; the kernel keeps a peer on one."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
+    sock.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+    sock.bind((address, port))
+    return sock
+
+
 def raw_icmp_socket() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 

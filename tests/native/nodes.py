@@ -1,0 +1,100 @@
+"""Two hosts with real TUN devices and a container behind each, joined by a veth pair."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from tests.native.hosts import adjacency, inside, open_tun, raw_icmp_socket, shared_udp_socket
+from tests.support.netns import Namespace, Rig
+from tunneld import _native
+
+WORKERS = 2
+
+
+@dataclass
+class Node:
+    """A host: number n has underlay 192.0.2.n and subnet 10.5.n.0/24."""
+
+    number: int
+    space: Namespace
+    container: Namespace
+    engine: _native.Engine
+
+    def drops(self) -> dict[str, int]:
+        return {name: count for name, count in self.engine.counters()["drops"].items() if count}
+
+
+def make_node(rig: Rig, number: int) -> tuple[Namespace, Namespace]:
+    """Makes a host and its container; the link between them stands for a bridge."""
+    space, container = rig.namespace(f"h{number}"), rig.namespace(f"c{number}")
+    rig.link(
+        *(space, "cni0", container, "eth0"),
+        first_address=f"10.5.{number}.1/24",
+        second_address=f"10.5.{number}.2/24",
+    )
+    container.run("ip", "route", "add", "default", "via", f"10.5.{number}.1")
+    space.sysctl("net/ipv4/ip_forward", 1)
+    return space, container
+
+
+def make_engine(space: Namespace, number: int) -> _native.Engine:
+    with ExitStack() as opened:
+        with inside(space):
+            tuns = [open_tun("flannel0") for _ in range(WORKERS)]
+            sockets = [
+                opened.enter_context(shared_udp_socket(f"192.0.2.{number}")) for _ in range(WORKERS)
+            ]
+            icmp = opened.enter_context(raw_icmp_socket())
+        engine = _native.Engine(
+            tun_fds=tuns,
+            underlay_fds=[underlay.fileno() for underlay in sockets],
+            icmp_fd=icmp.fileno(),
+        )
+    for tun in tuns:
+        os.close(tun)
+    space.run("ip", "address", "add", f"10.5.{number}.0/32", "dev", "flannel0")
+    # Else the kernel sends router solicitations, which are rightly counted as drops.
+    space.sysctl("net/ipv6/conf/flannel0/disable_ipv6", 1)
+    space.run("ip", "link", "set", "flannel0", "mtu", "1472", "up")
+    space.run("ip", "link", "set", "flannel0", "txqueuelen", "1000")
+    space.run("ip", "route", "add", "10.5.0.0/16", "dev", "flannel0")
+    peer = 3 - number
+    engine.commit(
+        {
+            "settings": {
+                "source_check": "strict",
+                "device_mtu_bytes": 1472,
+                "icmp_source": f"10.5.{number}.0",
+            },
+            "put_adjacencies": [adjacency("peer", f"192.0.2.{peer}")],
+            "put_entries": [
+                {"prefix": f"10.5.{number}.0/24", "target": "local"},
+                {"prefix": f"10.5.{peer}.0/24", "target": "peer"},
+            ],
+        }
+    )
+    engine.start()
+    return engine
+
+
+@contextmanager
+def two_nodes(rig: Rig) -> Iterator[tuple[Node, Node]]:
+    """Builds the hosts with their engines running."""
+    spaces = [make_node(rig, number) for number in (1, 2)]
+    rig.link(
+        *(spaces[0][0], "eth0", spaces[1][0], "eth0"),
+        first_address="192.0.2.1/24",
+        second_address="192.0.2.2/24",
+    )
+    made = [
+        Node(number, space, container, make_engine(space, number))
+        for number, (space, container) in enumerate(spaces, 1)
+    ]
+    try:
+        yield made[0], made[1]
+    finally:
+        for node in made:
+            node.engine.stop()

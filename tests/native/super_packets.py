@@ -1,0 +1,117 @@
+"""Super-packets as a kernel hands them to a device, and what its own segmentation makes of them."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.packet import Raw
+
+from tests.native.hosts import inside, open_tun
+from tests.support.netns import Namespace
+
+NEEDS_CSUM = 1
+GSO_TCPV4, GSO_UDP_L4, GSO_ECN = 1, 5, 0x80
+
+
+def vnet_header(kind: int, gso_size: int, checksum_offset: int, header_len: int = 0) -> bytes:
+    """struct virtio_net_hdr in the machine's byte order (linux/virtio_net.h)."""
+    header: bytes = struct.pack(
+        "=BBHHHH", NEEDS_CSUM, kind, header_len, gso_size, 20, checksum_offset
+    )
+    return header
+
+
+def _unfinished(packet: bytes, protocol: int, checksum_offset: int) -> bytes:
+    """Returns the packet with only the pseudo-header's sum in its transport checksum."""
+    pseudo = packet[12:20] + struct.pack("!HH", protocol, len(packet) - 20)
+    total = sum(struct.unpack("!6H", pseudo))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    place = 20 + checksum_offset
+    return packet[:place] + int(total).to_bytes(2, "big") + packet[place + 2 :]
+
+
+def tcp_super_packet(
+    payload: bytes,
+    gso_size: int,
+    *,
+    flags: str = "A",
+    options: bool = True,
+    ecn: bool = False,
+    identification: int = 0xFFFE,
+    df: bool = True,
+) -> tuple[bytes, bytes]:
+    """Returns a vnet header and a TCP super-packet from 10.5.1.2 to 10.5.2.2."""
+    header = TCP(sport=40000, dport=5201, seq=0xFFFFF000, ack=7, flags=flags, window=501)
+    if options:
+        header.options = [("NOP", None), ("NOP", None), ("Timestamp", (123456, 654321))]
+    packet = IP(src="10.5.1.2", dst="10.5.2.2", ttl=64, id=identification, flags="DF" if df else 0)
+    whole = bytes(packet / header / Raw(payload))
+    kind = GSO_TCPV4 | (GSO_ECN if ecn else 0)
+    return vnet_header(kind, gso_size, 16), _unfinished(whole, 6, 16)
+
+
+def udp_super_packet(
+    payload: bytes, gso_size: int, *, identification: int = 7, df: bool = True
+) -> tuple[bytes, bytes]:
+    """Returns a vnet header and a UDP super-packet from 10.5.1.2 to 10.5.2.2."""
+    packet = IP(src="10.5.1.2", dst="10.5.2.2", ttl=64, id=identification, flags="DF" if df else 0)
+    whole = bytes(packet / UDP(sport=4000, dport=9) / Raw(payload))
+    return vnet_header(GSO_UDP_L4, gso_size, 6), _unfinished(whole, 17, 6)
+
+
+class KernelSegmentation:
+    """A kernel that routes what it reads from a TUN device out of a link without any offload."""
+
+    def __init__(self, tun: int, far: socket.socket) -> None:
+        self._tun = tun
+        self._far = far
+
+    def cut(self, header: bytes, packet: bytes, count: int) -> list[bytes]:
+        """Returns the `count` packets that leave for a super-packet, one hop older.
+
+        Raises:
+            AssertionError: fewer came.
+        """
+        os.write(self._tun, header + packet)
+        found: list[bytes] = []
+        while len(found) < count:
+            ready = select.select([self._far], [], [], 10)[0]
+            assert ready, f"{len(found)} of {count} packets came"
+            frame, _ = self._far.recvfrom(70_000)
+            if frame[12:14] == b"\x08\x00" and frame[26:30] == bytes([10, 5, 1, 2]):
+                found.append(frame[14:])
+        return found
+
+
+@contextmanager
+def kernel_segmentation(space: Namespace) -> Iterator[KernelSegmentation]:
+    """Builds one in `space`, which must be empty but for its loopback."""
+    space.run("ip", "link", "add", "out", "type", "veth", "peer", "name", "far")
+    for end in ("out", "far"):
+        space.sysctl(f"net/ipv6/conf/{end}/disable_ipv6", 1)
+        off = ("tx", "off", "gso", "off", "gro", "off", "tso", "off")
+        space.run("ethtool", "-K", end, *off)
+        space.run("ip", "link", "set", end, "up")
+    space.run("ip", "address", "add", "10.5.2.1/24", "dev", "out")
+    space.run("ip", "neighbour", "add", "10.5.2.2", "lladdr", "02:00:00:00:00:02", "dev", "out")
+    space.sysctl("net/ipv4/ip_forward", 1)
+    with inside(space):
+        tun = open_tun("in")
+        far = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
+    with far:
+        far.bind(("far", 0))
+        far.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
+        space.sysctl("net/ipv6/conf/in/disable_ipv6", 1)
+        space.run("ip", "link", "set", "in", "up")
+        space.run("ip", "route", "add", "10.5.1.0/24", "dev", "in")
+        try:
+            yield KernelSegmentation(tun, far)
+        finally:
+            os.close(tun)

@@ -1,0 +1,237 @@
+"""Super-packets, trains, and what happens where the kernel refuses them."""
+
+from __future__ import annotations
+
+import select
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from tests.native.conftest import PeerSocket
+from tests.native.hosts import Host, adjacency, inside, network, open_tun, settings, udp_socket
+from tests.native.packets import inner, sized
+from tests.native.super_packets import (
+    KernelSegmentation,
+    kernel_segmentation,
+    tcp_super_packet,
+    udp_super_packet,
+    vnet_header,
+)
+from tests.support.netns import Namespace, Rig
+from tests.support.wait import wait_until
+from tunneld import _native
+from tunneld.errors import EngineError
+
+SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
+SO_NO_CHECK = 11
+NAMES = ["tun_tso", "tun_uso", "udp_gso", "udp_gro", "coalesce_tcp", "coalesce_udp"]
+
+
+@pytest.fixture(scope="module")
+def kernel(module_rig: Rig) -> Iterator[KernelSegmentation]:
+    with kernel_segmentation(module_rig.namespace("kernel")) as made:
+        yield made
+
+
+def payload(size: int) -> bytes:
+    return bytes((place * 7 + place // 251) & 0xFF for place in range(size))
+
+
+SUPER_PACKETS = {
+    "plain": tcp_super_packet(payload(10_000), 1_000),
+    "short last segment": tcp_super_packet(payload(10_001), 1_400),
+    "odd segments": tcp_super_packet(payload(9_999), 999, options=False),
+    "PSH, FIN and CWR": tcp_super_packet(payload(5_000), 1_000, flags="FPAEC", ecn=True),
+    "CWR without the ECN bit": tcp_super_packet(payload(5_000), 1_000, flags="PAC"),
+    "urgent": tcp_super_packet(payload(5_000), 1_000, flags="AU"),
+    "may be fragmented": tcp_super_packet(payload(5_000), 1_000, df=False, identification=9),
+    "64 KiB": tcp_super_packet(payload(65_535 - 52), 1_420),
+    "more than 64 segments": tcp_super_packet(payload(20_000), 100),
+    "UDP": udp_super_packet(payload(10_000), 1_000),
+    "UDP, odd and short": udp_super_packet(payload(9_998), 999, identification=0xFFFF),
+    "UDP, may be fragmented": udp_super_packet(payload(3_000), 1_400, df=False),
+}
+
+
+@pytest.mark.parametrize("name", SUPER_PACKETS)
+def test_segmentation_equals_the_kernels_own_byte_for_byte(
+    kernel: KernelSegmentation, host: Host, peer_socket: PeerSocket, name: str
+) -> None:
+    peer = peer_socket("127.0.0.2")
+    header, packet = SUPER_PACKETS[name]
+    gso_size = int.from_bytes(header[4:6], "little")
+    headers = 28 if packet[9] == 17 else 20 + (packet[32] >> 4) * 4
+    count = -(-(len(packet) - headers) // gso_size)
+    expected = kernel.cut(header, packet, count)
+    host.write(packet, header)
+    assert [peer.recv(70_000) for _ in range(count)] == expected
+    assert host.drops() == {}
+
+
+def test_hdr_len_of_the_device_is_not_believed(host: Host, peer_socket: PeerSocket) -> None:
+    peer = peer_socket("127.0.0.2")
+    header, packet = tcp_super_packet(payload(3_000), 1_000)
+    host.write(packet, header)
+    expected = [peer.recv(70_000) for _ in range(3)]
+    for header_len in (1, 40, 1_052, 65_535):
+        host.write(packet, vnet_header(1, 1_000, 16, header_len))
+        assert [peer.recv(70_000) for _ in range(3)] == expected
+
+
+def test_trains_span_super_packets_and_arrive_in_one_piece(
+    host: Host, peer_socket: PeerSocket
+) -> None:
+    peer = peer_socket("127.0.0.2")
+    peer.setsockopt(SOL_UDP, UDP_GRO, 1)
+    host.engine.pause()
+    for _ in range(3):
+        header, packet = udp_super_packet(payload(4_000), 1_000)
+        host.write(packet, header)
+    host.engine.resume()
+    train, control, *_ = peer.recvmsg(70_000, 64)
+    assert len(train) == 12 * 1_028
+    assert [int.from_bytes(data[:4], "little") for *_, data in control] == [1_028]
+
+
+def refusing_socket(space: Namespace) -> socket.socket:
+    """A UDP socket on which the kernel answers every train with EINVAL."""
+    with inside(space):
+        sock = udp_socket("127.0.0.1")
+    sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
+    return sock
+
+
+def test_einval_on_a_train_falls_back_and_loses_nothing(
+    space: Namespace, peer_socket: PeerSocket
+) -> None:
+    peer = peer_socket("127.0.0.2")
+    with Host(space, network(), underlay=refusing_socket(space)) as host:
+        header, packet = tcp_super_packet(payload(50_000), 1_000)
+        host.write(packet, header)
+        got = [peer.recv(70_000) for _ in range(50)]
+        assert b"".join(part[52:] for part in got) == payload(50_000)
+        assert select.select([host.engine.event_fd], [], [], 10)[0]
+        [event] = host.engine.drain_events()
+        assert event["kind"] == "offload_lost"
+        assert event["detail"].startswith("udp_gso: Invalid argument")
+        assert host.engine.offloads()["udp_gso"].startswith("fallback: Invalid argument")
+        # From here on without a try, and without another word.
+        host.write(packet, header)
+        assert [peer.recv(70_000) for _ in range(50)] == got
+        assert host.engine.drain_events() == []
+        wait_until(lambda: host.traffic("b")["tx_packets"] == 100)
+        assert host.drops() == {}
+        host.engine.set_offload("udp_gso", True)
+        assert host.engine.offloads()["udp_gso"] == "on"
+
+
+def test_emsgsize_mid_train_lowers_the_adjacencys_mtu_and_keeps_gso(rig_space: Namespace) -> None:
+    rig_space.run("ip", "link", "set", "lo", "mtu", "1300")
+    with inside(rig_space):
+        peer = udp_socket("127.0.0.2")
+    peer.settimeout(10)
+    with peer, Host(rig_space) as host:
+        host.engine.commit(
+            {
+                "settings": settings(),
+                "put_adjacencies": [adjacency("b", "127.0.0.2")],
+                "put_entries": [{"prefix": "10.5.2.0/24", "target": "b"}],
+            }
+        )
+        # Ten segments that do not fit, and a short one that does.
+        header, packet = udp_super_packet(payload(14_100), 1_400)
+        host.write(packet, header)
+        assert len(peer.recv(70_000)) == 128
+        [event] = host.engine.drain_events()
+        assert (event["kind"], event["adjacency"], event["size_bytes"]) == ("path_mtu", "b", 1428)
+        assert host.drops() == {"too_big_for_underlay": 10}
+        assert host.engine.offloads()["udp_gso"] == "on"
+        header, packet = udp_super_packet(payload(12_000), 1_200)
+        host.write(packet, header)
+        assert [len(peer.recv(70_000)) for _ in range(10)] == [1_228] * 10
+
+
+def test_a_batch_for_many_peers_goes_out_in_order_without_gso(
+    host: Host, peer_socket: PeerSocket
+) -> None:
+    peers = {"10.5.2.2": peer_socket("127.0.0.2"), "10.5.3.2": peer_socket("127.0.0.3")}
+    host.engine.set_offload("udp_gso", False)
+    sent: dict[str, list[bytes]] = {"10.5.2.2": [], "10.5.3.2": []}
+    for number in range(200):
+        address = ("10.5.2.2", "10.5.3.2")[number // 3 % 2]
+        data = number.to_bytes(4, "big") * (1 + number % 3)
+        host.write(inner("10.5.1.2", address, payload=data))
+        sent[address].append(data)
+    for address, peer in peers.items():
+        assert [peer.recv(70_000)[28:] for _ in sent[address]] == sent[address]
+    assert host.drops() == {}
+
+
+def test_arriving_trains_are_split(host: Host, peer_socket: PeerSocket) -> None:
+    peer = peer_socket("127.0.0.2")
+    datagrams = [sized("10.5.2.2", "10.5.1.2", 1_000) for _ in range(20)]
+    datagrams.append(sized("10.5.2.2", "10.5.1.2", 60))
+    peer.setsockopt(SOL_UDP, UDP_SEGMENT, 1_000)
+    for switch in (True, False):
+        host.engine.set_offload("udp_gro", switch)
+        peer.sendto(b"".join(datagrams), ("127.0.0.1", 8285))
+        got = [host.read() for _ in datagrams]
+        assert [len(packet) for packet in got] == [1_000] * 20 + [60]
+    assert host.drops() == {}
+
+
+def test_a_socket_pair_is_no_device_with_offloads(host: Host) -> None:
+    states = host.engine.offloads()
+    assert list(states) == sorted(NAMES)
+    assert {name for name, state in states.items() if state == "unsupported"} == {
+        *("tun_tso", "tun_uso", "coalesce_tcp", "coalesce_udp")
+    }
+    assert states["udp_gso"] == states["udp_gro"] == "on"
+
+
+def test_a_switch_must_be_known_and_supported(host: Host) -> None:
+    with pytest.raises(EngineError, match=r'offload "warp" is not known, expected one of tun_tso'):
+        host.engine.set_offload("warp", True)
+    with pytest.raises(EngineError, match="offload tun_tso is not supported"):
+        host.engine.set_offload("tun_tso", True)
+    host.engine.set_offload("tun_tso", False)
+    assert host.engine.offloads()["tun_tso"] == "unsupported"
+    host.engine.stop()
+    with pytest.raises(EngineError, match="set_offload is not possible, it is stopped"):
+        host.engine.set_offload("udp_gso", False)
+
+
+@pytest.fixture
+def device(rig_space: Namespace) -> Iterator[_native.Engine]:
+    """An engine over a real TUN device, flannel0."""
+    with inside(rig_space):
+        tun = open_tun("flannel0")
+        with (
+            udp_socket("127.0.0.1") as underlay,
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as icmp,
+        ):
+            engine = _native.Engine(
+                tun_fds=[tun], underlay_fds=[underlay.fileno()], icmp_fd=icmp.fileno()
+            )
+    yield engine
+    engine.stop()
+    socket.close(tun)
+
+
+def test_switches_reach_the_device(device: _native.Engine, rig_space: Namespace) -> None:
+    def is_on(feature: str) -> bool:
+        return f"{feature}: on" in rig_space.run("ethtool", "-k", "flannel0")
+
+    assert set(device.offloads().values()) == {"on"}
+    assert is_on("tcp-segmentation-offload")
+    assert is_on("tx-udp-segmentation")
+    device.set_offload("tun_uso", False)
+    assert is_on("tcp-segmentation-offload")
+    assert not is_on("tx-udp-segmentation")
+    device.set_offload("tun_tso", False)
+    assert not is_on("tcp-segmentation-offload")
+    device.set_offload("tun_uso", True)
+    assert is_on("tx-udp-segmentation")
+    assert not is_on("tcp-segmentation-offload")
+    assert device.offloads()["tun_tso"] == "off"
