@@ -8,7 +8,6 @@ checks the signatures with the keys that the system trusts for it.
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import shutil
 import subprocess
@@ -17,20 +16,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tests.support.cache import cache_dir
+
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SOURCES: Final = Path("/etc/apt")
 
 
 class UnpackError(RuntimeError):
     """A package could not be had; the message says from where."""
-
-
-def cache_dir() -> Path:
-    """Returns the directory that outlives a checkout, made if it was missing."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    path = Path(base) / "tunneld"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def unpacked(name: str, packages: Sequence[str]) -> Path:

