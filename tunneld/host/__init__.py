@@ -3,6 +3,6 @@
 Path of a lease: `fib` -> **`host`** -> the kernel. Knows nothing of stores, leases or peers.
 
 `actuator` is the way in; the other modules each own one thing of the system: `tun`,
-`sockets`, `netlink`, `monitor`, `device`, `routes`, `forwarding`, `firewall`, `subnet_env`,
-`underlay`, `path_mtu`, `notify`, `state_dir`, `capabilities`.
+`sockets`, `netlink`, `monitor`, `xtables_lock`, `device`, `routes`, `forwarding`, `firewall`,
+`takeover`, `subnet_env`, `underlay`, `path_mtu`, `notify`, `state_dir`, `capabilities`.
 """

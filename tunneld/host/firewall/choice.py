@@ -43,7 +43,8 @@ class HostFirewall:
         """Who carries out what was applied last; None: nothing was."""
         self._idle_for: Firewall | None = None
         """In mode `off`, what is wanted and not carried out."""
-        self._told: object = None
+        self._told: list[str] | None = None
+        self._told_dropping: list[str] = []
 
     @property
     def tables(self) -> frozenset[str]:
@@ -154,12 +155,13 @@ class HostFirewall:
             and chain["family"] in ("ip", "inet")
             and (chain["family"], chain["table"]) != ("ip", "filter")
         ]
-        if dropping:
+        if dropping and dropping != self._told_dropping:
             _log.warning(
                 "a firewall of this host drops forwarded packets, and no rule of ours can overrule "
                 "it: let it accept the overlay network",
                 extra={"fields": {"detail": ", ".join(dropping)}},
             )
+        self._told_dropping = dropping
 
 
 async def _nft_works() -> bool:

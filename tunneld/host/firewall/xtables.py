@@ -116,7 +116,7 @@ class Xtables:
     def _refused(self, what: str, said: str) -> HostError:
         return HostError(
             f"cannot {what}: it says {said!r}; expected a kernel with the iptables tables filter "
-            "and nat, and for iptables-legacy to run as root: see the firewall's page of the manual"
+            "and nat, and for iptables-legacy to run as root: see docs/firewall.md"
         )
 
 
