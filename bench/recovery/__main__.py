@@ -1,22 +1,24 @@
 """`python -m bench.recovery`: measures what faults and migration cost. Needs root.
 
-python -m bench.recovery              the figures of docs/recovery.md, about 8 minutes
+python -m bench.recovery              all of it, about 7 minutes
 python -m bench.recovery --rounds 1   a first look
+python -m bench.recovery --show RAW   puts a raw file's tables into the pages that have them
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bench.lab import environment, raw
+from bench.recovery import tables
+from bench.report.document import ROOT, filled, with_raw
+from bench.report.tables import as_markdown
 from tests.migration.moves import MOVE, MOVE_BACK, PREPARE, FlannelNetwork
 from tests.support.booted import BootedNetwork, wait_connected
 from tests.support.install import install_below
@@ -26,6 +28,8 @@ from tests.systemd.events import FLUSHES, KILL, measure
 
 Sample = dict[str, object]
 
+PAGES = tuple(ROOT / "docs" / name for name in ("recovery.md", "migration.md"))
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(
@@ -34,7 +38,13 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--rounds", type=int, default=10, help="of each event (default: 10)")
-    rounds = parser.parse_args().rounds
+    parser.add_argument("--show", type=Path, metavar="RAW", help="measure nothing")
+    args = parser.parse_args()
+    if args.show is not None:
+        for page in PAGES:
+            page.write_text(filled(with_raw(page.read_text(), args.show)))
+        return 0
+    rounds = args.rounds
     began = datetime.now(tz=UTC)
     path = raw.place(began, "recovery")
     document: dict[str, Any] = {
@@ -53,7 +63,7 @@ def main() -> int:
                     document["samples"].append(sample)
                     raw.write(path, document)
                     print(f"{datetime.now(tz=UTC):%H:%M:%S} {sample}", flush=True)
-    _show(document["samples"])
+    _show(document)
     print(f"raw figures: {path}")
     return 0
 
@@ -94,18 +104,9 @@ def _migration(rig: Rig, installed: Path, rounds: int) -> Iterator[Sample]:
         flannel.net.shut_down()
 
 
-def _show(samples: list[Any]) -> None:
-    """Prints median and worst of each event."""
-    by_event = defaultdict(list)
-    for sample in samples:
-        by_event[sample["event"]].append(sample)
-    print(f"\n{'event':<40} {'flows':>5}  {'packets lost':>16}  {'gap (s)':>16}")
-    for event, found in by_event.items():
-        columns = []
-        for name, form in (("lost", ".0f"), ("gap_s", ".2f")):
-            values = [sample[name] for sample in found]
-            columns.append(f"{statistics.median(values):{form}}, at most {max(values):{form}}")
-        print(f"{event:<40} {len(found):>5}  {columns[0]:>16}  {columns[1]:>16}")
+def _show(document: dict[str, Any]) -> None:
+    for table in (tables.faults(document), tables.moves(document)):
+        print(f"\n{as_markdown(table)}")
 
 
 if __name__ == "__main__":

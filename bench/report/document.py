@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.lab import raw
+from bench.recovery import tables as recovery
 from bench.report import tables
 from bench.report.evaluation import Evaluation, evaluate
 from bench.report.plot import charts
@@ -42,6 +43,10 @@ BLOCKS: Final[dict[str, dict[str, Callable[[dict[str, Any]], str]]]] = {
     },
     "profile": {"profile": lambda document: tables.as_markdown(tables.profile(document))},
     "memory": {"memory": lambda document: tables.as_markdown(tables.memory(document))},
+    "recovery": {
+        "faults": lambda document: tables.as_markdown(recovery.faults(document)),
+        "moves": lambda document: tables.as_markdown(recovery.moves(document)),
+    },
 }
 """The blocks a raw file can fill, by the `kind` it says it is."""
 
