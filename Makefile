@@ -21,6 +21,9 @@ ENCRYPTION ?= off
 IPV6 ?= 0
 LAB ?= run
 
+# Of `make fuzz`, for each of its targets.
+FUZZ_SECONDS ?= 60
+
 # Where `make install` puts things.
 export DESTDIR ?=
 export PREFIX ?= /usr/local
@@ -102,8 +105,10 @@ install: build ## Install command, units and snippets: DESTDIR=, PREFIX=/usr/loc
 bench: setup ## Measure beside kernel vxlan and flanneld for 3 minutes; raw figures into bench/results/
 	@$(BIN)/python -m bench.lab --short
 
-fuzz: setup ## Run the property tests (all that read foreign bytes) with 10 times as many cases
-	@cargo test --workspace --release --quiet
+fuzz: setup ## Random bytes through all that reads foreign bytes: FUZZ_SECONDS=60 for each target
+	@cargo build --release --quiet --package tunneld-fuzz
+	@for target in datagrams vnet; do echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
+		$(CARGO_TARGET_DIR)/release/tunneld-fuzz $$target tests/vectors/fuzz/$$target $(FUZZ_SECONDS); done
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest --quiet --timeout 3600 -m hypothesis tests
 
 docs: setup ## Check the documents' links and build the Rust documentation

@@ -19,7 +19,8 @@ RUST = files(".rs", under="native")
 TEXT = tuple(
     path
     for path in files()
-    if path.suffix not in {".so", ".pcap", ".png"} and path.name not in {"LICENSE", "Cargo.lock"}
+    if path.suffix not in {".so", ".pcap", ".png", ".bin"}
+    and path.name not in {"LICENSE", "Cargo.lock"}
 )
 
 MAY_BE_UNSAFE = ("native/io/", "native/simd/")

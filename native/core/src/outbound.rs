@@ -159,6 +159,9 @@ impl Outbound {
             self.batch.slot(E::HEAD + inner_len + E::TAIL).ok_or(DropReason::UnderlayRefused)?;
         let inner = &mut slot[E::HEAD..E::HEAD + inner_len];
         if packet.vnet.needs_checksum() {
+            if usize::from(packet.vnet.checksum_start) < packet.header.header_len {
+                return Err(DropReason::Malformed);
+            }
             let done = packet.vnet.copy_finished(inner, packet.bytes);
             done.map_err(|_| DropReason::Malformed)?;
         } else {

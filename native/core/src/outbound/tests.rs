@@ -229,6 +229,14 @@ fn a_checksum_field_outside_the_packet_is_malformed() {
 }
 
 #[test]
+fn a_checksum_field_inside_the_ip_header_is_malformed() {
+    let (vnet, bytes, _) = unfinished();
+    let mut bench = Bench::new();
+    bench.handle_with(VnetHeader { checksum_start: 0, checksum_offset: 0, ..vnet }, &bytes);
+    bench.dropped(DropReason::Malformed);
+}
+
+#[test]
 fn a_super_packet_of_a_kind_nobody_asked_for_is_dropped() {
     // VIRTIO_NET_HDR_GSO_UDP (3): UDP fragmentation offload, which is never switched on.
     let vnet = VnetHeader { gso: Gso::Other(3), gso_size: 1_400, ..VnetHeader::default() };

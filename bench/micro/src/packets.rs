@@ -1,0 +1,83 @@
+//! The packets and the network that the cases work on.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::fib::{Fib, Settings, SourceCheck};
+use tunneld_core::prefix::Prefix;
+use tunneld_core::transaction::{Change, Tables, TargetName};
+use tunneld_wire::checksum::Sum;
+use tunneld_wire::ipv4;
+
+/// The far host.
+pub(crate) const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 0, 2), 8285);
+
+/// Returns a FIB with the own subnet 10.5.1.0/24, a peer with 10.5.2.0/24, and `more` prefixes.
+pub(crate) fn fib(more: impl Iterator<Item = Prefix>) -> Fib {
+    let peer = Parameters { encapsulation: Encapsulation::Raw, endpoint: PEER, mtu_bytes: 1_472 };
+    let prefix = |subnet| Prefix::new(Ipv4Addr::new(10, 5, subnet, 0), 24);
+    let to_peer = || TargetName::Adjacency("peer".into());
+    let mut put_entries: Vec<_> = more.map(|prefix| (prefix, to_peer())).collect();
+    if let (Ok(own), Ok(far)) = (prefix(1), prefix(2)) {
+        put_entries.extend([(own, TargetName::Local), (far, to_peer())]);
+    }
+    let change = Change {
+        settings: Some(Settings {
+            source_check: SourceCheck::Strict,
+            device_mtu_bytes: 1_472,
+            icmp_source: Ipv4Addr::new(10, 5, 1, 0),
+        }),
+        put_adjacencies: vec![("peer".into(), peer)],
+        put_entries,
+        ..Change::default()
+    };
+    Tables::new(1).commit(change).unwrap_or_else(|_| Fib::empty())
+}
+
+/// Returns a packet of `len` bytes between the subnets, number `number` of its flow, every
+/// checksum right.
+pub(crate) fn packet(protocol: u8, len: usize, number: usize, inbound: bool) -> Vec<u8> {
+    let (here, there) = (Ipv4Addr::new(10, 5, 1, 2), Ipv4Addr::new(10, 5, 2, 2));
+    let (source, destination) = if inbound { (there, here) } else { (here, there) };
+    let header = ipv4::Header {
+        header_len: ipv4::Header::LEN,
+        type_of_service: 0,
+        total_len: len as u16,
+        identification: number as u16,
+        fragment: 0x4000,
+        hop_limit: 63,
+        protocol,
+        checksum: 0,
+        source,
+        destination,
+    };
+    let mut packet = header.emit().to_vec();
+    packet.resize(len, 0x5a);
+    let transport = &mut packet[ipv4::Header::LEN..];
+    let field = if protocol == ipv4::PROTOCOL_TCP {
+        let sequence = (number * (len - 40)) as u32;
+        transport[4..8].copy_from_slice(&sequence.to_be_bytes());
+        transport[12..14].copy_from_slice(&[0x50, 0x10]);
+        16
+    } else {
+        transport[4..6].copy_from_slice(&((len - 20) as u16).to_be_bytes());
+        6
+    };
+    transport[field..field + 2].fill(0);
+    let length = transport.len() as u16;
+    let sum = ipv4::pseudo_header(&header, protocol).with_u16(length).with(transport);
+    transport[field..field + 2].copy_from_slice(&Sum::checksum(sum).to_be_bytes());
+    packet
+}
+
+/// Repeatable pseudo-random numbers. Source: xorshift64*, Vigna 2016.
+pub(crate) struct Chosen(pub(crate) u64);
+
+impl Chosen {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}

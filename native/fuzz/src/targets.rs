@@ -1,0 +1,183 @@
+//! What is tried, and the rules that must hold whatever comes in.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
+
+use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::coalescing::Kinds;
+use tunneld_core::counters::WorkerCounters;
+use tunneld_core::drop_reason::DropReason;
+use tunneld_core::fib::{Fib, Settings, SourceCheck};
+use tunneld_core::inbound::Inbound;
+use tunneld_core::outbound::Outbound;
+use tunneld_core::segmentation::Segmentation;
+use tunneld_core::transaction::{Change, Tables, TargetName};
+use tunneld_wire::ipv4;
+use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
+
+use crate::mutate::digest;
+
+const NOW_NS: u64 = 1_000_000_000;
+const MTU_BYTES: u16 = 1_472;
+const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 0, 2), 8285);
+
+/// One of the ways in.
+pub(crate) struct Target {
+    fib: Fib,
+    is_inbound: bool,
+}
+
+impl Target {
+    /// Returns `datagrams` (two bytes of segment length, then a message of the underlay) or
+    /// `vnet` (a virtio_net_hdr, then a packet of the device).
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let is_inbound = match name {
+            "datagrams" => true,
+            "vnet" => false,
+            _ => return None,
+        };
+        Some(Self { fib: fib()?, is_inbound })
+    }
+
+    /// Takes an input through; returns a number for what became of it.
+    ///
+    /// # Errors
+    ///
+    /// The rule that was broken.
+    pub(crate) fn run(&mut self, input: &[u8]) -> Result<u64, String> {
+        if self.is_inbound { datagrams(&self.fib, input) } else { vnet(&self.fib, input) }
+    }
+}
+
+fn fib() -> Option<Fib> {
+    let peer =
+        Parameters { encapsulation: Encapsulation::Raw, endpoint: PEER, mtu_bytes: MTU_BYTES };
+    let change = Change {
+        settings: Some(Settings {
+            source_check: SourceCheck::Strict,
+            device_mtu_bytes: MTU_BYTES,
+            icmp_source: Ipv4Addr::new(10, 5, 1, 0),
+        }),
+        put_adjacencies: vec![("peer".into(), peer)],
+        put_entries: vec![
+            ("10.5.1.0/24".parse().ok()?, TargetName::Local),
+            ("10.5.2.0/24".parse().ok()?, TargetName::Adjacency("peer".into())),
+        ],
+        ..Change::default()
+    };
+    Tables::new(1).commit(change).ok()
+}
+
+fn drops(counters: &WorkerCounters) -> (u64, Vec<u8>) {
+    let counts = DropReason::ALL.iter().map(|reason| counters.drops(*reason).read());
+    let counts: Vec<u64> = counts.collect();
+    (counts.iter().sum(), counts.iter().map(|count| u8::from(*count > 0)).collect())
+}
+
+/// A message splits into packets that are accepted or dropped, each once; what is joined comes
+/// apart into what came in.
+fn datagrams(fib: &Fib, input: &[u8]) -> Result<u64, String> {
+    let Some((len, message)) = input.split_first_chunk::<2>() else { return Ok(0) };
+    let segment_len = Some(usize::from(u16::from_be_bytes(*len))).filter(|len| *len > 0);
+    let mut memory = message.to_vec();
+    let mut inbound = Inbound::new(0, Arc::default());
+    inbound.set_coalescing(Kinds { tcp: true, udp: true });
+    let place = 0..memory.len();
+    inbound.handle(fib, PEER, &mut memory, place, segment_len, NOW_NS);
+    let batch = inbound.deliveries();
+    let mut delivered = 0;
+    let mut shape = Vec::new();
+    for delivery in batch.deliveries() {
+        delivered += delivery.count as u64;
+        shape.push(delivery.count.min(3) as u8);
+        let packets: Vec<&[u8]> = batch.packets(delivery).map(|place| &memory[place]).collect();
+        if let Some(packet) = packets.iter().find(|packet| packet.len() > MTU_BYTES.into()) {
+            return Err(format!("a packet of {} bytes is let through", packet.len()));
+        }
+        let Some(headers) = batch.headers(delivery, &memory) else { continue };
+        let mut whole = headers.as_bytes().to_vec();
+        packets.iter().for_each(|packet| whole.extend(&packet[headers.len..]));
+        let header = ipv4::Header::parse(&whole).map_err(|error| error.to_string())?;
+        let cut = Segmentation::new(&headers.vnet, &header, &whole, false)
+            .map_err(|reason| format!("a super-packet is {}", reason.label()))?;
+        if cut.count() != packets.len() {
+            return Err(format!("{} packets come apart as {}", packets.len(), cut.count()));
+        }
+        for (index, packet) in packets.iter().enumerate() {
+            let mut segment = vec![0; cut.segment_len(index)];
+            cut.write(&whole, index, &mut segment);
+            // The identification of an atomic datagram means nothing, so that it may change.
+            let is_equal = segment.len() == packet.len()
+                && segment[..4] == packet[..4]
+                && segment[6..10] == packet[6..10]
+                && segment[12..] == packet[12..];
+            if !is_equal {
+                return Err(format!("packet {index} of a super-packet is not what came in"));
+            }
+        }
+    }
+    let (dropped, reasons) = drops(inbound.counters());
+    if delivered + dropped != inbound.counters().packets.read() {
+        return Err("packets are neither delivered nor dropped, or both".to_owned());
+    }
+    shape.truncate(6);
+    Ok(digest(&[shape, reasons].concat()))
+}
+
+/// A packet leaves as right packets no larger than the peer's MTU, or is dropped once.
+fn vnet(fib: &Fib, input: &[u8]) -> Result<u64, String> {
+    let Some((header, packet)) = input.split_first_chunk::<{ VnetHeader::LEN }>() else {
+        return Ok(0);
+    };
+    let vnet = VnetHeader::parse(*header);
+    let mut outbound = Outbound::new(0, Arc::default());
+    outbound.handle(fib, vnet, packet, NOW_NS);
+    let mut sent = 0usize;
+    loop {
+        for datagram in outbound.batch().datagrams() {
+            sent += 1;
+            let header = ipv4::Header::parse(datagram.payload)
+                .map_err(|error| format!("a datagram is no packet: {error}"))?;
+            if datagram.payload.len() > MTU_BYTES.into() {
+                return Err(format!("a packet of {} bytes is sent", datagram.payload.len()));
+            }
+            let is_segment = vnet.gso != tunneld_wire::virtio_net_hdr::Gso::None;
+            if is_segment && !ipv4::verify_checksum(&datagram.payload[..header.header_len]) {
+                return Err("a segment has a wrong header checksum".to_owned());
+            }
+        }
+        if !outbound.is_unfinished() {
+            break;
+        }
+        outbound.clear();
+        outbound.resume(fib, packet);
+    }
+    let (dropped, reasons) = drops(outbound.counters());
+    if (sent > 0) == (dropped > 0) || dropped > 1 {
+        return Err(format!("{sent} packets are sent and {dropped} dropped"));
+    }
+    let bucket = sent.checked_ilog2().map_or(0, |bits| bits as u8 + 1);
+    Ok(digest(&[vec![bucket, u8::from(vnet.needs_checksum())], reasons].concat()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kept_input_keeps_the_rules() {
+        let corpora =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/fuzz");
+        for name in ["datagrams", "vnet"] {
+            let mut target = Target::named(name).unwrap();
+            let mut count = 0;
+            for entry in std::fs::read_dir(corpora.join(name)).unwrap() {
+                let path = entry.unwrap().path();
+                let outcome = target.run(&std::fs::read(&path).unwrap());
+                assert!(outcome.is_ok(), "{}: {outcome:?}", path.display());
+                count += 1;
+            }
+            assert!(count >= 10, "{count} inputs of {name}");
+        }
+    }
+}
