@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from tests.support.install import install_below
 from tests.support.netns import Rig, remove_leftovers
+from tests.support.systemd_machine import remove_leftover_cgroups
 
 ROOT_TOOLS = ("ip", "nsenter", "nft", "tcpdump", "ping", "iperf3", "etcd", "etcdctl")
 
@@ -24,6 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 def pytest_sessionstart() -> None:
     if os.geteuid() == 0:
         remove_leftovers()
+        remove_leftover_cgroups()
 
 
 @pytest.fixture(scope="session")

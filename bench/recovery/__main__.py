@@ -23,6 +23,7 @@ from tests.migration.moves import MOVE, MOVE_BACK, PREPARE, FlannelNetwork
 from tests.support.booted import BootedNetwork, wait_connected
 from tests.support.install import install_below
 from tests.support.netns import Rig, remove_leftovers
+from tests.support.systemd_machine import remove_leftover_cgroups
 from tests.systemd.conftest import configure
 from tests.systemd.events import FLUSHES, KILL, measure
 
@@ -54,6 +55,7 @@ def main() -> int:
         "samples": [],
     }
     remove_leftovers()
+    remove_leftover_cgroups()
     with tempfile.TemporaryDirectory(prefix="tunneld-bench-") as directory:
         installed = Path(directory) / "installed"
         install_below(installed)

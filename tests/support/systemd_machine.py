@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from tests.support.netns import Namespace
+from tests.support.netns import NAME, Namespace
 from tests.support.process import Process
 from tests.support.wait import wait_until
 
@@ -255,6 +255,15 @@ def _same_pid_space(process: Path, pid: int) -> bool:
         return (process / "ns/pid").readlink() == Path(f"/proc/{pid}/ns/pid").readlink()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def remove_leftover_cgroups() -> None:
+    """Removes the cgroups of machines whose test run is dead, once their namespaces are gone."""
+    for hierarchy in _hierarchies():
+        for name in [path.name for path in hierarchy.glob("tnt-*")]:
+            match = NAME.match(name)
+            if match is not None and not Path(f"/proc/{match['pid']}").exists():
+                _remove_cgroups(name)
 
 
 def _hierarchies() -> list[Path]:
