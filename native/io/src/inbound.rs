@@ -159,7 +159,7 @@ impl Device<'_> {
             }
             // What does not go alone either says nothing about super-packets.
             match refusal {
-                Some(errno @ (Errno::INVAL | Errno::IO | Errno::OPNOTSUPP)) if went > 0 => {
+                Some(errno) if went > 0 && may_be_about_super_packets(errno) => {
                     let offload =
                         if delivery.is_tcp() { Offload::CoalesceTcp } else { Offload::CoalesceUdp };
                     self.offloads.fall_back(offload, errno, self.events);
@@ -194,9 +194,17 @@ impl Device<'_> {
     }
 }
 
+/// Returns whether an error can come from writing a super-packet rather than a packet.
+const fn may_be_about_super_packets(errno: Errno) -> bool {
+    matches!(errno, Errno::INVAL | Errno::IO | Errno::OPNOTSUPP | Errno::MSGSIZE)
+}
+
 /// What became of a write.
 enum Outcome {
     Taken,
     Refused(Errno),
     Stop,
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,7 +104,7 @@ pub(crate) struct Offloads {
 impl Offloads {
     /// Tries everything on the descriptors of every worker, and switches on what works on all.
     pub(crate) fn probe(workers: &[Descriptors]) -> Self {
-        let this = Self { states: [const { AtomicI32::new(ON) }; Offload::ALL.len()] };
+        let this = Self::all_on();
         let works = |set: &dyn Fn(&Descriptors) -> Result<(), Errno>| {
             workers.iter().all(|descriptors| set(descriptors).is_ok())
         };
@@ -120,6 +120,11 @@ impl Offloads {
         }
         this.apply_to_devices(workers);
         this
+    }
+
+    /// Returns them as they are where everything works.
+    pub(crate) const fn all_on() -> Self {
+        Self { states: [const { AtomicI32::new(ON) }; Offload::ALL.len()] }
     }
 
     fn cell(&self, offload: Offload) -> &AtomicI32 {

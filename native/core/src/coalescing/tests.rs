@@ -342,6 +342,20 @@ fn empty_datagrams_are_not_joined() {
 #[test]
 fn a_datagram_without_checksum_is_not_joined() {
     must_not_merge(UDP, |packet| packet[26..28].fill(0));
+    // Even where the rest sums to all ones, so that none looks like a right one.
+    let mut packets = run(UDP, 2, 100);
+    for packet in &mut packets {
+        let checksum = [packet[26], packet[27]];
+        packet[126..128].fill(0);
+        packet[28..30].fill(0);
+        finish(packet);
+        let missing = [packet[26], packet[27]];
+        packet[28..30].copy_from_slice(&missing);
+        finish(packet);
+        assert_eq!(packet[26..28], [0xff, 0xff], "instead of {checksum:?}");
+        packet[26..28].fill(0);
+    }
+    assert_eq!(Bench::of(&packets).counts(), [1, 1]);
 }
 
 #[test]
