@@ -17,7 +17,7 @@ use tunneld_core::inbound::Inbound;
 
 use crate::descriptor::Descriptors;
 use crate::event::Events;
-use crate::mmsg::{MAX_MESSAGES, Receiver};
+use crate::mmsg::Receiver;
 use crate::offload::{Offload, Offloads};
 use crate::publish::FibReader;
 use crate::pulse::{Mode, Pulse};
@@ -49,14 +49,14 @@ impl InboundThread {
             while more && pulse.mode() == Mode::Run {
                 pulse.beat();
                 let fib = fibs.current();
-                let count = match receiver.receive(&underlay) {
-                    Ok(count) => count,
+                let batch = match receiver.receive(&underlay) {
+                    Ok(batch) => batch,
                     Err(errno) if is_passing(errno) => break,
                     Err(errno) => return Err(errno),
                 };
-                more = count == MAX_MESSAGES;
+                more = batch.full;
                 inbound.set_coalescing(device.kinds());
-                take(&mut receiver, count, &mut inbound, fib);
+                take(&mut receiver, batch.count, &mut inbound, fib);
                 device.deliver(receiver.memory(), &inbound, fib)?;
                 raw_icmp::send(&icmp, inbound.replies(), inbound.counters());
                 inbound.clear();

@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 
 use rustix::io::Errno;
 
-pub(crate) use receiver::{MAX_MESSAGES, Receiver};
+pub(crate) use receiver::Receiver;
 pub(crate) use sender::Sender;
 
 /// The kernel's view of some messages, each with a control message of type `C`.

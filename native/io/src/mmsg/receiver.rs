@@ -8,9 +8,12 @@ use rustix::io::Errno;
 
 use super::{Table, checked, from_sockaddr};
 
-/// Most messages in a batch. More would push their bytes out of the second-level cache when each
-/// is a train of 64 KiB.
-pub(crate) const MAX_MESSAGES: usize = 16;
+/// Most messages in a batch. The more come together, the more can be joined.
+const MAX_MESSAGES: usize = 64;
+
+/// Most messages in a batch where they are trains: more of up to 64 KiB each would push one
+/// another out of the second-level cache.
+const MAX_TRAINS: usize = 16;
 
 /// Takes every UDP payload whole: at most 65,507 bytes over IPv4.
 const SLOT_LEN: usize = 65_536;
@@ -47,6 +50,16 @@ impl Control {
 pub(crate) struct Receiver {
     table: Table<Control>,
     arena: Box<[u8]>,
+    /// How many messages are asked for next.
+    limit: usize,
+}
+
+/// What a call received.
+pub(crate) struct Batch {
+    /// Number of messages.
+    pub(crate) count: usize,
+    /// Whether there may be more.
+    pub(crate) full: bool,
 }
 
 /// One message that came in.
@@ -63,14 +76,14 @@ pub(crate) struct Received {
 impl Receiver {
     pub(crate) fn new() -> Self {
         let arena = vec![0; MAX_MESSAGES * SLOT_STRIDE].into_boxed_slice();
-        Self { table: Table::new(MAX_MESSAGES), arena }
+        Self { table: Table::new(MAX_MESSAGES), arena, limit: MAX_MESSAGES }
     }
 
-    /// Receives what is there, without waiting; returns how many messages came.
-    pub(crate) fn receive(&mut self, socket: &OwnedFd) -> Result<usize, Errno> {
+    /// Receives what is there, without waiting.
+    pub(crate) fn receive(&mut self, socket: &OwnedFd) -> Result<Batch, Errno> {
         let table = &mut self.table;
         table.clear();
-        for slot in self.arena.chunks_exact_mut(SLOT_STRIDE) {
+        for slot in self.arena.chunks_exact_mut(SLOT_STRIDE).take(self.limit) {
             let unspecified = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
             table.push(slot.as_mut_ptr(), SLOT_LEN, unspecified, Some(Control([0; 64])));
         }
@@ -82,7 +95,12 @@ impl Receiver {
         // which does not change during the call. Each part is a slot of its own in `arena`, which
         // is borrowed mutably for as long, and is longer than SLOT_LEN.
         let received = unsafe { libc::recvmmsg(socket, headers, len, flags, timeout) };
-        checked(received)
+        let count = checked(received)?;
+        let full = count == self.limit;
+        let bytes: usize = self.table.headers[..count].iter().map(|row| row.msg_len as usize).sum();
+        // By what just came: single datagrams are far below an eighth of a slot.
+        self.limit = if bytes > count * SLOT_LEN / 8 { MAX_TRAINS } else { MAX_MESSAGES };
+        Ok(Batch { count, full })
     }
 
     /// Returns message `number`, one of those that the last call received.
