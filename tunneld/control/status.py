@@ -215,10 +215,9 @@ def _store_text(store: Mapping[str, Any]) -> str:
 
 
 def _offloads_text(offloads: Mapping[str, str]) -> str:
-    """Returns what is on, and what is not with the reason."""
-    on = [name for name, state in offloads.items() if state == "on"]
-    rest = [f"{name} ({state})" for name, state in offloads.items() if state != "on"]
-    return ", ".join(on + rest)
+    """Returns what is not on, with the reason."""
+    rest = [f"{name} {state}" for name, state in offloads.items() if state != "on"]
+    return f"on, but: {', '.join(rest)}" if rest else "on" if offloads else ""
 
 
 def _count_lines(title: str, counts: Mapping[str, int]) -> list[str]:

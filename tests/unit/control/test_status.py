@@ -202,6 +202,18 @@ def test_text_names_the_network_however_its_key_is_written() -> None:
     assert "network:  10.77.0.0/16\n" in render_text(render_status(status))
 
 
+def test_offloads_are_shown_with_what_is_not_on_and_why() -> None:
+    def line(offloads: dict[str, str]) -> str:
+        document = render_status(replace(READY, offloads=offloads))
+        assert document["offloads"] == offloads
+        return next(row for row in render_text(document).splitlines() if "offloads" in row)
+
+    assert line({"tun_tso": "on", "udp_gso": "on"}) == "offloads: on"
+    some = {"tun_tso": "on", "tun_uso": "unsupported", "udp_gso": "fallback: EIO"}
+    assert line(some) == "offloads: on, but: tun_uso unsupported, udp_gso fallback: EIO"
+    assert line({}) == "offloads: -"
+
+
 def test_text_of_a_starting_daemon_says_what_it_waits_for() -> None:
     text = render_text(render_status(STARTING))
     assert "starting\n  the store is away\n" in text
