@@ -22,6 +22,12 @@ sysctl --all --pattern '^net\\.(core|ipv4\\.(ip_forward|conf))'
 
 
 def state_of(machine: SystemdMachine) -> str:
+    """Returns the traces, once the kernel has finished with the addresses it gives itself."""
+    wait_until(
+        lambda: not machine.run("ip", "-6", "address", "show", "tentative"),
+        10,
+        "the end of duplicate address detection",
+    )
     return machine.run("sh", "-c", TRACES)
 
 

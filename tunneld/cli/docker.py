@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from pathlib import Path
 
 from tunneld.cli import SUMMARIES
@@ -23,6 +24,12 @@ _EPILOG = """\
 examples:
   tunneld docker network overlay
   tunneld docker check"""
+
+
+_SETTLING_S = 2.0
+"""tunneld answers a change of Docker's rules within a second: only what outlasts that is off."""
+
+_LOOK_AGAIN_S = 0.2
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
@@ -114,12 +121,17 @@ def _taken(other: docker_network.DockerNetwork, lease: local_lease.LocalLease) -
 
 
 def _check(args: argparse.Namespace, api: DockerApi, lease: local_lease.LocalLease) -> int:
-    finding = check(
-        api,
-        lease,
-        daemon_json=Path(args.daemon_json),
-        drop_ins=[Path(folder, DROP_IN) for folder in _UNIT_FOLDERS],
-    )
+    deadline_s = time.monotonic() + _SETTLING_S
+    while True:
+        finding = check(
+            api,
+            lease,
+            daemon_json=Path(args.daemon_json),
+            drop_ins=[Path(folder, DROP_IN) for folder in _UNIT_FOLDERS],
+        )
+        if not finding.off or time.monotonic() >= deadline_s:
+            break
+        time.sleep(_LOOK_AGAIN_S)
     for line in finding.seen:
         print(line)
     for line in finding.notes:
