@@ -12,27 +12,48 @@ __all__ = ["Engine", "__version__"]
 __version__: str
 
 @type_check_only
+class Vtep(TypedDict):
+    vni: int
+    gbp: bool
+    """Whether the group policy extension is spoken: its bits are then let pass."""
+    mac: str | None
+    """Inner Ethernet address frames with IPv4 must have as destination; None: no IPv4 here."""
+    mac_v6: str | None
+
+@type_check_only
+class UnderlaySockets(TypedDict):
+    ipv4: Sequence[int]
+    """None, or the socket that receives (and sends) first; the rest only send: flows are spread
+    over them by a hash of the inner packet, where there are any."""
+    ipv6: Sequence[int]
+
+@type_check_only
 class Settings(TypedDict):
     source_check: str
     """`strict`, `loose` or `off`."""
     device_mtu_bytes: int
-    icmp_source: str
-    """IPv4 address."""
+    icmp_source: str | None
+    """IPv4 address; None: the network has no IPv4."""
+    icmp_source_v6: str | None
+    vtep: Vtep | None
+    """None: a datagram's payload is the inner packet. Else it is VXLAN, and must be for us."""
 
 @type_check_only
 class Adjacency(TypedDict):
     name: str
     encapsulation: str
-    """`raw`."""
+    """`raw` or `vxlan`."""
     endpoint: str
-    """IPv4 address."""
+    """IPv4 or IPv6 address."""
     port: int
     mtu_bytes: int
+    vtep_mac: str | None
+    """`vxlan`: inner Ethernet address of the peer, `aa:bb:cc:dd:ee:ff`."""
 
 @type_check_only
 class Entry(TypedDict):
     prefix: str
-    """`a.b.c.d/len`, no host bits."""
+    """`a.b.c.d/len` or `a:b::/len`, no host bits."""
     target: str
     """Name of an adjacency, or `local`."""
 
@@ -101,13 +122,22 @@ class Heartbeat(TypedDict):
 class Engine:
     """A data path over descriptors that Python opened. Thread-safe."""
 
-    def __new__(cls, *, tun_fds: Sequence[int], underlay_fds: Sequence[int], icmp_fd: int) -> Self:
+    def __new__(
+        cls,
+        *,
+        tun_fds: Sequence[int],
+        underlay: Sequence[UnderlaySockets],
+        icmp_fd: int | None,
+        icmp6_fd: int | None,
+    ) -> Self:
         """Takes duplicates of the descriptors: the caller keeps and closes its own.
 
         The open files behind them become non-blocking, for the caller too.
 
-        Worker i reads and writes TUN queue i and UDP socket i. TUN queues carry a 10-byte
-        virtio_net_hdr; `icmp_fd` is a raw IPv4 socket with IP_HDRINCL.
+        Worker i reads and writes TUN queue i and the sockets `underlay[i]`. TUN queues carry a
+        10-byte virtio_net_hdr; `icmp_fd` is a raw IPv4 socket with IP_HDRINCL, `icmp6_fd` a raw
+        IPv6 socket of IPPROTO_RAW (whole packets). Either may be None: then nothing is answered
+        in that family.
 
         Raises:
             EngineError: the lists differ in length, are empty, or a descriptor is bad.

@@ -5,28 +5,103 @@ Path of a lease: `peer` -> **`backend`** -> `fib`. Pure: no socket, no clock, no
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar, Literal, Protocol
 
-from tunneld.lease.model import LeaseAttributes
+from tunneld.backend.mac import MacAddress
+from tunneld.lease.model import IPAddress, IPNetwork, LeaseAttributes, SubnetKey
 from tunneld.peer import Peer
 
-Encapsulation = Literal["raw"]
-Datapath = Literal["userspace", "kernel"]
+Encapsulation = Literal["raw", "vxlan"]
+Datapath = Literal["userspace", "kernel", "none"]
+"""What moves the packets: the engine behind a TUN device; the kernel alone (its own tunnel device
+or plain routes); nothing (a lease and no more)."""
 SourceCheck = Literal["strict", "loose", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adjacency:
-    """How packets for a peer, in one address family, leave and arrive."""
+    """How packets for a peer, in one address family, leave and arrive through the engine."""
 
     encapsulation: Encapsulation
-    endpoint: IPv4Address
+    endpoint: IPAddress
     """Underlay address of the peer."""
     port: int
     mtu_bytes: int
     """Largest inner packet this adjacency carries."""
+    vtep_mac: MacAddress | None = None
+    """`vxlan`: the peer's inner Ethernet address."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelPath:
+    """How packets for a peer leave through a kernel vxlan device."""
+
+    device: str
+    next_hop: IPAddress
+    """Base address of the peer's subnet: an onlink gateway that the neighbour entry resolves."""
+    mac: MacAddress
+    endpoint: IPAddress
+    """Underlay address of the peer, for the FDB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """How one prefix of a peer is reached. At least one of the three is there."""
+
+    adjacency: Adjacency | None = None
+    """Stays beside `gateway`: the other side may still send by the tunnel."""
+    kernel: KernelPath | None = None
+    """Stays beside `gateway`, for the same reason."""
+    gateway: IPAddress | None = None
+    """A plain route by the underlay interface goes before both: the peer is on the same link."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VxlanDevice:
+    """A kernel vxlan device as it must be."""
+
+    name: str
+    vni: int
+    port: int
+    local: IPAddress
+    """Underlay address datagrams leave from."""
+    mac: MacAddress
+    gbp: bool
+    learning: bool
+    mtu_bytes: int
+    address: IPAddress
+    """Overlay address, with full prefix length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vtep:
+    """What the engine must know to be the end of VXLAN tunnels."""
+
+    vni: int
+    gbp: bool
+    mac: MacAddress | None
+    """Inner Ethernet address for IPv4; None: this host has none."""
+    mac_v6: MacAddress | None
+    """Inner Ethernet address for IPv6."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Here:
+    """What a backend may know about this host."""
+
+    address: IPv4Address | None
+    """Underlay address by which this host sends and receives; None: it has none."""
+    address_v6: IPv6Address | None
+    public_ip: IPv4Address | None
+    """What the others are told; differs from `address` behind NAT."""
+    public_ipv6: IPv6Address | None
+    underlay_mtu_bytes: int
+    mac: MacAddress
+    """VTEP address for IPv4, the same after every restart."""
+    mac_v6: MacAddress
 
 
 class Unusable(Exception):  # noqa: N818 - a verdict on somebody's lease, not an error of ours
@@ -39,19 +114,31 @@ class Unusable(Exception):  # noqa: N818 - a verdict on somebody's lease, not an
 
 
 class Backend(Protocol):
-    """One backend of one network, with its options parsed and in range."""
+    """One backend of one network, with its options parsed and in range.
+
+    A further backend is one more file beside this one, and a line in `backend/__init__.py`.
+    """
 
     type: ClassVar[str]
-    datapath: ClassVar[Datapath]
-    overhead_bytes: ClassVar[int]
-    """Bytes the encapsulation adds in front of an inner packet, outer IP header included."""
-    encapsulation: ClassVar[Encapsulation]
-    device_template: ClassVar[str]
-    """Name of the overlay device; `%d` stands for the first free number."""
 
     @property
-    def port(self) -> int:
-        """UDP port, here and at every peer."""
+    def datapath(self) -> Datapath:
+        """What moves the packets."""
+        ...
+
+    @property
+    def port(self) -> int | None:
+        """UDP port, here and at every peer; None: no datagrams are sent."""
+        ...
+
+    @property
+    def source_ports(self) -> int:
+        """Sockets per worker and family that flows are spread over; 0: all leave from `port`."""
+        ...
+
+    @property
+    def device_template(self) -> str | None:
+        """Name of the TUN device, `%d` for the first free number; None: there is none."""
         ...
 
     @property
@@ -59,18 +146,50 @@ class Backend(Protocol):
         """The network's `SourceCheck`; the command line may override it."""
         ...
 
+    @property
+    def wants_on_link(self) -> bool:
+        """Whether `reach` goes by which peers are on the same link."""
+        ...
+
+    def overhead_bytes(self, family: Literal[4, 6]) -> int:
+        """Returns what the encapsulation adds to an inner packet of that family, outer IP
+        header included."""
+        ...
+
     def device_mtu_bytes(self, underlay_mtu_bytes: int) -> int:
-        """Returns the MTU of the overlay device, which is also FLANNEL_MTU."""
+        """Returns the MTU of the overlay, which is also FLANNEL_MTU.
+
+        Raises:
+            InterfaceError: the underlay leaves no room for a packet.
+        """
         ...
 
-    def attributes(
-        self, public_ip: IPv4Address, public_ipv6: IPv6Address | None
-    ) -> LeaseAttributes:
-        """Returns what this node's lease must say."""
+    def check(self, here: Here) -> None:
+        """Refuses a host on which this backend cannot work.
+
+        Raises:
+            InterfaceError: the reason, and what to do about it.
+        """
         ...
 
-    def adjacency(self, peer: Peer, *, mtu_bytes: int) -> Adjacency:
-        """Returns how `peer` is reached.
+    def attributes(self, here: Here) -> LeaseAttributes:
+        """Returns what this node's lease must say, flannel's to the byte."""
+        ...
+
+    def vtep(self, here: Here) -> Vtep | None:
+        """Returns what the engine must know about VXLAN; None: no VXLAN is spoken there."""
+        ...
+
+    def devices(self, here: Here, own: SubnetKey) -> tuple[VxlanDevice, ...]:
+        """Returns the kernel devices that this host needs."""
+        ...
+
+    def reach(
+        self, peer: Peer, here: Here, *, on_link: Collection[IPAddress]
+    ) -> Mapping[IPNetwork, Reach]:
+        """Returns how each prefix of `peer` is reached.
+
+        `on_link` holds the underlay addresses that are reached without a gateway.
 
         Raises:
             Unusable: the peer's lease does not fit this backend.

@@ -9,16 +9,18 @@ it was, leads to `difference(desired, actual)` and never to a lone command.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Generic, Literal, TypeVar
 
-from tunneld.backend.base import Adjacency
+from tunneld.backend.base import Adjacency, SourceCheck, Vtep, VxlanDevice
+from tunneld.backend.mac import MacAddress
+from tunneld.lease.model import IPAddress, IPNetwork
 
 LOCAL: Literal["local"] = "local"
 """The target of a FIB entry whose addresses are this host's own."""
 
-SourceCheck = Literal["strict", "loose", "off"]
+_Net = TypeVar("_Net", IPv4Network, IPv6Network)
 
 FirewallMode = Literal["auto", "nftables", "iptables", "off"]
 """What carries a `Firewall` out. `nftables`: a table of our own only. `iptables`: no such table.
@@ -31,8 +33,13 @@ class EngineSettings:
 
     source_check: SourceCheck
     device_mtu_bytes: int
-    icmp_source: IPv4Address
-    """Source address of ICMP errors the engine sends: the host's overlay address."""
+    icmp_source: IPv4Address | None
+    """Source address of ICMP errors the engine sends: the host's overlay address. None: the
+    network has no IPv4."""
+    icmp_source_v6: IPv6Address | None = None
+    """The same for ICMPv6."""
+    vtep: Vtep | None = None
+    """None: datagrams are raw packets, without a VXLAN header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +48,8 @@ class EngineState:
 
     settings: EngineSettings | None = None
     adjacencies: Mapping[str, Adjacency] = field(default_factory=dict)
-    """By name: the peer's subnet, as text."""
-    entries: Mapping[IPv4Network, str] = field(default_factory=dict)
+    """By name: the peer's subnet in that family, as text."""
+    entries: Mapping[IPNetwork, str] = field(default_factory=dict)
     """Prefix to the name of an adjacency, or to `LOCAL`."""
 
 
@@ -54,8 +61,8 @@ class EngineChange:
     """None: as they are."""
     put_adjacencies: Mapping[str, Adjacency] = field(default_factory=dict)
     drop_adjacencies: tuple[str, ...] = ()
-    put_entries: Mapping[IPv4Network, str] = field(default_factory=dict)
-    drop_entries: tuple[IPv4Network, ...] = ()
+    put_entries: Mapping[IPNetwork, str] = field(default_factory=dict)
+    drop_entries: tuple[IPNetwork, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(
@@ -67,36 +74,63 @@ class EngineChange:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A kernel route of ours (marked with our protocol number)."""
 
-    destination: IPv4Network
-    kind: Literal["device", "unreachable"]
-    """`device`: out of the overlay device. `unreachable`: answered with ICMP (type 3 code 1)."""
+    destination: IPNetwork
+    kind: Literal["overlay", "unreachable", "gateway", "onlink"]
+    """`overlay`: out of the TUN device. `unreachable`: answered with ICMP (type 3 code 1, or
+    ICMPv6 type 1 code 0). `gateway`: by the underlay interface, to a host on the same link.
+    `onlink`: out of the kernel vxlan device `device`."""
+    gateway: IPAddress | None = None
+    """`gateway`, `onlink`: the next hop."""
+    device: str | None = None
+    """`onlink`: name of the device."""
     mtu_bytes: int = 0
     """MTU metric; 0: the device's."""
     metric: int = 0
-    """Priority; 0 is the strongest. `unreachable` routes stand far behind the bridge's own."""
+    """Priority; 0 is the strongest (IPv6 has none: there it stands for the kernel's default,
+    1024). `unreachable` routes stand far behind the bridge's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """Settings of the overlay device."""
+    """Settings of the overlay's TUN device."""
 
-    address: IPv4Address
-    """With length /32: the base address of the own subnet, as flannel's."""
+    address: IPv4Address | None
+    """With length /32: the base address of the own subnet, as flannel's. None: no IPv4."""
+    address_v6: IPv6Address | None = None
+    """With length /128: the base address of the own IPv6 subnet. None: IPv6 stays off it."""
     mtu_bytes: int
     txqueuelen: int
     forwarding: bool
-    """IPv4 forwarding of packets that come in by this device."""
+    """Forwarding of packets that come in by this device, in the families it has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """A permanent neighbour entry of a kernel vxlan device: next hop to inner Ethernet address."""
+
+    device: str
+    address: IPAddress
+    mac: MacAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FdbEntry:
+    """A permanent FDB entry of a kernel vxlan device: inner Ethernet address to underlay host."""
+
+    device: str
+    mac: MacAddress
+    endpoint: IPAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnderlayPort:
     """Where encapsulated datagrams arrive, and where peers expect them."""
 
-    address: IPv4Address
+    address: IPAddress
     port: int
     """UDP."""
 
@@ -110,21 +144,33 @@ class FirewallMark:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverlayNet(Generic[_Net]):
+    """The overlay in one address family."""
+
+    network: _Net
+    subnet: _Net
+    """This host's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Firewall:
     """The meaning of our rules, whatever tool carries them out.
 
     Always: the source address of what goes from one overlay subnet to another is kept.
     """
 
-    network: IPv4Network
-    subnet: IPv4Network
+    ipv4: OverlayNet[IPv4Network] | None
+    ipv6: OverlayNet[IPv6Network] | None = None
+    """None: no rule is made for that family."""
+    devices: frozenset[str] = frozenset()
+    """Names of the devices by which the overlay comes and goes; empty: no tunnel device at all."""
     masquerade: bool
     """As flannel's --ip-masq."""
     random_fully: bool = True
     forward: bool = True
     """Whether forwarding from and to the network is accepted."""
-    notrack: UnderlayPort | None = None
-    """Datagrams that connection tracking leaves alone; None: none."""
+    notrack: frozenset[UnderlayPort] = frozenset()
+    """Datagrams that connection tracking leaves alone."""
     accept_mark: FirewallMark | None = None
     """What Docker's nftables rules accept (its --bridge-accept-fwmark); set on what the overlay
     brings for the own subnet. None: no mark."""
@@ -137,6 +183,8 @@ class SubnetEnv:
     network: IPv4Network | None
     subnet: IPv4Network | None
     """The own subnet; written as base + 1 with its length."""
+    network_v6: IPv6Network | None = None
+    subnet_v6: IPv6Network | None = None
     mtu_bytes: int
     ip_masq: bool
 
@@ -146,6 +194,10 @@ class HostState:
     """What the operating system holds of ours, or must hold."""
 
     device: Device | None = None
+    """The TUN device; None: there is none."""
+    vxlan_devices: frozenset[VxlanDevice] = frozenset()
+    neighbours: frozenset[Neighbour] = frozenset()
+    fdb: frozenset[FdbEntry] = frozenset()
     routes: frozenset[Route] = frozenset()
     firewall: Firewall | None = None
     subnet_env: SubnetEnv | None = None
@@ -153,18 +205,23 @@ class HostState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostChange:
-    """What to do to the operating system, in this order: device, routes, firewall, file."""
+    """What to do to the operating system, in this order: devices, neighbours and FDB, routes,
+    firewall, file. Of each kind what is dropped goes after what is put, so that nothing gapes."""
 
     device: Device | None = None
-    drop_routes: frozenset[Route] = frozenset()
+    put_vxlan_devices: frozenset[VxlanDevice] = frozenset()
+    drop_vxlan_devices: frozenset[VxlanDevice] = frozenset()
+    put_neighbours: frozenset[Neighbour] = frozenset()
+    drop_neighbours: frozenset[Neighbour] = frozenset()
+    put_fdb: frozenset[FdbEntry] = frozenset()
+    drop_fdb: frozenset[FdbEntry] = frozenset()
     put_routes: frozenset[Route] = frozenset()
+    drop_routes: frozenset[Route] = frozenset()
     firewall: Firewall | None = None
     subnet_env: SubnetEnv | None = None
 
     def __bool__(self) -> bool:
-        return bool(
-            self.device or self.drop_routes or self.put_routes or self.firewall or self.subnet_env
-        )
+        return any(getattr(self, member.name) for member in fields(self))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

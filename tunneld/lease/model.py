@@ -11,9 +11,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
+from typing import Any, TypeAlias
 
 UNSPECIFIED = IPv4Address(0)
+
+NO_IPV4_SUBNET = IPv4Network("0.0.0.0/0")
+"""What stands for the IPv4 subnet in the key of an IPv6-only lease."""
+
+IPAddress: TypeAlias = IPv4Address | IPv6Address
+IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
 
 @dataclass(frozen=True, slots=True, order=True)
