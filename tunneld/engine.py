@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import cast
 
 from tunneld import _native
-from tunneld.backend.base import Adjacency, Encapsulation
-from tunneld.fib.state import EngineChange, EngineSettings, EngineState, SourceCheck
+from tunneld.backend.base import Adjacency, Encapsulation, SourceCheck, Vtep
+from tunneld.backend.mac import MacAddress
+from tunneld.fib.state import EngineChange, EngineSettings, EngineState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +48,34 @@ class EngineEvent:
     detail: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnderlaySockets:
+    """The descriptors of one worker: in each family none, or the socket that receives first.
+
+    The rest only send: flows are spread over them by a hash of the inner packet.
+    """
+
+    ipv4: Sequence[int] = ()
+    ipv6: Sequence[int] = ()
+
+
 class Engine:
     """The data path, on descriptors that the host room opened."""
 
     def __init__(
-        self, *, tun_fds: Sequence[int], underlay_fds: Sequence[int], icmp_fd: int
+        self,
+        *,
+        tun_fds: Sequence[int],
+        underlay: Sequence[UnderlaySockets],
+        icmp_fd: int | None,
+        icmp6_fd: int | None = None,
     ) -> None:
-        self._native = _native.Engine(tun_fds=tun_fds, underlay_fds=underlay_fds, icmp_fd=icmp_fd)
+        self._native = _native.Engine(
+            tun_fds=tun_fds,
+            underlay=[{"ipv4": worker.ipv4, "ipv6": worker.ipv6} for worker in underlay],
+            icmp_fd=icmp_fd,
+            icmp6_fd=icmp6_fd,
+        )
 
     @property
     def event_fd(self) -> int:
@@ -74,31 +96,11 @@ class Engine:
         Raises:
             EngineError: nothing was changed; the message names the first bad item.
         """
-        return self._native.commit(_as_plain(change))
+        return self._native.commit(as_plain(change))
 
     def observe(self) -> EngineState:
         """Returns what the engine holds."""
-        digest = self._native.digest()
-        settings = digest["settings"]
-        return EngineState(
-            settings=None
-            if settings is None
-            else EngineSettings(
-                source_check=cast(SourceCheck, settings["source_check"]),
-                device_mtu_bytes=settings["device_mtu_bytes"],
-                icmp_source=IPv4Address(settings["icmp_source"]),
-            ),
-            adjacencies={
-                item["name"]: Adjacency(
-                    encapsulation=cast(Encapsulation, item["encapsulation"]),
-                    endpoint=IPv4Address(item["endpoint"]),
-                    port=item["port"],
-                    mtu_bytes=item["mtu_bytes"],
-                )
-                for item in digest["adjacencies"]
-            },
-            entries={IPv4Network(item["prefix"]): item["target"] for item in digest["entries"]},
-        )
+        return from_plain(self._native.digest())
 
     def counters(self) -> Counters:
         """Reads all counters."""
@@ -140,7 +142,8 @@ class Engine:
         return all(beat["alive"] for beat in self._native.heartbeat())
 
 
-def _as_plain(change: EngineChange) -> _native.Change:
+def as_plain(change: EngineChange) -> _native.Change:
+    """Returns the change in the shape `_native` takes."""
     plain: _native.Change = {
         "put_adjacencies": [
             {
@@ -149,6 +152,7 @@ def _as_plain(change: EngineChange) -> _native.Change:
                 "endpoint": str(adjacency.endpoint),
                 "port": adjacency.port,
                 "mtu_bytes": adjacency.mtu_bytes,
+                "vtep_mac": adjacency.vtep_mac,
             }
             for name, adjacency in change.put_adjacencies.items()
         ],
@@ -160,9 +164,58 @@ def _as_plain(change: EngineChange) -> _native.Change:
         "drop_entries": [str(prefix) for prefix in change.drop_entries],
     }
     if change.settings is not None:
-        plain["settings"] = {
-            "source_check": change.settings.source_check,
-            "device_mtu_bytes": change.settings.device_mtu_bytes,
-            "icmp_source": str(change.settings.icmp_source),
-        }
+        plain["settings"] = _plain_settings(change.settings)
     return plain
+
+
+def from_plain(digest: _native.Digest) -> EngineState:
+    """Returns what a digest of `_native` means."""
+    return EngineState(
+        settings=None if digest["settings"] is None else _settings(digest["settings"]),
+        adjacencies={
+            item["name"]: Adjacency(
+                encapsulation=cast(Encapsulation, item["encapsulation"]),
+                endpoint=ip_address(item["endpoint"]),
+                port=item["port"],
+                mtu_bytes=item["mtu_bytes"],
+                vtep_mac=_mac(item["vtep_mac"]),
+            )
+            for item in digest["adjacencies"]
+        },
+        entries={ip_network(item["prefix"]): item["target"] for item in digest["entries"]},
+    )
+
+
+def _plain_settings(settings: EngineSettings) -> _native.Settings:
+    vtep = settings.vtep
+    return {
+        "source_check": settings.source_check,
+        "device_mtu_bytes": settings.device_mtu_bytes,
+        "icmp_source": None if settings.icmp_source is None else str(settings.icmp_source),
+        "icmp_source_v6": None if settings.icmp_source_v6 is None else str(settings.icmp_source_v6),
+        "vtep": None
+        if vtep is None
+        else {"vni": vtep.vni, "gbp": vtep.gbp, "mac": vtep.mac, "mac_v6": vtep.mac_v6},
+    }
+
+
+def _settings(plain: _native.Settings) -> EngineSettings:
+    source, source_v6, vtep = plain["icmp_source"], plain["icmp_source_v6"], plain["vtep"]
+    return EngineSettings(
+        source_check=cast(SourceCheck, plain["source_check"]),
+        device_mtu_bytes=plain["device_mtu_bytes"],
+        icmp_source=None if source is None else IPv4Address(source),
+        icmp_source_v6=None if source_v6 is None else IPv6Address(source_v6),
+        vtep=None
+        if vtep is None
+        else Vtep(
+            vni=vtep["vni"],
+            gbp=vtep["gbp"],
+            mac=_mac(vtep["mac"]),
+            mac_v6=_mac(vtep["mac_v6"]),
+        ),
+    )
+
+
+def _mac(text: str | None) -> MacAddress | None:
+    return None if text is None else MacAddress(text)

@@ -5,6 +5,9 @@ Path of a lease: `peer` -> **`backend`** -> `fib`. Pure; one file for each backe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 from tunneld.backend.base import Backend
 from tunneld.backend.udp import UdpBackend
 from tunneld.errors import NetworkConfigError
@@ -12,7 +15,9 @@ from tunneld.lease.network import NetworkConfig
 
 __all__ = ["FLANNEL_TYPES", "parse_backend"]
 
-_BUILT = {UdpBackend.type: UdpBackend.from_config}
+_BUILT: dict[str, Callable[[NetworkConfig, Literal["userspace", "kernel"]], Backend]] = {
+    UdpBackend.type: UdpBackend.from_config,
+}
 
 FLANNEL_TYPES = (
     "alloc",
@@ -28,15 +33,18 @@ FLANNEL_TYPES = (
 """Source: flannel `pkg/backend/*` (registered names)."""
 
 
-def parse_backend(config: NetworkConfig) -> Backend:
-    """Returns the backend of the network.
+def parse_backend(
+    config: NetworkConfig, datapath: Literal["userspace", "kernel"] = "userspace"
+) -> Backend:
+    """Returns the backend of the network; `datapath` is heard where there is a choice.
 
     Raises:
-        NetworkConfigError: there is none of that type, or an option is out of its limits.
+        NetworkConfigError: there is none of that type, none of it with that data path, or an
+            option is out of its limits.
     """
     build = _BUILT.get(config.backend_type)
     if build is not None:
-        return build(config)
+        return build(config, datapath)
     built = ", ".join(sorted(_BUILT))
     if config.backend_type in FLANNEL_TYPES:
         raise NetworkConfigError(

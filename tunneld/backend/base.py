@@ -5,19 +5,22 @@ Path of a lease: `peer` -> **`backend`** -> `fib`. Pure: no socket, no clock, no
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar, Literal, Protocol
 
 from tunneld.backend.mac import MacAddress
-from tunneld.lease.model import IPAddress, IPNetwork, LeaseAttributes, SubnetKey
+from tunneld.lease.model import IPAddress, LeaseAttributes, SubnetKey
 from tunneld.peer import Peer
 
 Encapsulation = Literal["raw", "vxlan"]
 Datapath = Literal["userspace", "kernel", "none"]
 """What moves the packets: the engine behind a TUN device; the kernel alone (its own tunnel device
 or plain routes); nothing (a lease and no more)."""
+Family = Literal[4, 6]
+"""IP version. An inner packet of a family travels over the underlay in the same one, as flannel
+has it: a peer of a dual-stack network is reached twice."""
 SourceCheck = Literal["strict", "loose", "off"]
 
 
@@ -105,7 +108,10 @@ class Here:
 
 
 class Unusable(Exception):  # noqa: N818 - a verdict on somebody's lease, not an error of ours
-    """A peer this backend cannot reach; `reason` names the counter, `detail` goes to the log."""
+    """A peer this backend cannot reach in a family.
+
+    `reason` names the counter, `detail` goes to the log.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -124,6 +130,16 @@ class Backend(Protocol):
     @property
     def datapath(self) -> Datapath:
         """What moves the packets."""
+        ...
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families of the network, IPv4 first."""
+        ...
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """Options that have no effect here, with the reason; for the log."""
         ...
 
     @property
@@ -151,9 +167,8 @@ class Backend(Protocol):
         """Whether `reach` goes by which peers are on the same link."""
         ...
 
-    def overhead_bytes(self, family: Literal[4, 6]) -> int:
-        """Returns what the encapsulation adds to an inner packet of that family, outer IP
-        header included."""
+    def overhead_bytes(self, family: Family) -> int:
+        """Returns what the encapsulation adds to a packet of that family, outer IP header too."""
         ...
 
     def device_mtu_bytes(self, underlay_mtu_bytes: int) -> int:
@@ -185,9 +200,9 @@ class Backend(Protocol):
         ...
 
     def reach(
-        self, peer: Peer, here: Here, *, on_link: Collection[IPAddress]
-    ) -> Mapping[IPNetwork, Reach]:
-        """Returns how each prefix of `peer` is reached.
+        self, peer: Peer, family: Family, here: Here, *, on_link: Collection[IPAddress]
+    ) -> Reach | None:
+        """Returns how the peer's subnet of a family is reached; None: by no doing of this backend.
 
         `on_link` holds the underlay addresses that are reached without a gateway.
 

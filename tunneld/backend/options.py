@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from tunneld.backend.base import SourceCheck
 from tunneld.errors import NetworkConfigError
 from tunneld.lease.gojson import dumps, member
 from tunneld.lease.network import NetworkConfig
+
+SOURCE_CHECKS: tuple[SourceCheck, ...] = ("strict", "loose", "off")
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -32,6 +35,21 @@ def whole_number(config: NetworkConfig, name: str, *, default: int, least: int, 
             f"correct it, or leave it out for {default}"
         )
     return int(value)
+
+
+def switch(config: NetworkConfig, name: str) -> bool:
+    """Returns the option, or False when it is absent or null.
+
+    Raises:
+        NetworkConfigError: it is neither true nor false.
+    """
+    value = member(config.backend, name)
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise NetworkConfigError(
+        f"Backend.{name} {dumps(value)}: expected true or false; "
+        "correct it, or leave it out for false"
+    )
 
 
 def choice(

@@ -1,95 +1,120 @@
-"""The udp backend: the inner IPv4 packet is the whole payload of a UDP datagram.
+"""The udp backend: the inner packet is the whole payload of a UDP datagram.
 
 Path of a lease: `peer` -> **`backend.udp`** -> `fib`. Pure.
-Lease values are flannel's to the byte: no backend type, no backend data.
+Lease values are flannel's to the byte: no backend type, no backend data. flannel's udp carries
+IPv4 only; IPv6 is told apart by the version in the packet itself.
 
 Source: flannel `pkg/backend/udp/` (options, device name, overhead).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
-from tunneld.backend.base import Adjacency, Datapath, Encapsulation, SourceCheck, Unusable
-from tunneld.backend.options import choice, whole_number
-from tunneld.errors import InterfaceError
-from tunneld.lease.model import UNSPECIFIED, LeaseAttributes
+from tunneld.backend.base import (
+    Adjacency,
+    Datapath,
+    Family,
+    Here,
+    Reach,
+    SourceCheck,
+    VxlanDevice,
+)
+from tunneld.backend.families import (
+    IP_HEADER_BYTES,
+    UDP_HEADER_BYTES,
+    endpoint,
+    families_of,
+    overlay_mtu_bytes,
+    public_addresses,
+    require_addresses,
+)
+from tunneld.backend.options import SOURCE_CHECKS, choice, whole_number
+from tunneld.errors import NetworkConfigError
+from tunneld.lease.model import IPAddress, LeaseAttributes, SubnetKey
 from tunneld.lease.network import NetworkConfig
 from tunneld.peer import Peer
 
 DEFAULT_PORT = 8285
 
-IPV4_HEADER_BYTES = 20
-UDP_HEADER_BYTES = 8
-
-MIN_MTU_BYTES = 68
-"""Smallest MTU of IPv4 (RFC 791)."""
-
-SOURCE_CHECKS: tuple[SourceCheck, ...] = ("strict", "loose", "off")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UdpBackend:
-    """flannel's udp backend, over IPv4."""
+    """flannel's udp backend, over both families."""
 
     type: ClassVar[str] = "udp"
     datapath: ClassVar[Datapath] = "userspace"
-    overhead_bytes: ClassVar[int] = IPV4_HEADER_BYTES + UDP_HEADER_BYTES
-    encapsulation: ClassVar[Encapsulation] = "raw"
     device_template: ClassVar[str] = "flannel%d"
+    source_ports: ClassVar[int] = 0
+    wants_on_link: ClassVar[bool] = False
+    remarks: ClassVar[tuple[str, ...]] = ()
 
+    families: tuple[Family, ...]
     port: int = DEFAULT_PORT
     source_check: SourceCheck = "strict"
 
     @classmethod
-    def from_config(cls, config: NetworkConfig) -> Self:
+    def from_config(cls, config: NetworkConfig, datapath: Literal["userspace", "kernel"]) -> Self:
         """Returns the backend with its options.
 
         Raises:
-            NetworkConfigError: an option is out of its limits.
+            NetworkConfigError: an option is out of its limits, or the kernel is to do it.
         """
+        if datapath == "kernel":
+            raise NetworkConfigError(
+                "the udp backend has no kernel data path: no device of the kernel puts bare "
+                "packets into UDP; expected --datapath userspace, or vxlan as Backend.Type"
+            )
         return cls(
+            families=families_of(config),
             port=whole_number(config, "Port", default=DEFAULT_PORT, least=1, most=65_535),
             source_check=choice(config, "SourceCheck", default="strict", choices=SOURCE_CHECKS),
         )
+
+    def overhead_bytes(self, family: Family) -> int:
+        """Returns what the headers take."""
+        return IP_HEADER_BYTES[family] + UDP_HEADER_BYTES
 
     def device_mtu_bytes(self, underlay_mtu_bytes: int) -> int:
         """Returns the MTU of the TUN device.
 
         Raises:
-            InterfaceError: the underlay leaves no room for an IPv4 packet.
+            InterfaceError: the underlay leaves no room for a packet.
         """
-        mtu_bytes = underlay_mtu_bytes - self.overhead_bytes
-        if mtu_bytes < MIN_MTU_BYTES:
-            raise InterfaceError(
-                f"underlay MTU {underlay_mtu_bytes} leaves {mtu_bytes} bytes for a packet; "
-                f"expected at least {MIN_MTU_BYTES + self.overhead_bytes}; "
-                "raise the interface's MTU or choose another one with --iface"
-            )
-        return mtu_bytes
+        return overlay_mtu_bytes(underlay_mtu_bytes, self.overhead_bytes, self.families)
 
-    def attributes(
-        self, public_ip: IPv4Address, public_ipv6: IPv6Address | None
-    ) -> LeaseAttributes:
+    def check(self, here: Here) -> None:
+        """Refuses a host without an underlay address in a family of the network."""
+        require_addresses(here, self.families)
+
+    def attributes(self, here: Here) -> LeaseAttributes:
         """Returns flannel's lease value: addresses only."""
+        public_ip, public_ipv6 = public_addresses(here, self.families)
         return LeaseAttributes(public_ip=public_ip, public_ipv6=public_ipv6)
 
-    def adjacency(self, peer: Peer, *, mtu_bytes: int) -> Adjacency:
-        """Returns how `peer` is reached, whatever backend its lease names, as flannel does.
+    def vtep(self, here: Here) -> None:
+        """Returns nothing: no VXLAN is spoken."""
+        return
+
+    def devices(self, here: Here, own: SubnetKey) -> tuple[VxlanDevice, ...]:
+        """Returns nothing: the kernel has no part in it."""
+        return ()
+
+    def reach(
+        self, peer: Peer, family: Family, here: Here, *, on_link: Collection[IPAddress]
+    ) -> Reach:
+        """Returns the adjacency of `peer`, whatever backend its lease names, as flannel does.
 
         Raises:
-            Unusable: the peer has no IPv4 address in the underlay, or no IPv4 subnet.
+            Unusable: the peer has no address in that family of the underlay.
         """
-        if peer.public_ip == UNSPECIFIED or peer.subnet.prefixlen == 0:
-            raise Unusable(
-                "backend_no_ipv4",
-                f"lease of {peer.key} has no IPv4 subnet and address, and udp carries IPv4 only",
+        return Reach(
+            adjacency=Adjacency(
+                encapsulation="raw",
+                endpoint=endpoint(peer, family),
+                port=self.port,
+                mtu_bytes=self.device_mtu_bytes(here.underlay_mtu_bytes),
             )
-        return Adjacency(
-            encapsulation=self.encapsulation,
-            endpoint=peer.public_ip,
-            port=self.port,
-            mtu_bytes=mtu_bytes,
         )

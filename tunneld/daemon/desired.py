@@ -6,16 +6,26 @@ Path of a lease: `daemon.membership` -> `peer` -> `backend` -> **`daemon.desired
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
-from tunneld.backend.base import Adjacency, Backend, Unusable
+from tunneld.backend.base import Adjacency, Backend, Here, Reach, SourceCheck, Unusable
+from tunneld.backend.families import subnet_of, underlay_address
+from tunneld.backend.mac import MacAddress
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.path_mtu import PathMtus
-from tunneld.fib.compose import compose
-from tunneld.fib.state import FirewallMark, SourceCheck, State, UnderlayPort
+from tunneld.fib.compose import Overlay, Rules, compose
+from tunneld.fib.shared_macs import shared_macs
+from tunneld.fib.state import OverlayNet, State
+from tunneld.lease.model import IPAddress, IPNetwork, Lease, SubnetKey
 from tunneld.lease.network import NetworkConfig
 from tunneld.peer import Peer, join
+
+_log = logging.getLogger("tunneld.daemon")
+
+_Reached = dict[IPNetwork, tuple[Peer, Reach]]
 
 
 class Desired:
@@ -28,71 +38,137 @@ class Desired:
         backend: Backend,
         membership: Membership,
         path_mtus: PathMtus,
-        underlay_mtu_bytes: int,
+        here: Here,
         source_check: SourceCheck,
-        ip_masq: bool,
-        random_fully: bool,
-        forward: bool = True,
-        notrack: UnderlayPort | None = None,
-        accept_mark: FirewallMark | None = None,
+        rules: Rules,
     ) -> None:
         self._config = config
         self._backend = backend
         self._membership = membership
         self._path_mtus = path_mtus
+        self._here = here
         self._source_check = source_check
-        self._ip_masq = ip_masq
-        self._random_fully = random_fully
-        self._forward = forward
-        self._notrack = notrack
-        self._accept_mark = accept_mark
-        self._underlay_mtu_bytes = underlay_mtu_bytes
+        self._rules = rules
+        self._on_link: Mapping[IPAddress, bool] = {}
+        self._shared: set[tuple[IPNetwork, IPNetwork, MacAddress]] = set()
+        self.device: str | None = None
+        """Name of the TUN device, once it is open."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when something but the leases has changed what must be."""
-        self.peers: Mapping[IPv4Network, tuple[Peer, Adjacency]] = {}
-        """Who is reached, and how, by the last computation."""
+        self.peers: Mapping[IPNetwork, tuple[Peer, Reach]] = {}
+        """Who is reached, and how, by the last computation. A peer has a place in each family."""
 
     @property
     def device_mtu_bytes(self) -> int:
-        """MTU of the overlay device."""
-        return self._backend.device_mtu_bytes(self._underlay_mtu_bytes)
+        """MTU of the overlay."""
+        return self._backend.device_mtu_bytes(self._here.underlay_mtu_bytes)
 
     def set_underlay_mtu(self, mtu_bytes: int) -> None:
         """Takes over a new MTU of the underlay's link."""
-        self._underlay_mtu_bytes = mtu_bytes
+        self._here = replace(self._here, underlay_mtu_bytes=mtu_bytes)
         self.on_change()
+
+    def underlay_addresses(self) -> frozenset[IPAddress]:
+        """Returns the peers of whom must be known whether they are on the same link."""
+        own = self._membership.own
+        if own is None or not self._backend.wants_on_link:
+            return frozenset()
+        found = (
+            underlay_address(peer, family)
+            for peer in self._joined(own)
+            for family in self._backend.families
+        )
+        return frozenset(address for address in found if address is not None)
+
+    def set_on_link(self, answers: Mapping[IPAddress, bool]) -> None:
+        """Takes over which of `underlay_addresses` the kernel reaches without a gateway.
+
+        A peer that nobody has asked about yet is left out for that long, where it matters.
+        """
+        if answers != self._on_link:
+            self._on_link = dict(answers)
+            self.on_change()
 
     def by_name(self, name: str | None) -> Adjacency | None:
         """Returns the adjacency the engine knows as `name`; None when it is gone."""
-        return next((how for prefix, (_, how) in self.peers.items() if str(prefix) == name), None)
+        return next(
+            (how.adjacency for prefix, (_, how) in self.peers.items() if str(prefix) == name), None
+        )
 
     def state(self) -> State | None:
         """Returns the desired state; None while this node holds no lease."""
         own = self._membership.own
         if own is None:
             return None
-        leases = self._membership.accepted(own, self._config.network)
-        peers = {peer.subnet: peer for peer in join(leases, self._membership.tracker.records)}
-        adjacencies = self._path_mtus.limit(self._adjacencies(peers))
-        self.peers = {prefix: (peers[prefix], how) for prefix, how in adjacencies.items()}
-        return compose(
-            network=self._config.network,
-            subnet=own.subnet,
-            adjacencies=adjacencies,
-            device_mtu_bytes=self.device_mtu_bytes,
+        reached = self._reached(self._joined(own))
+        reaches = self._path_mtus.limit({prefix: how for prefix, (_, how) in reached.items()})
+        self.peers = {prefix: (reached[prefix][0], how) for prefix, how in reaches.items()}
+        return compose(self._overlay(own.key), reaches, self._rules)
+
+    def _overlay(self, own: SubnetKey) -> Overlay:
+        config, backend = self._config, self._backend
+        ipv6 = None
+        if config.ipv6_network is not None and own.ipv6 is not None:
+            ipv6 = OverlayNet(network=config.ipv6_network, subnet=own.ipv6)
+        return Overlay(
+            ipv4=OverlayNet(network=config.network, subnet=own.ipv4)
+            if config.enable_ipv4
+            else None,
+            ipv6=ipv6,
+            datapath=backend.datapath,
+            device=self.device,
+            vxlan_devices=backend.devices(self._here, own),
+            vtep=backend.vtep(self._here),
+            mtu_bytes=self.device_mtu_bytes,
             source_check=self._source_check,
-            ip_masq=self._ip_masq,
-            random_fully=self._random_fully,
-            forward=self._forward,
-            notrack=self._notrack,
-            accept_mark=self._accept_mark,
         )
 
-    def _adjacencies(self, peers: Mapping[IPv4Network, Peer]) -> dict[IPv4Network, Adjacency]:
-        found: dict[IPv4Network, Adjacency] = {}
-        for prefix, peer in peers.items():
-            try:
-                found[prefix] = self._backend.adjacency(peer, mtu_bytes=self.device_mtu_bytes)
-            except Unusable as verdict:
-                self._membership.skip(peer.key, verdict.reason, verdict.detail)
+    def _joined(self, own: Lease) -> list[Peer]:
+        """Returns the peers, that of the oldest lease first."""
+        leases = self._membership.accepted(own, self._config.network)
+        made = {lease.key: lease.create_revision for lease in leases}
+        peers = join(leases, self._membership.tracker.records)
+        return sorted(peers, key=lambda peer: made[peer.key])
+
+    def _reached(self, peers: Iterable[Peer]) -> _Reached:
+        backend = self._backend
+        on_link = frozenset(address for address, answer in self._on_link.items() if answer)
+        found: _Reached = {}
+        verdicts: dict[SubnetKey, list[Unusable]] = defaultdict(list)
+        for peer in peers:
+            for family in backend.families:
+                prefix = subnet_of(peer, family)
+                address = underlay_address(peer, family)
+                is_unknown = address is not None and address not in self._on_link
+                if prefix is None or (backend.wants_on_link and is_unknown):
+                    continue
+                try:
+                    reach = backend.reach(peer, family, self._here, on_link=on_link)
+                except Unusable as verdict:
+                    verdicts[peer.key].append(verdict)
+                    continue
+                if reach is not None:
+                    found[prefix] = (peer, reach)
+        for prefix, refusal in self._doubles(found):
+            verdicts[found.pop(prefix)[0].key].append(refusal)
+        for key, several in verdicts.items():
+            details = dict.fromkeys(verdict.detail for verdict in several)
+            self._membership.skip(key, several[0].reason, "; ".join(details))
         return found
+
+    def _doubles(self, found: _Reached) -> list[tuple[IPNetwork, Unusable]]:
+        """Returns who may not keep a VTEP address that an older lease has; tells of the others."""
+        shared = set(shared_macs({prefix: how for prefix, (_, how) in found.items()}))
+        lost = []
+        for first, later, mac in sorted(shared, key=str):
+            (one, kept), (other, doubtful) = found[first], found[later]
+            both = f"leases of {one.key} and {other.key} publish one VtepMAC, {mac}"
+            if kept.kernel and doubtful.kernel and kept.kernel.endpoint != doubtful.kernel.endpoint:
+                lost.append((later, Unusable("vtep_mac_taken", f"{both}; the older one keeps it")))
+            elif (first, later, mac) not in self._shared:
+                _log.warning(
+                    "two leases publish one VTEP address; both are used",
+                    extra={"fields": {"entry": str(other.key), "detail": both}},
+                )
+        self._shared = shared
+        return lost

@@ -4,7 +4,8 @@ Path of a lease: `backend` (adjacency) -> **`daemon.path_mtu`** (its MTU) -> `fi
 
 The engine reports a datagram the underlay refused for its size; the kernel then knows the path's
 MTU and is asked for it. It forgets what it learned after ten minutes
-(`net.ipv4.route.mtu_expires`), so paths that were found narrow are asked for again.
+(`net.ipv4.route.mtu_expires`, `net.ipv6.route.mtu_expires`), so paths that were found narrow are
+asked for again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
 
-from tunneld.backend.base import Adjacency
+from tunneld.backend.base import Adjacency, Family, Here, Reach
+from tunneld.backend.families import MIN_MTU_BYTES
 from tunneld.errors import HostError
 from tunneld.host.path_mtu import path_mtu
+from tunneld.lease.model import IPAddress, IPNetwork
 
 RECHECK_S = 60.0
 
@@ -27,25 +29,16 @@ _log = logging.getLogger("tunneld.daemon")
 class PathMtus:
     """Lowers the MTU of adjacencies whose path carries less than the link."""
 
-    def __init__(self, *, source: IPv4Address, overhead_bytes: int) -> None:
-        self._source = source
+    def __init__(self, *, here: Here, overhead_bytes: Callable[[Family], int]) -> None:
+        self._here = here
         self._overhead_bytes = overhead_bytes
         self.on_change: Callable[[], None] = lambda: None
         """Called when a path has become wider or narrower."""
-        self._narrow: dict[tuple[IPv4Address, int], int] = {}
+        self._narrow: dict[tuple[IPAddress, int], int] = {}
 
-    def limit(self, adjacencies: Mapping[IPv4Network, Adjacency]) -> dict[IPv4Network, Adjacency]:
-        """Returns the adjacencies with the MTU of their paths."""
-        return {
-            prefix: replace(
-                adjacency,
-                mtu_bytes=min(
-                    adjacency.mtu_bytes,
-                    self._narrow.get((adjacency.endpoint, adjacency.port), adjacency.mtu_bytes),
-                ),
-            )
-            for prefix, adjacency in adjacencies.items()
-        }
+    def limit(self, reaches: Mapping[IPNetwork, Reach]) -> dict[IPNetwork, Reach]:
+        """Returns the reaches, their adjacencies with the MTU of their paths."""
+        return {prefix: self._limited(reach) for prefix, reach in reaches.items()}
 
     def refused(self, adjacency: Adjacency) -> None:
         """The underlay refused a datagram to this adjacency for its size."""
@@ -58,9 +51,23 @@ class PathMtus:
             for endpoint, port in list(self._narrow):
                 self._ask(endpoint, port)
 
-    def _ask(self, endpoint: IPv4Address, port: int) -> None:
+    def _limited(self, reach: Reach) -> Reach:
+        adjacency = reach.adjacency
+        if adjacency is None:
+            return reach
+        inner = self._narrow.get((adjacency.endpoint, adjacency.port), adjacency.mtu_bytes)
+        if inner >= adjacency.mtu_bytes:
+            return reach
+        return replace(reach, adjacency=replace(adjacency, mtu_bytes=inner))
+
+    def _ask(self, endpoint: IPAddress, port: int) -> None:
+        # What is inside a datagram is of the family it travels in.
+        family: Family = 4 if endpoint.version == 4 else 6
+        source = self._here.address if family == 4 else self._here.address_v6
+        if source is None:
+            return
         try:
-            inner = path_mtu(self._source, endpoint, port) - self._overhead_bytes
+            inner = path_mtu(source, endpoint, port) - self._overhead_bytes(family)
         except HostError as error:
             # No path at all right now: the last known size is as good as any.
             _log.debug("path MTU not known", extra={"fields": {"error": str(error)}})
@@ -69,8 +76,12 @@ class PathMtus:
         if inner == before:
             return
         self._narrow[endpoint, port] = inner
-        _log.info(
-            "path MTU of a peer changed",
-            extra={"fields": {"endpoint": str(endpoint), "mtu_bytes": inner}},
-        )
+        fields = {"endpoint": str(endpoint), "mtu_bytes": inner}
+        if inner < MIN_MTU_BYTES[family]:
+            _log.warning(
+                "the path to a peer is too narrow for the smallest packets every host may send",
+                extra={"fields": fields},
+            )
+        else:
+            _log.info("path MTU of a peer changed", extra={"fields": fields})
         self.on_change()

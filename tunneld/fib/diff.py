@@ -5,6 +5,10 @@ Path of a lease: `fib.compose` -> **`fib.diff`** -> `engine` | `host`. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import attrgetter
+from typing import Any
+
 from tunneld.fib.state import (
     Change,
     EngineChange,
@@ -13,6 +17,15 @@ from tunneld.fib.state import (
     HostState,
     State,
 )
+from tunneld.lease.model import IPNetwork
+
+_PLACES: dict[str, Callable[[Any], object]] = {
+    "vxlan_devices": attrgetter("name"),
+    "neighbours": attrgetter("device", "address"),
+    "fdb": attrgetter("device", "mac"),
+    "routes": attrgetter("destination", "metric"),
+}
+"""By what the kernel tells two of a kind apart."""
 
 
 def difference(desired: State, actual: State) -> Change:
@@ -36,15 +49,29 @@ def _engine(desired: EngineState, actual: EngineState) -> EngineChange:
             for prefix, target in desired.entries.items()
             if actual.entries.get(prefix) != target
         },
-        drop_entries=tuple(sorted(actual.entries.keys() - desired.entries.keys())),
+        drop_entries=tuple(
+            sorted(actual.entries.keys() - desired.entries.keys(), key=_network_order)
+        ),
     )
 
 
 def _host(desired: HostState, actual: HostState) -> HostChange:
+    sets = {}
+    for kind, place in _PLACES.items():
+        wanted, there = getattr(desired, kind), getattr(actual, kind)
+        # What is put takes the place of what is there: that needs no removal of its own.
+        taken = {place(item) for item in wanted}
+        sets[f"put_{kind}"] = wanted - there
+        sets[f"drop_{kind}"] = frozenset(
+            item for item in there - wanted if place(item) not in taken
+        )
     return HostChange(
         device=None if desired.device == actual.device else desired.device,
-        drop_routes=actual.routes - desired.routes,
-        put_routes=desired.routes - actual.routes,
         firewall=None if desired.firewall == actual.firewall else desired.firewall,
         subnet_env=None if desired.subnet_env == actual.subnet_env else desired.subnet_env,
+        **sets,
     )
+
+
+def _network_order(network: IPNetwork) -> tuple[int, int, int]:
+    return network.version, int(network.network_address), network.prefixlen

@@ -205,8 +205,12 @@ class HostState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostChange:
-    """What to do to the operating system, in this order: devices, neighbours and FDB, routes,
-    firewall, file. Of each kind what is dropped goes after what is put, so that nothing gapes."""
+    """What to do to the operating system.
+
+    In this order: devices, neighbours and FDB, routes, firewall, file. Of each kind what is
+    dropped goes after what is put, so that nothing gapes; nothing is dropped whose place in the
+    kernel something put takes.
+    """
 
     device: Device | None = None
     put_vxlan_devices: frozenset[VxlanDevice] = frozenset()
