@@ -8,15 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from tunneld.backend import alloc, hostgw, udp, vxlan
 from tunneld.backend.base import Backend
-from tunneld.backend.udp import UdpBackend
 from tunneld.errors import NetworkConfigError
 from tunneld.lease.network import NetworkConfig
 
 __all__ = ["FLANNEL_TYPES", "parse_backend"]
 
 _BUILT: dict[str, Callable[[NetworkConfig, Literal["userspace", "kernel"]], Backend]] = {
-    UdpBackend.type: UdpBackend.from_config,
+    "alloc": alloc.from_config,
+    "host-gw": hostgw.from_config,
+    "udp": udp.from_config,
+    "vxlan": vxlan.from_config,
 }
 
 FLANNEL_TYPES = (

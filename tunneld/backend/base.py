@@ -57,9 +57,10 @@ class Reach:
     adjacency: Adjacency | None = None
     """Stays beside `gateway`: the other side may still send by the tunnel."""
     kernel: KernelPath | None = None
-    """Stays beside `gateway`, for the same reason."""
+    """Not beside `gateway`: a kernel device takes what comes from anybody."""
     gateway: IPAddress | None = None
-    """A plain route by the underlay interface goes before both: the peer is on the same link."""
+    """A plain route by the underlay interface goes before the tunnel: the peer is on the same
+    link."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,17 @@
-"""What every backend asks of the two address families of the underlay.
+"""The address families of a network: what they ask of the host, and what their headers take.
 
-Path of a lease: `peer` -> **`backend.families`** -> the backends. Pure.
+Path of a lease: `lease.network` -> **`backend.families`** -> the backends. Pure.
 
-Source: flannel `pkg/backend/common.go` (ExternalInterface), RFC 791, RFC 8200 section 5.
+Source: RFC 791 section 3.2 (68 bytes), RFC 8200 section 5 (1,280 bytes).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from ipaddress import IPv4Address, IPv6Address
 
-from tunneld.backend.base import Family, Here, Unusable
+from tunneld.backend.base import Family, Here
 from tunneld.errors import InterfaceError
-from tunneld.lease.model import NO_IPV4_SUBNET, UNSPECIFIED, IPAddress, IPNetwork
 from tunneld.lease.network import NetworkConfig
-from tunneld.peer import Peer
 
 IP_HEADER_BYTES: dict[Family, int] = {4: 20, 6: 40}
 UDP_HEADER_BYTES = 8
@@ -45,43 +42,6 @@ def require_addresses(here: Here, families: Collection[Family]) -> None:
                 f"IPv{family} packets travel; expected one: give the interface one, choose another "
                 f"with --iface, or set {option} to false in the network config"
             )
-
-
-def public_addresses(
-    here: Here, families: Collection[Family]
-) -> tuple[IPv4Address, IPv6Address | None]:
-    """Returns what a lease says: only addresses of the network's families, as flannel's."""
-    ipv4 = here.public_ip if 4 in families else None
-    return ipv4 or UNSPECIFIED, here.public_ipv6 if 6 in families else None
-
-
-def subnet_of(peer: Peer, family: Family) -> IPNetwork | None:
-    """Returns the subnet of a peer; None: it has none in that family."""
-    if family == 6:
-        return peer.key.ipv6
-    return None if peer.key.ipv4 == NO_IPV4_SUBNET else peer.key.ipv4
-
-
-def underlay_address(peer: Peer, family: Family) -> IPAddress | None:
-    """Returns the underlay address of a peer, if its lease says one."""
-    address = peer.public_ip if family == 4 else peer.public_ipv6
-    return None if address == UNSPECIFIED else address
-
-
-def endpoint(peer: Peer, family: Family) -> IPAddress:
-    """Returns the underlay address of a peer.
-
-    Raises:
-        Unusable: its lease has none in that family.
-    """
-    address = underlay_address(peer, family)
-    if address is None:
-        name = "PublicIP" if family == 4 else "PublicIPv6"
-        raise Unusable(
-            "no_underlay_address",
-            f"lease of {peer.key} has no {name}, over which its IPv{family} subnet is reached",
-        )
-    return address
 
 
 def overlay_mtu_bytes(

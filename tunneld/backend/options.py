@@ -19,6 +19,11 @@ SOURCE_CHECKS: tuple[SourceCheck, ...] = ("strict", "loose", "off")
 _Choice = TypeVar("_Choice", bound=str)
 
 
+def is_given(config: NetworkConfig, name: str) -> bool:
+    """Returns whether the option is there, and not null."""
+    return member(config.backend, name) is not None
+
+
 def whole_number(config: NetworkConfig, name: str, *, default: int, least: int, most: int) -> int:
     """Returns the option, or `default` when it is absent or null.
 

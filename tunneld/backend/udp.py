@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 from tunneld.backend.base import (
     Adjacency,
@@ -25,12 +25,11 @@ from tunneld.backend.base import (
 from tunneld.backend.families import (
     IP_HEADER_BYTES,
     UDP_HEADER_BYTES,
-    endpoint,
     families_of,
     overlay_mtu_bytes,
-    public_addresses,
     require_addresses,
 )
+from tunneld.backend.leases import endpoint, public_addresses
 from tunneld.backend.options import SOURCE_CHECKS, choice, whole_number
 from tunneld.errors import NetworkConfigError
 from tunneld.lease.model import IPAddress, LeaseAttributes, SubnetKey
@@ -54,24 +53,6 @@ class UdpBackend:
     families: tuple[Family, ...]
     port: int = DEFAULT_PORT
     source_check: SourceCheck = "strict"
-
-    @classmethod
-    def from_config(cls, config: NetworkConfig, datapath: Literal["userspace", "kernel"]) -> Self:
-        """Returns the backend with its options.
-
-        Raises:
-            NetworkConfigError: an option is out of its limits, or the kernel is to do it.
-        """
-        if datapath == "kernel":
-            raise NetworkConfigError(
-                "the udp backend has no kernel data path: no device of the kernel puts bare "
-                "packets into UDP; expected --datapath userspace, or vxlan as Backend.Type"
-            )
-        return cls(
-            families=families_of(config),
-            port=whole_number(config, "Port", default=DEFAULT_PORT, least=1, most=65_535),
-            source_check=choice(config, "SourceCheck", default="strict", choices=SOURCE_CHECKS),
-        )
 
     def overhead_bytes(self, family: Family) -> int:
         """Returns what the headers take."""
@@ -118,3 +99,21 @@ class UdpBackend:
                 mtu_bytes=self.device_mtu_bytes(here.underlay_mtu_bytes),
             )
         )
+
+
+def from_config(config: NetworkConfig, datapath: Literal["userspace", "kernel"]) -> UdpBackend:
+    """Returns the backend with its options.
+
+    Raises:
+        NetworkConfigError: an option is out of its limits, or the kernel is to do it.
+    """
+    if datapath == "kernel":
+        raise NetworkConfigError(
+            "the udp backend has no kernel data path: no device of the kernel puts bare packets "
+            "into UDP; expected --datapath userspace, or vxlan as Backend.Type"
+        )
+    return UdpBackend(
+        families=families_of(config),
+        port=whole_number(config, "Port", default=DEFAULT_PORT, least=1, most=65_535),
+        source_check=choice(config, "SourceCheck", default="strict", choices=SOURCE_CHECKS),
+    )

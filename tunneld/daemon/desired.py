@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
 from tunneld.backend.base import Adjacency, Backend, Here, Reach, SourceCheck, Unusable
-from tunneld.backend.families import subnet_of, underlay_address
+from tunneld.backend.leases import subnet_of, underlay_address
 from tunneld.backend.mac import MacAddress
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.path_mtu import PathMtus

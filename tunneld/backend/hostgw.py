@@ -1,0 +1,108 @@
+"""The host-gw backend: a peer's subnet is behind its host, by a plain route on a shared link.
+
+Path of a lease: `peer` -> **`backend.hostgw`** -> `fib`. Pure.
+No device and no header: the kernel alone forwards, whatever `--datapath` says.
+
+Source: flannel `pkg/backend/hostgw/`, `pkg/backend/route_network.go`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from tunneld.backend.base import (
+    Datapath,
+    Family,
+    Here,
+    Reach,
+    SourceCheck,
+    Unusable,
+    VxlanDevice,
+)
+from tunneld.backend.families import families_of, overlay_mtu_bytes, require_addresses
+from tunneld.backend.leases import endpoint, public_addresses, require_type
+from tunneld.errors import InterfaceError
+from tunneld.lease.model import IPAddress, LeaseAttributes, SubnetKey
+from tunneld.lease.network import NetworkConfig
+from tunneld.peer import Peer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostGwBackend:
+    """flannel's host-gw backend."""
+
+    type: ClassVar[str] = "host-gw"
+    datapath: ClassVar[Datapath] = "kernel"
+    port: ClassVar[None] = None
+    device_template: ClassVar[None] = None
+    source_ports: ClassVar[int] = 0
+    source_check: ClassVar[SourceCheck] = "off"
+    wants_on_link: ClassVar[bool] = True
+    remarks: ClassVar[tuple[str, ...]] = ()
+
+    families: tuple[Family, ...]
+
+    def overhead_bytes(self, family: Family) -> int:
+        """Returns 0: packets travel as they are."""
+        return 0
+
+    def device_mtu_bytes(self, underlay_mtu_bytes: int) -> int:
+        """Returns the underlay's own MTU.
+
+        Raises:
+            InterfaceError: it is too small for a family of the network.
+        """
+        return overlay_mtu_bytes(underlay_mtu_bytes, self.overhead_bytes, self.families)
+
+    def check(self, here: Here) -> None:
+        """Refuses a host whose peers could not use its address as a gateway."""
+        require_addresses(here, self.families)
+        for family, address, public, option in (
+            (4, here.address, here.public_ip, "--public-ip"),
+            (6, here.address_v6, here.public_ipv6, "--public-ipv6"),
+        ):
+            if family in self.families and public != address:
+                raise InterfaceError(
+                    f"public address {public} is not the underlay interface's {address}, and the "
+                    "host-gw backend needs peers on the same link, who can have this host as "
+                    f"their gateway; expected both the same: leave {option} out, choose the "
+                    "interface with --iface, or use vxlan behind NAT"
+                )
+
+    def attributes(self, here: Here) -> LeaseAttributes:
+        """Returns flannel's lease value: addresses and type."""
+        public_ip, public_ipv6 = public_addresses(here, self.families)
+        return LeaseAttributes(public_ip=public_ip, public_ipv6=public_ipv6, backend_type=self.type)
+
+    def vtep(self, here: Here) -> None:
+        """Returns nothing: no VXLAN is spoken."""
+        return
+
+    def devices(self, here: Here, own: SubnetKey) -> tuple[VxlanDevice, ...]:
+        """Returns nothing: there is no tunnel."""
+        return ()
+
+    def reach(
+        self, peer: Peer, family: Family, here: Here, *, on_link: Collection[IPAddress]
+    ) -> Reach:
+        """Returns the route of `peer`.
+
+        Raises:
+            Unusable: its lease is of another backend, or its host is not on the same link.
+        """
+        require_type(peer, self.type)
+        address = endpoint(peer, family)
+        if address not in on_link:
+            raise Unusable(
+                "not_on_link",
+                f"lease of {peer.key}: {address} is not on the link of the underlay interface, and "
+                "host-gw has no other way to it",
+            )
+        return Reach(gateway=address)
+
+
+def from_config(config: NetworkConfig, datapath: Literal["userspace", "kernel"]) -> HostGwBackend:
+    """Returns the backend; it has no options."""
+    return HostGwBackend(families=families_of(config))
