@@ -1,6 +1,6 @@
 """Carries a HostChange into the operating system, and reports what it holds of ours.
 
-Path of a lease: `fib` -> **`host.actuator`** -> device, routes, firewall, subnet.env.
+Path of a lease: `fib` -> **`host.actuator`** -> devices, neighbours, routes, firewall, subnet.env.
 
 Level-triggered: `observe` leaves out whatever is not fully as it was put, so that the
 difference to the desired state puts it again. What is not ours is never touched. It decides
@@ -10,10 +10,8 @@ nothing: values come in, values go out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from ipaddress import IPv4Network
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
-from typing import Literal
 
 from tunneld.errors import HostError
 from tunneld.fib.state import FirewallMode, HostChange, HostState, SubnetEnv
@@ -22,20 +20,15 @@ from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
 from tunneld.host.firewall import HostFirewall
 from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding
-from tunneld.host.monitor import Monitor, Notice
-from tunneld.host.netlink import Netlink
-from tunneld.host.routes import PROTOCOL, Routes
+from tunneld.host.netlink import Link, Netlink
+from tunneld.host.routes import Exits, Routes, Sources
 from tunneld.host.state_dir import StateDir
 from tunneld.host.underlay import Underlay
+from tunneld.host.vxlan import VxlanDevices
+from tunneld.host.watch import HostEvent, Watch
+from tunneld.lease.model import IPNetwork
 
-HostEvent = Literal["device", "routes", "firewall", "underlay"]
-"""What may have changed behind our back (or by our own hand: that is not told apart)."""
-
-FIREWALL_DELAY_S = 0.01
-"""How long after its first change the firewall is looked at: a change has more than one message."""
-
-FIREWALL_INTERVAL_S = 0.2
-"""Least time between two looks at a firewall that keeps changing."""
+__all__ = ["Actuator", "HostEvent"]
 
 
 class Actuator:
@@ -45,10 +38,11 @@ class Actuator:
         self,
         netlink: Netlink,
         *,
-        device: str,
-        network: IPv4Network | None,
+        device: str | None,
+        networks: Collection[IPNetwork],
         subnet_file: Path,
         underlay: Underlay,
+        name: str | None = None,
         forwarding: ForwardingPolicy = "auto",
         state_dir: StateDir | None = None,
         firewall: FirewallMode = "auto",
@@ -57,26 +51,29 @@ class Actuator:
 
         Args:
             netlink: an open socket; the caller closes it after this.
-            device: name of the overlay device.
-            network: where routes that name no device are ours; None: everywhere.
+            device: name of the TUN device; None: there is none.
+            networks: the overlay in each family: where routes that name no device are ours.
             subnet_file: path of subnet.env.
-            underlay: the interface whose changes are reported.
+            underlay: the interface whose changes are reported, and by which plain routes lead.
+            name: what our firewall is called after, to tell daemons of one host apart, at most
+                15 characters; None: the TUN device, or `routed`.
             forwarding: whether the host's global switch may be turned on.
             state_dir: where to remember, for after a crash, that we turned it on.
             firewall: by which means the rules are put in force.
         """
-        self._device = OverlayDevice(device, netlink)
-        self._routes = Routes(netlink, network)
-        self._firewall = HostFirewall(device, firewall)
+        self._netlink = netlink
+        self._device = None if device is None else OverlayDevice(device, netlink)
+        self._vxlan = VxlanDevices(netlink, underlay.index)
+        self._routes = Routes(netlink, networks)
+        self._firewall = HostFirewall(name or device or "routed", firewall)
         self._forwarding = GlobalForwarding(forwarding, state_dir)
         self._subnet_file = subnet_file
-        self._underlay = underlay
-        self._device_index = 0
-        self._callbacks: list[Callable[[HostEvent], None]] = []
-        self._monitor: Monitor | None = None
-        self._firewall_report: asyncio.TimerHandle | None = None
-        self._firewall_reported_s = 0.0
-        """Time of the loop."""
+        self._watch = Watch(
+            device=device,
+            underlay=underlay,
+            firewall_tables=lambda: self._firewall.tables,
+            vxlan_names=lambda: self._vxlan.names,
+        )
         self._lock = asyncio.Lock()
 
     async def observe(self) -> HostState:
@@ -86,20 +83,22 @@ class Actuator:
             HostError: the kernel or a file cannot be read.
         """
         async with self._lock:
-            link = await self._device.link()
-            self._device_index = link.index if link else 0
-            device = await self._device.observe(link) if link else None
+            links = await self._netlink.links()
+            tun = self._tun(links)
+            device = await self._device.observe(tun) if self._device and tun else None
+            vxlan = await self._vxlan.observe(links)
             return HostState(
                 device=device,
-                routes=await self._routes.observe(
-                    link.index if link else None, device.address if device else None
-                ),
+                vxlan_devices=vxlan.devices,
+                neighbours=vxlan.neighbours,
+                fdb=vxlan.fdb,
+                routes=await self._routes.observe(await self._exits(links)),
                 firewall=await self._firewall.observe(),
                 subnet_env=await asyncio.to_thread(self._read_subnet_env),
             )
 
     async def apply(self, change: HostChange) -> None:
-        """Carries out a change: device, routes, firewall, file. May be repeated.
+        """Carries out a change: devices, neighbours, routes, firewall, file. May be repeated.
 
         A cancellation takes effect between two steps.
 
@@ -107,22 +106,10 @@ class Actuator:
             HostError: what failed; what came before it in that order is done.
         """
         async with self._lock:
-            link = await self._device.link()
-            if link is not None:
-                self._device_index = link.index
-            elif change.device or change.put_routes:
-                raise self._device.gone()
-            if change.device is not None and link is not None:
-                if change.device.forwarding:
-                    await finish(asyncio.to_thread(self._forwarding.switch_on))
-                await self._device.apply(link, change.device, self._routes)
-            if change.put_routes or change.drop_routes:
-                await self._routes.apply(
-                    self._device_index,
-                    await self._device.address(self._device_index),
-                    put=change.put_routes,
-                    drop=change.drop_routes,
-                )
+            if _needs_forwarding(change):
+                await finish(asyncio.to_thread(self._forwarding.switch_on))
+            await self._apply_devices(change)
+            await self._apply_paths(change)
             if change.firewall is not None:
                 await self._firewall.apply(change.firewall)
             if change.subnet_env is not None:
@@ -136,31 +123,29 @@ class Actuator:
         Raises:
             HostError: the kernel cannot be watched.
         """
-        if self._monitor is None:
-            self._monitor = Monitor(self._notice)
-        self._callbacks.append(callback)
+        self._watch.on_change(callback)
 
     def watch_underlay(self, underlay: Underlay) -> None:
         """Makes another interface the one whose changes are reported."""
-        self._underlay = underlay
+        self._watch.underlay = underlay
+        self._vxlan.underlay = underlay.index
 
     async def close(self, *, keep_subnet_env: bool = True) -> None:
-        """Takes everything of ours away but, by default, subnet.env. The device ends with its fds.
+        """Takes everything of ours away but, by default, subnet.env.
+
+        A vxlan device is deleted. The TUN device ends with its descriptors.
 
         Raises:
             HostError: what could not be taken away; everything else is.
         """
-        if self._monitor is not None:
-            self._monitor.close()
-            self._monitor = None
-        if self._firewall_report is not None:
-            self._firewall_report.cancel()
+        self._watch.close()
         async with self._lock:
-            link = await self._device.link()
+            exits = await self._exits(await self._netlink.links())
             failures = []
             for step in (
                 self._firewall.clear(),
-                self._routes.clear(link.index if link else None),
+                self._routes.clear(exits),
+                self._vxlan.clear(),
                 asyncio.to_thread(self._forwarding.restore),
             ):
                 try:
@@ -172,6 +157,52 @@ class Actuator:
         if failures:
             raise HostError("; ".join(failures))
 
+    async def _apply_devices(self, change: HostChange) -> None:
+        if change.device is not None or any(one.kind == "overlay" for one in change.put_routes):
+            tun = self._tun(await self._netlink.links())
+            if self._device is None:
+                raise ValueError("a change of the TUN device, where there is none")
+            if tun is None:
+                raise self._device.gone()
+            if change.device is not None:
+                await self._device.apply(tun, change.device, self._routes)
+        for wanted in sorted(change.put_vxlan_devices, key=lambda one: one.name):
+            await self._vxlan.put(wanted)
+        kept = {wanted.name for wanted in change.put_vxlan_devices}
+        for dropped in change.drop_vxlan_devices:
+            if dropped.name not in kept:
+                await self._vxlan.drop(dropped)
+
+    async def _apply_paths(self, change: HostChange) -> None:
+        """Neighbours and FDB come before the routes that need them, and go after them."""
+        entries = (change.put_neighbours, change.put_fdb)
+        dropped = (change.drop_neighbours, change.drop_fdb)
+        if not any((*entries, *dropped, change.put_routes, change.drop_routes)):
+            return
+        exits = await self._exits(await self._netlink.links())
+        await self._vxlan.put_entries(exits.vxlan, *entries)
+        await self._routes.apply(exits, put=change.put_routes, drop=change.drop_routes)
+        await self._vxlan.drop_entries(exits.vxlan, *dropped, kept=change.put_neighbours)
+
+    def _tun(self, links: Iterable[Link]) -> Link | None:
+        if self._device is None:
+            return None
+        return next((link for link in links if link.name == self._device.name), None)
+
+    async def _exits(self, links: Collection[Link]) -> Exits:
+        """Returns where our routes lead out, and lets these devices be watched."""
+        tun = self._tun(links)
+        underlay = self._watch.underlay.index
+        exits = Exits(
+            overlay=None if tun is None else tun.index,
+            sources=await self._device.sources(tun) if self._device and tun else Sources(),
+            underlay=underlay if any(link.index == underlay for link in links) else None,
+            vxlan={link.name: link.index for link in links if link.name in self._vxlan.names},
+        )
+        self._watch.device_index = exits.overlay or 0
+        self._watch.vxlan_indices = frozenset(exits.vxlan.values())
+        return exits
+
     def _read_subnet_env(self) -> SubnetEnv | None:
         """Returns what subnet.env says, if it is written as we write it."""
         text = subnet_env.read_text(self._subnet_file)
@@ -180,52 +211,12 @@ class Actuator:
         value = subnet_env.parse(text)
         return value if subnet_env.render(value) == text else None
 
-    def _notice(self, notice: Notice) -> None:
-        for event in self._events(notice):
-            if event == "firewall":
-                self._report_firewall_soon()
-            else:
-                self._report(event)
 
-    def _report(self, event: HostEvent) -> None:
-        for callback in self._callbacks:
-            callback(event)
-
-    def _report_firewall_soon(self) -> None:
-        """Reports many changes in a row, as Docker's start makes them, a few times only."""
-        if self._firewall_report is not None:
-            return
-        loop = asyncio.get_running_loop()
-        due_s = max(loop.time() + FIREWALL_DELAY_S, self._firewall_reported_s + FIREWALL_INTERVAL_S)
-        self._firewall_report = loop.call_at(due_s, self._report_firewall)
-
-    def _report_firewall(self) -> None:
-        self._firewall_report = None
-        self._firewall_reported_s = asyncio.get_running_loop().time()
-        self._report("firewall")
-
-    def _events(self, notice: Notice) -> Iterator[HostEvent]:
-        """Returns which of our things a notice may touch."""
-        is_ours = notice.index != 0 and notice.index == self._device_index
-        is_underlay = notice.index == self._underlay.index
-        match notice.kind:
-            case "lost":
-                yield from ("device", "routes", "firewall", "underlay")
-            case "link" if is_ours or notice.name == self._device.name:
-                yield "device"
-            case "link" if is_underlay or notice.name == self._underlay.name:
-                yield "underlay"
-            case "address" if is_ours:
-                yield "device"
-            case "address" if is_underlay:
-                yield "underlay"
-            case "forwarding" if is_ours or notice.index == 0:
-                yield "device"
-            case "route" if notice.is_default:
-                yield "underlay"
-            case "route" if is_ours or notice.protocol == PROTOCOL:
-                yield "routes"
-            case "firewall" if self._firewall.tables & notice.tables:
-                yield "firewall"
-            case "iptables":
-                yield "firewall"
+def _needs_forwarding(change: HostChange) -> bool:
+    """Says whether the change lets packets through that come in by other devices too."""
+    by_tunnel = change.device is not None and change.device.forwarding
+    return bool(
+        by_tunnel
+        or change.put_vxlan_devices
+        or any(route.kind == "gateway" for route in change.put_routes)
+    )

@@ -1,4 +1,4 @@
-"""Watches the kernel for changes of devices, addresses, routes and firewall rules.
+"""Watches the kernel for changes of devices, addresses, neighbours, routes and firewall rules.
 
 Says only *that* something of a kind changed, and where: whoever listens looks at the whole
 again. So a message lost to a full buffer costs nothing but one more look.
@@ -20,8 +20,11 @@ from typing import Literal
 from tunneld.errors import HostError
 from tunneld.host.xtables_lock import XtablesLock
 
-NoticeKind = Literal["link", "address", "route", "forwarding", "firewall", "iptables", "lost"]
-"""`firewall`: tables of nftables, hence of iptables-nft. `iptables`: a run of iptables-legacy."""
+NoticeKind = Literal[
+    "link", "address", "neighbour", "route", "forwarding", "firewall", "iptables", "lost"
+]
+"""`neighbour`: also a forwarding (FDB) entry. `firewall`: tables of nftables, hence of
+iptables-nft. `iptables`: a run of iptables-legacy."""
 
 _RECEIVE_BYTES = 65536
 _HEADER = struct.Struct("=IHHII")
@@ -30,11 +33,28 @@ _HEADER = struct.Struct("=IHHII")
 _RTM_LINK = (16, 17)
 _RTM_ADDRESS = (20, 21)
 _RTM_ROUTE = (24, 25)
+_RTM_NEIGHBOUR = (28, 29)
 _RTM_NETCONF = (80, 81)
 _RTNLGRP_LINK = 1
+_RTNLGRP_NEIGH = 3
 _RTNLGRP_IPV4_IFADDR = 5
 _RTNLGRP_IPV4_ROUTE = 7
+_RTNLGRP_IPV6_IFADDR = 9
+_RTNLGRP_IPV6_ROUTE = 11
 _RTNLGRP_IPV4_NETCONF = 24
+_RTNLGRP_IPV6_NETCONF = 25
+_ROUTING_GROUPS = (
+    _RTNLGRP_LINK,
+    _RTNLGRP_NEIGH,
+    _RTNLGRP_IPV4_IFADDR,
+    _RTNLGRP_IPV4_ROUTE,
+    _RTNLGRP_IPV6_IFADDR,
+    _RTNLGRP_IPV6_ROUTE,
+    _RTNLGRP_IPV4_NETCONF,
+    _RTNLGRP_IPV6_NETCONF,
+)
+_RT_TABLE_LOCAL = 255
+_RTM_F_CLONED = 0x200
 _IFLA_IFNAME = 3
 _RTA_OIF = 4
 _NETCONFA_IFINDEX = 1
@@ -63,7 +83,8 @@ class Notice:
     protocol: int = 0
     """Of a `route`: its protocol number."""
     is_default: bool = False
-    """Of a `route`: whether it is a default route."""
+    """Of a `route`: whether it is a default route. Those of table `local` are left out, and those
+    the kernel makes for one destination."""
     tables: frozenset[str] = frozenset()
     """Of `firewall`: the tables it touches."""
 
@@ -82,11 +103,7 @@ class Monitor:
         self._sockets: list[socket.socket] = []
         self._lock: XtablesLock | None = None
         try:
-            self._watch(
-                socket.NETLINK_ROUTE,
-                (_RTNLGRP_LINK, _RTNLGRP_IPV4_IFADDR, _RTNLGRP_IPV4_ROUTE, _RTNLGRP_IPV4_NETCONF),
-                routing_notices,
-            )
+            self._watch(socket.NETLINK_ROUTE, _ROUTING_GROUPS, routing_notices)
             self._watch(_NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,), firewall_notices)
             self._lock = XtablesLock(lambda: callback(Notice(kind="iptables")))
         except OSError as error:
@@ -152,8 +169,14 @@ def routing_notices(data: bytes) -> Iterator[Notice]:
             (index,) = struct.unpack_from("=I", body, 4)
             yield Notice(kind="address", index=index)
         elif kind in _RTM_ROUTE and len(body) >= 12:
+            (flags,) = struct.unpack_from("=I", body, 8)
+            if body[4] == _RT_TABLE_LOCAL or flags & _RTM_F_CLONED:
+                continue
             oif = _number(_attributes(body[12:]).get(_RTA_OIF))
             yield Notice(kind="route", index=oif, protocol=body[5], is_default=body[1] == 0)
+        elif kind in _RTM_NEIGHBOUR and len(body) >= 12:
+            (index,) = struct.unpack_from("=i", body, 4)
+            yield Notice(kind="neighbour", index=index)
         elif kind in _RTM_NETCONF and len(body) >= 4:
             # struct netconfmsg is one byte, padded to four; index -1 and -2 are `all`, `default`.
             index = _number(_attributes(body[4:]).get(_NETCONFA_IFINDEX))

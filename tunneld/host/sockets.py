@@ -1,63 +1,110 @@
-"""Opens the sockets of the data path: UDP on the underlay, and the raw one for ICMP errors.
+"""Opens the sockets of the data path: UDP on the underlay, and raw ones for ICMP errors.
 
 Path of a packet: native `io` -> **sockets of this module** -> the underlay. No packet is sent
 or read here.
 
+Each worker has, in each family, one socket on the backend's port. Where flows are to be spread,
+as VXLAN asks for, there are further ones that only send, each from a port of its own: what
+hashes outer headers on the way (a switch, a network card) then sees several flows. All datagrams
+carry a UDP checksum and may not be fragmented, in either family and encapsulation: a path that
+is too narrow is then noticed, and told to the sender of the inner packet.
+
 Source: flannel `pkg/backend/udp/udp_network_amd64.go` (socket bound to the interface's
-address and the backend's port); Linux ip(7), udp(7), socket(7).
+address and the backend's port); RFC 7348 §4.3, §5; Linux ip(7), ipv6(7), udp(7), socket(7).
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import os
 import socket
-from ipaddress import IPv4Address
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 from tunneld.errors import CapabilityError, HostError, PortInUseError
+from tunneld.host.port_holder import port_holder
+from tunneld.lease.model import IPAddress
 
 BUFFER_BYTES = 8 * 1024 * 1024
 """Receive and send buffer of an underlay socket. The kernel doubles it for its book-keeping."""
 
-# include/uapi/linux/in.h, include/uapi/asm-generic/socket.h; not in Python's socket module.
+# include/uapi/linux/in.h, in6.h, asm-generic/socket.h, filter.h; not in Python's socket module.
 IP_MTU_DISCOVER = 10
-IP_PMTUDISC_DO = 2
+IPV6_MTU_DISCOVER = 23
+IPV6_DONTFRAG = 62
+PMTUDISC_DO = 2
+"""IP_PMTUDISC_DO and IPV6_PMTUDISC_DO."""
+_SO_ATTACH_FILTER = 26
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
+_BPF_RET_K = 0x06
 
 
-def open_underlay_sockets(address: IPv4Address, port: int, count: int) -> list[socket.socket]:
-    """Opens `count` non-blocking UDP sockets on one address and port, DF set on what they send.
+class Descriptors(TypedDict):
+    """The descriptors of one worker, as the engine takes them."""
 
-    The kernel spreads arriving flows over the sockets when there are several.
+    ipv4: list[int]
+    ipv6: list[int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSockets:
+    """The underlay sockets of one worker: of each family none, or the one that receives first."""
+
+    ipv4: list[socket.socket] = field(default_factory=list)
+    ipv6: list[socket.socket] = field(default_factory=list)
+
+    def descriptors(self) -> Descriptors:
+        """Returns them for the engine, which takes duplicates."""
+        return {
+            "ipv4": [opened.fileno() for opened in self.ipv4],
+            "ipv6": [opened.fileno() for opened in self.ipv6],
+        }
+
+    def close(self) -> None:
+        """Closes all of them."""
+        for opened in (*self.ipv4, *self.ipv6):
+            opened.close()
+
+
+def open_underlay_sockets(
+    addresses: Iterable[IPAddress], port: int, workers: int, *, source_ports: int = 0
+) -> list[WorkerSockets]:
+    """Opens the non-blocking UDP sockets of each worker.
+
+    The kernel spreads arriving flows over the workers when there are several.
+
+    Args:
+        addresses: the underlay address of each family; at most one each.
+        port: where datagrams arrive.
+        workers: how many workers there are.
+        source_ports: sockets per worker and family that only send; 0: none.
 
     Raises:
-        PortInUseError: another program holds the port, whatever options it uses.
+        PortInUseError: another program, or the kernel itself, holds the port.
         CapabilityError: the port is a privileged one and CAP_NET_BIND_SERVICE is missing.
-        HostError: the address is not on this host, or the kernel refuses a socket.
+        HostError: an address is not on this host, or the kernel refuses a socket.
     """
-    sockets: list[socket.socket] = []
+    opened = [WorkerSockets() for _ in range(workers)]
     try:
-        for number in range(count):
-            opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-            sockets.append(opened)
-            opened.setblocking(False)
-            opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
-            _enlarge(opened, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-            _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
-            if number:
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            opened.bind((str(address), port))
-            # The first socket binds alone, so that a port in use is noticed also when its
-            # holder shares it; only then is it opened to our own further sockets.
-            if count > 1 and not number:
-                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    except OSError as error:
-        for opened in sockets:
-            opened.close()
-        raise _explain_bind(address, port, error) from error
-    return sockets
+        for address in addresses:
+            for number, worker in enumerate(opened):
+                sockets = worker.ipv4 if address.version == 4 else worker.ipv6
+                try:
+                    _open_receiver(sockets, address, port, number, shared=workers > 1)
+                except OSError as error:
+                    raise _explain_bind(address, port, error) from error
+                for _ in range(source_ports):
+                    _open_sender(sockets, address)
+    except BaseException:
+        for worker in opened:
+            worker.close()
+        raise
+    return opened
 
 
 def open_icmp_socket() -> socket.socket:
@@ -69,20 +116,85 @@ def open_icmp_socket() -> socket.socket:
         CapabilityError: CAP_NET_RAW is missing.
         HostError: the kernel refuses the socket.
     """
+    return _open_raw(socket.AF_INET, "IPv4")
+
+
+def open_icmp6_socket() -> socket.socket:
+    """Opens the raw IPv6 socket by which ICMPv6 errors leave, as `open_icmp_socket` does.
+
+    Raises:
+        CapabilityError: CAP_NET_RAW is missing.
+        HostError: the kernel refuses the socket.
+    """
+    return _open_raw(socket.AF_INET6, "IPv6")
+
+
+def _open_raw(family: socket.AddressFamily, name: str) -> socket.socket:
     try:
-        opened = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        # With IPPROTO_RAW the header is part of what is sent, in both families (raw(7)).
+        opened = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
         opened.setblocking(False)
-        opened.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
     except PermissionError as error:
         raise CapabilityError(
-            "cannot open a raw IPv4 socket: not permitted; expected CAP_NET_RAW: run as root or "
-            "grant the capability"
+            f"cannot open a raw {name} socket: not permitted; expected CAP_NET_RAW: run as root "
+            "or grant the capability"
         ) from error
     except OSError as error:
         raise HostError(
-            f"cannot open a raw IPv4 socket: {error.strerror}; expected one, to send ICMP errors"
+            f"cannot open a raw {name} socket: {error.strerror}; expected one, to send ICMP errors"
         ) from error
     return opened
+
+
+def _open_receiver(
+    sockets: list[socket.socket], address: IPAddress, port: int, number: int, *, shared: bool
+) -> None:
+    opened = _open_udp(sockets, address)
+    _enlarge(opened, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
+    if number:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    opened.bind((str(address), port))
+    # The first socket binds alone, so that a port in use is noticed also when its
+    # holder shares it; only then is it opened to our own further sockets.
+    if shared and not number:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def _open_sender(sockets: list[socket.socket], address: IPAddress) -> None:
+    try:
+        opened = _open_udp(sockets, address)
+        _refuse_all(opened)
+        opened.bind((str(address), 0))
+    except OSError as error:
+        raise HostError(
+            f"cannot open a socket that sends from {address}: {os.strerror(error.errno or 0)}; "
+            "expected a free port: see net.ipv4.ip_local_port_range"
+        ) from error
+
+
+def _open_udp(sockets: list[socket.socket], address: IPAddress) -> socket.socket:
+    """Opens an unbound UDP socket and puts it among `sockets`, whose owner closes it."""
+    is_ipv4 = address.version == 4
+    opened = socket.socket(socket.AF_INET if is_ipv4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    sockets.append(opened)
+    opened.setblocking(False)
+    if is_ipv4:
+        opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DO)
+    else:
+        opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        opened.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO)
+        opened.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
+    _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+    return opened
+
+
+def _refuse_all(opened: socket.socket) -> None:
+    """Lets nothing into a socket that nobody reads."""
+    program = struct.pack("=HBBI", _BPF_RET_K, 0, 0, 0)
+    buffer = bytearray(program)
+    view = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    filter_of_one = struct.pack("@HP", 1, ctypes.addressof(view))
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_of_one)
 
 
 def _enlarge(opened: socket.socket, force: int, plain: int) -> None:
@@ -93,19 +205,20 @@ def _enlarge(opened: socket.socket, force: int, plain: int) -> None:
     opened.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
 
 
-def _explain_bind(address: IPv4Address, port: int, error: OSError) -> HostError:
-    where = f"cannot bind UDP {address}:{port}"
+def _explain_bind(address: IPAddress, port: int, error: OSError) -> HostError:
+    name = f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
+    where = f"cannot bind UDP {name}"
     match error.errno:
         case errno.EADDRINUSE:
             return PortInUseError(
-                f"{where}: another program holds the port; expected it free: see who with "
+                f"{where}: {port_holder(port)} holds the port; expected it free: see who with "
                 f"`ss -ulpn 'sport = :{port}'` and stop it, or give the network another "
                 "Backend.Port"
             )
         case errno.EADDRNOTAVAIL:
             return HostError(
                 f"{where}: this host does not have the address; expected that of the underlay "
-                "interface: see `ip -4 address`, and --iface"
+                "interface: see `ip address`, and --iface"
             )
         case errno.EACCES | errno.EPERM:
             return CapabilityError(

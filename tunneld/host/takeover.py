@@ -16,8 +16,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from ipaddress import IPv4Network
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tunneld.errors import HostError
@@ -25,6 +24,8 @@ from tunneld.host.finish import finish
 from tunneld.host.firewall import layout
 from tunneld.host.firewall.program import attempt
 from tunneld.host.netlink import Netlink
+from tunneld.host.routes import within
+from tunneld.lease.model import IPNetwork
 
 FLANNEL_CHAINS = frozenset({"FLANNEL-FWD", "FLANNEL-POSTRTG"})
 FLANNEL_COMMENTS = ("flanneld forward", "flanneld masq")
@@ -74,18 +75,20 @@ async def remove_flannel_rules() -> tuple[str, ...]:
     return tuple(removed)
 
 
-async def warn_of_flannel_routes(netlink: Netlink, network: IPv4Network, device: str) -> None:
-    """Names devices of flannel, other than our `device`, that routes within `network` lead to.
+async def warn_of_flannel_routes(
+    netlink: Netlink, networks: Collection[IPNetwork], devices: Collection[str]
+) -> None:
+    """Names devices of flannel, other than our `devices`, that routes within `networks` lead to.
 
     Raises:
         HostError: the kernel does not list its routes.
     """
     names = {link.index: link.name for link in await netlink.links()}
-    taken: dict[str, IPv4Network] = {}
-    for route in await netlink.routes():
+    taken: dict[str, IPNetwork] = {}
+    for route in [*await netlink.routes(4), *await netlink.routes(6)]:
         name = names.get(route.oif or 0, "")
-        inside = route.destination.subnet_of(network)
-        if inside and name != device and name.startswith("flannel"):
+        inside = any(within(route.destination, network) for network in networks)
+        if inside and name not in devices and name.startswith("flannel"):
             taken.setdefault(name, route.destination)
     for name, destination in taken.items():
         _log.warning(

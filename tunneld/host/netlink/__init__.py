@@ -1,0 +1,45 @@
+"""The routing netlink of the kernel, in small typed calls.
+
+Path of a lease: `host` -> **`host.netlink`** -> the kernel. It decides nothing.
+
+`model` holds the values, `channel` the socket and its thread, `messages` what stands between
+values and pyroute2's messages, `calls` the calls themselves.
+"""
+
+from __future__ import annotations
+
+from tunneld.host.netlink.calls import Netlink
+from tunneld.host.netlink.model import (
+    DEFAULT_METRIC_V6,
+    MAIN_TABLE,
+    RTN_UNICAST,
+    RTN_UNREACHABLE,
+    SCOPE_HOST,
+    SCOPE_LINK,
+    SCOPE_UNIVERSE,
+    Address,
+    BridgeEntry,
+    Family,
+    KernelRoute,
+    Link,
+    NeighbourEntry,
+    VxlanSettings,
+)
+
+__all__ = [
+    "DEFAULT_METRIC_V6",
+    "MAIN_TABLE",
+    "RTN_UNICAST",
+    "RTN_UNREACHABLE",
+    "SCOPE_HOST",
+    "SCOPE_LINK",
+    "SCOPE_UNIVERSE",
+    "Address",
+    "BridgeEntry",
+    "Family",
+    "KernelRoute",
+    "Link",
+    "NeighbourEntry",
+    "Netlink",
+    "VxlanSettings",
+]

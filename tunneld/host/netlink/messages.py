@@ -1,0 +1,215 @@
+"""Between our values and pyroute2's messages. Pure.
+
+Source: include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour}.h.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from socket import AF_INET, AF_INET6
+from typing import Any, TypeAlias
+
+from tunneld.backend.mac import MacAddress
+from tunneld.host.netlink.model import (
+    MAIN_TABLE,
+    RTN_UNREACHABLE,
+    Address,
+    BridgeEntry,
+    KernelRoute,
+    Link,
+    NeighbourEntry,
+    VxlanSettings,
+)
+
+Message: TypeAlias = Any
+"""A message as pyroute2, which has no types, parses it."""
+
+FAMILIES = {4: AF_INET, 6: AF_INET6}
+
+NUD_PERMANENT = 0x80
+NTF_SELF = 0x02
+
+_IFF_UP = 0x1
+_IFF_LOOPBACK = 0x8
+_IFF_MULTICAST = 0x1000
+_IFA_F_TEMPORARY = 0x01
+_IFA_F_DADFAILED = 0x08
+_IFA_F_DEPRECATED = 0x20
+_IFA_F_TENTATIVE = 0x40
+_RTNH_F_ONLINK = 4
+_RTM_F_CLONED = 0x200
+
+_VXLAN_SWITCHES = {
+    "proxy": "IFLA_VXLAN_PROXY",
+    "rsc": "IFLA_VXLAN_RSC",
+    "l2miss": "IFLA_VXLAN_L2MISS",
+    "l3miss": "IFLA_VXLAN_L3MISS",
+    "external": "IFLA_VXLAN_COLLECT_METADATA",
+    "remcsumtx": "IFLA_VXLAN_REMCSUM_TX",
+    "remcsumrx": "IFLA_VXLAN_REMCSUM_RX",
+    "df": "IFLA_VXLAN_DF",
+    "flowlabel": "IFLA_VXLAN_LABEL",
+    "maxaddress": "IFLA_VXLAN_LIMIT",
+}
+_VXLAN_FLAGS = {
+    "gpe": "IFLA_VXLAN_GPE",
+    "remcsumnopartial": "IFLA_VXLAN_REMCSUM_NOPARTIAL",
+}
+
+
+def link(message: Message) -> Link:
+    """Returns what a RTM_NEWLINK says."""
+    families = message.get_attr("IFLA_AF_SPEC")
+    ipv4 = families.get_attr("AF_INET") if families is not None else None
+    info = message.get_attr("IFLA_LINKINFO")
+    kind = (info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
+    data = info.get_attr("IFLA_INFO_DATA") if kind == "vxlan" else None
+    mac = message.get_attr("IFLA_ADDRESS") or ""
+    return Link(
+        index=message["index"],
+        name=message.get_attr("IFLA_IFNAME"),
+        mtu_bytes=message.get_attr("IFLA_MTU") or 0,
+        txqueuelen=message.get_attr("IFLA_TXQLEN") or 0,
+        is_up=bool(message["flags"] & _IFF_UP),
+        is_loopback=bool(message["flags"] & _IFF_LOOPBACK),
+        is_multicast=bool(message["flags"] & _IFF_MULTICAST),
+        forwarding=bool(ipv4["forwarding"]) if ipv4 is not None else False,
+        kind=kind,
+        mac=MacAddress(mac) if len(mac) == 17 else None,
+        vxlan=_vxlan(data) if data is not None else None,
+    )
+
+
+def _vxlan(data: Message) -> VxlanSettings:
+    def number(name: str) -> int:
+        return int(data.get_attr(name) or 0)
+
+    local = data.get_attr("IFLA_VXLAN_LOCAL") or data.get_attr("IFLA_VXLAN_LOCAL6")
+    group = data.get_attr("IFLA_VXLAN_GROUP") or data.get_attr("IFLA_VXLAN_GROUP6")
+    checksum = data.get_attr("IFLA_VXLAN_UDP_CSUM")
+    on = {name for name, attribute in _VXLAN_SWITCHES.items() if number(attribute)}
+    on |= {name for name, flag in _VXLAN_FLAGS.items() if data.get_attr(flag) is not None}
+    return VxlanSettings(
+        vni=number("IFLA_VXLAN_ID"),
+        port=number("IFLA_VXLAN_PORT"),
+        local=ip_address(local) if local else None,
+        underlay=number("IFLA_VXLAN_LINK"),
+        gbp=data.get_attr("IFLA_VXLAN_GBP") is not None,
+        learning=bool(number("IFLA_VXLAN_LEARNING")),
+        ageing_s=number("IFLA_VXLAN_AGEING"),
+        group=ip_address(group) if group else None,
+        ttl=number("IFLA_VXLAN_TTL"),
+        tos=number("IFLA_VXLAN_TOS"),
+        udp_checksum=bool(checksum),
+        zero_checksum_v6=(
+            bool(number("IFLA_VXLAN_UDP_ZERO_CSUM6_TX")),
+            bool(number("IFLA_VXLAN_UDP_ZERO_CSUM6_RX")),
+        ),
+        others=frozenset(on),
+    )
+
+
+def vxlan_request(settings: VxlanSettings) -> dict[str, Any]:
+    """Returns the settings of a new device; those that are the kernel's own are not named."""
+    request: dict[str, Any] = {
+        "kind": "vxlan",
+        "vxlan_id": settings.vni,
+        "vxlan_link": settings.underlay,
+        "vxlan_port": settings.port,
+        "vxlan_learning": int(settings.learning),
+    }
+    if settings.local is not None:
+        name = "vxlan_local" if settings.local.version == 4 else "vxlan_local6"
+        request[name] = str(settings.local)
+    if settings.gbp:
+        request["vxlan_gbp"] = True
+    return request
+
+
+def address(message: Message) -> Address:
+    """Returns what a RTM_NEWADDR says."""
+    # On a point-to-point device IFA_ADDRESS is the other end.
+    own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
+    flags = message.get_attr("IFA_FLAGS") or message["flags"]
+    bad = _IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE | _IFA_F_TEMPORARY
+    return Address(
+        index=message["index"],
+        address=ip_address(own),
+        prefix_length=message["prefixlen"],
+        scope=message["scope"],
+        # The first of these bits means `secondary` with IPv4.
+        is_usable=message["family"] == AF_INET or not flags & bad,
+    )
+
+
+def route(message: Message) -> KernelRoute:
+    """Returns what a RTM_NEWROUTE says."""
+    any_address = "::" if message["family"] == AF_INET6 else "0.0.0.0"  # noqa: S104 - default route
+    destination = message.get_attr("RTA_DST") or any_address
+    via = message.get_attr("RTA_VIA")  # an IPv4 route by an IPv6 host
+    gateway = message.get_attr("RTA_GATEWAY") or (via["addr"] if via else None)
+    source = message.get_attr("RTA_PREFSRC")
+    metrics = message.get_attr("RTA_METRICS")
+    multipath = message.get_attr("RTA_MULTIPATH") or ()
+    return KernelRoute(
+        destination=ip_network((destination, message["dst_len"])),
+        type=message["type"],
+        protocol=message["proto"],
+        metric=message.get_attr("RTA_PRIORITY") or 0,
+        tos=message["tos"],
+        scope=message["scope"],
+        oif=message.get_attr("RTA_OIF"),
+        gateway=ip_address(gateway) if gateway else None,
+        onlink=bool(message["flags"] & _RTNH_F_ONLINK),
+        source=ip_address(source) if source else None,
+        mtu_bytes=(metrics.get_attr("RTAX_MTU") or 0) if metrics is not None else 0,
+        hops=tuple(hop["oif"] for hop in multipath),
+    )
+
+
+def is_cached(message: Message) -> bool:
+    """Says whether the kernel made this route for one destination, from what it learned."""
+    return bool(message["flags"] & _RTM_F_CLONED)
+
+
+def route_request(wanted: KernelRoute) -> dict[str, Any]:
+    """Returns the request that adds, replaces or removes a route of the main table."""
+    request: dict[str, Any] = {
+        "family": FAMILIES[wanted.destination.version],
+        "dst": str(wanted.destination),
+        "type": wanted.type,
+        "proto": wanted.protocol,
+        "priority": wanted.metric,
+        "scope": wanted.scope,
+        "table": MAIN_TABLE,
+    }
+    if wanted.oif is not None and wanted.type != RTN_UNREACHABLE:
+        request["oif"] = wanted.oif
+    if wanted.gateway is not None:
+        request["gateway"] = str(wanted.gateway)
+    if wanted.onlink:
+        request["flags"] = _RTNH_F_ONLINK
+    if wanted.source is not None:
+        request["prefsrc"] = str(wanted.source)
+    if wanted.mtu_bytes:
+        request["metrics"] = {"mtu": wanted.mtu_bytes}
+    return request
+
+
+def neighbour(message: Message) -> NeighbourEntry | None:
+    """Returns what a RTM_NEWNEIGH says; None for an entry that is not permanent."""
+    mac = message.get_attr("NDA_LLADDR")
+    found = message.get_attr("NDA_DST")
+    if not message["state"] & NUD_PERMANENT or mac is None or found is None:
+        return None
+    return NeighbourEntry(index=message["ifindex"], address=ip_address(found), mac=MacAddress(mac))
+
+
+def bridge_entry(message: Message) -> BridgeEntry | None:
+    """Returns what a RTM_NEWNEIGH of family AF_BRIDGE says of a permanent entry; else None."""
+    mac = message.get_attr("NDA_LLADDR")
+    endpoint = message.get_attr("NDA_DST")
+    permanent = message["state"] & NUD_PERMANENT
+    if not permanent or not message["flags"] & NTF_SELF or mac is None or endpoint is None:
+        return None
+    return BridgeEntry(index=message["ifindex"], mac=MacAddress(mac), endpoint=ip_address(endpoint))

@@ -1,0 +1,130 @@
+"""What the kernel's routing netlink speaks of, as values.
+
+Source: Linux rtnetlink(7); include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour}.h.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tunneld.backend.mac import MacAddress
+from tunneld.lease.model import IPAddress, IPNetwork
+
+Family = Literal[4, 6]
+
+MAIN_TABLE = 254
+"""RT_TABLE_MAIN."""
+
+RTN_UNICAST = 1
+RTN_UNREACHABLE = 7
+"""Route types."""
+
+SCOPE_UNIVERSE = 0
+SCOPE_LINK = 253
+SCOPE_HOST = 254
+
+DEFAULT_METRIC_V6 = 1024
+"""What the kernel gives an IPv6 route without a metric (IP6_RT_PRIO_USER)."""
+
+VXLAN_AGEING_S = 300
+"""What the kernel gives a vxlan device without an ageing time (FDB_AGE_DEFAULT)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VxlanSettings:
+    """What a vxlan device is made with. The defaults are the kernel's own, but for `learning`."""
+
+    vni: int
+    port: int
+    """UDP, of the others and of ours."""
+    local: IPAddress | None
+    """Underlay address datagrams leave from."""
+    underlay: int
+    """Index of the underlay interface; 0: none."""
+    gbp: bool = False
+    learning: bool = False
+    ageing_s: int = VXLAN_AGEING_S
+    group: IPAddress | None = None
+    """Where frames go for which there is no FDB entry."""
+    ttl: int = 0
+    """0: the namespace's default."""
+    tos: int = 0
+    udp_checksum: bool = True
+    zero_checksum_v6: tuple[bool, bool] = (False, False)
+    """Whether datagrams over IPv6 are sent, and taken, without a checksum."""
+    others: frozenset[str] = frozenset()
+    """Names of further settings that are on (`proxy`, `l2miss`, …)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A network device."""
+
+    index: int
+    name: str
+    mtu_bytes: int
+    txqueuelen: int
+    is_up: bool
+    """Administratively up."""
+    is_loopback: bool
+    is_multicast: bool
+    forwarding: bool
+    """IPv4 forwarding of what comes in by the device."""
+    kind: str = ""
+    """`tun`, `bridge`, `vxlan`, …; empty for most hardware."""
+    mac: MacAddress | None = None
+    vxlan: VxlanSettings | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """An address of a device."""
+
+    index: int
+    address: IPAddress
+    prefix_length: int
+    scope: int
+    is_usable: bool = True
+    """False: tentative, deprecated, temporary, or known to be somebody else's too (IPv6)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelRoute:
+    """A route as the kernel holds it."""
+
+    destination: IPNetwork
+    type: int = RTN_UNICAST
+    protocol: int
+    metric: int = 0
+    """IPv6: never 0, see `DEFAULT_METRIC_V6`."""
+    tos: int = 0
+    scope: int = SCOPE_UNIVERSE
+    oif: int | None = None
+    """IPv6 gives also `unreachable` routes one: the loopback device's."""
+    gateway: IPAddress | None = None
+    onlink: bool = False
+    """The gateway need not be on a network of the device."""
+    source: IPAddress | None = None
+    """Preferred source address."""
+    mtu_bytes: int = 0
+    hops: tuple[int, ...] = ()
+    """Device indices of a multipath route."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourEntry:
+    """A permanent neighbour entry."""
+
+    index: int
+    address: IPAddress
+    mac: MacAddress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeEntry:
+    """A permanent forwarding (FDB) entry of a vxlan device."""
+
+    index: int
+    mac: MacAddress
+    endpoint: IPAddress
