@@ -22,6 +22,7 @@ from tunneld.fib.state import (
     Firewall,
     HostChange,
     HostState,
+    OverlayNet,
     Route,
     SubnetEnv,
 )
@@ -40,12 +41,12 @@ WANTED = HostState(
     ),
     routes=frozenset(
         {
-            Route(destination=NETWORK, kind="device"),
+            Route(destination=NETWORK, kind="overlay"),
             Route(destination=SUBNET, kind="unreachable", metric=4294967295),
-            Route(destination=IPv4Network("10.5.9.0/24"), kind="device", mtu_bytes=1300),
+            Route(destination=IPv4Network("10.5.9.0/24"), kind="overlay", mtu_bytes=1300),
         }
     ),
-    firewall=Firewall(network=NETWORK, subnet=SUBNET, masquerade=True),
+    firewall=Firewall(ipv4=OverlayNet(network=NETWORK, subnet=SUBNET), masquerade=True),
     subnet_env=SubnetEnv(network=NETWORK, subnet=SUBNET, mtu_bytes=1472, ip_masq=True),
 )
 
@@ -95,7 +96,7 @@ async def actuated(
         actuator = Actuator(
             netlink,
             device=tun.name,
-            network=NETWORK,
+            networks=[NETWORK],
             subnet_file=subnet_file,
             underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
             forwarding="always",
@@ -386,13 +387,13 @@ def test_change_of_subnet_moves_everything(
     host: Namespace, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     subnet = IPv4Network("10.5.2.0/24")
-    whole_network = Route(destination=NETWORK, kind="device")
+    whole_network = Route(destination=NETWORK, kind="overlay")
     moved = HostState(
         device=replace(WANTED.device, address=IPv4Address("10.5.2.0")) if WANTED.device else None,
         routes=frozenset(
             {whole_network, Route(destination=subnet, kind="unreachable", metric=4294967295)}
         ),
-        firewall=Firewall(network=NETWORK, subnet=subnet, masquerade=False),
+        firewall=Firewall(ipv4=OverlayNet(network=NETWORK, subnet=subnet), masquerade=False),
         subnet_env=SubnetEnv(network=NETWORK, subnet=subnet, mtu_bytes=1472, ip_masq=False),
     )
 

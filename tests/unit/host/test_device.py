@@ -12,7 +12,7 @@ from tests.support.netns import Namespace
 from tests.unit.host.conftest import overlay, run_inside
 from tunneld.fib.state import Device, Route
 from tunneld.host.device import OverlayDevice
-from tunneld.host.routes import Routes
+from tunneld.host.routes import Exits, Routes, Sources
 
 if TYPE_CHECKING:
     from tunneld.host.netlink import Netlink
@@ -32,7 +32,7 @@ async def apply(name: str, netlink: Netlink, wanted: Device) -> OverlayDevice:
 async def apply_again(device: OverlayDevice, netlink: Netlink, wanted: Device) -> None:
     link = await device.link()
     assert link is not None
-    await device.apply(link, wanted, Routes(netlink, NETWORK))
+    await device.apply(link, wanted, Routes(netlink, [NETWORK]))
 
 
 async def observe(device: OverlayDevice) -> Device | None:
@@ -113,15 +113,17 @@ def test_new_address_takes_the_routes_along(space: Namespace) -> None:
             device = await apply(tun.name, netlink, WANTED)
             link = await device.link()
             assert link is not None
-            routes = Routes(netlink, NETWORK)
-            whole = Route(destination=NETWORK, kind="device", mtu_bytes=1400)
-            await routes.apply(link.index, WANTED.address, put={whole}, drop=())
+            routes = Routes(netlink, [NETWORK])
+            whole = Route(destination=NETWORK, kind="overlay", mtu_bytes=1400)
+            exits = Exits(overlay=link.index, sources=Sources(ipv4=WANTED.address))
+            await routes.apply(exits, put={whole}, drop=())
             moved = Device(
                 address=IPv4Address("10.5.2.0"), mtu_bytes=1472, txqueuelen=1000, forwarding=True
             )
             await apply_again(device, netlink, moved)
             assert await observe(device) == moved
-            assert await routes.observe(link.index, moved.address) == {whole}
+            exits = Exits(overlay=link.index, sources=Sources(ipv4=moved.address))
+            assert await routes.observe(exits) == {whole}
             assert "10.5.1.0/32" not in space.run("ip", "address")
             assert "src 10.5.2.0" in space.run("ip", "route", "get", "10.5.7.7")
 

@@ -37,7 +37,8 @@ def test_path_mtu_follows_what_the_kernel_learns_and_forgets(rig: Rig) -> None:
     far.run("ip", "route", "add", "default", "via", "198.51.100.254")
     with inside(near):
         assert path_mtu(HERE, THERE, 8285) == 1500
-        (opened,) = open_underlay_sockets(HERE, 8285, 1)
+        (worker,) = open_underlay_sockets([HERE], 8285, 1)
+        (opened,) = worker.ipv4
         with opened:
             opened.sendto(bytes(1472), (str(THERE), 8285))
             wait_until(lambda: path_mtu(HERE, THERE, 8285) == 1400, what="the learned MTU")

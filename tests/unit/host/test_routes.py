@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
@@ -10,18 +11,20 @@ from tests.support.netns import Namespace
 from tests.unit.host.conftest import inside, overlay, run_inside
 from tunneld.errors import HostError
 from tunneld.fib.state import Route
-from tunneld.host.routes import Routes
+from tunneld.host.routes import Exits, Routes, Sources
 
 pytestmark = pytest.mark.root
 
 NETWORK = IPv4Network("10.5.0.0/16")
 ADDRESS = IPv4Address("10.5.1.0")
-WHOLE = Route(destination=NETWORK, kind="device")
+WHOLE = Route(destination=NETWORK, kind="overlay")
 OWN = Route(destination=IPv4Network("10.5.1.0/24"), kind="unreachable", metric=4294967295)
-NARROW = Route(destination=IPv4Network("10.5.2.0/24"), kind="device", mtu_bytes=1300)
+NARROW = Route(destination=IPv4Network("10.5.2.0/24"), kind="overlay", mtu_bytes=1300)
 
 
-def with_routes(space: Namespace, work: Callable[[Routes, int], Coroutine[Any, Any, None]]) -> None:
+def with_routes(
+    space: Namespace, work: Callable[[Routes, Exits], Coroutine[Any, Any, None]]
+) -> None:
     """Runs `work` with the routes of a TUN device that is up and has its address."""
 
     async def main() -> None:
@@ -30,7 +33,10 @@ def with_routes(space: Namespace, work: Callable[[Routes, int], Coroutine[Any, A
             space.run("ip", "link", "set", tun.name, "up")
             link = await netlink.link(tun.name)
             assert link is not None
-            await work(Routes(netlink, NETWORK), link.index)
+            await work(
+                Routes(netlink, [NETWORK]),
+                Exits(overlay=link.index, sources=Sources(ipv4=ADDRESS)),
+            )
 
     run_inside(space, main)
 
@@ -40,37 +46,37 @@ def shown(space: Namespace) -> list[str]:
 
 
 def test_routes_are_put_marked_and_observed_as_put(space: Namespace) -> None:
-    async def work(routes: Routes, index: int) -> None:
+    async def work(routes: Routes, exits: Exits) -> None:
         wanted = {WHOLE, OWN, NARROW}
-        await routes.apply(index, ADDRESS, put=wanted, drop=())
+        await routes.apply(exits, put=wanted, drop=())
         assert shown(space) == [
             "10.5.0.0/16 dev flannel0 proto 116 scope link src 10.5.1.0",
             "unreachable 10.5.1.0/24 proto 116 metric 4294967295",
             "10.5.2.0/24 dev flannel0 proto 116 scope link src 10.5.1.0 mtu 1300",
         ]
-        assert await routes.observe(index, ADDRESS) == wanted
-        await routes.apply(index, ADDRESS, put=wanted, drop=())
-        assert await routes.observe(index, ADDRESS) == wanted
-        await routes.apply(index, ADDRESS, put={WHOLE}, drop={WHOLE})
-        assert await routes.observe(index, ADDRESS) == wanted
-        await routes.apply(index, ADDRESS, put=(), drop={NARROW, OWN})
-        await routes.apply(index, ADDRESS, put=(), drop={NARROW, OWN})
-        assert await routes.observe(index, ADDRESS) == {WHOLE}
+        assert await routes.observe(exits) == wanted
+        await routes.apply(exits, put=wanted, drop=())
+        assert await routes.observe(exits) == wanted
+        await routes.apply(exits, put={WHOLE}, drop={WHOLE})
+        assert await routes.observe(exits) == wanted
+        await routes.apply(exits, put=(), drop={NARROW, OWN})
+        await routes.apply(exits, put=(), drop={NARROW, OWN})
+        assert await routes.observe(exits) == {WHOLE}
 
     with_routes(space, work)
 
 
 def test_route_that_changes_is_replaced_and_never_missing(space: Namespace) -> None:
-    async def work(routes: Routes, index: int) -> None:
-        await routes.apply(index, ADDRESS, put={NARROW}, drop=())
-        changed = Route(destination=NARROW.destination, kind="device", mtu_bytes=1200)
+    async def work(routes: Routes, exits: Exits) -> None:
+        await routes.apply(exits, put={NARROW}, drop=())
+        changed = Route(destination=NARROW.destination, kind="overlay", mtu_bytes=1200)
         watch = space.start("ip", "monitor", "route")
-        wait = Route(destination=IPv4Network("10.5.3.0/24"), kind="device")
+        wait = Route(destination=IPv4Network("10.5.3.0/24"), kind="overlay")
         while "10.5.3.0/24" not in watch.output():  # the monitor is listening
-            await routes.apply(index, ADDRESS, put={wait}, drop=())
-            await routes.apply(index, ADDRESS, put=(), drop={wait})
-        await routes.apply(index, ADDRESS, put={changed}, drop={NARROW})
-        assert await routes.observe(index, ADDRESS) == {changed}
+            await routes.apply(exits, put={wait}, drop=())
+            await routes.apply(exits, put=(), drop={wait})
+        await routes.apply(exits, put={changed}, drop={NARROW})
+        assert await routes.observe(exits) == {changed}
         watch.wait_for_output("mtu 1200")
         assert "Deleted 10.5.2.0/24" not in watch.output()
 
@@ -78,8 +84,8 @@ def test_route_that_changes_is_replaced_and_never_missing(space: Namespace) -> N
 
 
 def test_own_subnet_is_unreachable_only_while_no_bridge_holds_it(space: Namespace) -> None:
-    async def work(routes: Routes, index: int) -> None:
-        await routes.apply(index, ADDRESS, put={WHOLE, OWN}, drop=())
+    async def work(routes: Routes, exits: Exits) -> None:
+        await routes.apply(exits, put={WHOLE, OWN}, drop=())
         refused = space.try_run("ip", "route", "get", "10.5.1.7")
         assert "No route to host" in refused.stderr
         assert "dev flannel0" in space.run("ip", "route", "get", "10.5.2.7")
@@ -97,13 +103,13 @@ def test_route_of_somebody_else_is_named_and_left_alone(space: Namespace) -> Non
     space.run("ip", "route", "add", "10.5.0.0/16", "via", "192.0.2.9")
     before = shown(space)
 
-    async def work(routes: Routes, index: int) -> None:
+    async def work(routes: Routes, exits: Exits) -> None:
         said = r"10\.5\.0\.0/16 via 192\.0\.2\.9 dev br0 proto 3 is in its place"
         with pytest.raises(HostError, match=said):
-            await routes.apply(index, ADDRESS, put={WHOLE}, drop=())
-        await routes.apply(index, ADDRESS, put=(), drop={WHOLE})
-        assert await routes.observe(index, ADDRESS) == frozenset()
-        await routes.clear(index)
+            await routes.apply(exits, put={WHOLE}, drop=())
+        await routes.apply(exits, put=(), drop={WHOLE})
+        assert await routes.observe(exits) == frozenset()
+        await routes.clear(exits)
 
     with_routes(space, work)
     assert shown(space) == before
@@ -117,9 +123,9 @@ def test_routes_with_our_mark_but_of_another_device_or_network_are_not_ours(
     space.run("ip", "route", "add", "unreachable", "10.9.1.0/24", "proto", "116")
     before = shown(space)
 
-    async def work(routes: Routes, index: int) -> None:
-        assert await routes.observe(index, ADDRESS) == frozenset()
-        await routes.clear(index)
+    async def work(routes: Routes, exits: Exits) -> None:
+        assert await routes.observe(exits) == frozenset()
+        await routes.clear(exits)
 
     with_routes(space, work)
     assert shown(space) == before
@@ -132,20 +138,20 @@ def test_unreachable_route_of_a_killed_daemon_is_adopted(space: Namespace) -> No
             "ip", "route", "add", "unreachable", stale, "proto", "116", "metric", "4294967295"
         )
 
-    async def work(routes: Routes, index: int) -> None:
-        (left,) = await routes.observe(index, ADDRESS)
+    async def work(routes: Routes, exits: Exits) -> None:
+        (left,) = await routes.observe(exits)
         assert left == Route(destination=IPv4Network(stale), kind="unreachable", metric=4294967295)
-        await routes.apply(index, ADDRESS, put={OWN}, drop={left})
-        assert await routes.observe(index, ADDRESS) == {OWN}
+        await routes.apply(exits, put={OWN}, drop={left})
+        assert await routes.observe(exits) == {OWN}
 
     with_routes(space, work)
 
 
 def test_route_with_a_wrong_source_counts_as_missing_and_is_put_right(space: Namespace) -> None:
-    async def work(routes: Routes, index: int) -> None:
-        await routes.apply(index, None, put={WHOLE}, drop=())
-        assert await routes.observe(index, ADDRESS) == frozenset()
-        await routes.apply(index, ADDRESS, put={WHOLE}, drop=())
-        assert await routes.observe(index, ADDRESS) == {WHOLE}
+    async def work(routes: Routes, exits: Exits) -> None:
+        await routes.apply(replace(exits, sources=Sources()), put={WHOLE}, drop=())
+        assert await routes.observe(exits) == frozenset()
+        await routes.apply(exits, put={WHOLE}, drop=())
+        assert await routes.observe(exits) == {WHOLE}
 
     with_routes(space, work)

@@ -14,7 +14,8 @@ from tunneld.errors import HostError, PortInUseError
 from tunneld.host.sockets import (
     BUFFER_BYTES,
     IP_MTU_DISCOVER,
-    IP_PMTUDISC_DO,
+    PMTUDISC_DO,
+    WorkerSockets,
     open_icmp_socket,
     open_underlay_sockets,
 )
@@ -31,16 +32,17 @@ def in_space(space: Namespace) -> Iterator[Namespace]:
         yield space
 
 
-def close_all(sockets: list[socket.socket]) -> None:
-    for opened in sockets:
-        opened.close()
+def close_all(sockets: list[WorkerSockets]) -> None:
+    for worker in sockets:
+        worker.close()
 
 
 def test_socket_is_bound_to_the_address_and_sends_with_df(in_space: Namespace) -> None:
-    (opened,) = sockets = open_underlay_sockets(LOCAL, PORT, 1)
+    sockets = open_underlay_sockets([LOCAL], PORT, 1)
+    (opened,) = sockets[0].ipv4
     assert opened.getsockname() == ("127.0.0.1", 8285)
     assert not opened.getblocking()
-    assert opened.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == IP_PMTUDISC_DO
+    assert opened.getsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER) == PMTUDISC_DO
     with Capture(in_space, "lo", "udp") as capture:
         opened.sendto(b"datagram", ("127.0.0.1", PORT))
         packet = wait_until(capture.packets)[0]["IP"]
@@ -50,7 +52,8 @@ def test_socket_is_bound_to_the_address_and_sends_with_df(in_space: Namespace) -
 
 
 def test_buffers_go_past_the_systems_limit(in_space: Namespace) -> None:
-    (opened,) = sockets = open_underlay_sockets(LOCAL, PORT, 1)
+    sockets = open_underlay_sockets([LOCAL], PORT, 1)
+    (opened,) = sockets[0].ipv4
     for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
         assert opened.getsockopt(socket.SOL_SOCKET, option) == 2 * BUFFER_BYTES  # socket(7)
     close_all(sockets)
@@ -59,18 +62,19 @@ def test_buffers_go_past_the_systems_limit(in_space: Namespace) -> None:
 def test_without_net_admin_the_socket_opens_with_the_buffers_it_gets(space: Namespace) -> None:
     code = (
         "from tunneld.host.sockets import open_underlay_sockets as o; "
-        "from ipaddress import IPv4Address as A; o(A('127.0.0.1'), 8285, 1)"
+        "from ipaddress import IPv4Address as A; o([A('127.0.0.1')], 8285, 1)"
     )
     assert refusal(code, *space.command(*without("net_admin"))) == "done"
 
 
 def test_arriving_flows_spread_over_several_sockets(in_space: Namespace) -> None:
-    sockets = open_underlay_sockets(LOCAL, PORT, 2)
+    sockets = open_underlay_sockets([LOCAL], PORT, 2)
     for _ in range(64):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"flow", ("127.0.0.1", PORT))
     counts = []
-    for opened in sockets:
+    for worker in sockets:
+        (opened,) = worker.ipv4
         count = 0
         while True:
             try:
@@ -93,28 +97,28 @@ def test_port_held_by_another_is_refused_and_named(
         holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(shares))
         holder.bind(("0.0.0.0", PORT))
         with pytest.raises(PortInUseError, match=r"UDP 127\.0\.0\.1:8285.*ss -ulpn"):
-            open_underlay_sockets(LOCAL, PORT, count)
+            open_underlay_sockets([LOCAL], PORT, count)
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_second_daemon_finds_the_port_in_use(in_space: Namespace, count: int) -> None:
-    sockets = open_underlay_sockets(LOCAL, PORT, count)
+    sockets = open_underlay_sockets([LOCAL], PORT, count)
     for other in (1, 2):
         with pytest.raises(PortInUseError):
-            open_underlay_sockets(LOCAL, PORT, other)
+            open_underlay_sockets([LOCAL], PORT, other)
     close_all(sockets)
-    close_all(open_underlay_sockets(LOCAL, PORT, count))
+    close_all(open_underlay_sockets([LOCAL], PORT, count))
 
 
 def test_address_of_another_host_is_refused(in_space: Namespace) -> None:
     with pytest.raises(HostError, match=r"192\.0\.2\.7:8285: this host does not have the address"):
-        open_underlay_sockets(IPv4Address("192.0.2.7"), PORT, 1)
+        open_underlay_sockets([IPv4Address("192.0.2.7")], PORT, 1)
 
 
 def test_privileged_port_without_its_capability_is_refused(space: Namespace) -> None:
     code = (
         "from tunneld.host.sockets import open_underlay_sockets as o; "
-        "from ipaddress import IPv4Address as A; o(A('127.0.0.1'), 53, 1)"
+        "from ipaddress import IPv4Address as A; o([A('127.0.0.1')], 53, 1)"
     )
     said = refusal(code, *space.command(*without("net_bind_service")))
     assert said.startswith("CapabilityError: cannot bind UDP 127.0.0.1:53: not permitted")

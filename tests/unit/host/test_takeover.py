@@ -144,7 +144,7 @@ def test_device_of_flannel_is_named_when_it_takes_our_packets_and_stays(
 
     async def work() -> None:
         async with Netlink.opened() as netlink:
-            await warn_of_flannel_routes(netlink, IPv4Network("10.5.0.0/16"), "flannel0")
+            await warn_of_flannel_routes(netlink, [IPv4Network("10.5.0.0/16")], ["flannel0"])
 
     run_inside(space, work)
     assert ("takes packets of this network away" in caplog.text) is is_named

@@ -123,7 +123,7 @@ def test_interface_that_is_not_found_is_told_with_what_there_is(
     assert said in message
     assert "lan0 (10.1.0.1, 10.2.0.1, 169.254.7.7)" in message
     assert "wan0 (192.0.2.10)" in message
-    assert "bare0 (no IPv4 address)" in message
+    assert "bare0 (no address)" in message
     assert "\n" not in message
 
 
