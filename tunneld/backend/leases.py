@@ -11,7 +11,7 @@ from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address
 
 from tunneld.backend.base import Family, Here, Unusable
-from tunneld.lease.model import NO_IPV4_SUBNET, UNSPECIFIED, IPAddress, IPNetwork
+from tunneld.lease.model import UNSPECIFIED, IPAddress, IPNetwork
 from tunneld.peer import Peer
 
 
@@ -24,10 +24,8 @@ def public_addresses(
 
 
 def subnet_of(peer: Peer, family: Family) -> IPNetwork | None:
-    """Returns the subnet of a peer; None: it has none in that family."""
-    if family == 6:
-        return peer.key.ipv6
-    return None if peer.key.ipv4 == NO_IPV4_SUBNET else peer.key.ipv4
+    """Returns the subnet of a peer; None: it has none in that family that may be used."""
+    return peer.ipv4 if family == 4 else peer.ipv6
 
 
 def underlay_address(peer: Peer, family: Family) -> IPAddress | None:

@@ -18,6 +18,7 @@ from tunneld.cli.store import opened
 from tunneld.config import load
 from tunneld.control.status import table
 from tunneld.lease.model import Snapshot
+from tunneld.lease.tracker import Usable
 from tunneld.peer import join
 from tunneld.store import StoreOptions
 
@@ -86,7 +87,7 @@ def lease_table(
                 "reservation": peer.key in reserved,
                 "this_host": own_node_id is not None and peer.node_id == own_node_id,
             }
-            for peer in join(snapshot.leases, snapshot.records)
+            for peer in join(map(Usable.whole, snapshot.leases), snapshot.records)
         ],
         "malformed": [
             {"entry": entry.name, "reason": entry.reason, "detail": entry.detail}

@@ -118,7 +118,6 @@ def _checked(text: str) -> NetworkConfig:
 
 
 def _meaning(config: NetworkConfig) -> str:
-    return (
-        f"network {config.network}, backend {config.backend_type}, {config.subnet_count} subnets of"
-        f" /{config.subnet_len} from {config.subnet_min} to {config.subnet_max}"
-    )
+    networks = " and ".join(str(pool.network) for pool in config.pools)
+    subnets = ", ".join(str(pool) for pool in config.pools)
+    return f"network {networks}, backend {config.backend_type}, {subnets}"

@@ -125,8 +125,8 @@ class Desired:
 
     def _joined(self, own: Lease) -> list[Peer]:
         """Returns the peers, that of the oldest lease first."""
-        leases = self._membership.accepted(own, self._config.network)
-        made = {lease.key: lease.create_revision for lease in leases}
+        leases = self._membership.accepted(own, self._config)
+        made = {usable.lease.key: usable.lease.create_revision for usable in leases}
         peers = join(leases, self._membership.tracker.records)
         return sorted(peers, key=lambda peer: made[peer.key])
 

@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Network
 
 from tunneld.daemon.cache import Cache, Remembered
 from tunneld.errors import GrantLostError, HostError, LeaseError, StoreError
@@ -20,7 +19,7 @@ from tunneld.lease.model import Batch, Lease, LeaseAttributes, Snapshot, SubnetK
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.lease.ownership import Held
 from tunneld.lease.registry import Store, StoreStatus
-from tunneld.lease.tracker import LeaseTracker, Skipped
+from tunneld.lease.tracker import LeaseTracker, Skipped, Usable
 from tunneld.log import Periodic
 
 REMEMBER_S = 1.0
@@ -80,9 +79,9 @@ class Membership:
         finally:
             self._listeners.remove(listener)
 
-    def accepted(self, own: Lease, network: IPv4Network) -> tuple[Lease, ...]:
+    def accepted(self, own: Lease, config: NetworkConfig) -> tuple[Usable, ...]:
         """Returns the leases of the others that may be used, and logs new ones that may not."""
-        selection = self.tracker.peers_of(own, network)
+        selection = self.tracker.peers_of(own, config)
         for skipped in self.tracker.newly_skipped(selection):
             _tell_skipped(skipped)
         return selection.accepted
@@ -131,15 +130,13 @@ class Membership:
         self,
         config: NetworkConfig,
         attributes: LeaseAttributes,
-        previous_subnet: IPv4Network | None,
+        previous: SubnetKey | None,
     ) -> Lease:
         """Gets a lease with these attributes, however long the store takes."""
         loop = asyncio.get_running_loop()
         while True:
             try:
-                lease = await self._keeper.acquire(
-                    self.tracker, config, attributes, previous_subnet
-                )
+                lease = await self._keeper.acquire(self.tracker, config, attributes, previous)
             except (StoreError, LeaseError) as error:
                 self._refusal = str(error)
                 if self._complaint.due(loop.time(), str(error)):

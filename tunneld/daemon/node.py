@@ -11,7 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from ipaddress import IPv4Network, IPv6Address
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -42,6 +42,7 @@ from tunneld.host.notify import Notifier
 from tunneld.host.state_dir import StateDir
 from tunneld.host.underlay import Selection, Underlay, find_underlay
 from tunneld.lease.keeper import Keeper
+from tunneld.lease.model import SubnetKey
 from tunneld.lease.network import NetworkConfig
 from tunneld.store import open_store
 
@@ -323,6 +324,6 @@ async def _wait_for(failure: asyncio.Future[None]) -> None:
     await failure
 
 
-def _previous_subnet(path: Path) -> IPv4Network | None:
+def _previous_subnet(path: Path) -> SubnetKey | None:
     previous = subnet_env.read(path)
-    return previous.subnet if previous else None
+    return subnet_env.key(previous) if previous else None

@@ -11,11 +11,19 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from ipaddress import AddressValueError, IPv4Interface, IPv4Network, NetmaskValueError
+from ipaddress import (
+    AddressValueError,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Interface,
+    IPv6Network,
+    NetmaskValueError,
+)
 from pathlib import Path
 
 from tunneld.errors import HostError
 from tunneld.fib.state import SubnetEnv
+from tunneld.lease.model import NO_IPV4_SUBNET, SubnetKey
 
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*[=:]\s*(.*?)\s*")
 
@@ -28,6 +36,11 @@ def render(value: SubnetEnv) -> str:
     if value.subnet is not None:
         subnet = value.subnet
         lines.append(f"FLANNEL_SUBNET={subnet.network_address + 1}/{subnet.prefixlen}")
+    if value.network_v6 is not None:
+        lines.append(f"FLANNEL_IPV6_NETWORK={value.network_v6}")
+    if value.subnet_v6 is not None:
+        subnet_v6 = value.subnet_v6
+        lines.append(f"FLANNEL_IPV6_SUBNET={subnet_v6.network_address + 1}/{subnet_v6.prefixlen}")
     lines.append(f"FLANNEL_MTU={value.mtu_bytes}")
     lines.append(f"FLANNEL_IPMASQ={'true' if value.ip_masq else 'false'}")
     return "".join(f"{line}\n" for line in lines)
@@ -38,11 +51,20 @@ def parse(text: str) -> SubnetEnv:
     values = fields(text)
     mtu = values.get("FLANNEL_MTU", "")
     return SubnetEnv(
-        network=_network(values.get("FLANNEL_NETWORK", "")),
-        subnet=_network(values.get("FLANNEL_SUBNET", "")),
+        network=_ipv4(values.get("FLANNEL_NETWORK", "")),
+        subnet=_ipv4(values.get("FLANNEL_SUBNET", "")),
+        network_v6=_ipv6(values.get("FLANNEL_IPV6_NETWORK", "")),
+        subnet_v6=_ipv6(values.get("FLANNEL_IPV6_SUBNET", "")),
         mtu_bytes=int(mtu) if mtu.isascii() and mtu.isdecimal() else 0,
         ip_masq=values.get("FLANNEL_IPMASQ") == "true",
     )
+
+
+def key(value: SubnetEnv) -> SubnetKey | None:
+    """Returns the subnets that were this host's; None when it had none."""
+    if value.subnet is None and value.subnet_v6 is None:
+        return None
+    return SubnetKey(value.subnet or NO_IPV4_SUBNET, value.subnet_v6)
 
 
 def write(path: Path, value: SubnetEnv) -> None:
@@ -119,12 +141,22 @@ def _unquoted(value: str) -> str:
     return re.split(r"(?:^|\s)#", value, maxsplit=1)[0].strip()
 
 
-def _network(text: str) -> IPv4Network | None:
+def _ipv4(text: str) -> IPv4Network | None:
     """Returns the network of one CIDR; several, separated by commas, are none at all."""
-    _, _, length = text.partition("/")
-    if not (length.isascii() and length.isdecimal()):
-        return None
     try:
-        return IPv4Interface(text).network
+        return IPv4Interface(text).network if _has_length(text) else None
     except (AddressValueError, NetmaskValueError):
         return None
+
+
+def _ipv6(text: str) -> IPv6Network | None:
+    # Python takes "fe80::1%eth0/64" for an address, Go does not.
+    try:
+        return IPv6Interface(text).network if _has_length(text) and "%" not in text else None
+    except (AddressValueError, NetmaskValueError):
+        return None
+
+
+def _has_length(text: str) -> bool:
+    _, _, length = text.partition("/")
+    return length.isascii() and length.isdecimal()

@@ -3,27 +3,37 @@
 Path of a lease: the lease table -> **`lease.allocation`** -> `lease.keeper`.
 Pure: chance comes in as an argument, and nothing here knows whether a write will succeed.
 
-Source: flannel `pkg/subnet/etcd/local_manager.go` (reuse by public IP, the old subnet.env, one
-of the first 100 free subnets by chance); the node's own record and reservations are tunneld's.
+Source: flannel `pkg/subnet/etcd/local_manager.go` (reuse by public IP, the old subnet.env, in each
+family one of the first 100 free subnets by chance); the node's own record, reservations, and that
+a lease which lacks a family keeps its subnet of the other, are tunneld's.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from tunneld.errors import SubnetExhaustedError
-from tunneld.lease.model import UNSPECIFIED, Lease, Reservation, Snapshot, SubnetKey
-from tunneld.lease.network import NetworkConfig
+from tunneld.lease.model import (
+    NO_IPV4_SUBNET,
+    Holder,
+    Lease,
+    Reservation,
+    Snapshot,
+    SubnetKey,
+)
+from tunneld.lease.network import AnyPool, NetworkConfig
+from tunneld.lease.ranges import Ranges, overlap
 
 FREE_CHOICES = 100
-"""How many free subnets chance chooses from."""
+"""How many free subnets chance chooses from, in each family."""
 
-Origin = Literal["owned", "lost", "public_ip", "reservation", "subnet_env", "free"]
+Origin = Literal["owned", "kept", "lost", "public_ip", "reservation", "subnet_env", "free"]
+
+_Net = TypeVar("_Net", IPv4Network, IPv6Network)
 
 
 class Shuffler(Protocol):
@@ -36,15 +46,16 @@ class Shuffler(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A subnet to claim."""
+    """A key to claim."""
 
     key: SubnetKey
     expected_revision: int
     """`mod_revision` the key has in the table; 0: nobody holds it."""
     origin: Origin
-    """`owned` and `public_ip`: a lease of ours. `lost`: ours until it was deleted or ended."""
+    """`owned` and `public_ip`: a lease of ours. `kept`: it takes over the subnet of one family
+    from a lease of ours whose key must go. `lost`: ours until it was deleted or ended."""
     drop: tuple[Lease, ...] = ()
-    """Leases of ours that do not fit the network config; they go in the same write."""
+    """Leases of ours that cannot stay as they are; they go in the same write."""
     reservation: Reservation | None = None
     """A lasting claim to write beside the lease, which itself ends with its grant."""
 
@@ -53,42 +64,67 @@ def candidates(
     view: Snapshot,
     *,
     node_id: str,
-    public_ip: IPv4Address,
+    holder: Holder,
     config: NetworkConfig,
     rng: Shuffler,
-    previous_subnet: IPv4Network | None = None,
+    previous: SubnetKey | None = None,
     held: Lease | None = None,
     blocked: Collection[SubnetKey] = (),
 ) -> Iterator[Candidate]:
-    """Yields the IPv4 subnets to try, each at most once.
+    """Yields the keys to try, each at most once; each names a subnet of every family there is.
 
-    Order: the lease this node owns; the subnet it lost; a lease with its public IP; its
-    reservation; the subnet of the old subnet.env; one of the first free ones by chance.
+    Order: the lease this node owns; what can be kept of it; the subnets it lost; a lease with its
+    public IP; what can be kept of that; its reservation; the subnets of the old subnet.env;
+    in each family one of the first free ones by chance. What a source lacks in one family is
+    filled up from the next that has it.
 
     `held` is the lease this process wrote last: it knows better than the node's record, which
-    somebody else with a copy of the node id may have written. `blocked` are subnets whose
+    somebody else with a copy of the node id may have written. `blocked` are keys whose
     claims failed though the table says they are free: their entries cannot be read.
 
     Raises:
         SubnetExhaustedError: after the other candidates, when no subnet is free.
     """
-    own = _own_leases(view, node_id=node_id, public_ip=public_ip, held=held)
-    drop = tuple(lease for _, lease in own if not config.admits(lease.key))
-    gone = {lease.key for lease in drop}
-    occupied = _Ranges(
-        [lease.subnet for lease in view.leases if lease.key not in gone]
-        + [other.key.ipv4 for other in view.reservations if other.public_ip != public_ip]
-        + [key.ipv4 for key in blocked]
+    own = _own_leases(view, node_id=node_id, holder=holder, held=held)
+    keys = {lease.key for _, lease in own}
+    foreign = [lease for lease in view.leases if lease.key not in keys]
+    fitting = [
+        (origin, lease)
+        for origin, lease in own
+        if config.admits(lease.key) and not came_second(lease, foreign)
+    ]
+    stay = {lease.key for _, lease in fitting}
+    misfits = [(origin, lease) for origin, lease in own if lease.key not in stay]
+    drop = tuple(lease for _, lease in misfits)
+    wishes: list[_Wish] = [
+        *(_kept(lease, view, holder) for origin, lease in misfits if origin == "owned"),
+        *(_Wish("lost", key) for key in _lost(view, node_id=node_id, held=held)),
+        *(_kept(lease, view, holder) for origin, lease in misfits if origin == "public_ip"),
+        *(_Wish("reservation", key) for key in _reserved(view, holder)),
+    ]
+    if previous is not None:
+        wishes.append(_Wish("subnet_env", previous))
+    occupied = [
+        *(lease.key for lease in foreign),
+        *stay,
+        *(entry.key for entry in view.reservations if not holder.is_host_of(entry.holder)),
+        *blocked,
+    ]
+    ipv4 = _Family(
+        config.ipv4,
+        Ranges(key.ipv4 for key in occupied if key.has_ipv4),
+        [wish.key.ipv4 for wish in wishes],
+        lambda base, length: IPv4Network((base, length)),
+        rng,
+    )
+    ipv6 = _Family(
+        config.ipv6,
+        Ranges(key.ipv6 for key in occupied if key.ipv6 is not None),
+        [wish.key.ipv6 for wish in wishes if wish.key.ipv6 is not None],
+        lambda base, length: IPv6Network((base, length)),
+        rng,
     )
     tried = set(blocked)
-
-    fitting = [(origin, lease) for origin, lease in own if config.admits(lease.key)]
-    unheld: list[tuple[Origin, SubnetKey]] = [
-        *(("lost", key) for key in _lost(view, node_id=node_id, held=held)),
-        *(("reservation", key) for key in _reserved(view, public_ip)),
-    ]
-    if previous_subnet is not None:
-        unheld.append(("subnet_env", SubnetKey(previous_subnet)))
 
     def existing(wanted: Origin) -> Iterator[Candidate]:
         for origin, lease in fitting:
@@ -99,59 +135,68 @@ def candidates(
                     expected_revision=lease.mod_revision,
                     origin=origin,
                     drop=drop,
-                    reservation=_lasting(view, lease, public_ip),
+                    reservation=_lasting(view, lease, holder),
                 )
 
-    def vacant(*wanted: Origin) -> Iterator[Candidate]:
-        for origin, key in unheld:
-            is_vacant = config.admits(key) and key.ipv4 not in occupied
-            if origin in wanted and key not in tried and is_vacant:
-                tried.add(key)
-                yield Candidate(key=key, expected_revision=0, origin=origin, drop=drop)
+    def vacant(*sources: Origin) -> Iterator[Candidate]:
+        for wish in wishes:
+            if wish.origin in sources:
+                key = _completed(wish.key, ipv4, ipv6)
+                if key is not None and key not in tried:
+                    tried.add(key)
+                    yield Candidate(
+                        key=key,
+                        expected_revision=0,
+                        origin=wish.origin,
+                        drop=drop,
+                        reservation=wish.reservation,
+                    )
 
     yield from existing("owned")
-    yield from vacant("lost")
+    yield from vacant("kept", "lost")
     yield from existing("public_ip")
     yield from vacant("reservation", "subnet_env")
 
-    free = [SubnetKey(subnet) for subnet in islice(_free(config, occupied), FREE_CHOICES)]
-    if not free:
-        raise SubnetExhaustedError(
-            f"no free /{config.subnet_len} in {config.network}: all {config.subnet_count} subnets "
-            f"from {config.subnet_min} to {config.subnet_max} are taken by {len(view.leases)} "
-            f"leases and {len(view.reservations)} reservations; widen Network, raise SubnetLen, "
-            "or wait for a lease to end"
-        )
-    rng.shuffle(free)
-    for key in free:
+    for family in (ipv4, ipv6):
+        if family.pool is not None and not family.free:
+            raise _exhausted(family.pool, view)
+    for key in _pairs(ipv4, ipv6):
         if key not in tried:
             yield Candidate(key=key, expected_revision=0, origin="free", drop=drop)
 
 
+def came_second(lease: Lease, others: Iterable[Lease]) -> bool:
+    """Returns whether one of `others` was there when `lease` was written, in a subnet of it.
+
+    Two hosts that choose at the same time may choose the same subnet of one family and write it
+    under two keys, of which no write contradicts the other.
+    """
+    return any(
+        other.create_revision < lease.create_revision
+        and other.key != lease.key
+        and any(overlap(one, two) for one in lease.key.subnets for two in other.key.subnets)
+        for other in others
+    )
+
+
 def _own_leases(
-    view: Snapshot, *, node_id: str, public_ip: IPv4Address, held: Lease | None
+    view: Snapshot, *, node_id: str, holder: Holder, held: Lease | None
 ) -> list[tuple[Origin, Lease]]:
     """Returns the leases that are this node's, with what says so."""
     record = next((record for record in view.records if record.node_id == node_id), None)
     of_others = {
-        (record.key, record.public_ip) for record in view.records if record.node_id != node_id
+        (record.key, record.holder) for record in view.records if record.node_id != node_id
     }
     own: list[tuple[Origin, Lease]] = []
-    for lease in sorted(view.leases, key=lambda lease: (lease.subnet, str(lease.key.ipv6))):
-        claim = (lease.key, lease.attributes.public_ip)
+    for lease in sorted(view.leases, key=lambda lease: lease.key):
+        claim = (lease.key, lease.holder)
         if held is not None:
-            is_owned = claim == (held.key, held.attributes.public_ip) and (
-                lease.grant_id == held.grant_id
-            )
+            is_owned = claim == (held.key, held.holder) and lease.grant_id == held.grant_id
         else:
-            is_owned = record is not None and claim == (record.key, record.public_ip)
+            is_owned = record is not None and record.describes(lease)
         if is_owned:
             own.append(("owned", lease))
-        elif (
-            public_ip != UNSPECIFIED
-            and lease.attributes.public_ip == public_ip
-            and claim not in of_others
-        ):
+        elif holder.is_host_of(lease.holder) and claim not in of_others:
             own.append(("public_ip", lease))
     return own
 
@@ -165,54 +210,124 @@ def _lost(view: Snapshot, *, node_id: str, held: Lease | None) -> Iterator[Subne
             yield record.key
 
 
-def _reserved(view: Snapshot, public_ip: IPv4Address) -> Iterator[SubnetKey]:
-    if public_ip != UNSPECIFIED:
-        for reservation in sorted(view.reservations, key=lambda entry: entry.key.ipv4):
-            if reservation.public_ip == public_ip:
-                yield reservation.key
+def _reserved(view: Snapshot, holder: Holder) -> Iterator[SubnetKey]:
+    for reservation in sorted(view.reservations, key=lambda entry: entry.key):
+        if holder.is_host_of(reservation.holder):
+            yield reservation.key
 
 
-def _lasting(view: Snapshot, lease: Lease, public_ip: IPv4Address) -> Reservation | None:
+def _lasting(view: Snapshot, lease: Lease, holder: Holder) -> Reservation | None:
     """Returns the reservation a lease of ours needs, unless it is there already."""
-    wanted = Reservation(key=lease.key, public_ip=public_ip)
+    wanted = _reservation(lease.key, holder)
     if wanted in view.reservations:
         return None
-    former = Reservation(key=lease.key, public_ip=lease.attributes.public_ip)
+    former = _reservation(lease.key, lease.holder)
     return wanted if lease.is_reservation or former in view.reservations else None
 
 
-class _Ranges:
-    """Address ranges, sorted and joined where they overlap."""
+def _reservation(key: SubnetKey, holder: Holder) -> Reservation:
+    return Reservation(
+        key=key,
+        public_ip=holder.public_ip,
+        public_ipv6=None if holder.has_public_ip else holder.public_ipv6,
+    )
 
-    def __init__(self, networks: Iterable[IPv4Network]) -> None:
-        ranges = sorted(
-            (int(network.network_address), int(network.broadcast_address)) for network in networks
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """Subnets to try, of which not all need to be there or to be free."""
+
+    origin: Origin
+    key: SubnetKey
+    reservation: Reservation | None = None
+
+
+def _kept(lease: Lease, view: Snapshot, holder: Holder) -> _Wish:
+    return _Wish("kept", lease.key, _lasting(view, lease, holder))
+
+
+class _Family(Generic[_Net]):
+    """What there is to choose from in one address family."""
+
+    def __init__(
+        self,
+        pool: AnyPool | None,
+        occupied: Ranges,
+        wished: list[_Net],
+        network: Callable[[int, int], _Net],
+        rng: Shuffler,
+    ) -> None:
+        self.pool = pool
+        self._occupied = occupied
+        self._wished: list[_Net] = wished
+        self._network: Callable[[int, int], _Net] = network
+        self._rng = rng
+        self._free: list[_Net] | None = None
+
+    def has(self, subnet: _Net) -> bool:
+        """Returns whether a host may take `subnet`."""
+        return (
+            self.pool is not None
+            and subnet.version == self.pool.network.version
+            and self.pool.admits(subnet)
+            and subnet not in self._occupied
         )
-        self.first: list[int] = []
-        self.last: list[int] = []
-        for first, last in ranges:
-            if self.last and first <= self.last[-1]:
-                self.last[-1] = max(self.last[-1], last)
-            else:
-                self.first.append(first)
-                self.last.append(last)
 
-    def __contains__(self, network: IPv4Network) -> bool:
-        """Returns whether any address of `network` is in a range."""
-        at = bisect_right(self.first, int(network.broadcast_address)) - 1
-        return at >= 0 and self.last[at] >= int(network.network_address)
+    @property
+    def free(self) -> list[_Net]:
+        """The first free subnets, in an order by chance."""
+        if self._free is None:
+            self._free = self._chosen()
+        return self._free
+
+    @property
+    def best(self) -> _Net | None:
+        """What to take when one source does not say: the first that any says, else a free one."""
+        wished = next((subnet for subnet in self._wished if self.has(subnet)), None)
+        return wished or next(iter(self.free), None)
+
+    def _chosen(self) -> list[_Net]:
+        pool = self.pool
+        if pool is None:
+            return []
+        size = 1 << (pool.network.max_prefixlen - pool.subnet_len)
+        bases = self._occupied.gaps(int(pool.first), int(pool.last), size)
+        free = [self._network(base, pool.subnet_len) for base in islice(bases, FREE_CHOICES)]
+        self._rng.shuffle(free)
+        return free
 
 
-def _free(config: NetworkConfig, occupied: _Ranges) -> Iterator[IPv4Network]:
-    """Yields the free subnets from SubnetMin to SubnetMax, jumping over what is occupied."""
-    size = 1 << (32 - config.subnet_len)
-    position, end = int(config.subnet_min), int(config.subnet_max)
-    for first, last in zip(occupied.first, occupied.last, strict=True):
-        while position <= end and position + size <= first:
-            yield IPv4Network((position, config.subnet_len))
-            position += size
-        if last >= position:
-            position = (last // size + 1) * size
-    while position <= end:
-        yield IPv4Network((position, config.subnet_len))
-        position += size
+def _completed(
+    key: SubnetKey, ipv4: _Family[IPv4Network], ipv6: _Family[IPv6Network]
+) -> SubnetKey | None:
+    """Returns a whole key with those subnets of `key` that may be taken; None when none may."""
+    own_ipv4 = key.ipv4 if ipv4.has(key.ipv4) else None
+    own_ipv6 = key.ipv6 if key.ipv6 is not None and ipv6.has(key.ipv6) else None
+    if own_ipv4 is None and own_ipv6 is None:
+        return None
+    chosen_ipv4 = own_ipv4 or ipv4.best
+    chosen_ipv6 = own_ipv6 or ipv6.best
+    if (ipv4.pool is not None and chosen_ipv4 is None) or (
+        ipv6.pool is not None and chosen_ipv6 is None
+    ):
+        return None
+    return SubnetKey(chosen_ipv4 or NO_IPV4_SUBNET, chosen_ipv6)
+
+
+def _pairs(ipv4: _Family[IPv4Network], ipv6: _Family[IPv6Network]) -> Iterator[SubnetKey]:
+    if ipv4.pool is None:
+        yield from (SubnetKey(NO_IPV4_SUBNET, subnet) for subnet in ipv6.free)
+    elif ipv6.pool is None:
+        yield from (SubnetKey(subnet) for subnet in ipv4.free)
+    else:
+        # Each subnet once: a key that was snatched away took both of them.
+        yield from (SubnetKey(*pair) for pair in zip(ipv4.free, ipv6.free, strict=False))
+
+
+def _exhausted(pool: AnyPool, view: Snapshot) -> SubnetExhaustedError:
+    return SubnetExhaustedError(
+        f"no free /{pool.subnet_len} in {pool.network}: all {pool.count} subnets "
+        f"from {pool.first} to {pool.last} are taken by {len(view.leases)} "
+        f"leases and {len(view.reservations)} reservations; widen {pool.prefix}Network, "
+        f"raise {pool.prefix}SubnetLen, or wait for a lease to end"
+    )

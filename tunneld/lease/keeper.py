@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from ipaddress import IPv4Network
 from typing import Literal
 
 from tunneld.errors import (
@@ -22,7 +21,7 @@ from tunneld.errors import (
     SubnetExhaustedError,
     SubnetTakenError,
 )
-from tunneld.lease.allocation import Candidate, Shuffler, candidates
+from tunneld.lease.allocation import Candidate, Shuffler, came_second, candidates
 from tunneld.lease.model import Lease, LeaseAttributes, NodeRecord, Snapshot, SubnetKey
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.ownership import Held, Verdict, judge
@@ -143,7 +142,7 @@ class Keeper:
         tracker: LeaseTracker,
         config: NetworkConfig,
         attributes: LeaseAttributes,
-        previous_subnet: IPv4Network | None = None,
+        previous: SubnetKey | None = None,
     ) -> Lease:
         """Gets a lease with these attributes, and writes the one that is held anew.
 
@@ -159,6 +158,7 @@ class Keeper:
             is_fresh = history == 0
             view = await self._store.read() if is_fresh else tracker.view
             races = _Races()
+            held = self._lease
             for _ in range(MAX_ROUNDS):
                 grant = await self._usable_grant()
                 try:
@@ -166,11 +166,11 @@ class Keeper:
                         candidates(
                             view,
                             node_id=self._node_id,
-                            public_ip=attributes.public_ip,
+                            holder=attributes.holder,
                             config=config,
                             rng=self._rng,
-                            previous_subnet=previous_subnet,
-                            held=self._lease,
+                            previous=previous,
+                            held=held,
                             blocked=races.blocked,
                         ),
                         attributes,
@@ -184,14 +184,23 @@ class Keeper:
                     if is_fresh:
                         raise
                     found = None
-                if found is not None:
-                    candidate, lease = found
-                    self._report(candidate, lease, view)
-                    self._lease, self._history, self._is_lost = lease, history, False
-                    return lease
-                view, is_fresh = await self._store.read(), True
+                if found is None:
+                    view, is_fresh = await self._store.read(), True
+                    continue
+                candidate, lease = found
+                if _may_collide(candidate):
+                    after = await self._store.read()
+                    if came_second(lease, after.leases):
+                        # The next round gives up what another host was the first to have.
+                        view, is_fresh, held = after, True, lease
+                        continue
+                self._report(candidate, lease)
+                self._report_twin(held, view)
+                self._lease, self._history, self._is_lost = lease, history, False
+                return lease
+        networks = " and ".join(str(pool.network) for pool in config.pools)
         raise LeaseError(
-            f"no subnet of {config.network} could be leased: other nodes were faster in "
+            f"no subnet of {networks} could be leased: other nodes were faster in "
             f"{MAX_ROUNDS} rounds; trying again later"
         )
 
@@ -277,6 +286,7 @@ class Keeper:
                 node_id=self._node_id,
                 key=candidate.key,
                 public_ip=attributes.public_ip,
+                public_ipv6=attributes.public_ipv6,
                 version=self._version,
             )
             try:
@@ -341,7 +351,7 @@ class Keeper:
         self._regranted.clear()
         return True
 
-    def _report(self, candidate: Candidate, lease: Lease, view: Snapshot) -> None:
+    def _report(self, candidate: Candidate, lease: Lease) -> None:
         former = self._lease
         facts = {
             "subnet": str(lease.key),
@@ -358,15 +368,12 @@ class Keeper:
                 "the lease was lost; this host has another subnet: restart what used the old one",
                 extra={"fields": {**facts, "detail": f"former subnet {former.key}"}},
             )
-        if former is not None:
-            self._report_twin(former, view)
 
-    def _report_twin(self, former: Lease, view: Snapshot) -> None:
-        if view.revision < former.mod_revision:
+    def _report_twin(self, former: Lease | None, view: Snapshot) -> None:
+        if former is None or view.revision < former.mod_revision:
             return
         for record in view.records:
-            wrote = (former.key, former.attributes.public_ip)
-            if record.node_id == self._node_id and (record.key, record.public_ip) != wrote:
+            if record.node_id == self._node_id and not record.describes(former):
                 _log.error(
                     "another host uses the node id of this one: remove it from its state "
                     "directory and restart it",
@@ -389,6 +396,11 @@ class _Races:
         if claim in self._lost:
             self.blocked.add(candidate.key)
         self._lost.add(claim)
+
+
+def _may_collide(candidate: Candidate) -> bool:
+    """Returns whether another host may have written one of its subnets under another key."""
+    return candidate.expected_revision == 0 and candidate.key.ipv6 is not None
 
 
 def _now() -> float:

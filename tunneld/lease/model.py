@@ -18,11 +18,13 @@ UNSPECIFIED = IPv4Address(0)
 NO_IPV4_SUBNET = IPv4Network("0.0.0.0/0")
 """What stands for the IPv4 subnet in the key of an IPv6-only lease."""
 
+_BEFORE = IPv6Network("::/0")
+
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class SubnetKey:
     """The subnets of one lease; the identity of the lease in the store.
 
@@ -32,8 +34,46 @@ class SubnetKey:
     ipv4: IPv4Network
     ipv6: IPv6Network | None = None
 
+    @property
+    def has_ipv4(self) -> bool:
+        """False for an IPv6-only lease, whose `ipv4` stands for nothing."""
+        return self.ipv4 != NO_IPV4_SUBNET
+
+    @property
+    def subnets(self) -> tuple[IPNetwork, ...]:
+        """The subnets that are there, IPv4 first."""
+        ipv4 = (self.ipv4,) if self.has_ipv4 else ()
+        return ipv4 if self.ipv6 is None else (*ipv4, self.ipv6)
+
+    def __lt__(self, other: SubnetKey) -> bool:
+        # One family alone before both.
+        return (self.ipv4, self.ipv6 or _BEFORE) < (other.ipv4, other.ipv6 or _BEFORE)
+
     def __str__(self) -> str:
-        return str(self.ipv4) if self.ipv6 is None else f"{self.ipv4},{self.ipv6}"
+        return ",".join(map(str, self.subnets)) or str(self.ipv4)
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """By which a host is known as the holder of a lease, as flannel knows it.
+
+    That is its PublicIP; in a network without IPv4 every host has 0.0.0.0 there, and its
+    PublicIPv6 must do.
+    """
+
+    public_ip: IPv4Address
+    public_ipv6: IPv6Address | None = None
+
+    @property
+    def has_public_ip(self) -> bool:
+        """Whether PublicIP says anything."""
+        return self.public_ip != UNSPECIFIED
+
+    def is_host_of(self, other: Holder) -> bool:
+        """Returns whether both name one host."""
+        if self.has_public_ip:
+            return other.public_ip == self.public_ip
+        return self.public_ipv6 is not None and other == self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +88,11 @@ class LeaseAttributes:
     backend_v6_data: Any = None
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Members tunneld does not know, kept in the order they came."""
+
+    @property
+    def holder(self) -> Holder:
+        """Who writes this."""
+        return Holder(self.public_ip, self.public_ipv6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +109,13 @@ class Lease:
 
     @property
     def subnet(self) -> IPv4Network:
-        """The IPv4 subnet."""
+        """The IPv4 subnet; 0.0.0.0/0 for an IPv6-only lease."""
         return self.key.ipv4
+
+    @property
+    def holder(self) -> Holder:
+        """Who holds it."""
+        return self.attributes.holder
 
     @property
     def is_reservation(self) -> bool:
@@ -83,17 +133,37 @@ class NodeRecord:
     node_id: str
     key: SubnetKey
     public_ip: IPv4Address
+    public_ipv6: IPv6Address | None = None
     version: str
     """The version of tunneld that wrote the record."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def holder(self) -> Holder:
+        """Who wrote it."""
+        return Holder(self.public_ip, self.public_ipv6)
+
+    def describes(self, lease: Lease) -> bool:
+        """Returns whether the node of this record holds `lease`.
+
+        A record left behind by a node whose subnet somebody else took names another holder.
+        """
+        return (self.key, self.holder) == (lease.key, lease.holder)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reservation:
-    """A lasting claim of a subnet for a public IP, at `<prefix>/tunneld/reservations/<subnet>`."""
+    """A lasting claim of a subnet for a host, at `<prefix>/tunneld/reservations/<subnet>`."""
 
     key: SubnetKey
     public_ip: IPv4Address
+    public_ipv6: IPv6Address | None = None
+    """Told only where `public_ip` is 0.0.0.0: else that alone names the host."""
+
+    @property
+    def holder(self) -> Holder:
+        """Whom the subnet is kept for."""
+        return Holder(self.public_ip, self.public_ipv6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

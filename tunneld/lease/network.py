@@ -13,16 +13,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from tunneld.errors import NetworkConfigError
 from tunneld.lease.gojson import Json, dumps, loads, member, others
-from tunneld.lease.model import SubnetKey
+from tunneld.lease.model import NO_IPV4_SUBNET, IPNetwork, SubnetKey
 
 DEFAULT_BACKEND_TYPE = "udp"
-
-NO_NETWORK = IPv4Network("0.0.0.0/0")
-"""What flannel takes for an absent IPv4 network."""
 
 _MEMBERS = (
     "Network",
@@ -45,6 +42,37 @@ _CIDR = re.compile(r"[0-9A-Fa-f.:]+/[0-9]{1,3}", re.ASCII)
 
 _Network = TypeVar("_Network", IPv4Network, IPv6Network)
 _Address = TypeVar("_Address", IPv4Address, IPv6Address)
+
+
+@dataclass(frozen=True, slots=True)
+class Pool(Generic[_Network, _Address]):
+    """The subnets that hosts may get, in one address family."""
+
+    prefix: str
+    """In front of the name of each of its members in the config: empty or `IPv6`."""
+    network: _Network
+    subnet_len: int
+    """Prefix length of every host's subnet."""
+    first: _Address
+    """Base address of the first subnet a host may get."""
+    last: _Address
+
+    @property
+    def count(self) -> int:
+        """How many subnets there are."""
+        bits = self.network.max_prefixlen
+        return ((int(self.last) - int(self.first)) >> (bits - self.subnet_len)) + 1
+
+    def admits(self, subnet: IPNetwork) -> bool:
+        """Returns whether a host may hold `subnet`, which is of the pool's family."""
+        base = int(subnet.network_address)
+        return subnet.prefixlen == self.subnet_len and int(self.first) <= base <= int(self.last)
+
+    def __str__(self) -> str:
+        return f"{self.count} subnets of /{self.subnet_len} from {self.first} to {self.last}"
+
+
+AnyPool: TypeAlias = Pool[IPv4Network, IPv4Address] | Pool[IPv6Network, IPv6Address]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,32 +101,32 @@ class NetworkConfig:
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Members tunneld does not know, as they came."""
 
-    def admits(self, key: SubnetKey) -> bool:
-        """Returns whether a host of this network may hold `key`."""
-        if self.enable_ipv4:
-            fits = (
-                key.ipv4.prefixlen == self.subnet_len
-                and self.subnet_min <= key.ipv4.network_address <= self.subnet_max
-            )
-        else:
-            fits = key.ipv4 == NO_NETWORK
-        if not self.enable_ipv6:
-            return fits and key.ipv6 is None
-        return (
-            fits
-            and key.ipv6 is not None
-            and self.ipv6_subnet_min is not None
-            and self.ipv6_subnet_max is not None
-            and key.ipv6.prefixlen == self.ipv6_subnet_len
-            and self.ipv6_subnet_min <= key.ipv6.network_address <= self.ipv6_subnet_max
-        )
+    @property
+    def ipv4(self) -> Pool[IPv4Network, IPv4Address] | None:
+        """The IPv4 subnets hosts may get; None when IPv4 is switched off."""
+        if not self.enable_ipv4:
+            return None
+        return Pool("", self.network, self.subnet_len, self.subnet_min, self.subnet_max)
 
     @property
-    def subnet_count(self) -> int:
-        """How many IPv4 subnets hosts may get."""
-        if not self.enable_ipv4:
-            return 0
-        return ((int(self.subnet_max) - int(self.subnet_min)) >> (32 - self.subnet_len)) + 1
+    def ipv6(self) -> Pool[IPv6Network, IPv6Address] | None:
+        """The IPv6 subnets hosts may get; None when IPv6 is switched off."""
+        first, last = self.ipv6_subnet_min, self.ipv6_subnet_max
+        if not self.enable_ipv6 or self.ipv6_network is None or first is None or last is None:
+            return None
+        return Pool("IPv6", self.ipv6_network, self.ipv6_subnet_len, first, last)
+
+    @property
+    def pools(self) -> tuple[AnyPool, ...]:
+        """The pools there are, IPv4 first."""
+        return tuple(pool for pool in (self.ipv4, self.ipv6) if pool is not None)
+
+    def admits(self, key: SubnetKey) -> bool:
+        """Returns whether a host of this network may hold `key`."""
+        ipv4, ipv6 = self.ipv4, self.ipv6
+        fits_ipv4 = ipv4.admits(key.ipv4) if ipv4 else not key.has_ipv4
+        fits_ipv6 = ipv6 is not None and key.ipv6 is not None and ipv6.admits(key.ipv6)
+        return fits_ipv4 and (fits_ipv6 if ipv6 else key.ipv6 is None)
 
 
 def parse(text: str) -> NetworkConfig:
@@ -129,13 +157,13 @@ def parse(text: str) -> NetworkConfig:
     ipv6 = _IPV6.read(config, is_enabled=enable_ipv6)
     backend_type, backend = _backend(config)
     return NetworkConfig(
-        network=ipv4.network if ipv4 else NO_NETWORK,
+        network=ipv4.network if ipv4 else NO_IPV4_SUBNET,
         enable_ipv4=enable_ipv4,
         enable_ipv6=enable_ipv6,
         enable_nftables=_boolean(config, "EnableNFTables", default=False),
         subnet_len=ipv4.subnet_len if ipv4 else 0,
-        subnet_min=ipv4.first if ipv4 else NO_NETWORK.network_address,
-        subnet_max=ipv4.last if ipv4 else NO_NETWORK.network_address,
+        subnet_min=ipv4.first if ipv4 else NO_IPV4_SUBNET.network_address,
+        subnet_max=ipv4.last if ipv4 else NO_IPV4_SUBNET.network_address,
         ipv6_network=ipv6.network if ipv6 else None,
         ipv6_subnet_len=ipv6.subnet_len if ipv6 else 0,
         ipv6_subnet_min=ipv6.first if ipv6 else None,
@@ -177,16 +205,6 @@ def render(config: NetworkConfig) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subnets(Generic[_Network, _Address]):
-    """One address family of a network."""
-
-    network: _Network
-    subnet_len: int
-    first: _Address
-    last: _Address
-
-
-@dataclass(frozen=True, slots=True)
 class _Family(Generic[_Network, _Address]):
     """The members and limits of one address family."""
 
@@ -204,7 +222,7 @@ class _Family(Generic[_Network, _Address]):
 
     def read(
         self, config: Mapping[str, Json], *, is_enabled: bool
-    ) -> _Subnets[_Network, _Address] | None:
+    ) -> Pool[_Network, _Address] | None:
         """Returns the family's subnets; None when it is off. Checks types in both cases."""
         network = self._network(config)
         subnet_len = _unsigned(config, f"{self.prefix}SubnetLen")
@@ -231,7 +249,7 @@ class _Family(Generic[_Network, _Address]):
                 f"{self.prefix}SubnetMin {lower} is behind {self.prefix}SubnetMax {upper}: "
                 "no host could get a subnet; set SubnetMin to the smaller of the two"
             )
-        return _Subnets(network, subnet_len, lower, upper)
+        return Pool(self.prefix, network, subnet_len, lower, upper)
 
     def _subnet_len(self, network: _Network, wanted: int) -> int:
         name = f"{self.prefix}SubnetLen"

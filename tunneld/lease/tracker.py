@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address
 from typing import assert_never
 
 from tunneld.lease.model import (
     Batch,
     ConfigPut,
     Event,
+    IPAddress,
+    IPNetwork,
     Lease,
     LeaseDeleted,
     LeasePut,
@@ -30,6 +32,8 @@ from tunneld.lease.model import (
     Snapshot,
     SubnetKey,
 )
+from tunneld.lease.network import NetworkConfig
+from tunneld.lease.ranges import is_inside, is_part, overlap
 
 MALFORMED_KEY = "malformed_key"
 MALFORMED_VALUE = "malformed_value"
@@ -39,15 +43,15 @@ OVERLAPS_PEER = "overlaps_peer"
 OWN_PUBLIC_IP = "own_public_ip"
 UNUSABLE_PUBLIC_IP = "unusable_public_ip"
 
+_OF_A_SUBNET = (OUTSIDE_NETWORK, OVERLAPS_OWN, OVERLAPS_PEER, OWN_PUBLIC_IP, UNUSABLE_PUBLIC_IP)
+
 REASONS = (
     MALFORMED_KEY,
     MALFORMED_VALUE,
-    OUTSIDE_NETWORK,
-    OVERLAPS_OWN,
-    OVERLAPS_PEER,
-    OWN_PUBLIC_IP,
-    UNUSABLE_PUBLIC_IP,
+    *_OF_A_SUBNET,
+    *(f"{reason}_v6" for reason in _OF_A_SUBNET),
 )
+"""`_v6` says that it is the IPv6 subnet of a lease, or what it is reached by, that is at fault."""
 
 _BROADCAST = IPv4Address("255.255.255.255")
 
@@ -74,11 +78,25 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Usable:
+    """A lease of another host, of which at least one subnet may be used."""
+
+    lease: Lease
+    withheld: frozenset[IPNetwork] = frozenset()
+    """Subnets of it that may not."""
+
+    @classmethod
+    def whole(cls, lease: Lease) -> Usable:
+        """Returns a lease with all of its subnets."""
+        return cls(lease=lease)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """What becomes of the leases of the others."""
 
-    accepted: tuple[Lease, ...]
-    """Sorted by subnet; no two of them overlap."""
+    accepted: tuple[Usable, ...]
+    """Sorted by key; no two usable subnets overlap."""
     skipped: tuple[Skipped, ...]
 
 
@@ -95,7 +113,8 @@ class LeaseTracker:
         self._reservations: dict[SubnetKey, Reservation] = {}
         self._malformed: dict[str, Malformed] = {}
         self._untold: dict[str, Malformed] = {}
-        self._told: dict[str, tuple[int, str]] = {}
+        self._told: dict[str, dict[str, int]] = {}
+        """Name to reason to the write that was told of."""
         self._skip_counts = dict.fromkeys(REASONS, 0)
 
     @property
@@ -157,28 +176,39 @@ class LeaseTracker:
             self._apply(event)
         self.revision = batch.revision
 
-    def peers_of(self, own: Lease, network: IPv4Network) -> Selection:
+    def peers_of(self, own: Lease, config: NetworkConfig) -> Selection:
         """Returns which leases of the others the holder of `own` may use, and why not the rest.
 
+        Each subnet of a lease stands for itself: a fault in one family leaves the other usable.
         Of leases that overlap each other the one created first counts: it was there when the
         other was written. The own lease is in neither list.
         """
-        usable: list[Lease] = []
+        accepted: dict[SubnetKey, list[_Part]] = {}
         skipped: list[Skipped] = []
+        usable: dict[int, list[_Part]] = {4: [], 6: []}
         for lease in self._leases.values():
-            if lease.key == own.key and lease.attributes.public_ip == own.attributes.public_ip:
+            if lease.key == own.key and lease.holder == own.holder:
                 continue
-            fault = _fault(lease, own, network)
-            if fault is None:
-                usable.append(lease)
-            else:
-                skipped.append(Skipped.lease(lease, *fault))
-        accepted: list[Lease] = []
-        for cluster in _clusters(usable):
-            kept, lost = _first_created(cluster)
-            accepted += kept
-            skipped += lost
-        return Selection(accepted=tuple(accepted), skipped=tuple(skipped))
+            parts = tuple(_parts(lease, config))
+            if not parts:
+                detail = f"{lease.key} is of a family that the network does not have"
+                skipped.append(Skipped.lease(lease, OUTSIDE_NETWORK, detail))
+            for part in parts:
+                fault = _fault(part, own)
+                if fault is None:
+                    usable[part.subnet.version].append(part)
+                else:
+                    skipped.append(part.skip(*fault))
+        for family in usable.values():
+            for cluster in _clusters(family):
+                kept, lost = _first_created(cluster)
+                skipped += lost
+                for part in kept:
+                    accepted.setdefault(part.lease.key, []).append(part)
+        return Selection(
+            accepted=tuple(_usable(accepted[key]) for key in sorted(accepted)),
+            skipped=tuple(skipped),
+        )
 
     def newly_skipped(self, selection: Selection) -> tuple[Skipped, ...]:
         """Returns the skipped entries nobody has been told of yet, and counts them.
@@ -194,10 +224,10 @@ class LeaseTracker:
 
     def note(self, skipped: Skipped) -> bool:
         """Counts a skipped lease; False when this write of it has been counted for this reason."""
-        told = (skipped.mod_revision, skipped.reason)
-        if self._told.get(skipped.name) == told:
+        told = self._told.setdefault(skipped.name, {})
+        if told.get(skipped.reason) == skipped.mod_revision:
             return False
-        self._told[skipped.name] = told
+        told[skipped.reason] = skipped.mod_revision
         self._count(skipped.reason)
         return True
 
@@ -240,54 +270,96 @@ class LeaseTracker:
         self._skip_counts[reason] = self._skip_counts.get(reason, 0) + 1
 
 
-def _fault(lease: Lease, own: Lease, network: IPv4Network) -> tuple[str, str] | None:
-    """Returns the reason and the words why a lease alone cannot be used."""
-    public_ip = lease.attributes.public_ip
-    if not lease.subnet.subnet_of(network):
-        return OUTSIDE_NETWORK, f"{lease.subnet} is not inside the network {network}"
-    if (
-        public_ip.is_unspecified
-        or public_ip.is_loopback
-        or public_ip.is_multicast
-        or public_ip == _BROADCAST
-    ):
-        return UNUSABLE_PUBLIC_IP, f"public IP {public_ip} is no address of a single host"
-    if public_ip in network:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One subnet of a lease, with what it is reached by and the network it must be in."""
+
+    lease: Lease
+    subnet: IPNetwork
+    endpoint: IPAddress | None
+    network: IPNetwork
+
+    def skip(self, reason: str, detail: str) -> Skipped:
+        suffix = "_v6" if self.subnet.version == 6 else ""
+        return Skipped.lease(self.lease, reason + suffix, detail)
+
+
+def _parts(lease: Lease, config: NetworkConfig) -> Iterator[_Part]:
+    """Yields the subnets of a lease in the families that the network has."""
+    attributes = lease.attributes
+    if config.ipv4 is not None and lease.key.has_ipv4:
+        yield _Part(lease, lease.key.ipv4, attributes.public_ip, config.ipv4.network)
+    if config.ipv6 is not None and lease.key.ipv6 is not None:
+        yield _Part(lease, lease.key.ipv6, attributes.public_ipv6, config.ipv6.network)
+
+
+def _usable(parts: list[_Part]) -> Usable:
+    """Returns the lease of parts that may all be used."""
+    lease = parts[0].lease
+    usable = {part.subnet for part in parts}
+    return Usable(
+        lease=lease,
+        withheld=frozenset(subnet for subnet in lease.key.subnets if subnet not in usable),
+    )
+
+
+def _fault(part: _Part, own: Lease) -> tuple[str, str] | None:
+    """Returns the reason and the words why a subnet alone cannot be used."""
+    subnet, endpoint, network = part.subnet, part.endpoint, part.network
+    if not is_part(subnet, network):
+        return OUTSIDE_NETWORK, f"{subnet} is not inside the network {network}"
+    if endpoint is None or not _is_of_one_host(endpoint):
+        return UNUSABLE_PUBLIC_IP, f"public IP {endpoint} is no address of a single host"
+    if is_inside(endpoint, network):
         # A datagram to it would be routed into the overlay device it came from.
-        return UNUSABLE_PUBLIC_IP, f"public IP {public_ip} lies inside the network {network}"
-    if public_ip == own.attributes.public_ip:
-        return OWN_PUBLIC_IP, f"public IP {public_ip} is this host's own"
-    if lease.subnet.overlaps(own.subnet):
-        return OVERLAPS_OWN, f"{lease.subnet} overlaps this host's {own.subnet}"
-    return None
+        return UNUSABLE_PUBLIC_IP, f"public IP {endpoint} lies inside the network {network}"
+    if endpoint in (own.attributes.public_ip, own.attributes.public_ipv6):
+        return OWN_PUBLIC_IP, f"public IP {endpoint} is this host's own"
+    held = next((held for held in own.key.subnets if overlap(subnet, held)), None)
+    return None if held is None else (OVERLAPS_OWN, f"{subnet} overlaps this host's {held}")
 
 
-def _clusters(leases: Iterable[Lease]) -> Iterator[list[Lease]]:
-    """Yields the leases sorted by subnet, those together whose address ranges touch."""
-    cluster: list[Lease] = []
+def _is_of_one_host(address: IPAddress) -> bool:
+    return not (
+        address.is_unspecified
+        or address.is_loopback
+        or address.is_multicast
+        or address == _BROADCAST
+        # Without an interface, which no lease names, it says nothing.
+        or (address.version == 6 and address.is_link_local)
+    )
+
+
+def _clusters(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
+    """Yields the parts, all of one family, sorted; those together whose address ranges touch."""
+    cluster: list[_Part] = []
     end = -1
-    for lease in sorted(leases, key=lambda lease: (lease.subnet, str(lease.key.ipv6))):
-        if cluster and int(lease.subnet.network_address) > end:
+    for part in sorted(parts, key=_order):
+        if cluster and int(part.subnet.network_address) > end:
             yield cluster
             cluster = []
             end = -1
-        cluster.append(lease)
-        end = max(end, int(lease.subnet.broadcast_address))
+        cluster.append(part)
+        end = max(end, int(part.subnet.broadcast_address))
     if cluster:
         yield cluster
 
 
-def _first_created(cluster: list[Lease]) -> tuple[list[Lease], list[Skipped]]:
-    """Returns the leases that were there first, sorted by subnet, and the skips of the others."""
+def _order(part: _Part) -> tuple[int, int]:
+    return int(part.subnet.network_address), part.subnet.prefixlen
+
+
+def _first_created(cluster: list[_Part]) -> tuple[list[_Part], list[Skipped]]:
+    """Returns the parts that were there first, and the skips of the others."""
     if len(cluster) == 1:
         return cluster, []
-    kept: list[Lease] = []
+    kept: list[_Part] = []
     lost: list[Skipped] = []
-    for lease in sorted(cluster, key=lambda lease: lease.create_revision):
-        earlier = next((other for other in kept if other.subnet.overlaps(lease.subnet)), None)
+    for part in sorted(cluster, key=lambda part: part.lease.create_revision):
+        earlier = next((other for other in kept if overlap(other.subnet, part.subnet)), None)
         if earlier is None:
-            kept.append(lease)
+            kept.append(part)
         else:
-            detail = f"{lease.subnet} overlaps {earlier.subnet}, which was leased before"
-            lost.append(Skipped.lease(lease, OVERLAPS_PEER, detail))
-    return sorted(kept, key=lambda lease: lease.subnet), lost
+            detail = f"{part.subnet} overlaps {earlier.subnet}, which was leased before"
+            lost.append(part.skip(OVERLAPS_PEER, detail))
+    return kept, lost

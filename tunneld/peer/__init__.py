@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from tunneld.lease.model import Lease, NodeRecord, SubnetKey
+from tunneld.lease.model import IPNetwork, NodeRecord, SubnetKey
+from tunneld.lease.tracker import Usable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,24 +27,37 @@ class Peer:
     node_id: str | None
     """None for a node without a record: a flanneld."""
     version: str | None
+    withheld: frozenset[IPNetwork] = frozenset()
+    """Subnets of `key` that may not be used."""
+
+    @property
+    def ipv4(self) -> IPv4Network | None:
+        """The IPv4 subnet, if there is one that may be used."""
+        if not self.key.has_ipv4 or self.key.ipv4 in self.withheld:
+            return None
+        return self.key.ipv4
+
+    @property
+    def ipv6(self) -> IPv6Network | None:
+        """The IPv6 subnet, if there is one that may be used."""
+        return None if self.key.ipv6 in self.withheld else self.key.ipv6
 
     @property
     def subnet(self) -> IPv4Network:
-        """The IPv4 subnet."""
+        """The IPv4 subnet; 0.0.0.0/0 for an IPv6-only lease."""
         return self.key.ipv4
 
 
-def join(leases: Iterable[Lease], records: Iterable[NodeRecord]) -> tuple[Peer, ...]:
-    """Returns a peer for each lease, sorted by subnet.
-
-    A record belongs to a lease when both name the same subnet and public IP: a record left
-    behind by a node whose subnet somebody else took must not colour the new holder.
-    """
-    by_claim = {(record.key, record.public_ip): record for record in records}
+def join(leases: Iterable[Usable], records: Iterable[NodeRecord]) -> tuple[Peer, ...]:
+    """Returns a peer for each lease, sorted by subnet, with what its node's record says."""
+    by_key: dict[SubnetKey, list[NodeRecord]] = {}
+    for record in records:
+        by_key.setdefault(record.key, []).append(record)
     peers = []
-    for lease in leases:
-        attributes = lease.attributes
-        record = by_claim.get((lease.key, attributes.public_ip))
+    for usable in leases:
+        lease, attributes = usable.lease, usable.lease.attributes
+        described = (record for record in by_key.get(lease.key, ()) if record.describes(lease))
+        record_of_it = next(described, None)
         peers.append(
             Peer(
                 key=lease.key,
@@ -52,8 +66,9 @@ def join(leases: Iterable[Lease], records: Iterable[NodeRecord]) -> tuple[Peer, 
                 backend_type=attributes.backend_type,
                 backend_data=attributes.backend_data,
                 backend_v6_data=attributes.backend_v6_data,
-                node_id=record.node_id if record else None,
-                version=record.version if record else None,
+                node_id=record_of_it.node_id if record_of_it else None,
+                version=record_of_it.version if record_of_it else None,
+                withheld=usable.withheld,
             )
         )
-    return tuple(sorted(peers, key=lambda peer: (peer.key.ipv4, str(peer.key.ipv6))))
+    return tuple(sorted(peers, key=lambda peer: peer.key))

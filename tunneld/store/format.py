@@ -19,7 +19,9 @@ from typing import Any
 from tunneld.errors import LeaseError
 from tunneld.lease import gojson
 from tunneld.lease.model import (
+    NO_IPV4_SUBNET,
     UNSPECIFIED,
+    Holder,
     LeaseAttributes,
     NodeRecord,
     Reservation,
@@ -35,10 +37,9 @@ _NODE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}", re.ASCII)
 # flannel parses the lengths with 5 and 7 bits.
 _MAX_IPV4_LENGTH = 31
 _MAX_IPV6_LENGTH = 127
-_NO_IPV4 = IPv4Network("0.0.0.0/0")
 
 _LEASE_MEMBERS = ("PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data")
-_RECORD_MEMBERS = ("Format", "Subnet", "PublicIP", "Version")
+_RECORD_MEMBERS = ("Format", "Subnet", "PublicIP", "PublicIPv6", "Version")
 
 
 def clean_prefix(prefix: str) -> str:
@@ -103,10 +104,9 @@ def decode_lease(value: bytes) -> LeaseAttributes:
     obj = _object(value)
     # In Go an absent address stays 0.0.0.0, while null and "" are errors.
     public_ip = gojson.member(obj, "PublicIP", str(UNSPECIFIED))
-    public_ipv6 = gojson.member(obj, "PublicIPv6")
     return LeaseAttributes(
         public_ip=_ipv4(public_ip, "PublicIP"),
-        public_ipv6=None if public_ipv6 is None else _ipv6(public_ipv6, "PublicIPv6"),
+        public_ipv6=_optional_ipv6(obj),
         backend_type=_text(gojson.member(obj, "BackendType"), "BackendType"),
         backend_data=gojson.member(obj, "BackendData"),
         backend_v6_data=gojson.member(obj, "BackendV6Data"),
@@ -128,7 +128,7 @@ def encode_record(record: NodeRecord) -> bytes:
     value = {
         "Format": FORMAT,
         "Subnet": format_lease_key(record.key),
-        "PublicIP": str(record.public_ip),
+        **_holder(record.holder),
         "Version": record.version,
     }
     return gojson.dumps(value | gojson.others(record.extra, _RECORD_MEMBERS)).encode()
@@ -145,6 +145,7 @@ def decode_record(node_id: str, value: bytes) -> NodeRecord:
         node_id=node_id,
         key=parse_lease_key(_text(gojson.member(obj, "Subnet"), "Subnet")),
         public_ip=_ipv4(gojson.member(obj, "PublicIP"), "PublicIP"),
+        public_ipv6=_optional_ipv6(obj),
         version=_text(gojson.member(obj, "Version"), "Version"),
         extra=gojson.others(obj, _RECORD_MEMBERS),
     )
@@ -157,7 +158,7 @@ def is_node_id(text: str) -> bool:
 
 def encode_reservation(reservation: Reservation) -> bytes:
     """Returns the value of a reservation."""
-    return gojson.dumps({"Format": FORMAT, "PublicIP": str(reservation.public_ip)}).encode()
+    return gojson.dumps({"Format": FORMAT, **_holder(reservation.holder)}).encode()
 
 
 def decode_reservation(key: SubnetKey, value: bytes) -> Reservation:
@@ -167,7 +168,11 @@ def decode_reservation(key: SubnetKey, value: bytes) -> Reservation:
         ValueError: the value cannot be read; says why.
     """
     obj = _own_object(value)
-    return Reservation(key=key, public_ip=_ipv4(gojson.member(obj, "PublicIP"), "PublicIP"))
+    return Reservation(
+        key=key,
+        public_ip=_ipv4(gojson.member(obj, "PublicIP"), "PublicIP"),
+        public_ipv6=_optional_ipv6(obj),
+    )
 
 
 def _subnet_key(text: str) -> SubnetKey | None:
@@ -180,7 +185,8 @@ def _subnet_key(text: str) -> SubnetKey | None:
         ipv6 = None if address6 is None else IPv6Network(f"{address6}/{length6}")
     except ValueError:
         return None
-    if not (1 <= ipv4.prefixlen <= _MAX_IPV4_LENGTH or (ipv4 == _NO_IPV4 and ipv6 is not None)):
+    is_ipv6_only = ipv4 == NO_IPV4_SUBNET and ipv6 is not None
+    if not (1 <= ipv4.prefixlen <= _MAX_IPV4_LENGTH or is_ipv6_only):
         return None
     if ipv6 is not None and not 1 <= ipv6.prefixlen <= _MAX_IPV6_LENGTH:
         return None
@@ -208,6 +214,19 @@ def _own_object(value: bytes) -> dict[str, Any]:
     if isinstance(version, bool) or version != FORMAT:
         raise ValueError(f"Format is {version!r}, expected {FORMAT}")
     return obj
+
+
+def _holder(holder: Holder) -> dict[str, str]:
+    """Returns the members that name a host in our own entries; IPv6 only where there is some."""
+    members = {"PublicIP": str(holder.public_ip)}
+    if holder.public_ipv6 is not None:
+        members["PublicIPv6"] = str(holder.public_ipv6)
+    return members
+
+
+def _optional_ipv6(obj: dict[str, Any]) -> IPv6Address | None:
+    value = gojson.member(obj, "PublicIPv6")
+    return None if value is None else _ipv6(value, "PublicIPv6")
 
 
 def _text(value: object, name: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from ipaddress import IPv4Address, IPv4Network
+import re
 from types import TracebackType
 from typing import Self
 
+from tests.unit.lease.values import holder, key
 from tests.unit.store.servers import until
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import Batch, Lease, LeaseAttributes
@@ -34,7 +35,7 @@ class Node:
         self.tracker = LeaseTracker()
         self.keeper = Keeper(
             self.store,
-            node_id=node_id or f"node-{public_ip.replace('.', '-')}",
+            node_id=node_id or f"node-{re.sub('[.:,]', '-', public_ip)}",
             version="0.1.0",
             ttl_s=ttl_s,
             renew_margin_s=3600.0,
@@ -45,11 +46,12 @@ class Node:
         self, config: NetworkConfig, previous: str | None = None, *, public_ip: str | None = None
     ) -> Lease:
         self.public_ip = public_ip or self.public_ip
+        host = holder(self.public_ip)
         return await self.keeper.acquire(
             self.tracker,
             config,
-            LeaseAttributes(public_ip=IPv4Address(self.public_ip)),
-            None if previous is None else IPv4Network(previous),
+            LeaseAttributes(public_ip=host.public_ip, public_ipv6=host.public_ipv6),
+            None if previous is None else key(previous),
         )
 
     async def verdict(self) -> Deleted | Overwritten:

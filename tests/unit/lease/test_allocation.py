@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.lease.values import key, lease, record, reservation, table
+from tests.unit.lease.values import holder, key, lease, record, reservation, table
 from tunneld.errors import SubnetExhaustedError
 from tunneld.lease.allocation import FREE_CHOICES, Candidate, candidates
 from tunneld.lease.model import Lease, Snapshot, SubnetKey
@@ -36,10 +36,10 @@ def choices(
         candidates(
             view,
             node_id=NODE,
-            public_ip=IPv4Address(public_ip),
+            holder=holder(public_ip),
             config=config,
             rng=random.Random(1),
-            previous_subnet=None if previous is None else IPv4Network(previous),
+            previous=None if previous is None else key(previous),
             held=held,
             blocked=blocked,
         )
@@ -267,10 +267,10 @@ def test_candidate_never_overlaps_what_is_not_its_own(
             candidates(
                 view,
                 node_id=NODE,
-                public_ip=IPv4Address(public_ip),
+                holder=holder(public_ip),
                 config=SMALL,
                 rng=random.Random(1),
-                previous_subnet=None if previous is None else IPv4Network(previous),
+                previous=None if previous is None else key(previous),
             )
         )
     assert len({entry.key for entry in found}) == len(found)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunneld.errors import NetworkConfigError
-from tunneld.lease.model import SubnetKey
-from tunneld.lease.network import NO_NETWORK, NetworkConfig, parse, render
+from tunneld.lease.model import NO_IPV4_SUBNET, SubnetKey
+from tunneld.lease.network import NetworkConfig, parse, render
 
 
 def config(**members: object) -> NetworkConfig:
@@ -186,9 +186,9 @@ def test_unknown_members_are_kept() -> None:
 
 def test_ipv6_only_network_has_no_ipv4_part() -> None:
     found = config(EnableIPv4=False, EnableIPv6=True, IPv6Network="fd00::/48")
-    assert found.network == NO_NETWORK
-    assert found.subnet_count == 0
-    assert found.admits(SubnetKey(NO_NETWORK, IPv6Network("fd00:0:0:1::/64")))
+    assert found.network == NO_IPV4_SUBNET
+    assert found.ipv4 is None
+    assert found.admits(SubnetKey(NO_IPV4_SUBNET, IPv6Network("fd00:0:0:1::/64")))
 
 
 @pytest.mark.parametrize(
@@ -215,11 +215,17 @@ def test_dual_stack_lease_does_not_fit_a_network_without_ipv6() -> None:
     assert not dual.admits(SubnetKey(key.ipv4))
 
 
-def test_subnets_are_counted_from_min_to_max() -> None:
-    assert config(Network="10.5.0.0/16").subnet_count == 255
-    assert (
-        config(Network="10.5.0.0/16", SubnetMin="10.5.8.0", SubnetMax="10.5.8.0").subnet_count == 1
-    )
+@pytest.mark.parametrize(
+    ("members", "counts"),
+    [
+        ({"Network": "10.5.0.0/16"}, [255]),
+        ({"Network": "10.5.0.0/16", "SubnetMin": "10.5.8.0", "SubnetMax": "10.5.8.0"}, [1]),
+        ({"Network": "10.5.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00::/48"}, [255, 65535]),
+        ({"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00::/62"}, [3]),
+    ],
+)
+def test_subnets_are_counted_from_min_to_max(members: dict[str, object], counts: list[int]) -> None:
+    assert [pool.count for pool in config(**members).pools] == counts
 
 
 @st.composite

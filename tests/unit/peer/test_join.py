@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 from tunneld.lease.model import Lease, LeaseAttributes, NodeRecord, SubnetKey
+from tunneld.lease.tracker import Usable
 from tunneld.peer import join
 
 
@@ -12,8 +13,9 @@ def key(number: int) -> SubnetKey:
     return SubnetKey(IPv4Network(f"10.5.{number}.0/24"))
 
 
-def lease(number: int, public_ip: str) -> Lease:
-    return Lease(key=key(number), attributes=LeaseAttributes(public_ip=IPv4Address(public_ip)))
+def lease(number: int, public_ip: str) -> Usable:
+    attributes = LeaseAttributes(public_ip=IPv4Address(public_ip))
+    return Usable.whole(Lease(key=key(number), attributes=attributes))
 
 
 def record(number: int, public_ip: str) -> NodeRecord:
