@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from tunneld.backend.base import Datapath
+from tunneld.backend.base import SourceCheck
 from tunneld.config.options import CONFIG_OPTION, DEFAULT_CONFIG_FILE, OPTIONS, Option
 from tunneld.config.sources import (
     Given,
@@ -25,11 +25,13 @@ from tunneld.config.sources import (
     unknown_variables,
 )
 from tunneld.errors import NotBuiltError, UsageError
-from tunneld.fib.state import FirewallMark, FirewallMode, SourceCheck
+from tunneld.fib.state import FirewallMark, FirewallMode
 from tunneld.log import LogFormat, LogLevel
 from tunneld.store import StoreOptions
 
 CONFIG_VARIABLE = "TUNNELD_CONFIG"
+
+DatapathChoice = Literal["userspace", "kernel"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class RunOptions:
     firewall: FirewallMode
     underlay_notrack: bool
     bridge_accept_fwmark: FirewallMark | None
-    datapath: Datapath
+    datapath: DatapathChoice
     workers: int
     source_check: SourceCheck | None
     """None: what the network config says."""
@@ -175,12 +177,11 @@ def _renew_margin_s(values: Mapping[str, Any], sources: Sequence[Source]) -> flo
 
 
 def _refuse_what_is_not_built(values: Mapping[str, Any], sources: Sequence[Source]) -> None:
-    for name, built in (("datapath", "userspace"), ("encryption-floor", "off")):
-        given = _winner(name, sources)
-        if given is not None and values[name] != built:
-            raise NotBuiltError(
-                f"{given.where}: {values[name]} is not built yet; the only choice is {built}"
-            )
+    floor = _winner("encryption-floor", sources)
+    if floor is not None and values["encryption-floor"] != "off":
+        raise NotBuiltError(
+            f"{floor.where}: {values['encryption-floor']} is not built yet; the only choice is off"
+        )
     password = _winner("etcd-password", sources)
     if password is not None and values["etcd-password-file"] is None:
         raise NotBuiltError(

@@ -147,7 +147,7 @@ OPTIONS: Final = (
         is_list=True,
         separator=",",
         file_type="strings",
-        help="underlay interface, by name or address; the first that is there of several"
+        help="underlay interface, by name, IPv4 or IPv6 address; the first that is there of several"
         " (default: the default route's)",
     ),
     Option(
@@ -164,7 +164,7 @@ OPTIONS: Final = (
         group="underlay",
         read=values.address,
         metavar="IP",
-        help="the interface by which this address is reached",
+        help="the interface by which this address, of either family, is reached",
     ),
     Option(
         name="public-ip",
@@ -262,7 +262,7 @@ OPTIONS: Final = (
         read=values.choice("userspace", "kernel"),
         metavar="PATH",
         default="userspace",
-        help="what moves packets: userspace (kernel is not built yet)",
+        help="what moves vxlan's packets: userspace, or kernel (its own vxlan device)",
     ),
     Option(
         name="workers",

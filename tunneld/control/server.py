@@ -82,9 +82,8 @@ class ControlServer:
                 " place; remove it, or name another with --control-socket"
             )
         try:
-            _, writer = await asyncio.wait_for(
-                asyncio.open_unix_connection(str(self._path)), timeout=5
-            )
+            async with asyncio.timeout(5):
+                _, writer = await asyncio.open_unix_connection(str(self._path))
         except ConnectionRefusedError:
             self._path.unlink(missing_ok=True)
             return

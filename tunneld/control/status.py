@@ -8,32 +8,64 @@ The members of the document are relied on by scripts: they may be added to, neve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Literal
 
-from tunneld.backend.base import Adjacency, Datapath
+from tunneld.backend.base import Datapath, Reach
 from tunneld.lease.gojson import member
-from tunneld.lease.model import Lease
+from tunneld.lease.model import UNSPECIFIED, IPAddress, IPNetwork, Lease, SubnetKey
 from tunneld.lease.registry import StoreStatus
 from tunneld.peer import Peer
 
 if TYPE_CHECKING:  # the command line shows a status without loading the data path
     from tunneld.engine import AdjacencyCounters
 
+_COUNTERS = ("tx_bytes", "rx_bytes", "tx_packets", "rx_packets")
+
+_NOT_COUNTED = "-"
+
 State = Literal["starting", "ready", "degraded", "stopping"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendStatus:
-    """The overlay device and what moves its packets."""
+    """The overlay devices and what moves their packets."""
 
     type: str
     datapath: Datapath
-    device: str | None
-    """None: not opened yet."""
+    devices: Sequence[str] = ()
+    """Empty: not opened yet, or the backend needs none."""
     mtu_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReachStatus:
+    """How one prefix of a peer is reached."""
+
+    reach: Reach
+    mtu_bytes: int
+    counters: AdjacencyCounters | None = None
+    """None: the kernel moves these packets, and does not count them by peer."""
+    last_rx: str | None = None
+    """UTC, ISO 8601 (`wall_time` makes it of `counters.last_rx`); None: nothing arrived yet."""
+
+    @property
+    def encapsulation(self) -> str:
+        """What packets to the peer travel in."""
+        if self.reach.gateway is not None:
+            return "direct"
+        if self.reach.kernel is not None:
+            return "kernel vxlan"
+        return self.reach.adjacency.encapsulation if self.reach.adjacency else "none"
+
+    @property
+    def endpoint(self) -> IPAddress | None:
+        """Underlay address of the peer."""
+        through = self.reach.kernel or self.reach.adjacency
+        return self.reach.gateway or (through.endpoint if through else None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +73,8 @@ class PeerStatus:
     """A peer that has a place in the data path."""
 
     peer: Peer
-    adjacency: Adjacency
-    counters: AdjacencyCounters
-    last_rx: str | None
-    """UTC, ISO 8601 (`wall_time` makes it of `counters.last_rx`); None: nothing arrived yet."""
+    reaches: dict[IPNetwork, ReachStatus]
+    """By prefix; at most one of each family."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +124,16 @@ def render_status(status: StatusInput) -> dict[str, Any]:
         "node_id": status.node_id,
         "network": _network(status.network),
         "lease": {
-            "subnet": None if lease is None else str(lease.subnet),
-            "public_ip": None if lease is None else str(lease.attributes.public_ip),
+            **_subnets(None if lease is None else lease.key),
+            "public_ip": None if lease is None else _public_ip(lease.attributes.public_ip),
+            "public_ipv6": None if lease is None else _text(lease.attributes.public_ipv6),
             "expires_at": None if lease is None else status.expires_at,
         },
         "backend": {
             "type": None if backend is None else backend.type,
             "datapath": None if backend is None else backend.datapath,
-            "device": None if backend is None else backend.device,
+            "device": next(iter(backend.devices), None) if backend else None,
+            "devices": list(backend.devices) if backend else [],
             "mtu_bytes": None if backend is None else backend.mtu_bytes,
         },
         "store": {
@@ -126,14 +158,14 @@ def render_text(document: Mapping[str, Any]) -> str:
     lines += [f"  {problem}" for problem in document["problems"]]
     rows = [
         ("node", document["node_id"]),
-        ("network", member(document["network"], "Network", None)),
-        ("lease", lease["subnet"] and f"{lease['subnet']} at {lease['public_ip']}"),
+        ("network", _networks_text(document["network"])),
+        ("lease", _lease_text(lease)),
         ("expires", lease["expires_at"]),
         (
             "backend",
             backend["type"]
             and f"{backend['type']} ({backend['datapath']}),"
-            f" device {backend['device'] or '-'}, MTU {backend['mtu_bytes'] or '-'}",
+            f" device {', '.join(backend['devices']) or '-'}, MTU {backend['mtu_bytes'] or '-'}",
         ),
         ("store", _store_text(store)),
         ("offloads", _offloads_text(document["offloads"])),
@@ -144,24 +176,42 @@ def render_text(document: Mapping[str, Any]) -> str:
         lines += table(
             ("subnet", "public ip", "via", "mtu", "tx packets", "tx bytes", "rx packets",
              "rx bytes", "last rx"),
-            [
-                (
-                    peer["subnet"],
-                    peer["public_ip"],
-                    peer["encapsulation"],
-                    peer["mtu_bytes"],
-                    peer["tx_packets"],
-                    peer["tx_bytes"],
-                    peer["rx_packets"],
-                    peer["rx_bytes"],
-                    peer["last_rx"] or "never",
-                )
-                for peer in document["peers"]
-            ],
+            [row for peer in document["peers"] for row in _peer_rows(peer)],
         )  # fmt: skip
     lines += _count_lines("drops", document["drops"])
     lines += _count_lines("skipped leases", document["skipped_leases"])
     return "\n".join(lines) + "\n"
+
+
+def _peer_rows(peer: Mapping[str, Any]) -> list[tuple[object, ...]]:
+    """Returns a line for each family in which the peer is reached."""
+    if not peer["reach"]:
+        subnets = [peer[name] for name in ("subnet", "subnet_v6") if peer[name]]
+        return [(", ".join(subnets), peer["public_ip"] or peer["public_ipv6"], *["-"] * 7)]
+    return [
+        (
+            peer["subnet" if family == "ipv4" else "subnet_v6"],
+            reach["endpoint"],
+            reach["encapsulation"],
+            reach["mtu_bytes"],
+            *(
+                _NOT_COUNTED if reach[name] is None else reach[name]
+                for name in ("tx_packets", "tx_bytes", "rx_packets", "rx_bytes")
+            ),
+            reach["last_rx"] or (_NOT_COUNTED if reach["rx_packets"] is None else "never"),
+        )
+        for family, reach in sorted(peer["reach"].items())
+    ]
+
+
+def _networks_text(network: Mapping[str, Any]) -> str:
+    found = (member(network, name, None) for name in ("Network", "IPv6Network"))
+    return ", ".join(text for text in found if isinstance(text, str) and text)
+
+
+def _lease_text(lease: Mapping[str, Any]) -> str:
+    families = (("subnet", "public_ip"), ("subnet_v6", "public_ipv6"))
+    return ", ".join(f"{lease[net]} at {lease[ip]}" for net, ip in families if lease[net])
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -169,7 +219,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
     cells = [list(head), *([str(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     numeric = [
-        bool(rows) and all(isinstance(row[column], int) for row in rows)
+        bool(rows)
+        and all(isinstance(row[column], int) or row[column] == _NOT_COUNTED for row in rows)
         for column in range(len(head))
     ]
     return [
@@ -190,22 +241,57 @@ def _network(text: str | None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _peer(status: PeerStatus) -> dict[str, Any]:
-    peer, adjacency, counters = status.peer, status.adjacency, status.counters
+def _subnets(key: SubnetKey | None) -> dict[str, Any]:
     return {
-        "subnet": str(peer.subnet),
-        "public_ip": str(peer.public_ip),
+        "subnet": str(key.ipv4) if key and key.has_ipv4 else None,
+        "subnet_v6": _text(key.ipv6) if key else None,
+    }
+
+
+def _public_ip(address: IPv4Address) -> str | None:
+    return None if address == UNSPECIFIED else str(address)
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _peer(status: PeerStatus) -> dict[str, Any]:
+    peer, reaches = status.peer, status.reaches
+    by_family = {f"ipv{prefix.version}": _reach(reaches[prefix]) for prefix in reaches}
+    families = [by_family[family] for family in sorted(by_family)]
+    return {
+        **_subnets(peer.key),
+        "public_ip": _public_ip(peer.public_ip),
+        "public_ipv6": _text(peer.public_ipv6),
         "node_id": peer.node_id,
         "version": peer.version,
-        "encapsulation": adjacency.encapsulation,
+        "encapsulation": families[0]["encapsulation"] if families else "none",
         "encrypted": False,
-        "mtu_bytes": adjacency.mtu_bytes,
-        "last_rx": status.last_rx,
-        "tx_bytes": counters.tx_bytes,
-        "rx_bytes": counters.rx_bytes,
-        "tx_packets": counters.tx_packets,
-        "rx_packets": counters.rx_packets,
+        "mtu_bytes": min((family["mtu_bytes"] for family in families), default=None),
+        "last_rx": max(
+            (family["last_rx"] for family in families if family["last_rx"]), default=None
+        ),
+        **{name: _sum(family[name] for family in families) for name in _COUNTERS},
+        "reach": by_family,
     }
+
+
+def _reach(status: ReachStatus) -> dict[str, Any]:
+    counters = status.counters
+    return {
+        "encapsulation": status.encapsulation,
+        "endpoint": _text(status.endpoint),
+        "mtu_bytes": status.mtu_bytes,
+        "last_rx": status.last_rx,
+        **{name: None if counters is None else getattr(counters, name) for name in _COUNTERS},
+    }
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    """Returns the sum of what is counted; None when nothing is."""
+    known = [count for count in counts if count is not None]
+    return sum(known) if known else None
 
 
 def _store_text(store: Mapping[str, Any]) -> str:

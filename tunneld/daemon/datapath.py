@@ -1,44 +1,56 @@
 """The data path of one network: its descriptors, the engine over them, and what keeps it right.
 
 Path of a lease: `fib.compose` (`desired`) -> **`daemon.datapath`** -> `engine` | `host`.
-Every descriptor is opened here, in Python, and closed here: the engine takes duplicates.
+Every descriptor is opened here, in Python, and closed here: the engine takes duplicates. Where the
+kernel moves the packets, or nobody does, there are no descriptors and no engine.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from ipaddress import IPv4Network
+from dataclasses import dataclass
 from pathlib import Path
 
-from tunneld.backend.base import Backend
+from tunneld.backend.base import Backend, Here
 from tunneld.daemon.reconcile import Reconciler
-from tunneld.engine import Engine, EngineEvent
+from tunneld.engine import Engine, EngineEvent, UnderlaySockets
 from tunneld.fib.state import FirewallMode, State
 from tunneld.host.actuator import Actuator, HostEvent
+from tunneld.host.leftover import remove_vxlan_devices
 from tunneld.host.netlink import Netlink
-from tunneld.host.sockets import open_icmp_socket, open_underlay_sockets
+from tunneld.host.sockets import (
+    WorkerSockets,
+    open_icmp6_socket,
+    open_icmp_socket,
+    open_underlay_sockets,
+)
 from tunneld.host.state_dir import StateDir
-from tunneld.host.tun import open_tun
+from tunneld.host.tun import Tun, open_tun
 from tunneld.host.underlay import Underlay
+from tunneld.lease.model import SubnetKey
 
 
 class DataPath:
-    """An open overlay device with an engine behind it; made by `open`."""
+    """What carries packets, and what keeps the host as that needs it; made by `open`."""
 
     def __init__(
         self,
         *,
-        device: str,
-        network: IPv4Network,
-        engine: Engine,
+        device: str | None,
+        devices: tuple[str, ...],
+        engine: Engine | None,
         actuator: Actuator,
         reconciler: Reconciler,
     ) -> None:
         self.device = device
-        self.network = network
+        """Name of the TUN device; None: there is none."""
+        self.devices = devices
+        """Names of all devices of the overlay, the TUN device or the kernel's."""
         self.engine = engine
+        """None: the kernel moves the packets, or nobody does."""
         self.actuator = actuator
         self.reconciler = reconciler
 
@@ -48,16 +60,19 @@ class DataPath:
         stack: AsyncExitStack,
         *,
         backend: Backend,
+        here: Here,
         underlay: Underlay,
         workers: int,
-        network: IPv4Network,
+        network: SubnetKey,
         subnet_file: Path,
         netlink: Netlink,
         state_dir: StateDir,
         desired: Callable[[], State | None],
         firewall: FirewallMode = "auto",
     ) -> DataPath:
-        """Opens the sockets and the device, and stands the engine over them.
+        """Opens what the backend's data path needs, and nothing for those that need nothing.
+
+        `network` is the whole overlay, in each of its families.
 
         `stack` takes everything down again, in reverse order: threads, descriptors, then what
         the host holds of ours.
@@ -67,33 +82,33 @@ class DataPath:
             TunDeviceError: there is no TUN here, or its names are taken.
             CapabilityError: CAP_NET_ADMIN or CAP_NET_RAW is missing.
         """
-        sockets = open_underlay_sockets(underlay.address, backend.port, workers)
-        for opened in sockets:
-            stack.callback(opened.close)
-        icmp = open_icmp_socket()
-        stack.callback(icmp.close)
-        tun = await open_tun(backend.device_template, workers)
-        stack.callback(tun.close)
+        opened = None
+        if backend.datapath == "userspace":
+            await _clear_the_way(backend, here, underlay, netlink)
+            opened = await _open_descriptors(stack, backend, underlay, workers)
+        device = None if opened is None else opened.tun.name
+        # The names are the same whatever subnet this host gets.
+        kernels = tuple(wanted.name for wanted in backend.devices(here, network))
+        devices = kernels if device is None else (device, *kernels)
         actuator = Actuator(
             netlink,
-            device=tun.name,
-            network=network,
+            device=device,
+            name=next(iter(devices), None),
+            networks=network.subnets,
             subnet_file=subnet_file,
             underlay=underlay,
             state_dir=state_dir,
             firewall=firewall,
         )
         stack.push_async_callback(actuator.close)
-        engine = Engine(
-            tun_fds=tun.fds,
-            underlay_fds=[opened.fileno() for opened in sockets],
-            icmp_fd=icmp.fileno(),
-        )
-        stack.callback(engine.stop)
+        engine = None
+        if opened is not None:
+            engine = opened.engine()
+            stack.callback(engine.stop)
         reconciler = Reconciler(engine=engine, actuator=actuator, desired=desired)
         return cls(
-            device=tun.name,
-            network=network,
+            device=device,
+            devices=devices,
             engine=engine,
             actuator=actuator,
             reconciler=reconciler,
@@ -106,16 +121,74 @@ class DataPath:
         on_host_event: Callable[[HostEvent], None],
     ) -> None:
         """Starts moving packets, and reporting what comes up. Nothing passes before a FIB is in."""
-        self.engine.start()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self.engine.event_fd, self._drain, on_engine_event)
+        if self.engine is not None:
+            self.engine.start()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self.engine.event_fd, _drain, self.engine, on_engine_event)
         self.actuator.on_change(on_host_event)
         self.actuator.on_change(lambda _event: self.reconciler.wake())
 
     def quiesce(self) -> None:
         """Stops reporting. To be called before the engine is stopped."""
-        asyncio.get_running_loop().remove_reader(self.engine.event_fd)
+        if self.engine is not None:
+            asyncio.get_running_loop().remove_reader(self.engine.event_fd)
 
-    def _drain(self, on_engine_event: Callable[[EngineEvent], None]) -> None:
-        for event in self.engine.events():
-            on_engine_event(event)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Descriptors:
+    """What the engine works on."""
+
+    tun: Tun
+    workers: Sequence[WorkerSockets]
+    icmp: socket.socket | None
+    icmp6: socket.socket | None
+
+    def engine(self) -> Engine:
+        return Engine(
+            tun_fds=self.tun.fds,
+            underlay=[UnderlaySockets(**worker.descriptors()) for worker in self.workers],
+            icmp_fd=None if self.icmp is None else self.icmp.fileno(),
+            icmp6_fd=None if self.icmp6 is None else self.icmp6.fileno(),
+        )
+
+
+async def _clear_the_way(
+    backend: Backend, here: Here, underlay: Underlay, netlink: Netlink
+) -> None:
+    """Removes what a flanneld has left in the place of our device."""
+    template, port, vtep = backend.device_template, backend.port, backend.vtep(here)
+    if template is not None and port is not None and vtep is not None:
+        await remove_vxlan_devices(
+            netlink, device=template, vni=vtep.vni, port=port, addresses=underlay.addresses
+        )
+
+
+async def _open_descriptors(
+    stack: AsyncExitStack,
+    backend: Backend,
+    underlay: Underlay,
+    workers: int,
+) -> _Descriptors:
+    template, port = backend.device_template, backend.port
+    if template is None or port is None:
+        raise ValueError(f"backend {backend.type} has no device, or no port, for the user space")
+    sockets = open_underlay_sockets(
+        underlay.addresses, port, workers, source_ports=backend.source_ports
+    )
+    for worker in sockets:
+        stack.callback(worker.close)
+    icmp = icmp6 = None
+    if underlay.address is not None:
+        icmp = open_icmp_socket()
+        stack.callback(icmp.close)
+    if underlay.address_v6 is not None:
+        icmp6 = open_icmp6_socket()
+        stack.callback(icmp6.close)
+    tun = await open_tun(template, workers)
+    stack.callback(tun.close)
+    return _Descriptors(tun=tun, workers=sockets, icmp=icmp, icmp6=icmp6)
+
+
+def _drain(engine: Engine, on_engine_event: Callable[[EngineEvent], None]) -> None:
+    for event in engine.events():
+        on_engine_event(event)

@@ -1,7 +1,7 @@
 """One node of one network, from its options to its last clean-up.
 
-Path of a lease: `store` -> `daemon.membership` (lease) -> `daemon.desired` (peer, backend, fib)
--> `daemon.datapath` -> `engine` | `host`. This file is the table of contents of that path.
+Path of a lease: `store` -> `daemon.membership` (lease) -> `daemon.tenure` (`daemon.desired`: peer,
+backend, fib) -> `daemon.datapath` -> `engine` | `host`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from ipaddress import IPv6Address
-from pathlib import Path
 from typing import Any, NoReturn
 
 from tunneld import __version__
@@ -24,25 +22,19 @@ from tunneld.control.server import ControlServer
 from tunneld.control.status import render_status
 from tunneld.daemon.cache import Cache
 from tunneld.daemon.datapath import DataPath
-from tunneld.daemon.desired import Desired
-from tunneld.daemon.membership import Membership, remember
-from tunneld.daemon.path_mtu import PathMtus
+from tunneld.daemon.membership import Membership
 from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
+from tunneld.daemon.tenure import Rooms, Tenure
 from tunneld.daemon.together import together
-from tunneld.daemon.underlay import UnderlayMovedError, UnderlayWatch
+from tunneld.daemon.underlay import UnderlayMovedError, any_underlay
 from tunneld.daemon.watchdog import Watchdog
-from tunneld.engine import EngineEvent
-from tunneld.errors import EngineError, HostError, NetworkConfigError, NotBuiltError
-from tunneld.fib.state import UnderlayPort
-from tunneld.host import subnet_env, takeover
 from tunneld.host.capabilities import require_capabilities
 from tunneld.host.netlink import Netlink
 from tunneld.host.notify import Notifier
 from tunneld.host.state_dir import StateDir
 from tunneld.host.underlay import Selection, Underlay, find_underlay
 from tunneld.lease.keeper import Keeper
-from tunneld.lease.model import SubnetKey
 from tunneld.lease.network import NetworkConfig
 from tunneld.store import open_store
 
@@ -86,7 +78,7 @@ class Node:
             require_capabilities()
             self._state_dir = stack.enter_context(StateDir(options.state_dir))
             self._netlink = await stack.enter_async_context(Netlink.opened())
-            underlay = await find_underlay(self._selection, self._netlink)
+            await any_underlay(self._selection, self._netlink)
             store = open_store(options.store)
             stack.push_async_callback(store.close)
             keeper = Keeper(
@@ -109,7 +101,7 @@ class Node:
                     self._watchdog.run(),
                     self._reloader.run(),
                     self._membership.follow(),
-                    self._stay(underlay),
+                    self._stay(),
                 )
             except LeftError:
                 _log.info("this node has left the network")
@@ -127,25 +119,35 @@ class Node:
             await health.start()
             stack.push_async_callback(health.close)
 
-    async def _stay(self, underlay: Underlay) -> None:
+    async def _stay(self) -> None:
         config = await self._membership.first_config(self._cache.load())
-        if config.enable_ipv6:
-            raise NetworkConfigError(
-                "the network config sets EnableIPv6, which the udp backend cannot carry; "
-                "expected an IPv4 network: remove EnableIPv6"
-            )
-        backend = parse_backend(config)
+        backend = parse_backend(config, self._options.datapath)
+        _tell_what_has_no_effect(self._options, backend)
         self._report.network = self._membership.tracker.config_text
         self._report.backend = backend
+        # Only now it is known in which families the underlay must have an address.
+        underlay = await find_underlay(self._selection, self._netlink, backend.families)
         with self._membership.telling(self._compare_config):
             await self._live_on(config, backend, underlay)
 
     async def _live_on(
         self, config: NetworkConfig, backend: Backend, underlay: Underlay
     ) -> NoReturn:
+        rooms = Rooms(
+            options=self._options,
+            selection=self._selection,
+            netlink=self._netlink,
+            state_dir=self._state_dir,
+            membership=self._membership,
+            cache=self._cache,
+            report=self._report,
+        )
         while True:
+            tenure = Tenure(
+                rooms, config=config, backend=backend, underlay=underlay, announce=self._announce
+            )
             try:
-                await self._live(config, backend, underlay)
+                await tenure.run(self._wait_for_leave)
             except UnderlayMovedError as moved:
                 underlay = moved.underlay
                 _log.warning(
@@ -153,75 +155,10 @@ class Node:
                     extra={
                         "fields": {
                             "interface": underlay.name,
-                            "address": str(underlay.address),
-                            "public_ip": str(underlay.public_ip),
+                            "address": ", ".join(map(str, underlay.addresses)),
                         }
                     },
                 )
-
-    async def _live(self, config: NetworkConfig, backend: Backend, underlay: Underlay) -> None:
-        """Holds a lease and forwards, on one underlay, for as long as that stands."""
-        options, membership, report = self._options, self._membership, self._report
-        path_mtus = PathMtus(source=underlay.address, overhead_bytes=backend.overhead_bytes)
-        desired = Desired(
-            config=config,
-            backend=backend,
-            membership=membership,
-            path_mtus=path_mtus,
-            underlay_mtu_bytes=underlay.mtu_bytes,
-            source_check=options.source_check or backend.source_check,
-            ip_masq=options.ip_masq,
-            random_fully=not options.ip_masq_fully_random_disable,
-            forward=options.iptables_forward_rules,
-            notrack=_notrack(options, backend, underlay),
-            accept_mark=options.bridge_accept_fwmark,
-        )
-        async with AsyncExitStack() as stack:
-            path = await DataPath.open(
-                stack,
-                backend=backend,
-                underlay=underlay,
-                workers=options.workers,
-                network=config.network,
-                subnet_file=options.subnet_file,
-                netlink=self._netlink,
-                state_dir=self._state_dir,
-                desired=desired.state,
-                firewall=options.firewall,
-            )
-            wake = path.reconciler.wake
-            attributes = backend.attributes(underlay.public_ip, None)
-            if not membership.holds(attributes):
-                previous = _previous_subnet(options.subnet_file)
-                await membership.join(config, attributes, previous)
-
-            watch = UnderlayWatch(
-                selection=self._selection,
-                netlink=self._netlink,
-                underlay=underlay,
-                mtu_changed=desired.set_underlay_mtu,
-            )
-            failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            report.desired, report.path, report.underlay = desired, path, watch
-            stack.callback(report.forget)
-            stack.enter_context(membership.telling(wake))
-            desired.on_change = path_mtus.on_change = wake
-            path.start(
-                on_engine_event=lambda event: _engine_event(event, desired, path_mtus, failure),
-                on_host_event=lambda event: watch.hint() if event == "underlay" else None,
-            )
-            stack.callback(path.quiesce)
-            wake()
-            await together(
-                path.reconciler.run(),
-                path_mtus.run(),
-                watch.run(),
-                membership.hold(config, attributes),
-                self._announce(path),
-                remember(self._cache, membership),
-                _wait_for(failure),
-                self._wait_for_leave(),
-            )
 
     def _compare_config(self) -> None:
         text = self._membership.tracker.config_text
@@ -233,12 +170,9 @@ class Node:
             "a changed one takes effect when tunneld is started again"
         )
 
-    async def _announce(self, path: DataPath) -> None:
-        """Tells the world once the data path forwards and subnet.env is written."""
-        await path.reconciler.settled()
-        await self._take_over(path)
+    def _announce(self, path: DataPath) -> None:
+        """Tells the world that the data path forwards and subnet.env is written."""
         own = self._membership.own
-        subnet = str(own.subnet) if own else "no subnet"
         self._report.phase = "ready"
         self._watchdog.show()
         self._notifier.ready()
@@ -247,23 +181,12 @@ class Node:
             "forwarding",
             extra={
                 "fields": {
-                    "subnet": subnet,
-                    "device": path.device,
-                    "peers": len(self._report.peers),
+                    "subnet": str(own.key) if own else "no subnet",
+                    "device": ", ".join(path.devices) or "none",
+                    "peers": self._report.peer_count,
                 }
             },
         )
-
-    async def _take_over(self, path: DataPath) -> None:
-        """Clears away what a flanneld has left; ours is in place by now, so that nothing gapes."""
-        try:
-            if self._options.firewall != "off":
-                await takeover.remove_flannel_rules()
-            await takeover.warn_of_flannel_routes(self._netlink, path.network, path.device)
-        except HostError as error:
-            _log.error(
-                "what flanneld left behind is still there", extra={"fields": {"error": str(error)}}
-            )
 
     async def _status(self) -> dict[str, Any]:
         return render_status(self._report.status())
@@ -275,7 +198,7 @@ class Node:
         self._cache.forget()
         self._options.subnet_file.unlink(missing_ok=True)
         self._leaving.set()
-        return {"subnet": None if own is None else str(own.subnet)}
+        return {"subnet": None if own is None else str(own.key)}
 
     async def _wait_for_leave(self) -> None:
         await self._leaving.wait()
@@ -283,47 +206,18 @@ class Node:
 
 
 def _selection(options: RunOptions) -> Selection:
-    if isinstance(options.iface_can_reach, IPv6Address):
-        raise NotBuiltError(
-            f"iface-can-reach is {options.iface_can_reach}: an IPv6 underlay is not built yet; "
-            "give an IPv4 address"
-        )
     return Selection(
         interfaces=options.iface,
         regexes=options.iface_regex,
         can_reach=options.iface_can_reach,
         public_ip=options.public_ip,
+        public_ipv6=options.public_ipv6,
     )
 
 
-def _engine_event(
-    event: EngineEvent, desired: Desired, path_mtus: PathMtus, failure: asyncio.Future[None]
-) -> None:
-    match event.kind:
-        case "path_mtu":
-            peer = desired.by_name(event.adjacency)
-            if peer is not None:
-                path_mtus.refused(peer)
-        case "worker_ended" if not failure.done():
-            failure.set_exception(
-                EngineError(f"a thread of the data path has ended: {event.detail}; see the log")
-            )
-        case kind:
-            _log.warning(
-                "the data path reports", extra={"fields": {"kind": kind, "detail": event.detail}}
-            )
-
-
-def _notrack(options: RunOptions, backend: Backend, underlay: Underlay) -> UnderlayPort | None:
-    if not options.underlay_notrack:
-        return None
-    return UnderlayPort(address=underlay.address, port=backend.port)
-
-
-async def _wait_for(failure: asyncio.Future[None]) -> None:
-    await failure
-
-
-def _previous_subnet(path: Path) -> SubnetKey | None:
-    previous = subnet_env.read(path)
-    return subnet_env.key(previous) if previous else None
+def _tell_what_has_no_effect(options: RunOptions, backend: Backend) -> None:
+    remarks = list(backend.remarks)
+    if options.source_check is not None and backend.datapath != "userspace":
+        remarks.append("--source-check has no effect: the kernel takes what comes from any host")
+    for remark in remarks:
+        _log.warning("an option has no effect", extra={"fields": {"detail": remark}})

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from tunneld.engine import Engine
 from tunneld.errors import EngineError, HostError
 from tunneld.fib.diff import difference
-from tunneld.fib.state import State
+from tunneld.fib.state import EngineState, State
 from tunneld.host.actuator import Actuator
 from tunneld.log import Periodic
 
@@ -27,8 +27,9 @@ class Reconciler:
     """Carries `desired()` into the engine and the host whenever it is woken."""
 
     def __init__(
-        self, *, engine: Engine, actuator: Actuator, desired: Callable[[], State | None]
+        self, *, engine: Engine | None, actuator: Actuator, desired: Callable[[], State | None]
     ) -> None:
+        """`engine` is None where the kernel moves the packets: then nothing is asked of it."""
         self._engine = engine
         self._actuator = actuator
         self._desired = desired
@@ -75,10 +76,14 @@ class Reconciler:
         desired = self._desired()
         if desired is None:
             return
-        actual = State(engine=self._engine.observe(), host=await self._actuator.observe())
+        engine = self._engine
+        actual = State(
+            engine=EngineState() if engine is None else engine.observe(),
+            host=await self._actuator.observe(),
+        )
         change = difference(desired, actual)
-        if change.engine:
-            self._engine.apply(change.engine)
+        if engine is not None and change.engine:
+            engine.apply(change.engine)
         if change.host:
             await self._actuator.apply(change.host)
         # Something may have happened while the host was being changed: then it is not settled.

@@ -6,16 +6,15 @@ Holds references to the rooms as they come up, reads them, and decides nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from ipaddress import IPv4Network
 
 from tunneld import __version__
-from tunneld.backend.base import Adjacency, Backend
+from tunneld.backend.base import Backend, Reach
 from tunneld.control.health import Health
 from tunneld.control.status import (
     BackendStatus,
     PeerStatus,
+    ReachStatus,
     StatusInput,
     wall_time,
 )
@@ -24,8 +23,8 @@ from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.desired import Desired
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.underlay import UnderlayWatch
-from tunneld.engine import AdjacencyCounters
-from tunneld.peer import Peer
+from tunneld.engine import AdjacencyCounters, Counters
+from tunneld.lease.model import IPNetwork, SubnetKey
 
 NO_TRAFFIC = AdjacencyCounters()
 
@@ -45,9 +44,9 @@ class Report:
         self.underlay: UnderlayWatch | None = None
 
     @property
-    def peers(self) -> Mapping[IPv4Network, tuple[Peer, Adjacency]]:
-        """Who is reached, and how."""
-        return self.desired.peers if self.desired else {}
+    def peer_count(self) -> int:
+        """How many peers are reached, in whatever family."""
+        return len({peer.key for peer, _ in self.desired.peers.values()}) if self.desired else 0
 
     def forget(self) -> None:
         """The data path is being taken down: nothing may be read from it any more."""
@@ -75,33 +74,24 @@ class Report:
         problems = "; ".join(self.problems())
         own = self._membership.own
         if self.phase == "ready" and self.path is not None:
-            place = f"{own.subnet if own else 'no subnet'} on {self.path.device}"
-            peers = f"{len(self.peers)} {'peer' if len(self.peers) == 1 else 'peers'}"
-            text = f"forwarding, {place}, {peers}"
+            place = " on ".join([str(own.key) if own else "no subnet", *self.path.devices[:1]])
+            peers = f"{self.peer_count} {'peer' if self.peer_count == 1 else 'peers'}"
+            is_moving = self.backend is not None and self.backend.datapath != "none"
+            text = f"forwarding, {place}, {peers}" if is_moving else f"holding {place}"
             return f"degraded: {problems} ({text})" if problems else text
         if self.network is None:
             waiting = "waiting for the network config"
         elif own is None:
             waiting = "waiting for a lease"
         else:
-            waiting = f"setting up the data path for {own.subnet}"
+            waiting = f"setting up the data path for {own.key}"
         return f"{waiting}: {problems}" if problems else waiting
 
     def status(self) -> StatusInput:
         """Returns what `tunneld status` shows."""
-        counters = self.path.engine.counters() if self.path else None
-        by_name = counters.adjacencies if counters else {}
+        counters = self._counters()
         now_s, wall = time.monotonic(), datetime.now(UTC)
-
-        def peer_status(prefix: IPv4Network, peer: Peer, adjacency: Adjacency) -> PeerStatus:
-            traffic = by_name.get(str(prefix), NO_TRAFFIC)
-            return PeerStatus(
-                peer=peer,
-                adjacency=adjacency,
-                counters=traffic,
-                last_rx=wall_time(traffic.last_rx, monotonic_now_s=now_s, wall_now=wall),
-            )
-
+        engine = self.path.engine if self.path else None
         return StatusInput(
             version=__version__,
             state=self.state,
@@ -113,8 +103,8 @@ class Report:
             ),
             backend=self._backend_status(),
             store=self._membership.store_status(),
-            offloads=self.path.engine.offloads() if self.path else {},
-            peers=[peer_status(prefix, *entry) for prefix, entry in sorted(self.peers.items())],
+            offloads=engine.offloads() if engine else {},
+            peers=self._peers(counters, now_s, wall),
             drops=counters.drops if counters else {},
             skipped=self._membership.tracker.skip_counts,
             icmp_sent=counters.icmp_sent if counters else 0,
@@ -128,7 +118,8 @@ class Report:
         A store that is away does not make a node unhealthy: it forwards, and starting it anew
         would not bring the store back.
         """
-        broken = () if self.path is None or self.path.engine.is_healthy() else ("data path",)
+        engine = self.path.engine if self.path else None
+        broken = () if engine is None or engine.is_healthy() else ("data path",)
         ready = self.phase == "ready"
         return Health(
             ready=ready,
@@ -137,12 +128,47 @@ class Report:
             waiting_for=() if ready else self.problems() or ("the lease and the data path",),
         )
 
+    def _counters(self) -> Counters | None:
+        """Returns a reading of the engine's counters; None where there is no engine."""
+        engine = self.path.engine if self.path else None
+        return engine.counters() if engine else None
+
+    def _peers(self, counters: Counters | None, now_s: float, wall: datetime) -> list[PeerStatus]:
+        mtu_bytes = self.desired.device_mtu_bytes if self.desired else 0
+
+        def reach_status(prefix: IPNetwork, reach: Reach) -> ReachStatus:
+            traffic = None
+            if counters is not None and reach.adjacency is not None:
+                traffic = counters.adjacencies.get(str(prefix), NO_TRAFFIC)
+            return ReachStatus(
+                reach=reach,
+                mtu_bytes=_mtu_bytes(reach, mtu_bytes),
+                counters=traffic,
+                last_rx=wall_time(
+                    traffic.last_rx if traffic else None, monotonic_now_s=now_s, wall_now=wall
+                ),
+            )
+
+        reached = self.desired.peers if self.desired else {}
+        peers: dict[SubnetKey, PeerStatus] = {}
+        for prefix, (peer, reach) in reached.items():
+            status = peers.setdefault(peer.key, PeerStatus(peer=peer, reaches={}))
+            status.reaches[prefix] = reach_status(prefix, reach)
+        return [peers[key] for key in sorted(peers)]
+
     def _backend_status(self) -> BackendStatus | None:
         if self.backend is None:
             return None
         return BackendStatus(
             type=self.backend.type,
             datapath=self.backend.datapath,
-            device=self.path.device if self.path else None,
+            devices=self.path.devices if self.path else (),
             mtu_bytes=self.desired.device_mtu_bytes if self.desired else None,
         )
+
+
+def _mtu_bytes(reach: Reach, overlay_mtu_bytes: int) -> int:
+    """Returns the largest packet that gets to the peer, as far as that is known."""
+    if reach.adjacency is None or reach.gateway is not None:
+        return overlay_mtu_bytes
+    return reach.adjacency.mtu_bytes

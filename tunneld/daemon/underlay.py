@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
+from tunneld.backend.base import Family
 from tunneld.errors import InterfaceError
 from tunneld.host.netlink import Netlink
 from tunneld.host.underlay import Selection, Underlay, find_underlay
+
+_EACH_ALONE: tuple[tuple[Family, ...], tuple[Family, ...]] = ((4,), (6,))
 
 _log = logging.getLogger("tunneld.daemon")
 
@@ -18,8 +22,25 @@ class UnderlayMovedError(Exception):
     """Sockets bound to the old underlay are of no use any more; `underlay` is the new one."""
 
     def __init__(self, underlay: Underlay) -> None:
-        super().__init__(f"the underlay is now {underlay.address} on {underlay.name}")
+        addresses = ", ".join(map(str, underlay.addresses))
+        super().__init__(f"the underlay is now {addresses} on {underlay.name}")
         self.underlay = underlay
+
+
+async def any_underlay(selection: Selection, netlink: Netlink) -> Underlay:
+    """Returns the underlay of a network whose families are not known yet: IPv4 goes first.
+
+    Raises:
+        InterfaceError: there is none, whatever the families are.
+        UsageError: a regular expression does not compile.
+    """
+    ipv4, ipv6 = _EACH_ALONE
+    try:
+        return await find_underlay(selection, netlink, ipv4)
+    except InterfaceError:
+        with contextlib.suppress(InterfaceError):
+            return await find_underlay(selection, netlink, ipv6)
+        raise
 
 
 class UnderlayWatch:
@@ -29,11 +50,13 @@ class UnderlayWatch:
         self,
         *,
         selection: Selection,
+        families: Collection[Family],
         netlink: Netlink,
         underlay: Underlay,
         mtu_changed: Callable[[int], None],
     ) -> None:
         self._selection = selection
+        self._families = families
         self._netlink = netlink
         self._underlay = underlay
         self._mtu_changed = mtu_changed
@@ -55,7 +78,7 @@ class UnderlayWatch:
             await self._hint.wait()
             self._hint.clear()
             try:
-                found = await find_underlay(self._selection, self._netlink)
+                found = await find_underlay(self._selection, self._netlink, self._families)
             except InterfaceError as error:
                 # It may come back as it was; what is bound to its address still stands.
                 if self.problem is None:

@@ -94,7 +94,8 @@ class Watchdog:
         path, now_s = self._report.path, self._clock()
         if path is None:
             return None
-        thread = self._heartbeats.stuck(path.engine.beats(), now_s)
+        beats = {} if path.engine is None else path.engine.beats()
+        thread = self._heartbeats.stuck(beats, now_s)
         if thread is not None:
             return f"thread {thread} of the data path has not moved for {self._patience_s:g} s"
         since_s = path.reconciler.busy_since_s

@@ -67,7 +67,7 @@ def test_version_is_printed(tunneld: Tunneld, spelling: str) -> None:
         (["statu"], "invalid choice: 'statu'"),
         (["run", "--foo"], "unknown option '--foo'"),
         (["run", "--workers=x"], "--workers: 'x' is not usable"),
-        (["run", "--datapath=kernel"], "--datapath: kernel is not built yet"),
+        (["run", "--datapath=ebpf"], "--datapath: 'ebpf' is not usable"),
         (["run", "--encryption-floor", "required"], "not built yet"),
         (["run", "--config", "/nonexistent"], "cannot read the config file /nonexistent"),
         (["status", "--jsn"], "unknown option '--jsn'; did you mean --json?"),

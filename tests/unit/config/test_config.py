@@ -267,7 +267,6 @@ def test_default_config_file_is_read_when_it_is_there(
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"datapath": ["kernel"]},
         {"encryption-floor": ["required"]},
         {"encryption-floor": ["preferred"]},
     ],

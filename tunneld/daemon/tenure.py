@@ -1,0 +1,223 @@
+"""One tenure of a node: a lease held and packets forwarded, on one underlay.
+
+Path of a lease: `daemon.membership` (lease) -> **`daemon.tenure`** (`daemon.desired`: peer,
+backend, fib) -> `daemon.datapath` -> `engine` | `host`. It ends when the underlay moves, and the
+next one begins with what is found then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunneld.backend.base import Backend
+from tunneld.config import RunOptions
+from tunneld.daemon.cache import Cache
+from tunneld.daemon.datapath import DataPath
+from tunneld.daemon.desired import Desired
+from tunneld.daemon.here import this_host
+from tunneld.daemon.membership import Membership, remember
+from tunneld.daemon.on_link import OnLinkWatch
+from tunneld.daemon.path_mtu import PathMtus
+from tunneld.daemon.report import Report
+from tunneld.daemon.together import together
+from tunneld.daemon.underlay import UnderlayWatch
+from tunneld.engine import EngineEvent
+from tunneld.errors import EngineError, HostError
+from tunneld.fib.compose import Rules
+from tunneld.fib.state import UnderlayPort
+from tunneld.host import subnet_env, takeover
+from tunneld.host.actuator import HostEvent
+from tunneld.host.netlink import Netlink
+from tunneld.host.state_dir import StateDir
+from tunneld.host.underlay import Selection, Underlay
+from tunneld.lease.model import NO_IPV4_SUBNET, SubnetKey
+from tunneld.lease.network import NetworkConfig
+
+_log = logging.getLogger("tunneld.daemon")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rooms:
+    """What outlives a tenure."""
+
+    options: RunOptions
+    selection: Selection
+    netlink: Netlink
+    state_dir: StateDir
+    membership: Membership
+    cache: Cache
+    report: Report
+
+
+class Tenure:
+    """Opens the data path on one underlay, holds a lease for it, and keeps both right."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        *,
+        config: NetworkConfig,
+        backend: Backend,
+        underlay: Underlay,
+        announce: Callable[[DataPath], None],
+    ) -> None:
+        """`announce` is called once the data path forwards and subnet.env is written.
+
+        Raises:
+            InterfaceError: the backend cannot work on this underlay.
+            HostError: the state directory cannot be written.
+        """
+        self._rooms = rooms
+        self._config = config
+        self._backend = backend
+        self._underlay = underlay
+        self._announce = announce
+        options = rooms.options
+        self._here = this_host(underlay, rooms.state_dir)
+        backend.check(self._here)
+        self._path_mtus = PathMtus(here=self._here, overhead_bytes=backend.overhead_bytes)
+        self._desired = Desired(
+            config=config,
+            backend=backend,
+            membership=rooms.membership,
+            path_mtus=self._path_mtus,
+            here=self._here,
+            source_check=options.source_check or backend.source_check,
+            rules=Rules(
+                ip_masq=options.ip_masq,
+                random_fully=not options.ip_masq_fully_random_disable,
+                forward=options.iptables_forward_rules,
+                notrack=_notrack(options, backend, underlay),
+                accept_mark=options.bridge_accept_fwmark,
+            ),
+        )
+        self._underlay_watch = UnderlayWatch(
+            selection=rooms.selection,
+            families=backend.families,
+            netlink=rooms.netlink,
+            underlay=underlay,
+            mtu_changed=self._desired.set_underlay_mtu,
+        )
+        self._on_link = OnLinkWatch(netlink=rooms.netlink, underlay=underlay, desired=self._desired)
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def run(self, until: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Works until cancelled, or until `until` raises.
+
+        Raises:
+            UnderlayMovedError: everything bound to the old address has to be opened anew.
+            TunneldError: the data path cannot be opened, or has failed.
+        """
+        rooms, desired = self._rooms, self._desired
+        options, membership, report = rooms.options, rooms.membership, rooms.report
+        async with AsyncExitStack() as stack:
+            path = await DataPath.open(
+                stack,
+                backend=self._backend,
+                here=self._here,
+                underlay=self._underlay,
+                workers=options.workers,
+                network=whole(self._config),
+                subnet_file=options.subnet_file,
+                netlink=rooms.netlink,
+                state_dir=rooms.state_dir,
+                desired=desired.state,
+                firewall=options.firewall,
+            )
+            desired.device = path.device
+            attributes = self._backend.attributes(self._here)
+            if not membership.holds(attributes):
+                previous = _previous_subnet(options.subnet_file)
+                await membership.join(self._config, attributes, previous)
+
+            report.desired, report.path, report.underlay = desired, path, self._underlay_watch
+            stack.callback(report.forget)
+            wake = path.reconciler.wake
+            stack.enter_context(membership.telling(wake))
+            stack.enter_context(membership.telling(self._on_link.peers_changed))
+            desired.on_change = self._path_mtus.on_change = wake
+            path.start(on_engine_event=self._engine_event, on_host_event=self._host_event)
+            stack.callback(path.quiesce)
+            await self._on_link.ask()
+            wake()
+            await together(
+                path.reconciler.run(),
+                self._path_mtus.run(),
+                self._underlay_watch.run(),
+                self._on_link.run(),
+                membership.hold(self._config, attributes),
+                self._settle(path),
+                remember(rooms.cache, membership),
+                _wait_for(self._failure),
+                until(),
+            )
+
+    async def _settle(self, path: DataPath) -> None:
+        await path.reconciler.settled()
+        await self._take_over(path)
+        self._announce(path)
+
+    async def _take_over(self, path: DataPath) -> None:
+        """Clears away what a flanneld has left; ours is in place by now, so that nothing gapes."""
+        try:
+            if self._rooms.options.firewall != "off":
+                await takeover.remove_flannel_rules()
+            await takeover.warn_of_flannel_routes(
+                self._rooms.netlink, whole(self._config).subnets, path.devices
+            )
+        except HostError as error:
+            _log.error(
+                "what flanneld left behind is still there", extra={"fields": {"error": str(error)}}
+            )
+
+    def _host_event(self, event: HostEvent) -> None:
+        if event == "underlay":
+            self._underlay_watch.hint()
+        elif event == "on_link":
+            self._on_link.routes_changed()
+
+    def _engine_event(self, event: EngineEvent) -> None:
+        match event.kind:
+            case "path_mtu":
+                adjacency = self._desired.by_name(event.adjacency)
+                if adjacency is not None:
+                    self._path_mtus.refused(adjacency)
+            case "worker_ended" if not self._failure.done():
+                self._failure.set_exception(
+                    EngineError(f"a thread of the data path has ended: {event.detail}; see the log")
+                )
+            case kind:
+                _log.warning(
+                    "the data path reports",
+                    extra={"fields": {"kind": kind, "detail": event.detail}},
+                )
+
+
+def whole(config: NetworkConfig) -> SubnetKey:
+    """Returns the overlay in each family the network has."""
+    return SubnetKey(
+        config.ipv4.network if config.ipv4 else NO_IPV4_SUBNET,
+        config.ipv6.network if config.ipv6 else None,
+    )
+
+
+def _notrack(options: RunOptions, backend: Backend, underlay: Underlay) -> frozenset[UnderlayPort]:
+    port = backend.port
+    if not options.underlay_notrack or port is None:
+        return frozenset()
+    return frozenset(UnderlayPort(address=address, port=port) for address in underlay.addresses)
+
+
+async def _wait_for(failure: asyncio.Future[None]) -> None:
+    await failure
+
+
+def _previous_subnet(path: Path) -> SubnetKey | None:
+    previous = subnet_env.read(path)
+    return subnet_env.key(previous) if previous else None
