@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod ethernet;
 pub mod icmp;
 pub mod ip;
 pub mod ipv4;
 pub mod tcp;
 pub mod udp;
 pub mod virtio_net_hdr;
+pub mod vxlan;
 
 #[cfg(test)]
 mod seeded;
