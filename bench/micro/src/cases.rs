@@ -123,7 +123,7 @@ fn encapsulate(len: usize) -> (usize, Box<dyn FnMut()>) {
             }
             outbound.handle(&fib, VnetHeader::default(), black_box(&bytes), NOW_NS);
         }
-        black_box(outbound.batch().trains().len());
+        black_box(outbound.batch().queues()[0].trains().len());
         outbound.clear();
     };
     (BATCH, Box::new(run))
@@ -146,7 +146,7 @@ fn segment(len: usize) -> (usize, Box<dyn FnMut()>) {
     let mut outbound = Outbound::new(0, Arc::default());
     let run = move || {
         outbound.handle(&fib, vnet, black_box(&whole), NOW_NS);
-        black_box(outbound.batch().trains().len());
+        black_box(outbound.batch().queues()[0].trains().len());
         outbound.clear();
     };
     (count, Box::new(run))

@@ -1,6 +1,6 @@
 //! The packets and the network that the cases work on.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tunneld_core::adjacency::{Encapsulation, Parameters};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
@@ -10,7 +10,8 @@ use tunneld_wire::checksum::Sum;
 use tunneld_wire::ipv4;
 
 /// The far host.
-pub(crate) const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 0, 2), 8285);
+pub(crate) const PEER: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2)), 8285);
 
 /// Returns a FIB with the own subnet 10.5.1.0/24, a peer with 10.5.2.0/24, and `more` prefixes.
 pub(crate) fn fib(more: impl Iterator<Item = Prefix>) -> Fib {
@@ -25,7 +26,9 @@ pub(crate) fn fib(more: impl Iterator<Item = Prefix>) -> Fib {
         settings: Some(Settings {
             source_check: SourceCheck::Strict,
             device_mtu_bytes: 1_472,
-            icmp_source: Ipv4Addr::new(10, 5, 1, 0),
+            icmp_source: Some(Ipv4Addr::new(10, 5, 1, 0)),
+            icmp_source_v6: None,
+            vtep: None,
         }),
         put_adjacencies: vec![("peer".into(), peer)],
         put_entries,

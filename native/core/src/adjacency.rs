@@ -2,8 +2,10 @@
 //!
 //! Path of a lease: `transaction` → **`adjacency`** in a `fib` → `outbound`, `inbound`.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::sync::Arc;
+
+use tunneld_wire::ethernet::MacAddress;
 
 use crate::counters::AdjacencyCounters;
 
@@ -12,21 +14,19 @@ use crate::counters::AdjacencyCounters;
 pub enum Encapsulation {
     /// Nothing: the UDP payload is the inner packet (flannel's udp backend).
     Raw,
+    /// A VXLAN and an Ethernet header.
+    Vxlan {
+        /// Inner Ethernet address of the peer.
+        vtep_mac: MacAddress,
+    },
 }
 
 impl Encapsulation {
-    /// Returns the encapsulation of that name.
-    pub fn from_label(label: &str) -> Option<Self> {
-        match label {
-            "raw" => Some(Self::Raw),
-            _ => None,
-        }
-    }
-
     /// Returns the name outside this program.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Raw => "raw",
+            Self::Vxlan { .. } => "vxlan",
         }
     }
 }
@@ -37,7 +37,7 @@ pub struct Parameters {
     /// What is put around an inner packet.
     pub encapsulation: Encapsulation,
     /// Underlay address and port of the peer.
-    pub endpoint: SocketAddrV4,
+    pub endpoint: SocketAddr,
     /// Largest inner packet this adjacency carries, in bytes.
     pub mtu_bytes: u16,
 }

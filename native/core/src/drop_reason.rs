@@ -28,6 +28,8 @@ macro_rules! drop_reasons {
 drop_reasons! {
     /// Both ways: no settings have been committed yet.
     NotConfigured = "not_configured",
+    /// Both ways: an IPv4 packet, and the network has no IPv4.
+    Ipv4Disabled = "ipv4_disabled",
     /// Both ways: an IPv6 packet, and the network has no IPv6.
     Ipv6Disabled = "ipv6_disabled",
     /// Both ways: the hop limit ran out here.
@@ -54,6 +56,26 @@ drop_reasons! {
 
     /// Inbound: a datagram without a byte in it.
     Empty = "empty",
+    /// Inbound, VXLAN: too short for the VXLAN and the Ethernet header.
+    TruncatedFrame = "truncated_frame",
+    /// Inbound, VXLAN: the flag that says there is a VNI is clear.
+    VniFlagClear = "vni_flag_clear",
+    /// Inbound, VXLAN: of another network.
+    WrongVni = "wrong_vni",
+    /// Inbound, VXLAN: reserved bits are set, for an extension that is not spoken here.
+    ReservedBits = "reserved_bits",
+    /// Inbound, VXLAN: the frame has a VLAN tag.
+    VlanTag = "vlan_tag",
+    /// Inbound, VXLAN: ARP; who is where is in the leases.
+    ArpInside = "arp_inside",
+    /// Inbound, VXLAN: a frame with neither IPv4 nor IPv6.
+    UnknownEthertype = "unknown_ethertype",
+    /// Inbound, VXLAN: the frame is from our own inner address: a loop, or a forgery.
+    OwnMac = "own_mac",
+    /// Inbound, VXLAN: the frame is for another inner address, or for a group.
+    WrongMac = "wrong_mac",
+    /// Inbound, VXLAN: the frame says one IP version and the packet in it another.
+    EthertypeMismatch = "ethertype_mismatch",
     /// Inbound: larger than the overlay device takes.
     Oversized = "oversized",
     /// Inbound: neither IPv4 nor IPv6.
@@ -64,7 +86,7 @@ drop_reasons! {
     BadHeaderLength = "bad_header_length",
     /// Inbound: the inner packet claims to be longer than the datagram.
     InnerLengthTooLong = "inner_length_too_long",
-    /// Inbound: the inner packet claims to be shorter than the datagram.
+    /// Inbound: the inner packet claims to be shorter than the datagram, or than its own header.
     InnerLengthTooShort = "inner_length_too_short",
     /// Inbound: the inner header checksum is wrong.
     BadHeaderChecksum = "bad_header_checksum",

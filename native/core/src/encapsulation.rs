@@ -4,6 +4,12 @@
 //! A datagram is `HEAD + inner + TAIL`; both lengths are known before a byte is written, so
 //! that a slot can be laid out first and finished in place.
 
+use tunneld_wire::ethernet::{self, MacAddress};
+use tunneld_wire::ip::Version;
+use tunneld_wire::vxlan;
+
+use crate::fib::Vtep;
+
 /// Puts an encapsulation around an inner packet that already stands in its slot.
 pub trait Encapsulate {
     /// Bytes in front of the inner packet.
@@ -16,7 +22,7 @@ pub trait Encapsulate {
 
     /// Finishes `slot`, whose bytes from `HEAD` to `slot.len() - TAIL` are the inner packet, and
     /// returns the length of the datagram in bytes.
-    fn finish(slot: &mut [u8]) -> usize;
+    fn finish(&self, slot: &mut [u8]) -> usize;
 }
 
 /// flannel's udp backend: the datagram is the inner packet.
@@ -28,7 +34,43 @@ impl Encapsulate for Raw {
     const TAIL: usize = 0;
     const TAKES_HOP: bool = true;
 
-    fn finish(slot: &mut [u8]) -> usize {
+    fn finish(&self, slot: &mut [u8]) -> usize {
+        slot.len()
+    }
+}
+
+/// flannel's vxlan backend: a VXLAN and an Ethernet header, as they stand in front of each packet.
+///
+/// Source: RFC 7348 §5; flannel `pkg/backend/vxlan` (each peer's inner address is in its lease).
+#[derive(Debug, Clone, Copy)]
+pub struct Vxlan([u8; Self::HEAD]);
+
+impl Vxlan {
+    /// Returns what goes from `vtep` to `peer` with packets of that version; `None` where `vtep`
+    /// has no address for them.
+    pub fn new(vtep: &Vtep, peer: MacAddress, version: Version) -> Option<Self> {
+        let ethertype = match version {
+            Version::V4 => ethernet::TYPE_IPV4,
+            Version::V6 => ethernet::TYPE_IPV6,
+            Version::Other(_) => return None,
+        };
+        let source = vtep.mac_for(version)?;
+        let frame = ethernet::Header { destination: peer, source, ethertype };
+        let mut head = [0; Self::HEAD];
+        head[..vxlan::LEN].copy_from_slice(&vxlan::emit(vtep.vni));
+        head[vxlan::LEN..].copy_from_slice(&frame.emit());
+        Some(Self(head))
+    }
+}
+
+impl Encapsulate for Vxlan {
+    const HEAD: usize = vxlan::LEN + ethernet::Header::LEN;
+    const TAIL: usize = 0;
+    // The inner packet crosses one hop, as it were a link: only the hosts take their own.
+    const TAKES_HOP: bool = false;
+
+    fn finish(&self, slot: &mut [u8]) -> usize {
+        slot[..Self::HEAD].copy_from_slice(&self.0);
         slot.len()
     }
 }

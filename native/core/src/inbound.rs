@@ -7,18 +7,22 @@
 //!
 //! Source: RFC 1812 §5.2.2, §5.3.1; flannel's udp backend (one hop is taken at each end).
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
 use tunneld_wire::ip::Version;
+use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
 use tunneld_wire::{icmp, ipv4};
 
 use crate::coalescing::{Coalescing, Delivery, Kinds};
 use crate::counters::WorkerCounters;
+use crate::decapsulation;
 use crate::drop_reason::DropReason;
+use crate::encapsulation::{Encapsulate, Vxlan};
 use crate::fib::{AdjacencyId, Fib, Settings, SourceCheck, Target};
 use crate::replies::Replies;
+use crate::unfinished;
 
 /// The inbound half of a worker. After a batch: write, tell what became of it, [`clear`].
 ///
@@ -28,6 +32,16 @@ pub struct Inbound {
     counters: Arc<WorkerCounters>,
     deliveries: Coalescing,
     replies: Replies,
+}
+
+/// A packet that goes to the device.
+struct Accepted {
+    /// Where it lies in its datagram.
+    inner: Range<usize>,
+    header: ipv4::Header,
+    adjacency: Option<AdjacencyId>,
+    /// What the device must be told about it.
+    vnet: VnetHeader,
 }
 
 impl Inbound {
@@ -51,21 +65,29 @@ impl Inbound {
     pub fn handle(
         &mut self,
         fib: &Fib,
-        outer_source: SocketAddrV4,
+        outer_source: SocketAddr,
         memory: &mut [u8],
         place: Range<usize>,
         segment_len: Option<usize>,
         now_ns: u64,
     ) {
         self.counters.bytes.add(place.len() as u64);
-        let step = split_len(&memory[place.clone()], segment_len);
+        let head = match fib.settings() {
+            Some(Settings { vtep: Some(_), .. }) => Vxlan::HEAD,
+            _ => 0,
+        };
+        let step = split_len(&memory[place.clone()], segment_len, head);
+        // Where the kernel's length is not that of datagrams, it is that of segments inside.
+        let inner_segment_len = segment_len.filter(|len| *len < step);
         let mut start = place.start;
         loop {
             let end = place.end.min(start + step);
             self.counters.packets.add(1);
-            match self.accept(fib, *outer_source.ip(), &mut memory[start..end], now_ns) {
-                Ok((header, adjacency)) => {
-                    self.deliveries.push(memory, start..end, &header, adjacency);
+            let datagram = &mut memory[start..end];
+            match self.accept(fib, outer_source.ip(), datagram, inner_segment_len, now_ns) {
+                Ok(Accepted { inner, header, adjacency, vnet }) => {
+                    let place = start + inner.start..start + inner.end;
+                    self.deliveries.push(memory, place, &header, adjacency, vnet);
                 }
                 Err(reason) => self.counters.drops(reason).add(1),
             }
@@ -85,22 +107,39 @@ impl Inbound {
     fn accept(
         &mut self,
         fib: &Fib,
-        outer_source: Ipv4Addr,
-        inner: &mut [u8],
+        outer_source: IpAddr,
+        datagram: &mut [u8],
+        inner_segment_len: Option<usize>,
         now_ns: u64,
-    ) -> Result<(ipv4::Header, Option<AdjacencyId>), DropReason> {
+    ) -> Result<Accepted, DropReason> {
         let settings = fib.settings().ok_or(DropReason::NotConfigured)?;
-        let header = parse(inner, settings)?;
+        let inner = match &settings.vtep {
+            Some(vtep) => decapsulation::open(vtep, datagram)?,
+            None => 0..datagram.len(),
+        };
+        let packet = &mut datagram[inner.clone()];
+        let mtu = usize::from(settings.device_mtu_bytes);
+        // A kernel's tunnel hands over super-packets: how they are cut shows behind the headers.
+        if packet.len() > mtu && settings.vtep.is_none() {
+            return Err(DropReason::Oversized);
+        }
+        let header = parse(packet)?;
+        let vnet = match settings.vtep {
+            Some(_) => unfinished::hint(&header, packet, inner_segment_len, mtu)?,
+            None => VnetHeader::default(),
+        };
         let adjacency = check_source(fib, settings, outer_source, header.source)?;
         if fib.lookup(header.destination) != Some(Target::Local) {
             return Err(DropReason::WrongDestination);
         }
-        if !ipv4::take_hop(inner) {
-            let (error, source) = (icmp::Error::TimeExceeded, settings.icmp_source);
-            self.replies.push(error, source, &header, inner, now_ns, &self.counters);
+        if settings.vtep.is_none() && !ipv4::take_hop(packet) {
+            if let Some(source) = settings.icmp_source {
+                let error = icmp::Error::TimeExceeded;
+                self.replies.push(error, source, &header, packet, now_ns, &self.counters);
+            }
             return Err(DropReason::HopLimitExceeded);
         }
-        Ok((header, adjacency))
+        Ok(Accepted { inner, header, adjacency, vnet })
     }
 
     /// Returns what goes to the device.
@@ -145,28 +184,21 @@ impl Inbound {
     }
 }
 
-/// Returns the length of the datagrams that a message of the kernel is to be cut into, at least 1.
+/// Returns the length of the datagrams that a message of the kernel is to be cut into, at least 1;
+/// in each, `head` bytes are in front of the inner packet.
 ///
 /// A peer that segments inner packets itself, as the kernel's tunnels do, sends a super-packet in
 /// one datagram; the kernel then reports the *inner* segment size with it. The first inner packet
 /// tells: where it is longer than the segments it is said to be in, the message is one datagram.
-pub fn split_len(message: &[u8], segment_len: Option<usize>) -> usize {
+pub fn split_len(message: &[u8], segment_len: Option<usize>, head: usize) -> usize {
     let whole = message.len().max(1);
     let Some(segment_len) = segment_len.filter(|len| *len > 0) else { return whole };
-    let first_len = match (Version::of(message), message.get(2..4)) {
-        (Some(Version::V4), Some(total_len)) => {
-            usize::from(total_len[0]) << 8 | usize::from(total_len[1])
-        }
-        _ => 0,
-    };
-    if first_len > segment_len { whole } else { segment_len }
+    let first = message.get(head..).and_then(decapsulation::packet_len).unwrap_or(0);
+    if head + first > segment_len { whole } else { segment_len }
 }
 
 /// Reads the inner header, each fault under its own reason.
-fn parse(inner: &[u8], settings: &Settings) -> Result<ipv4::Header, DropReason> {
-    if inner.len() > usize::from(settings.device_mtu_bytes) {
-        return Err(DropReason::Oversized);
-    }
+fn parse(inner: &[u8]) -> Result<ipv4::Header, DropReason> {
     match Version::of(inner) {
         Some(Version::V4) => {}
         Some(Version::V6) => return Err(DropReason::Ipv6Disabled),
@@ -193,7 +225,7 @@ fn parse(inner: &[u8], settings: &Settings) -> Result<ipv4::Header, DropReason> 
 fn check_source(
     fib: &Fib,
     settings: &Settings,
-    outer_source: Ipv4Addr,
+    outer_source: IpAddr,
     source: Ipv4Addr,
 ) -> Result<Option<AdjacencyId>, DropReason> {
     if settings.source_check == SourceCheck::Off {
@@ -201,7 +233,7 @@ fn check_source(
     }
     let leased = fib.lookup(source);
     if let (SourceCheck::Strict, Some(Target::Adjacency(id))) = (settings.source_check, leased) {
-        if *fib.adjacency(id).parameters.endpoint.ip() == outer_source {
+        if fib.adjacency(id).parameters.endpoint.ip() == outer_source {
             return Ok(Some(id));
         }
     }

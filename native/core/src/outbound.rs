@@ -10,6 +10,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::ip::Version;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::{icmp, ipv4};
@@ -18,8 +19,9 @@ use crate::adjacency::Encapsulation;
 use crate::batch::{SendBatch, Train};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
-use crate::encapsulation::{Encapsulate, Raw};
+use crate::encapsulation::{Encapsulate, Raw, Vxlan};
 use crate::fib::{AdjacencyId, Fib, Settings, Target};
+use crate::flow;
 use crate::replies::Replies;
 use crate::segmentation::Segmentation;
 
@@ -37,6 +39,7 @@ pub struct Outbound {
 /// A super-packet that the batch had not enough room for.
 struct Unfinished {
     adjacency: AdjacencyId,
+    queue: usize,
     segmentation: Segmentation,
     /// The first segment that is not in a batch yet.
     next: usize,
@@ -59,6 +62,12 @@ impl Outbound {
             replies: Replies::default(),
             unfinished: None,
         }
+    }
+
+    /// Spreads flows over that many sockets of each family, at least one.
+    #[must_use]
+    pub fn spread_over(self, paths: usize) -> Self {
+        Self { batch: SendBatch::new(paths), ..self }
     }
 
     /// Takes one packet as the device handed it over: into the batch, or to the drops.
@@ -102,13 +111,18 @@ impl Outbound {
             }
         };
         match fib.adjacency(adjacency).parameters.encapsulation {
-            Encapsulation::Raw => self.emit::<Raw>(fib, settings, adjacency, &packet, now_ns),
+            Encapsulation::Raw => self.emit(&Raw, fib, settings, adjacency, &packet, now_ns),
+            Encapsulation::Vxlan { vtep_mac } => {
+                let around = vxlan(settings, vtep_mac, bytes)?;
+                self.emit(&around, fib, settings, adjacency, &packet, now_ns)
+            }
         }
     }
 
     /// Decides hop limit and MTU, and writes the datagram into the batch.
     fn emit<E: Encapsulate>(
         &mut self,
+        around: &E,
         fib: &Fib,
         settings: &Settings,
         id: AdjacencyId,
@@ -137,11 +151,13 @@ impl Outbound {
             }
             return Err(DropReason::TooBig);
         }
+        let path = flow::path(&packet.header, packet.bytes, self.batch.paths());
+        let queue = self.batch.queue_for(&parameters.endpoint, path);
         match segmentation {
-            None => self.copy::<E>(fib, id, packet),
+            None => self.copy(around, fib, id, queue, packet),
             Some(segmentation) => {
-                let whole = Unfinished { adjacency: id, segmentation, next: 0 };
-                self.segment::<E>(fib, whole, packet.bytes);
+                let whole = Unfinished { adjacency: id, queue, segmentation, next: 0 };
+                self.segment(around, fib, whole, packet.bytes);
                 Ok(())
             }
         }
@@ -150,13 +166,15 @@ impl Outbound {
     /// Writes a packet that is no super-packet into the batch.
     fn copy<E: Encapsulate>(
         &mut self,
+        around: &E,
         fib: &Fib,
         id: AdjacencyId,
+        queue: usize,
         packet: &Parsed<'_>,
     ) -> Result<(), DropReason> {
         let inner_len = packet.bytes.len();
-        let slot =
-            self.batch.slot(E::HEAD + inner_len + E::TAIL).ok_or(DropReason::UnderlayRefused)?;
+        let slot = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL);
+        let slot = slot.ok_or(DropReason::UnderlayRefused)?;
         let inner = &mut slot[E::HEAD..E::HEAD + inner_len];
         if packet.vnet.needs_checksum() {
             if usize::from(packet.vnet.checksum_start) < packet.header.header_len {
@@ -170,24 +188,24 @@ impl Outbound {
         if E::TAKES_HOP {
             ipv4::take_hop(inner);
         }
-        let len = E::finish(slot);
-        self.batch.push(id, fib.adjacency(id).parameters.endpoint, inner_len, len);
+        let len = around.finish(slot);
+        self.batch.push(queue, id, fib.adjacency(id).parameters.endpoint, inner_len, len);
         Ok(())
     }
 
     /// Writes the segments of a super-packet into the batch, as many as it has room for.
-    fn segment<E: Encapsulate>(&mut self, fib: &Fib, packet: Unfinished, bytes: &[u8]) {
-        let Unfinished { adjacency, segmentation, next } = packet;
+    fn segment<E: Encapsulate>(&mut self, around: &E, fib: &Fib, packet: Unfinished, bytes: &[u8]) {
+        let Unfinished { adjacency, queue, segmentation, next } = packet;
         let endpoint = fib.adjacency(adjacency).parameters.endpoint;
         for index in next..segmentation.count() {
             let inner_len = segmentation.segment_len(index);
-            let Some(slot) = self.batch.slot(E::HEAD + inner_len + E::TAIL) else {
-                self.unfinished = Some(Unfinished { adjacency, segmentation, next: index });
+            let Some(slot) = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL) else {
+                self.unfinished = Some(Unfinished { adjacency, queue, segmentation, next: index });
                 return;
             };
             segmentation.write(bytes, index, &mut slot[E::HEAD..E::HEAD + inner_len]);
-            let len = E::finish(slot);
-            self.batch.push(adjacency, endpoint, inner_len, len);
+            let len = around.finish(slot);
+            self.batch.push(queue, adjacency, endpoint, inner_len, len);
         }
     }
 
@@ -200,7 +218,13 @@ impl Outbound {
     pub fn resume(&mut self, fib: &Fib, packet: &[u8]) {
         if let Some(rest) = self.unfinished.take() {
             match fib.adjacency(rest.adjacency).parameters.encapsulation {
-                Encapsulation::Raw => self.segment::<Raw>(fib, rest, packet),
+                Encapsulation::Raw => self.segment(&Raw, fib, rest, packet),
+                Encapsulation::Vxlan { vtep_mac } => {
+                    let around = fib.settings().map(|settings| vxlan(settings, vtep_mac, packet));
+                    if let Some(Ok(around)) = around {
+                        self.segment(&around, fib, rest, packet);
+                    }
+                }
             }
         }
     }
@@ -212,7 +236,7 @@ impl Outbound {
         packet: &Parsed<'_>,
         now_ns: u64,
     ) {
-        let (source, header) = (settings.icmp_source, &packet.header);
+        let (Some(source), header) = (settings.icmp_source, &packet.header) else { return };
         self.replies.push(error, source, header, packet.bytes, now_ns, &self.counters);
     }
 
@@ -250,6 +274,16 @@ impl Outbound {
         self.batch.clear();
         self.replies.clear();
     }
+}
+
+/// Returns what goes around `packet` to the peer with that inner address.
+fn vxlan(settings: &Settings, peer: MacAddress, packet: &[u8]) -> Result<Vxlan, DropReason> {
+    let vtep = settings.vtep.as_ref().ok_or(DropReason::NotConfigured)?;
+    let version = Version::of(packet).ok_or(DropReason::Malformed)?;
+    Vxlan::new(vtep, peer, version).ok_or(match version {
+        Version::V6 => DropReason::Ipv6Disabled,
+        _ => DropReason::Ipv4Disabled,
+    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Packets and FIBs for unit tests: host A (10.5.1.0/24) with peers B (.2) and C (.3).
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use tunneld_wire::ipv4;
 
@@ -14,12 +14,18 @@ pub(crate) const ICMP_SOURCE: Ipv4Addr = Ipv4Addr::new(10, 5, 1, 0);
 pub(crate) const NOW_NS: u64 = 1_000_000_000;
 
 pub(crate) fn parameters(address: Ipv4Addr, mtu_bytes: u16) -> Parameters {
-    let endpoint = SocketAddrV4::new(address, 8285);
+    let endpoint = SocketAddr::from((address, 8285));
     Parameters { encapsulation: Encapsulation::Raw, endpoint, mtu_bytes }
 }
 
 pub(crate) fn settings(source_check: SourceCheck) -> Settings {
-    Settings { source_check, device_mtu_bytes: 1_472, icmp_source: ICMP_SOURCE }
+    Settings {
+        source_check,
+        device_mtu_bytes: 1_472,
+        icmp_source: Some(ICMP_SOURCE),
+        icmp_source_v6: None,
+        vtep: None,
+    }
 }
 
 pub(crate) fn change(source_check: SourceCheck) -> Change {

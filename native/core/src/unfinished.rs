@@ -1,35 +1,98 @@
-//! Transport checksums that were never finished.
+//! Packets of a kernel's tunnel on a virtual link, of which something was left to the device.
 //!
-//! A kernel tunnel on a virtual link sends inner packets whose checksum it left to the device:
-//! the field holds the pseudo-header's sum and no more, and nothing in the datagram says so.
-//! Such a packet goes to the device with the hint to finish it; as it is, it would be dropped.
+//! Path of a packet: `inbound` → **`unfinished`** → `coalescing`.
+//! Such a tunnel leaves checksums unfinished: the field holds the pseudo-header's sum and no more.
+//! And it sends super-packets uncut, in one datagram each. Nothing in the datagram says so. Both
+//! go to the device with the hint to finish and to cut them; as they are, they would be dropped.
 //!
-//! Source: linux Documentation/networking/checksum-offloads.rst (CHECKSUM_PARTIAL).
+//! Source: linux Documentation/networking/checksum-offloads.rst (CHECKSUM_PARTIAL) and
+//! segmentation-offloads.rst (SKB_GSO_UDP_TUNNEL).
 
-use tunneld_wire::virtio_net_hdr::{FLAG_NEEDS_CHECKSUM, Header as VnetHeader};
+use tunneld_wire::virtio_net_hdr::{FLAG_NEEDS_CHECKSUM, Gso, Header as VnetHeader};
 use tunneld_wire::{ipv4, tcp, udp};
 
-/// Returns what to tell the device about `packet`, if its transport checksum is unfinished.
+use crate::drop_reason::DropReason;
+
+/// Returns what to tell the device, whose MTU is `mtu`, about a packet that a VXLAN datagram
+/// held. `segment_len` is what the kernel says of the segments in it.
 ///
-/// A right checksum can look unfinished by chance; finishing it then changes nothing.
-pub fn finish_hint(header: &ipv4::Header, packet: &[u8]) -> Option<VnetHeader> {
-    let offset = match header.protocol {
-        ipv4::PROTOCOL_TCP => tcp::CHECKSUM_OFFSET,
-        ipv4::PROTOCOL_UDP => udp::Header::CHECKSUM_OFFSET,
-        _ => return None,
+/// A right checksum can look unfinished by chance; finishing it then changes nothing. One that was
+/// finished, of a packet that must be cut, is put back to unfinished, if it was right.
+///
+/// # Errors
+///
+/// [`DropReason::Oversized`]: larger than the device takes, and no super-packet that it can cut.
+pub fn hint(
+    header: &ipv4::Header,
+    packet: &mut [u8],
+    segment_len: Option<usize>,
+    mtu: usize,
+) -> Result<VnetHeader, DropReason> {
+    let refused = if packet.len() > mtu { Err(DropReason::Oversized) } else { Ok(()) };
+    let (whole_len, start) = (packet.len(), header.header_len);
+    let Some(transport) = packet.get_mut(start..).filter(|_| !header.is_fragment()) else {
+        return refused.map(|()| VnetHeader::default());
     };
-    if header.is_fragment() {
-        return None;
-    }
-    let transport = packet.get(header.header_len..)?;
-    let field = u16::from_be_bytes(*transport.get(offset..)?.first_chunk()?);
+    let Some(shape) = Shape::of(header, transport) else {
+        return refused.map(|()| VnetHeader::default());
+    };
+    let (offset, headers_len) = (shape.checksum_offset, start + shape.header_len);
     let pseudo = ipv4::pseudo_header(header, header.protocol).with_u16(transport.len() as u16);
-    (field == pseudo.fold()).then_some(VnetHeader {
+    let field = u16::from_be_bytes([transport[offset], transport[offset + 1]]);
+    let is_unfinished = field == pseudo.fold();
+    let hint = VnetHeader {
         flags: FLAG_NEEDS_CHECKSUM,
-        checksum_start: header.header_len as u16,
+        checksum_start: start as u16,
         checksum_offset: offset as u16,
         ..VnetHeader::default()
-    })
+    };
+    let gso_size = match shape.gso {
+        // Where one datagram ends and the next begins, only the kernel can tell.
+        Gso::UdpL4 => segment_len.filter(|len| headers_len + len < whole_len),
+        // A stream may be cut anywhere: so that it goes on as any other packet of the device.
+        _ if whole_len > mtu => mtu.checked_sub(headers_len),
+        _ => None,
+    };
+    let Some(gso_size) = gso_size.filter(|size| *size > 0) else {
+        return refused.map(|()| if is_unfinished { hint } else { VnetHeader::default() });
+    };
+    if headers_len + gso_size > mtu {
+        return Err(DropReason::Oversized);
+    }
+    if !is_unfinished {
+        if pseudo.with(transport).fold() != 0xffff {
+            return Err(DropReason::Oversized);
+        }
+        transport[offset..offset + 2].copy_from_slice(&pseudo.fold().to_be_bytes());
+    }
+    let (gso, header_len, gso_size) = (shape.gso, headers_len as u16, gso_size as u16);
+    Ok(VnetHeader { gso, header_len, gso_size, ..hint })
+}
+
+/// What a transport header says about cutting.
+struct Shape {
+    gso: Gso,
+    header_len: usize,
+    checksum_offset: usize,
+}
+
+impl Shape {
+    /// Returns the shape of a TCP segment or UDP datagram whose header is all there.
+    fn of(header: &ipv4::Header, transport: &[u8]) -> Option<Self> {
+        match header.protocol {
+            ipv4::PROTOCOL_TCP => tcp::Header::parse(transport).map(|tcp| Self {
+                gso: Gso::TcpV4,
+                header_len: tcp.header_len,
+                checksum_offset: tcp::CHECKSUM_OFFSET,
+            }),
+            ipv4::PROTOCOL_UDP if transport.len() >= udp::Header::LEN => Some(Self {
+                gso: Gso::UdpL4,
+                header_len: udp::Header::LEN,
+                checksum_offset: udp::Header::CHECKSUM_OFFSET,
+            }),
+            _ => None,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -51,9 +114,9 @@ mod tests {
     #[test]
     fn unfinished_inner_checksum_is_recognised_and_finished() {
         for (protocol, offset) in [(6, 16), (17, 6)] {
-            let packet = unfinished(protocol, offset);
+            let mut packet = unfinished(protocol, offset);
             let header = ipv4::Header::parse(&packet).unwrap();
-            let hint = finish_hint(&header, &packet).unwrap();
+            let hint = hint(&header, &mut packet, None, 1_450).unwrap();
             let mut finished = vec![0; packet.len()];
             hint.copy_finished(&mut finished, &packet).unwrap();
             assert_eq!(finished, transport_packet(protocol, &[], &[7; 33]));
@@ -65,9 +128,9 @@ mod tests {
         for protocol in [6, 17] {
             let mut packet = transport_packet(protocol, &[], &[7; 33]);
             let header = ipv4::Header::parse(&packet).unwrap();
-            assert_eq!(finish_hint(&header, &packet), None);
+            assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
             packet[40] ^= 1;
-            assert_eq!(finish_hint(&header, &packet), None);
+            assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
         }
     }
 
@@ -77,7 +140,7 @@ mod tests {
             let mut packet = unfinished(17, 6);
             packet[place] = value;
             let header = ipv4::Header::parse(&packet).unwrap();
-            assert_eq!(finish_hint(&header, &packet), None);
+            assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
         }
     }
 }

@@ -5,7 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests read their vectors")]
 #![allow(clippy::expect_used, reason = "a test may fail")]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,12 +36,12 @@ fn capture(name: &str) -> Vec<Vec<u8>> {
 }
 
 /// UDP payloads of an Ethernet capture, with their outer sources.
-fn payloads(name: &str) -> Vec<(SocketAddrV4, Vec<u8>)> {
+fn payloads(name: &str) -> Vec<(SocketAddr, Vec<u8>)> {
     let read = |frame: Vec<u8>| {
         let outer = ipv4::Header::parse(&frame[14..]).expect("IPv4");
         let datagram = &frame[14 + outer.header_len..];
         let (header, payload) = udp::Header::parse(datagram).expect("UDP");
-        (SocketAddrV4::new(outer.source, header.source_port), payload.to_vec())
+        ((outer.source, header.source_port).into(), payload.to_vec())
     };
     capture(name).into_iter().map(read).collect()
 }
@@ -51,13 +51,15 @@ fn fib() -> Fib {
     let prefix = |text: &str| text.parse().expect("prefix");
     let peer = Parameters {
         encapsulation: Encapsulation::Raw,
-        endpoint: SocketAddrV4::new(THERE, 8285),
+        endpoint: (THERE, 8285).into(),
         mtu_bytes: 1_472,
     };
     let settings = Settings {
         source_check: SourceCheck::Strict,
         device_mtu_bytes: 1_472,
-        icmp_source: Ipv4Addr::new(10, 5, 26, 0),
+        icmp_source: Some(Ipv4Addr::new(10, 5, 26, 0)),
+        icmp_source_v6: None,
+        vtep: None,
     };
     let change = Change {
         settings: Some(settings),
@@ -76,7 +78,7 @@ fn what_flanneld_read_from_its_device_leaves_as_it_sent_it() {
     let read = capture("flannel-udp-tun-f1-unreach.pcap");
     let sent: Vec<_> = payloads("flannel-udp-8285.pcap")
         .into_iter()
-        .filter(|(from, _)| *from.ip() == HERE)
+        .filter(|(from, _)| from.ip() == HERE)
         .collect();
     assert_eq!(sent.len(), 2);
     let mut outbound = Outbound::new(0, Arc::default());
@@ -86,7 +88,7 @@ fn what_flanneld_read_from_its_device_leaves_as_it_sent_it() {
     let batch = outbound.batch();
     for (datagram, (from, payload)) in batch.datagrams().zip(&sent) {
         assert_eq!(datagram.payload, payload);
-        assert_eq!(datagram.endpoint, SocketAddrV4::new(THERE, from.port()));
+        assert_eq!(datagram.endpoint, (THERE, from.port()).into());
     }
     assert_eq!(batch.datagrams().count(), sent.len());
 }
@@ -96,7 +98,7 @@ fn what_flanneld_received_arrives_as_it_wrote_it_to_its_device() {
     let written = capture("flannel-udp-tun-f1-unreach.pcap");
     let received: Vec<_> = payloads("flannel-udp-8285.pcap")
         .into_iter()
-        .filter(|(from, _)| *from.ip() == THERE)
+        .filter(|(from, _)| from.ip() == THERE)
         .collect();
     assert_eq!(received.len(), 2);
     let mut inbound = Inbound::new(0, Arc::default());

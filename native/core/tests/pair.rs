@@ -2,10 +2,11 @@
 
 #![allow(clippy::expect_used, reason = "a test may fail")]
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::batch::Queue;
 use tunneld_core::counters::{AdjacencyReading, WorkerCounters};
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
@@ -33,7 +34,9 @@ impl Host {
             settings: Some(Settings {
                 source_check: SourceCheck::Strict,
                 device_mtu_bytes: 1_472,
-                icmp_source: Ipv4Addr::new(10, 5, number, 0),
+                icmp_source: Some(Ipv4Addr::new(10, 5, number, 0)),
+                icmp_source_v6: None,
+                vtep: None,
             }),
             put_entries: vec![(subnet(number), TargetName::Local)],
             ..Change::default()
@@ -56,14 +59,14 @@ impl Host {
     }
 
     /// Reads `packet` from the device; returns the datagrams that leave, with their endpoints.
-    fn send(&mut self, packet: &[u8]) -> Vec<(SocketAddrV4, Vec<u8>)> {
+    fn send(&mut self, packet: &[u8]) -> Vec<(SocketAddr, Vec<u8>)> {
         self.outbound.handle(&self.fib, VnetHeader::default(), packet, NOW_NS);
         let batch = self.outbound.batch();
         let mut datagrams = Vec::new();
         for datagram in batch.datagrams() {
             datagrams.push((datagram.endpoint, datagram.payload.to_vec()));
         }
-        for train in batch.trains() {
+        for train in batch.queues().iter().flat_map(Queue::trains) {
             self.outbound.sent(&self.fib, train, &(0..train.count), NOW_NS);
         }
         self.outbound.clear();
@@ -103,8 +106,8 @@ impl Host {
     }
 }
 
-fn underlay(number: u8) -> SocketAddrV4 {
-    SocketAddrV4::new(Ipv4Addr::new(192, 168, 0, number), 8285)
+fn underlay(number: u8) -> SocketAddr {
+    (Ipv4Addr::new(192, 168, 0, number), 8285).into()
 }
 
 fn subnet(number: u8) -> tunneld_core::prefix::Prefix {

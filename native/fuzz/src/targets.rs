@@ -1,6 +1,6 @@
 //! What is tried, and the rules that must hold whatever comes in.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tunneld_core::adjacency::{Encapsulation, Parameters};
@@ -19,7 +19,7 @@ use crate::mutate::digest;
 
 const NOW_NS: u64 = 1_000_000_000;
 const MTU_BYTES: u16 = 1_472;
-const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 0, 2), 8285);
+const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2)), 8285);
 
 /// One of the ways in.
 pub(crate) struct Target {
@@ -56,7 +56,9 @@ fn fib() -> Option<Fib> {
         settings: Some(Settings {
             source_check: SourceCheck::Strict,
             device_mtu_bytes: MTU_BYTES,
-            icmp_source: Ipv4Addr::new(10, 5, 1, 0),
+            icmp_source: Some(Ipv4Addr::new(10, 5, 1, 0)),
+            icmp_source_v6: None,
+            vtep: None,
         }),
         put_adjacencies: vec![("peer".into(), peer)],
         put_entries: vec![

@@ -7,23 +7,102 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
 use crate::error::Error;
 
+/// Numbers of the UDP sockets of a worker. Of each family the first receives, and sends where it
+/// is the only one; the others only send.
+#[derive(Debug, Clone, Default)]
+pub struct UnderlaySockets {
+    /// Over IPv4; may be empty.
+    pub ipv4: Vec<RawFd>,
+    /// Over IPv6; may be empty.
+    pub ipv6: Vec<RawFd>,
+}
+
+/// The UDP sockets of a worker, those over IPv4 and those over IPv6.
+pub(crate) struct Underlay([Vec<OwnedFd>; 2]);
+
+impl Underlay {
+    pub(crate) fn open(numbers: &UnderlaySockets) -> Result<Self, Error> {
+        let open = |numbers: &[RawFd]| {
+            numbers.iter().map(|number| duplicate("UDP", *number)).collect::<Result<_, _>>()
+        };
+        Ok(Self([open(&numbers.ipv4)?, open(&numbers.ipv6)?]))
+    }
+
+    fn again(&self) -> Result<Self, Error> {
+        let numbers = |sockets: &[OwnedFd]| sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        let [ipv4, ipv6] = &self.0;
+        Self::open(&UnderlaySockets { ipv4: numbers(ipv4), ipv6: numbers(ipv6) })
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.0.iter().flatten()
+    }
+
+    /// Returns the sockets that receive: at most one of each family.
+    pub(crate) fn receiving(&self) -> impl Iterator<Item = &OwnedFd> {
+        self.0.iter().filter_map(|family| family.first())
+    }
+
+    /// Keeps only the sockets that receive.
+    pub(crate) fn into_receiving(self) -> Vec<OwnedFd> {
+        self.0.into_iter().filter_map(|family| family.into_iter().next()).collect()
+    }
+
+    /// Returns how many sockets flows are spread over, in the family that has more of them.
+    pub(crate) fn paths(&self) -> usize {
+        self.0.iter().map(|family| sending(family).len()).max().unwrap_or(0)
+    }
+
+    /// Returns the socket for each queue of a batch, where the family has any.
+    pub(crate) fn by_queue(&self) -> Vec<Option<&OwnedFd>> {
+        let queues = self.0.iter().flat_map(|family| {
+            let sockets = sending(family);
+            (0..self.paths()).map(|path| sockets.get(path % sockets.len().max(1)))
+        });
+        queues.collect()
+    }
+}
+
+/// Returns the sockets of a family that send.
+fn sending(family: &[OwnedFd]) -> &[OwnedFd] {
+    if family.len() > 1 { &family[1..] } else { family }
+}
+
+/// The raw sockets ICMP errors leave by. Where there is none, nothing is answered.
+pub(crate) struct Icmp {
+    pub(crate) ipv4: Option<OwnedFd>,
+    pub(crate) ipv6: Option<OwnedFd>,
+}
+
+impl Icmp {
+    pub(crate) fn open(ipv4: Option<RawFd>, ipv6: Option<RawFd>) -> Result<Self, Error> {
+        let open = |role, number: Option<RawFd>| number.map(|number| duplicate(role, number));
+        Ok(Self { ipv4: open("ICMP", ipv4).transpose()?, ipv6: open("ICMPv6", ipv6).transpose()? })
+    }
+
+    fn again(&self) -> Result<Self, Error> {
+        let number = |socket: &Option<OwnedFd>| socket.as_ref().map(AsRawFd::as_raw_fd);
+        Self::open(number(&self.ipv4), number(&self.ipv6))
+    }
+}
+
 /// What a data thread reads and writes.
 pub(crate) struct Descriptors {
     /// The worker's queue of the overlay device.
     pub(crate) tun: OwnedFd,
-    /// Its UDP socket.
-    pub(crate) underlay: OwnedFd,
-    /// The raw socket ICMP errors leave by.
-    pub(crate) icmp: OwnedFd,
+    /// Its UDP sockets.
+    pub(crate) underlay: Underlay,
+    /// The raw sockets of all.
+    pub(crate) icmp: Icmp,
 }
 
 impl Descriptors {
-    /// Returns duplicates of all three.
+    /// Returns duplicates of all.
     pub(crate) fn again(&self) -> Result<Self, Error> {
         Ok(Self {
             tun: duplicate("TUN", self.tun.as_raw_fd())?,
-            underlay: duplicate("UDP", self.underlay.as_raw_fd())?,
-            icmp: duplicate("ICMP", self.icmp.as_raw_fd())?,
+            underlay: self.underlay.again()?,
+            icmp: self.icmp.again()?,
         })
     }
 }

@@ -14,7 +14,7 @@ use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::transaction::{Change, Tables};
 
-use crate::descriptor::{Descriptors, duplicate};
+use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets, duplicate};
 use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::inbound::InboundThread;
@@ -50,22 +50,30 @@ pub struct Engine {
 
 impl Engine {
     /// Returns an engine over duplicates of the descriptors. Worker i takes TUN queue i and UDP
-    /// socket i; all share the raw socket.
+    /// sockets i; all share the raw sockets, by which ICMP errors leave in either family.
     ///
     /// # Errors
     ///
-    /// [`Error::Workers`], [`Error::Descriptor`], [`Error::Kernel`].
-    pub fn new(tun: &[RawFd], underlay: &[RawFd], icmp: RawFd) -> Result<Self, Error> {
+    /// [`Error::Workers`], [`Error::NoSocket`], [`Error::Descriptor`], [`Error::Kernel`].
+    pub fn new(
+        tun: &[RawFd],
+        underlay: &[UnderlaySockets],
+        icmp: Option<RawFd>,
+        icmp6: Option<RawFd>,
+    ) -> Result<Self, Error> {
         if tun.is_empty() || tun.len() != underlay.len() {
-            return Err(Error::Workers { tun_queues: tun.len(), sockets: underlay.len() });
+            return Err(Error::Workers { tun_queues: tun.len(), underlays: underlay.len() });
         }
         let mut workers = Vec::with_capacity(tun.len());
         let mut lanes = Vec::with_capacity(2 * tun.len());
         for (number, (tun, underlay)) in tun.iter().zip(underlay).enumerate() {
+            if underlay.ipv4.is_empty() && underlay.ipv6.is_empty() {
+                return Err(Error::NoSocket { worker: number });
+            }
             workers.push(Descriptors {
                 tun: duplicate("TUN", *tun)?,
-                underlay: duplicate("UDP", *underlay)?,
-                icmp: duplicate("ICMP", icmp)?,
+                underlay: Underlay::open(underlay)?,
+                icmp: Icmp::open(icmp, icmp6)?,
             });
             lanes.push(Lane::new(number, Direction::Outbound)?);
             lanes.push(Lane::new(number, Direction::Inbound)?);
@@ -116,9 +124,11 @@ impl Engine {
         threads: &mut Vec<JoinHandle<()>>,
     ) -> Result<(), Error> {
         let [out_lane, in_lane] = lanes else { return Ok(()) };
+        let outbound = Outbound::new(out_lane.worker, Arc::clone(&out_lane.counters))
+            .spread_over(descriptors.underlay.paths());
         let outbound = OutboundThread {
             descriptors: descriptors.again()?,
-            outbound: Outbound::new(out_lane.worker, Arc::clone(&out_lane.counters)),
+            outbound,
             fibs: publisher.reader(),
             pulse: Arc::clone(&out_lane.pulse),
             events: Arc::clone(&self.events),

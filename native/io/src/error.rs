@@ -14,8 +14,13 @@ pub enum Error {
     Workers {
         /// TUN queues given.
         tun_queues: usize,
-        /// UDP sockets given.
-        sockets: usize,
+        /// Workers that UDP sockets were given for.
+        underlays: usize,
+    },
+    /// A worker has no UDP socket at all.
+    NoSocket {
+        /// Its number.
+        worker: usize,
     },
     /// A descriptor cannot be used.
     Descriptor {
@@ -49,10 +54,14 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Workers { tun_queues, sockets } => write!(
+            Self::Workers { tun_queues, underlays } => write!(
                 f,
-                "engine: {tun_queues} TUN queues and {sockets} UDP sockets, expected the same \
-                 number of both and at least one"
+                "engine: {tun_queues} TUN queues and UDP sockets for {underlays} workers, \
+                 expected the same number of both and at least one"
+            ),
+            Self::NoSocket { worker } => write!(
+                f,
+                "engine: no UDP socket for worker {worker}, expected one over IPv4, IPv6 or both"
             ),
             Self::Descriptor { role, number, errno } => {
                 write!(f, "engine: {role} descriptor {number} cannot be used: {errno}")

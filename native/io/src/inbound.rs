@@ -40,26 +40,36 @@ impl InboundThread {
         let Self { descriptors, mut inbound, mut fibs, pulse, events, offloads } = self;
         let Descriptors { tun, underlay, icmp } = descriptors;
         let device = Device { queue: &tun, pulse: &pulse, events: &events, offloads: &offloads };
+        let sockets = underlay.into_receiving();
         let mut receiver = Receiver::new();
-        while let Some(ready) = pulse.wait_readable(&underlay)? {
-            if ready.contains(PollFlags::ERR) {
-                discard_errors(&underlay);
+        while let Some(ready) = pulse.wait_readable(&sockets)? {
+            for (socket, ready) in sockets.iter().zip(&ready) {
+                if ready.contains(PollFlags::ERR) {
+                    discard_errors(socket);
+                }
             }
-            let mut more = true;
-            while more && pulse.mode() == Mode::Run {
-                pulse.beat();
-                let fib = fibs.current();
-                let batch = match receiver.receive(&underlay) {
-                    Ok(batch) => batch,
-                    Err(errno) if is_passing(errno) => break,
-                    Err(errno) => return Err(errno),
-                };
-                more = batch.full;
-                inbound.set_coalescing(device.kinds());
-                take(&mut receiver, batch.count, &mut inbound, fib);
-                device.deliver(receiver.memory(), &inbound, fib)?;
-                raw_icmp::send(&icmp, inbound.replies(), inbound.counters());
-                inbound.clear();
+            let mut more = ready.map(|ready| !ready.is_empty());
+            while more.contains(&true) && pulse.mode() == Mode::Run {
+                for (socket, more) in sockets.iter().zip(&mut more).filter(|(_, more)| **more) {
+                    pulse.beat();
+                    let fib = fibs.current();
+                    let count = match receiver.receive(socket) {
+                        Ok(batch) => {
+                            *more = batch.full;
+                            batch.count
+                        }
+                        Err(errno) if is_passing(errno) => {
+                            *more = false;
+                            continue;
+                        }
+                        Err(errno) => return Err(errno),
+                    };
+                    inbound.set_coalescing(device.kinds());
+                    take(&mut receiver, count, &mut inbound, fib);
+                    device.deliver(receiver.memory(), &inbound, fib)?;
+                    raw_icmp::send(&icmp, inbound.replies(), inbound.counters());
+                    inbound.clear();
+                }
             }
         }
         Ok(())
@@ -146,8 +156,8 @@ impl Device<'_> {
                 }
             }
             let mut went = 0;
-            for place in batch.packets(delivery) {
-                match self.write(&Packet::single(&memory[place.clone()]))? {
+            for (place, vnet) in batch.singles(delivery) {
+                match self.write(&Packet::single(&memory[place.clone()], vnet))? {
                     Outcome::Taken => {
                         inbound.delivered(fib, delivery, 1, place.len(), now_ns);
                         went += 1;

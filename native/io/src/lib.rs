@@ -22,6 +22,7 @@ mod raw_icmp;
 mod reading;
 mod tun;
 
+pub use descriptor::UnderlaySockets;
 pub use engine::Engine;
 pub use error::Error;
 pub use event::Event;

@@ -110,8 +110,12 @@ impl Offloads {
         };
         let tso = works(&|worker| set_tun(&worker.tun, TUN_CSUM | TUN_TSO));
         let uso = tso && works(&|worker| set_tun(&worker.tun, TUN_CSUM | TUN_TSO | TUN_USO));
-        let gso = works(&|worker| set_udp(&worker.underlay, libc::UDP_SEGMENT, 0));
-        let gro = works(&|worker| set_udp(&worker.underlay, libc::UDP_GRO, 1));
+        let gso = works(&|worker| {
+            worker.underlay.all().try_for_each(|socket| set_udp(socket, libc::UDP_SEGMENT, 0))
+        });
+        let gro = works(&|worker| {
+            worker.underlay.receiving().try_for_each(|socket| set_udp(socket, libc::UDP_GRO, 1))
+        });
         let found = [tso, uso, gso, gro, tso, uso];
         for (offload, works) in Offload::ALL.into_iter().zip(found) {
             if !works {
@@ -157,10 +161,12 @@ impl Offloads {
         self.store(offload, if enabled { ON } else { OFF });
         match offload {
             Offload::TunTso | Offload::TunUso => self.apply_to_devices(workers),
-            Offload::UdpGro => workers.iter().for_each(|worker| {
-                // It was accepted when it was tried; what is received is split either way.
-                let _done = set_udp(&worker.underlay, libc::UDP_GRO, i32::from(enabled));
-            }),
+            Offload::UdpGro => {
+                for socket in workers.iter().flat_map(|worker| worker.underlay.receiving()) {
+                    // It was accepted when it was tried; what is received is split either way.
+                    let _done = set_udp(socket, libc::UDP_GRO, i32::from(enabled));
+                }
+            }
             Offload::UdpGso | Offload::CoalesceTcp | Offload::CoalesceUdp => {}
         }
         true

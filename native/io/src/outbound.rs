@@ -4,16 +4,18 @@
 //! Where the underlay is full the thread waits and the device's queue fills: nothing is lost.
 //! A train that the kernel refuses to cut is sent datagram by datagram instead.
 
+use std::ops::Range;
 use std::os::fd::OwnedFd;
+use std::slice;
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use tunneld_core::batch::{MAX_TRAINS, Train};
+use tunneld_core::batch::{MAX_TRAINS, Queue, Train};
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
 use tunneld_core::outbound::Outbound;
 
-use crate::descriptor::Descriptors;
+use crate::descriptor::{Descriptors, Icmp};
 use crate::event::{Event, Events};
 use crate::mmsg::Sender;
 use crate::offload::{Offload, Offloads};
@@ -40,13 +42,13 @@ impl OutboundThread {
         let mut reader = TunReader::new(&tun);
         let mut exit = Exit {
             sender: Sender::new(),
-            underlay: &underlay,
+            sockets: underlay.by_queue(),
             icmp: &icmp,
             pulse: &pulse,
             events: &events,
             offloads: &offloads,
         };
-        while pulse.wait_readable(&tun)?.is_some() {
+        while pulse.wait_readable(slice::from_ref(&tun))?.is_some() {
             let mut more = true;
             while more && pulse.mode() == Mode::Run {
                 pulse.beat();
@@ -96,11 +98,19 @@ fn fill(
 /// The way out: where a batch goes, and what is done when it does not go.
 struct Exit<'a> {
     sender: Sender,
-    underlay: &'a OwnedFd,
-    icmp: &'a OwnedFd,
+    /// For each queue of a batch.
+    sockets: Vec<Option<&'a OwnedFd>>,
+    icmp: &'a Icmp,
     pulse: &'a Pulse,
     events: &'a Events,
     offloads: &'a Offloads,
+}
+
+/// A queue of the batch, and the socket it leaves by.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    queue: &'a Queue,
+    socket: &'a OwnedFd,
 }
 
 /// How far a step of sending came.
@@ -130,18 +140,31 @@ impl Exit<'_> {
     }
 
     fn send(&mut self, outbound: &Outbound, fib: &Fib) -> Result<(), Errno> {
-        let trains = outbound.batch().trains();
+        for (number, queue) in outbound.batch().queues().iter().enumerate() {
+            if queue.trains().is_empty() {
+                continue;
+            }
+            match self.sockets[number] {
+                Some(socket) => self.send_queue(outbound, fib, Way { queue, socket })?,
+                // The family of the peer's underlay is one that this host has not.
+                None => outbound.refused(DropReason::UnderlayUnreachable, count(queue.trains())),
+            }
+        }
+        Ok(())
+    }
+
+    fn send_queue(&mut self, outbound: &Outbound, fib: &Fib, way: Way<'_>) -> Result<(), Errno> {
+        let trains = way.queue.trains();
         let mut first = 0;
         while first < trains.len() {
             let step = if self.offloads.is_on(Offload::UdpGso) {
-                self.send_trains(outbound, fib, first)?
+                self.send_trains(outbound, fib, way, first)?
             } else {
-                self.send_singly(outbound, fib, first, trains.len())?
+                self.send_singly(outbound, fib, way, first..trains.len())?
             };
             first = step.next;
             if step.stop {
-                let rest = trains[first..].iter().map(|train| train.count).sum();
-                outbound.refused(DropReason::Stopped, rest);
+                outbound.refused(DropReason::Stopped, count(&trains[first..]));
                 return Ok(());
             }
         }
@@ -149,21 +172,26 @@ impl Exit<'_> {
     }
 
     /// Makes one call for the trains from `first` on.
-    fn send_trains(&mut self, outbound: &Outbound, fib: &Fib, first: usize) -> Result<Step, Errno> {
-        let trains = outbound.batch().trains();
-        let errno = match self.sender.send_trains(self.underlay, outbound.batch(), first) {
+    fn send_trains(
+        &mut self,
+        outbound: &Outbound,
+        fib: &Fib,
+        way: Way<'_>,
+        first: usize,
+    ) -> Result<Step, Errno> {
+        let trains = way.queue.trains();
+        let errno = match self.sender.send_trains(way.socket, way.queue, first) {
             Ok(count) => {
                 let (next, now_ns) = (first + count, clock::now_ns());
                 let gone = &trains[first..next];
                 gone.iter().for_each(|train| outbound.sent(fib, train, &(0..train.count), now_ns));
-                let sent = gone.iter().map(|train| train.count).sum();
-                return Ok(Step { next, sent, stop: false });
+                return Ok(Step { next, sent: self::count(gone), stop: false });
             }
             Err(errno) => errno,
         };
         let train = &trains[first];
         if train.count > 1 && may_be_about_trains(errno) {
-            let step = self.send_singly(outbound, fib, first, first + 1)?;
+            let step = self.send_singly(outbound, fib, way, first..first + 1)?;
             // What does not go alone either says nothing about trains, and a size that is too
             // large for the path says nothing about other sizes.
             if errno != Errno::MSGSIZE && step.sent > 0 {
@@ -172,7 +200,7 @@ impl Exit<'_> {
             return Ok(step);
         }
         let mut step = Step { next: first, sent: 0, stop: false };
-        match self.answer(errno)? {
+        match self.answer(way.socket, errno)? {
             Answer::Retry => {}
             Answer::Stop => step.stop = true,
             Answer::Drop(reason) => {
@@ -184,21 +212,20 @@ impl Exit<'_> {
         Ok(step)
     }
 
-    /// Sends the trains from `first` to before `end`, datagram by datagram.
+    /// Sends some trains datagram by datagram.
     fn send_singly(
         &mut self,
         outbound: &Outbound,
         fib: &Fib,
-        first: usize,
-        end: usize,
+        way: Way<'_>,
+        which: Range<usize>,
     ) -> Result<Step, Errno> {
-        let trains = outbound.batch().trains();
-        let mut step = Step { next: first, sent: 0, stop: false };
+        let trains = way.queue.trains();
+        let mut step = Step { next: which.start, sent: 0, stop: false };
         let mut done = 0;
-        while step.next < end {
-            let left = trains[step.next..end].iter().map(|train| train.count).sum::<usize>() - done;
-            let batch = outbound.batch();
-            match self.sender.send_datagrams(self.underlay, batch, (step.next, done), left) {
+        while step.next < which.end {
+            let left = count(&trains[step.next..which.end]) - done;
+            match self.sender.send_datagrams(way.socket, way.queue, (step.next, done), left) {
                 Ok(mut count) => {
                     step.sent += count;
                     let now_ns = clock::now_ns();
@@ -210,7 +237,7 @@ impl Exit<'_> {
                         (step.next, done) = place_after(train.count, step.next, upto);
                     }
                 }
-                Err(errno) => match self.answer(errno)? {
+                Err(errno) => match self.answer(way.socket, errno)? {
                     Answer::Retry => {}
                     Answer::Stop => {
                         outbound.refused(DropReason::Stopped, trains[step.next].count - done);
@@ -231,10 +258,10 @@ impl Exit<'_> {
     }
 
     /// Waits where waiting helps.
-    fn answer(&self, errno: Errno) -> Result<Answer, Errno> {
+    fn answer(&self, socket: &OwnedFd, errno: Errno) -> Result<Answer, Errno> {
         let goes_on = match errno {
             Errno::INTR => true,
-            Errno::AGAIN => self.pulse.wait_writable(self.underlay)?,
+            Errno::AGAIN => self.pulse.wait_writable(socket)?,
             Errno::NOBUFS | Errno::NOMEM => self.pulse.wait_for_memory()?,
             _ => return Ok(Answer::Drop(reason_of(errno))),
         };
@@ -249,6 +276,11 @@ impl Exit<'_> {
             self.events.push(Event::PathMtu { adjacency, size_bytes });
         }
     }
+}
+
+/// Returns the number of datagrams in some trains.
+fn count(trains: &[Train]) -> usize {
+    trains.iter().map(|train| train.count).sum()
 }
 
 /// Returns the place behind the first `done` of `count` datagrams of train `train`.

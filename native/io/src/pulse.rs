@@ -1,6 +1,7 @@
 //! What the control side and one data thread say to each other: go, pause, stop, alive.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::slice;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -13,6 +14,9 @@ use crate::event::{clear, signal};
 
 /// Longest a thread waits before it shows that it is alive.
 const BEAT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
+
+/// Most descriptors a thread waits for at once: a socket of each family.
+pub(crate) const MAX_WAITED: usize = 2;
 
 /// What a thread is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,17 +78,21 @@ impl Pulse {
         self.beats.read()
     }
 
-    /// Waits until `fd` is readable, through any pauses. Returns what it is, or `None` to stop.
-    pub(crate) fn wait_readable(&self, fd: &OwnedFd) -> Result<Option<PollFlags>, Errno> {
+    /// Waits until one of `fds` is readable, through any pauses. Returns what each is, or `None`
+    /// to stop.
+    pub(crate) fn wait_readable(
+        &self,
+        fds: &[OwnedFd],
+    ) -> Result<Option<[PollFlags; MAX_WAITED]>, Errno> {
         loop {
             self.beat();
-            let fd = match self.mode() {
+            let fds = match self.mode() {
                 Mode::Stop => return Ok(None),
-                Mode::Pause => None,
-                Mode::Run => Some(fd),
+                Mode::Pause => &[],
+                Mode::Run => fds,
             };
-            let ready = self.poll(fd, PollFlags::IN, &BEAT)?;
-            if !ready.is_empty() && self.mode() == Mode::Run {
+            let ready = self.poll(fds, PollFlags::IN, &BEAT)?;
+            if ready.iter().any(|ready| !ready.is_empty()) && self.mode() == Mode::Run {
                 return Ok(Some(ready));
             }
         }
@@ -97,7 +105,7 @@ impl Pulse {
             if self.mode() == Mode::Stop {
                 return Ok(false);
             }
-            if !self.poll(Some(fd), PollFlags::OUT, &BEAT)?.is_empty() {
+            if !self.poll(slice::from_ref(fd), PollFlags::OUT, &BEAT)?[0].is_empty() {
                 return Ok(true);
             }
         }
@@ -107,28 +115,33 @@ impl Pulse {
     /// Returns false to stop instead.
     pub(crate) fn wait_for_memory(&self) -> Result<bool, Errno> {
         self.beat();
-        self.poll(None, PollFlags::empty(), &Timespec { tv_sec: 0, tv_nsec: 1_000_000 })?;
+        self.poll(&[], PollFlags::empty(), &Timespec { tv_sec: 0, tv_nsec: 1_000_000 })?;
         Ok(self.mode() != Mode::Stop)
     }
 
     fn poll(
         &self,
-        fd: Option<&OwnedFd>,
+        fds: &[OwnedFd],
         interest: PollFlags,
         timeout: &Timespec,
-    ) -> Result<PollFlags, Errno> {
-        let mut fds = [
-            PollFd::new(&self.wake, PollFlags::IN),
-            PollFd::from_borrowed_fd(fd.unwrap_or(&self.wake).as_fd(), interest),
-        ];
-        let used = if fd.is_some() { 2 } else { 1 };
-        match poll(&mut fds[..used], Some(timeout)) {
+    ) -> Result<[PollFlags; MAX_WAITED], Errno> {
+        let mut polled: [PollFd<'_>; 1 + MAX_WAITED] =
+            std::array::from_fn(|_| PollFd::new(&self.wake, PollFlags::IN));
+        for (polled, fd) in polled[1..].iter_mut().zip(fds) {
+            *polled = PollFd::new(fd, interest);
+        }
+        let used = 1 + fds.len().min(MAX_WAITED);
+        match poll(&mut polled[..used], Some(timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),
         }
-        if fds[0].revents().contains(PollFlags::IN) {
+        if polled[0].revents().contains(PollFlags::IN) {
             clear(&self.wake);
         }
-        Ok(if fd.is_some() { fds[1].revents() } else { PollFlags::empty() })
+        let mut ready = [PollFlags::empty(); MAX_WAITED];
+        for (ready, polled) in ready.iter_mut().zip(&polled[1..used]) {
+            *ready = polled.revents();
+        }
+        Ok(ready)
     }
 }

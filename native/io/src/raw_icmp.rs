@@ -1,19 +1,22 @@
-//! ICMP errors through a raw socket, which routes them like any packet of this host.
+//! ICMP errors through raw sockets, which route them like any packet of this host.
 
-use std::net::SocketAddrV4;
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, SocketAddr};
 
 use rustix::net::{SendFlags, sendto};
 use tunneld_core::counters::WorkerCounters;
 use tunneld_core::replies::Replies;
 
+use crate::descriptor::Icmp;
+
 /// Sends what is due. What the kernel does not take is counted as suppressed: nobody may rely
 /// on ICMP, and a retry would only add to the flood.
-pub(crate) fn send(socket: &OwnedFd, replies: &Replies, counters: &WorkerCounters) {
+pub(crate) fn send(sockets: &Icmp, replies: &Replies, counters: &WorkerCounters) {
     for (destination, packet) in replies.iter() {
-        match sendto(socket, packet, SendFlags::DONTWAIT, &SocketAddrV4::new(destination, 0)) {
-            Ok(_) => counters.icmp_sent.add(1),
-            Err(_) => counters.icmp_suppressed.add(1),
-        }
+        let destination = IpAddr::from(destination);
+        let socket = if destination.is_ipv4() { &sockets.ipv4 } else { &sockets.ipv6 };
+        let sent = socket.as_ref().is_some_and(|socket| {
+            sendto(socket, packet, SendFlags::DONTWAIT, &SocketAddr::new(destination, 0)).is_ok()
+        });
+        if sent { counters.icmp_sent.add(1) } else { counters.icmp_suppressed.add(1) }
     }
 }

@@ -46,17 +46,16 @@ pub(crate) struct Packet<'a> {
 const MAX_PIECES: usize = 1 + MAX_SEGMENTS;
 
 impl<'a> Packet<'a> {
-    /// Returns a packet as it is.
-    pub(crate) fn single(bytes: &'a [u8]) -> Self {
+    /// Returns a packet as it is, with what the device must be told about it.
+    pub(crate) fn single(bytes: &'a [u8], vnet: Header) -> Self {
         let mut pieces = [&[][..]; MAX_PIECES];
         pieces[0] = bytes;
-        Self { vnet: Header::default().emit(), pieces, used: 1 }
+        Self { vnet: vnet.emit(), pieces, used: 1 }
     }
 
     /// Returns a super-packet of `headers` and of payloads, at most as many as may be joined.
     pub(crate) fn joined(headers: &'a Headers, payloads: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut packet = Self::single(headers.as_bytes());
-        packet.vnet = headers.vnet.emit();
+        let mut packet = Self::single(headers.as_bytes(), headers.vnet);
         for (piece, payload) in packet.pieces[1..].iter_mut().zip(payloads) {
             *piece = payload;
             packet.used += 1;

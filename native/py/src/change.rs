@@ -1,19 +1,25 @@
 //! A change as Python writes it, read into the one that `core` carries out.
 //!
-//! Addresses, prefixes and numbers are parsed here; an item that does not parse is named with
+//! So are the sockets of a worker. Addresses, prefixes and numbers are parsed here; an item that does not parse is named with
 //! its value. A key that is not known is refused, so that a slip does not pass for "unchanged".
 
 use std::fmt::Display;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tunneld_core::adjacency::{Encapsulation, Parameters};
-use tunneld_core::fib::{Settings, SourceCheck};
+use tunneld_core::fib::{Settings, SourceCheck, Vtep};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, LOCAL, TargetName};
+use tunneld_io::UnderlaySockets;
+use tunneld_wire::ethernet::MacAddress;
+use tunneld_wire::vxlan::Vni;
 
 use crate::EngineError;
+
+const MAC: &str = "an address like 0e:2a:00:00:00:01";
 
 /// Reads a change.
 ///
@@ -48,20 +54,50 @@ fn settings(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
         source_check: SourceCheck::from_label(&check)
             .ok_or_else(|| item.bad("source_check", &check, "strict, loose or off"))?,
         device_mtu_bytes: item.mtu("device_mtu_bytes")?,
-        icmp_source: item.address("icmp_source")?,
+        icmp_source: item.text("icmp_source", "an IPv4 address")?,
+        icmp_source_v6: item.text("icmp_source_v6", "an IPv6 address")?,
+        vtep: item.dict("vtep")?.as_ref().map(vtep).transpose()?,
     })
+}
+
+fn vtep(dict: &Bound<'_, PyDict>) -> PyResult<Vtep> {
+    let item = Item { name: "settings: vtep".to_owned(), dict };
+    let vni: i64 = item.field("vni")?;
+    let number = u32::try_from(vni).ok().and_then(Vni::new);
+    Ok(Vtep {
+        vni: number.ok_or_else(|| item.bad("vni", vni, "0 to 16777215"))?,
+        gbp: item.field("gbp")?,
+        mac: item.mac("mac")?,
+        mac_v6: item.mac("mac_v6")?,
+    })
+}
+
+/// Reads the sockets of a worker.
+///
+/// # Errors
+///
+/// `EngineError` where a family is missing.
+pub(crate) fn sockets(dict: &Bound<'_, PyDict>) -> PyResult<UnderlaySockets> {
+    let numbers = |key| required(dict, key)?.extract();
+    Ok(UnderlaySockets { ipv4: numbers("ipv4")?, ipv6: numbers("ipv6")? })
 }
 
 fn adjacency(dict: &Bound<'_, PyDict>) -> PyResult<(String, Parameters)> {
     let name: String = required(dict, "name")?.extract()?;
     let item = Item { name: format!("adjacency {name}"), dict };
-    let encapsulation: String = item.field("encapsulation")?;
+    let label: String = item.field("encapsulation")?;
+    let encapsulation = match (label.as_str(), item.mac("vtep_mac")?) {
+        ("raw", None) => Encapsulation::Raw,
+        ("vxlan", Some(vtep_mac)) => Encapsulation::Vxlan { vtep_mac },
+        ("raw", Some(mac)) => return Err(item.bad("vtep_mac", mac, "None with raw")),
+        ("vxlan", None) => return Err(item.bad("vtep_mac", "None", MAC)),
+        _ => return Err(item.bad("encapsulation", label, "raw or vxlan")),
+    };
     let port: i64 = item.field("port")?;
     let port = u16::try_from(port).map_err(|_| item.bad("port", port, "1 to 65535"))?;
     let parameters = Parameters {
-        encapsulation: Encapsulation::from_label(&encapsulation)
-            .ok_or_else(|| item.bad("encapsulation", &encapsulation, "raw"))?,
-        endpoint: SocketAddrV4::new(item.address("endpoint")?, port),
+        encapsulation,
+        endpoint: SocketAddr::new(item.address("endpoint")?, port),
         mtu_bytes: item.mtu("mtu_bytes")?,
     };
     Ok((name, parameters))
@@ -103,9 +139,25 @@ impl<'py> Item<'_, 'py> {
         u16::try_from(mtu).map_err(|_| self.bad(key, mtu, "68 to 65535 bytes"))
     }
 
-    fn address(&self, key: &str) -> PyResult<Ipv4Addr> {
+    fn address(&self, key: &str) -> PyResult<IpAddr> {
         let text: String = self.field(key)?;
-        text.parse().map_err(|_| self.bad(key, &text, "an IPv4 address"))
+        text.parse().map_err(|_| self.bad(key, &text, "an IP address"))
+    }
+
+    fn mac(&self, key: &str) -> PyResult<Option<MacAddress>> {
+        self.text(key, MAC)
+    }
+
+    /// Reads what may be None, or else is text.
+    fn text<T: FromStr>(&self, key: &str, expected: &str) -> PyResult<Option<T>> {
+        let text: Option<String> = required(self.dict, key)?.extract()?;
+        let read = |text: String| text.parse().map_err(|_| self.bad(key, &text, expected));
+        text.map(read).transpose()
+    }
+
+    fn dict(&self, key: &str) -> PyResult<Option<Bound<'py, PyDict>>> {
+        let value = required(self.dict, key)?;
+        if value.is_none() { Ok(None) } else { Ok(Some(value.cast_into()?)) }
     }
 
     fn bad(&self, key: &str, value: impl Display, expected: &str) -> PyErr {

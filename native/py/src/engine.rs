@@ -16,10 +16,17 @@ pub(crate) struct Engine(tunneld_io::Engine);
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (*, tun_fds, underlay_fds, icmp_fd))]
+    #[pyo3(signature = (*, tun_fds, underlay, icmp_fd, icmp6_fd))]
     #[allow(clippy::needless_pass_by_value, reason = "PyO3 hands lists over by value")]
-    fn new(tun_fds: Vec<RawFd>, underlay_fds: Vec<RawFd>, icmp_fd: RawFd) -> PyResult<Self> {
-        tunneld_io::Engine::new(&tun_fds, &underlay_fds, icmp_fd).map(Self).map_err(to_py)
+    fn new(
+        tun_fds: Vec<RawFd>,
+        underlay: Vec<Bound<'_, PyDict>>,
+        icmp_fd: Option<RawFd>,
+        icmp6_fd: Option<RawFd>,
+    ) -> PyResult<Self> {
+        let underlay: Vec<_> = underlay.iter().map(change::sockets).collect::<PyResult<_>>()?;
+        let made = tunneld_io::Engine::new(&tun_fds, &underlay, icmp_fd, icmp6_fd);
+        made.map(Self).map_err(to_py)
     }
 
     /// An eventfd that is readable while `drain_events` has something.

@@ -2,7 +2,9 @@
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+use tunneld_core::adjacency::Encapsulation;
 use tunneld_core::counters::AdjacencyReading;
+use tunneld_core::fib::Vtep;
 use tunneld_io::{Engine, Event, Heartbeat, Snapshot};
 
 pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Bound<'py, PyDict>> {
@@ -14,6 +16,11 @@ pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Boun
         item.set_item("endpoint", parameters.endpoint.ip().to_string())?;
         item.set_item("port", parameters.endpoint.port())?;
         item.set_item("mtu_bytes", parameters.mtu_bytes)?;
+        let vtep_mac = match parameters.encapsulation {
+            Encapsulation::Raw => None,
+            Encapsulation::Vxlan { vtep_mac } => Some(vtep_mac.to_string()),
+        };
+        item.set_item("vtep_mac", vtep_mac)?;
         adjacencies.append(item)?;
     }
     let entries = PyList::empty(py);
@@ -27,7 +34,10 @@ pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Boun
         let item = PyDict::new(py);
         item.set_item("source_check", settings.source_check.label())?;
         item.set_item("device_mtu_bytes", settings.device_mtu_bytes)?;
-        item.set_item("icmp_source", settings.icmp_source.to_string())?;
+        item.set_item("icmp_source", settings.icmp_source.map(|source| source.to_string()))?;
+        let source = settings.icmp_source_v6.map(|source| source.to_string());
+        item.set_item("icmp_source_v6", source)?;
+        item.set_item("vtep", settings.vtep.map(|settings| vtep(py, settings)).transpose()?)?;
         PyResult::Ok(item)
     });
     let digest = PyDict::new(py);
@@ -36,6 +46,15 @@ pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Boun
     digest.set_item("adjacencies", adjacencies)?;
     digest.set_item("entries", entries)?;
     Ok(digest)
+}
+
+fn vtep(py: Python<'_>, vtep: Vtep) -> PyResult<Bound<'_, PyDict>> {
+    let item = PyDict::new(py);
+    item.set_item("vni", vtep.vni.number())?;
+    item.set_item("gbp", vtep.gbp)?;
+    item.set_item("mac", vtep.mac.map(|mac| mac.to_string()))?;
+    item.set_item("mac_v6", vtep.mac_v6.map(|mac| mac.to_string()))?;
+    Ok(item)
 }
 
 pub(crate) fn counters<'py>(py: Python<'py>, engine: &Engine) -> PyResult<Bound<'py, PyDict>> {

@@ -13,19 +13,19 @@ impl Bench {
     }
 
     fn push(&mut self, address: std::net::Ipv4Addr, len: usize) -> bool {
-        let id = self.fib.by_endpoint(address).unwrap();
-        let Some(slot) = self.batch.slot(len) else { return false };
+        let id = self.fib.by_endpoint(address.into()).unwrap();
+        let Some(slot) = self.batch.slot(0, len) else { return false };
         slot.fill(len as u8);
-        self.batch.push(id, SocketAddrV4::new(address, 8285), len, len);
+        self.batch.push(0, id, (address, 8285).into(), len, len);
         true
     }
 
     /// The trains, as the lengths of their datagrams.
     fn trains(&self) -> Vec<Vec<usize>> {
         let lens = |train: &Train| -> Vec<usize> {
-            self.batch.bytes(train).chunks(train.segment_len).map(<[u8]>::len).collect()
+            self.batch.queues()[0].bytes(train).chunks(train.segment_len).map(<[u8]>::len).collect()
         };
-        let trains = self.batch.trains();
+        let trains = self.batch.queues()[0].trains();
         assert!(trains.iter().all(|train| lens(train).len() == train.count));
         trains.iter().map(lens).collect()
     }
@@ -74,7 +74,10 @@ fn datagrams_come_one_by_one_from_any_place_on() {
         bench.push(UNDERLAY_B, len);
     }
     let lens = |train, first| -> Vec<_> {
-        bench.batch.datagrams_from(train, first).map(|datagram| datagram.payload.len()).collect()
+        bench.batch.queues()[0]
+            .datagrams_from(train, first)
+            .map(|datagram| datagram.payload.len())
+            .collect()
     };
     assert_eq!(lens(0, 0), [100, 100, 40, 50, 50]);
     assert_eq!(lens(0, 2), [40, 50, 50]);

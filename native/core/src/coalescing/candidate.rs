@@ -57,6 +57,8 @@ pub(super) struct Candidate {
     pub(super) is_atomic: bool,
     /// Whether the sender wants it delivered at once: nothing is joined behind it.
     pub(super) pushes: bool,
+    /// Whether its checksum is still to be finished, as that of a super-packet is in any case.
+    pub(super) is_unfinished: bool,
 }
 
 impl Candidate {
@@ -70,6 +72,7 @@ impl Candidate {
         identification: 0,
         is_atomic: false,
         pushes: false,
+        is_unfinished: false,
     };
 
     /// Reads a packet that is no fragment.
@@ -136,14 +139,15 @@ impl Candidate {
                     && is_same(NETWORK + 18, self.headers_len)))
     }
 
-    /// Returns whether the transport checksum of `packet` is right.
+    /// Returns whether the transport checksum of `packet` is right, or will be.
     pub(super) fn verify(&self, packet: &[u8]) -> bool {
-        ipv4::Header::parse(packet).is_ok_and(|header| {
-            let transport = &packet[header.header_len..];
-            let sum = ipv4::pseudo_header(&header, header.protocol)
-                .with_u16(transport.len() as u16)
-                .with(transport);
-            sum.fold() == 0xffff
-        })
+        self.is_unfinished
+            || ipv4::Header::parse(packet).is_ok_and(|header| {
+                let transport = &packet[header.header_len..];
+                let sum = ipv4::pseudo_header(&header, header.protocol)
+                    .with_u16(transport.len() as u16)
+                    .with(transport);
+                sum.fold() == 0xffff
+            })
     }
 }

@@ -14,6 +14,7 @@ mod super_packet;
 use std::ops::Range;
 
 use tunneld_wire::ipv4;
+use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
 use crate::fib::AdjacencyId;
 use candidate::{Candidate, Flow};
@@ -45,6 +46,7 @@ pub struct Kinds {
 struct Piece {
     start: usize,
     len: usize,
+    vnet: VnetHeader,
     next: u32,
 }
 
@@ -103,13 +105,15 @@ impl Coalescing {
     }
 
     /// Adds the packet at `place` of `memory`, whose parsed header is `header`: to the newest
-    /// delivery of its flow, or as a new one. The hop limit in `header` is the one it came with.
+    /// delivery of its flow, or as a new one. The hop limit in `header` is the one it came with;
+    /// `vnet` is what the device must be told if the packet goes alone.
     pub fn push(
         &mut self,
         memory: &[u8],
         place: Range<usize>,
         header: &ipv4::Header,
         adjacency: Option<AdjacencyId>,
+        vnet: VnetHeader,
     ) {
         let packet = &memory[place.clone()];
         let mut flow = None;
@@ -119,16 +123,20 @@ impl Coalescing {
             self.barrier = self.deliveries.len();
         } else if self.kinds != Kinds::default() {
             flow = Flow::of(header, packet);
-            candidate = Candidate::of(header, packet, self.kinds);
+            // What is a super-packet already goes as it came.
+            if vnet.gso == Gso::None {
+                candidate = Candidate::of(header, packet, self.kinds);
+                candidate.is_unfinished = vnet.needs_checksum();
+            }
         }
         if let Some(flow) = &flow {
             if let Some(number) = self.newest_of(flow) {
-                if self.join(number, memory, place.clone(), &candidate, adjacency) {
+                if self.join(number, memory, place.clone(), &candidate, adjacency, vnet) {
                     return;
                 }
             }
         }
-        let piece = self.add_piece(&place);
+        let piece = self.add_piece(&place, vnet);
         let number = self.deliveries.len() as u32;
         let older = flow
             .as_ref()
@@ -169,6 +177,7 @@ impl Coalescing {
         place: Range<usize>,
         candidate: &Candidate,
         adjacency: Option<AdjacencyId>,
+        vnet: VnetHeader,
     ) -> bool {
         let delivery = &self.deliveries[number];
         let head = self.pieces[delivery.first as usize];
@@ -185,7 +194,7 @@ impl Coalescing {
             self.deliveries[number].open = false;
             return false;
         }
-        let piece = self.add_piece(&place);
+        let piece = self.add_piece(&place, vnet);
         let delivery = &mut self.deliveries[number];
         delivery.verified = true;
         delivery.count += 1;
@@ -199,9 +208,9 @@ impl Coalescing {
         true
     }
 
-    fn add_piece(&mut self, place: &Range<usize>) -> u32 {
+    fn add_piece(&mut self, place: &Range<usize>, vnet: VnetHeader) -> u32 {
         let number = self.pieces.len() as u32;
-        self.pieces.push(Piece { start: place.start, len: place.len(), next: NONE });
+        self.pieces.push(Piece { start: place.start, len: place.len(), vnet, next: NONE });
         number
     }
 
@@ -212,11 +221,17 @@ impl Coalescing {
 
     /// Returns where the packets of a delivery lie, in order.
     pub fn packets(&self, delivery: &Delivery) -> impl Iterator<Item = Range<usize>> {
+        self.singles(delivery).map(|(place, _)| place)
+    }
+
+    /// Returns where the packets of a delivery lie, in order, each with what the device must be
+    /// told if it goes alone.
+    pub fn singles(&self, delivery: &Delivery) -> impl Iterator<Item = (Range<usize>, VnetHeader)> {
         let mut number = delivery.first;
         std::iter::from_fn(move || {
             let piece = self.pieces.get(number as usize)?;
             number = piece.next;
-            Some(piece.start..piece.start + piece.len)
+            Some((piece.start..piece.start + piece.len, piece.vnet))
         })
     }
 

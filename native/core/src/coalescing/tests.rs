@@ -39,7 +39,8 @@ impl Bench {
         let place = self.memory.len()..self.memory.len() + packet.len();
         self.memory.extend(packet);
         let header = ipv4::Header::parse(packet).unwrap();
-        self.coalescing.push(&self.memory, place, &header, self.fib.by_endpoint(peer));
+        let adjacency = self.fib.by_endpoint(peer.into());
+        self.coalescing.push(&self.memory, place, &header, adjacency, VnetHeader::default());
     }
 
     /// Number of packets in each delivery.

@@ -6,7 +6,11 @@
 
 mod ipv4_table;
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tunneld_wire::ethernet::MacAddress;
+use tunneld_wire::ip::Version;
+use tunneld_wire::vxlan::Vni;
 
 use crate::adjacency::Adjacency;
 use crate::prefix::Prefix;
@@ -46,8 +50,41 @@ pub struct Settings {
     pub source_check: SourceCheck,
     /// Largest packet the overlay device takes, in bytes.
     pub device_mtu_bytes: u16,
-    /// Source address of the ICMP errors sent from here.
-    pub icmp_source: Ipv4Addr,
+    /// Source address of the ICMP errors sent from here; `None`: the network has no IPv4.
+    pub icmp_source: Option<Ipv4Addr>,
+    /// Source address of the ICMPv6 errors sent from here; `None`: the network has no IPv6.
+    pub icmp_source_v6: Option<Ipv6Addr>,
+    /// What VXLAN must say to be for us; `None`: datagrams are inner packets.
+    pub vtep: Option<Vtep>,
+}
+
+/// This host as the end of VXLAN tunnels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vtep {
+    /// The network.
+    pub vni: Vni,
+    /// Whether the bits of the group policy are let pass.
+    pub gbp: bool,
+    /// Inner Ethernet address of frames with IPv4; `None`: the network has no IPv4.
+    pub mac: Option<MacAddress>,
+    /// Inner Ethernet address of frames with IPv6; `None`: the network has no IPv6.
+    pub mac_v6: Option<MacAddress>,
+}
+
+impl Vtep {
+    /// Returns the inner Ethernet address of frames with packets of that version.
+    pub const fn mac_for(&self, version: Version) -> Option<MacAddress> {
+        match version {
+            Version::V4 => self.mac,
+            Version::V6 => self.mac_v6,
+            Version::Other(_) => None,
+        }
+    }
+
+    /// Returns whether this is one of its own addresses.
+    pub fn owns(&self, mac: MacAddress) -> bool {
+        self.mac == Some(mac) || self.mac_v6 == Some(mac)
+    }
 }
 
 /// Place of an adjacency in one FIB.
@@ -70,7 +107,7 @@ pub struct Fib {
     ipv4: Ipv4Table,
     adjacencies: Box<[Adjacency]>,
     /// Sorted by address.
-    endpoints: Box<[(Ipv4Addr, AdjacencyId)]>,
+    endpoints: Box<[(IpAddr, AdjacencyId)]>,
 }
 
 impl Fib {
@@ -87,7 +124,7 @@ impl Fib {
         let mut endpoints: Vec<_> = adjacencies
             .iter()
             .zip(0..)
-            .map(|(adjacency, place)| (*adjacency.parameters.endpoint.ip(), AdjacencyId(place)))
+            .map(|(adjacency, place)| (adjacency.parameters.endpoint.ip(), AdjacencyId(place)))
             .collect();
         endpoints.sort_unstable();
         endpoints.dedup_by_key(|(address, _)| *address);
@@ -120,7 +157,7 @@ impl Fib {
     }
 
     /// Returns an adjacency whose peer has this underlay address.
-    pub fn by_endpoint(&self, address: Ipv4Addr) -> Option<AdjacencyId> {
+    pub fn by_endpoint(&self, address: IpAddr) -> Option<AdjacencyId> {
         let place = self.endpoints.binary_search_by_key(&address, |(address, _)| *address).ok()?;
         Some(self.endpoints[place].1)
     }

@@ -62,8 +62,8 @@ fn a_packet_for_a_peer_goes_to_its_endpoint_one_hop_older() {
     let mut bench = Bench::new();
     bench.handle(&packet(CONTAINER, AT_B, 64, 100));
     assert_eq!(bench.sent(), [packet(CONTAINER, AT_B, 63, 100)]);
-    let endpoint = bench.outbound.batch().trains()[0].endpoint;
-    assert_eq!((*endpoint.ip(), endpoint.port()), (UNDERLAY_B, 8285));
+    let endpoint = bench.outbound.batch().queues()[0].trains()[0].endpoint;
+    assert_eq!(endpoint, (UNDERLAY_B, 8285).into());
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn counters_follow_what_was_sent_and_not_what_was_planned() {
     let mut bench = Bench::new();
     bench.handle(&packet(CONTAINER, AT_B, 64, 100));
     bench.handle(&packet(CONTAINER, AT_B, 64, 50));
-    let [train] = bench.outbound.batch().trains() else { panic!("one train") };
+    let [train] = bench.outbound.batch().queues()[0].trains() else { panic!("one train") };
     bench.outbound.sent(&bench.fib, train, &(0..1), NOW_NS);
     bench.outbound.refused(DropReason::UnderlayRefused, 1);
     let reading = bench.tables.adjacencies().next().unwrap().2.read();
@@ -266,7 +266,7 @@ fn a_super_packet_becomes_a_train_of_segments_one_hop_older() {
         assert_eq!(ipv4::Header::parse(segment).unwrap().hop_limit, 63);
         assert!(ipv4::verify_checksum(&segment[..20]));
     }
-    let [train] = bench.outbound.batch().trains() else { panic!("one train") };
+    let [train] = bench.outbound.batch().queues()[0].trains() else { panic!("one train") };
     assert_eq!((train.count, train.segment_len), (3, 1_028));
     bench.outbound.sent(&bench.fib, train, &(0..3), NOW_NS);
     let reading = bench.tables.adjacencies().next().unwrap().2.read();

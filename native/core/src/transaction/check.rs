@@ -1,9 +1,12 @@
 //! Whether a change is good as a whole. Reads the tables, changes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+
+use tunneld_wire::ethernet::MacAddress;
 
 use super::{Change, Error, LOCAL, Tables, TargetName};
+use crate::adjacency::Encapsulation;
 
 /// Smallest MTU an IPv4 link may have (RFC 791 §3.2).
 const MIN_MTU_BYTES: u16 = 68;
@@ -13,7 +16,18 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
     if let Some(settings) = &change.settings {
         let item = || "settings".to_owned();
         check_mtu(item, settings.device_mtu_bytes)?;
-        check_address(item, "icmp_source", settings.icmp_source)?;
+        let sources = [
+            ("icmp_source", settings.icmp_source.map(IpAddr::from)),
+            ("icmp_source_v6", settings.icmp_source_v6.map(IpAddr::from)),
+        ];
+        for (field, source) in sources {
+            source.map_or(Ok(()), |source| check_address(item, field, source))?;
+        }
+        if let Some(vtep) = &settings.vtep {
+            for (field, mac) in [("vtep mac", vtep.mac), ("vtep mac_v6", vtep.mac_v6)] {
+                mac.map_or(Ok(()), |mac| check_mac(item, field, mac))?;
+            }
+        }
     }
     let mut put = BTreeSet::new();
     for (name, parameters) in &change.put_adjacencies {
@@ -21,11 +35,14 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         if name.is_empty() || name == LOCAL {
             return Err(Error::BadName { name: name.clone() });
         }
-        check_address(item, "endpoint", *parameters.endpoint.ip())?;
+        check_address(item, "endpoint", parameters.endpoint.ip())?;
         if parameters.endpoint.port() == 0 {
             return Err(Error::PortZero { adjacency: name.clone() });
         }
         check_mtu(item, parameters.mtu_bytes)?;
+        if let Encapsulation::Vxlan { vtep_mac } = parameters.encapsulation {
+            check_mac(item, "vtep_mac", vtep_mac)?;
+        }
         if !put.insert(name.as_str()) {
             return Err(Error::NamedTwice { item: item() });
         }
@@ -63,6 +80,10 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
     Ok(())
 }
 
+fn check_mac(item: impl Fn() -> String, field: &'static str, mac: MacAddress) -> Result<(), Error> {
+    if mac.is_unicast() { Ok(()) } else { Err(Error::NoStation { item: item(), field, mac }) }
+}
+
 fn check_mtu(item: impl Fn() -> String, mtu_bytes: u16) -> Result<(), Error> {
     if mtu_bytes < MIN_MTU_BYTES {
         return Err(Error::MtuTooSmall { item: item(), mtu_bytes, min_bytes: MIN_MTU_BYTES });
@@ -73,9 +94,10 @@ fn check_mtu(item: impl Fn() -> String, mtu_bytes: u16) -> Result<(), Error> {
 fn check_address(
     item: impl Fn() -> String,
     field: &'static str,
-    address: Ipv4Addr,
+    address: IpAddr,
 ) -> Result<(), Error> {
-    if address.is_unspecified() || address.is_multicast() || address.is_broadcast() {
+    let is_broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    if address.is_unspecified() || address.is_multicast() || is_broadcast {
         return Err(Error::NotUnicast { item: item(), field, address });
     }
     Ok(())

@@ -1,7 +1,9 @@
 //! Why a change was refused: the item, the value, what was expected.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
+
+use tunneld_wire::ethernet::MacAddress;
 
 use crate::prefix::Prefix;
 
@@ -29,7 +31,16 @@ pub enum Error {
         /// Which of its fields.
         field: &'static str,
         /// The value found.
-        address: Ipv4Addr,
+        address: IpAddr,
+    },
+    /// An Ethernet address that does not stand for one station.
+    NoStation {
+        /// What has it.
+        item: String,
+        /// Which of its fields.
+        field: &'static str,
+        /// The value found.
+        mac: MacAddress,
     },
     /// Port 0 cannot be sent to.
     PortZero {
@@ -68,6 +79,9 @@ impl fmt::Display for Error {
             }
             Self::NotUnicast { item, field, address } => {
                 write!(f, "{item}: {field} {address}, expected the address of one host")
+            }
+            Self::NoStation { item, field, mac } => {
+                write!(f, "{item}: {field} {mac}, expected the address of one station")
             }
             Self::PortZero { adjacency } => {
                 write!(f, "adjacency {adjacency}: port 0, expected 1 to 65535")

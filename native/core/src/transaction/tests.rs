@@ -94,7 +94,7 @@ fn bad_settings_are_named() {
         "settings: MTU 0, expected at least 68 bytes",
     );
     refused(
-        put(&|settings| settings.icmp_source = Ipv4Addr::new(224, 0, 0, 1)),
+        put(&|settings| settings.icmp_source = Some(Ipv4Addr::new(224, 0, 0, 1))),
         "settings: icmp_source 224.0.0.1, expected the address of one host",
     );
 }
@@ -146,7 +146,7 @@ fn an_adjacency_goes_with_its_entries_or_after_they_were_redirected() {
         })
         .unwrap();
     assert_eq!(fib.lookup(Ipv4Addr::new(10, 5, 2, 1)), None);
-    assert_eq!(fib.by_endpoint(UNDERLAY_B), None);
+    assert_eq!(fib.by_endpoint(UNDERLAY_B.into()), None);
     let fib = tables
         .commit(Change {
             drop_adjacencies: vec!["c".into()],
@@ -255,5 +255,7 @@ fn keys_of_dropped_adjacencies_are_used_again() {
         tables.commit(Change { drop_adjacencies: vec![name], ..Change::default() }).unwrap();
     }
     assert_eq!(tables.names.len(), 1);
-    assert!(tables.commit(change(SourceCheck::Off)).unwrap().by_endpoint(UNDERLAY_B).is_some());
+    assert!(
+        tables.commit(change(SourceCheck::Off)).unwrap().by_endpoint(UNDERLAY_B.into()).is_some()
+    );
 }

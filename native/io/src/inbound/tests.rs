@@ -1,4 +1,5 @@
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::slice;
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -10,7 +11,7 @@ use tunneld_wire::ipv4;
 use super::*;
 use crate::event::Event;
 
-const PEER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 168, 0, 2), 8285);
+const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2)), 8285);
 const COUNT: usize = 40;
 const LEN: usize = 1_400;
 
@@ -20,7 +21,9 @@ fn fib() -> Fib {
         settings: Some(Settings {
             source_check: SourceCheck::Strict,
             device_mtu_bytes: 1_472,
-            icmp_source: Ipv4Addr::new(10, 5, 1, 0),
+            icmp_source: Some(Ipv4Addr::new(10, 5, 1, 0)),
+            icmp_source_v6: None,
+            vtep: None,
         }),
         put_adjacencies: vec![("peer".into(), peer)],
         put_entries: vec![
@@ -83,7 +86,9 @@ fn a_super_packet_that_the_device_refuses_is_written_packet_by_packet() {
     std::thread::scope(|scope| {
         let reader = scope.spawn(|| {
             let mut packets = Vec::new();
-            while packets.len() < COUNT && pulse.wait_readable(&far).unwrap().is_some() {
+            while packets.len() < COUNT
+                && pulse.wait_readable(slice::from_ref(&far)).unwrap().is_some()
+            {
                 let mut buffer = vec![0; 70_000];
                 if let Ok((len, _)) = recv(&far, &mut buffer, RecvFlags::DONTWAIT) {
                     packets.push(buffer[..len].to_vec());

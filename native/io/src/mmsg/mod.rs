@@ -9,7 +9,7 @@
 mod receiver;
 mod sender;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use rustix::io::Errno;
 
@@ -20,7 +20,7 @@ pub(crate) use sender::Sender;
 struct Table<C> {
     headers: Vec<libc::mmsghdr>,
     parts: Vec<libc::iovec>,
-    addresses: Vec<libc::sockaddr_in>,
+    addresses: Vec<(Address, libc::socklen_t)>,
     controls: Vec<Option<C>>,
 }
 
@@ -41,16 +41,22 @@ impl<C> Table<C> {
         self.controls.clear();
     }
 
-    fn push(&mut self, base: *mut u8, len: usize, address: SocketAddrV4, control: Option<C>) {
+    fn push(
+        &mut self,
+        base: *mut u8,
+        len: usize,
+        address: (Address, libc::socklen_t),
+        control: Option<C>,
+    ) {
         self.parts.push(libc::iovec { iov_base: base.cast(), iov_len: len });
-        self.addresses.push(to_sockaddr(address));
+        self.addresses.push(address);
         self.controls.push(control);
     }
 
     /// Writes the headers over all the rest. Nothing may grow between this and the call.
     fn link(&mut self) {
         let rows = self.parts.iter_mut().zip(&mut self.addresses).zip(&mut self.controls);
-        for ((part, address), control) in rows {
+        for ((part, (address, address_len)), control) in rows {
             let (msg_control, msg_controllen) = match control {
                 Some(control) => (std::ptr::from_mut(control).cast(), size_of::<C>()),
                 None => (std::ptr::null_mut(), 0),
@@ -58,7 +64,7 @@ impl<C> Table<C> {
             self.headers.push(libc::mmsghdr {
                 msg_hdr: libc::msghdr {
                     msg_name: std::ptr::from_mut(address).cast(),
-                    msg_namelen: size_of::<libc::sockaddr_in>() as u32,
+                    msg_namelen: *address_len,
                     msg_iov: part,
                     msg_iovlen: 1,
                     msg_control,
@@ -76,16 +82,67 @@ fn checked(result: libc::c_int) -> Result<usize, Errno> {
         .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
 }
 
-const fn to_sockaddr(endpoint: SocketAddrV4) -> libc::sockaddr_in {
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: endpoint.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: endpoint.ip().to_bits().to_be() },
-        sin_zero: [0; 8],
+/// An address as the kernel wants it, of either family. Source: ip(7), ipv6(7).
+///
+/// `sockaddr_in` is its first 16 bytes, with the address where IPv6 has the flow label;
+/// `sockaddr_in6` is the whole of it.
+#[repr(C)]
+struct Address {
+    family: libc::sa_family_t,
+    port: [u8; 2],
+    ipv4_or_flow: [u8; 4],
+    ipv6: [u8; 16],
+    scope: u32,
+}
+
+const _: () = assert!(size_of::<Address>() == size_of::<libc::sockaddr_in6>());
+const _: () = assert!(align_of::<Address>() == align_of::<libc::sockaddr_in6>());
+
+impl Address {
+    const LEN: libc::socklen_t = size_of::<libc::sockaddr_in6>() as libc::socklen_t;
+    const IPV4_LEN: libc::socklen_t = size_of::<libc::sockaddr_in>() as libc::socklen_t;
+
+    /// Room for one that the kernel writes.
+    const EMPTY: Self =
+        Self { family: 0, port: [0; 2], ipv4_or_flow: [0; 4], ipv6: [0; 16], scope: 0 };
+
+    /// Returns `endpoint` with the length the kernel knows its family by.
+    const fn of(endpoint: SocketAddr) -> (Self, libc::socklen_t) {
+        let port = endpoint.port().to_be_bytes();
+        match endpoint {
+            SocketAddr::V4(endpoint) => {
+                let ipv4_or_flow = endpoint.ip().octets();
+                let family = libc::AF_INET as libc::sa_family_t;
+                (Self { family, port, ipv4_or_flow, ..Self::EMPTY }, Self::IPV4_LEN)
+            }
+            SocketAddr::V6(endpoint) => {
+                let (ipv6, scope) = (endpoint.ip().octets(), endpoint.scope_id());
+                let family = libc::AF_INET6 as libc::sa_family_t;
+                (Self { family, port, ipv4_or_flow: [0; 4], ipv6, scope }, Self::LEN)
+            }
+        }
+    }
+
+    fn read(&self) -> SocketAddr {
+        let port = u16::from_be_bytes(self.port);
+        if libc::c_int::from(self.family) == libc::AF_INET6 {
+            SocketAddr::new(Ipv6Addr::from(self.ipv6).into(), port)
+        } else {
+            SocketAddr::new(Ipv4Addr::from(self.ipv4_or_flow).into(), port)
+        }
     }
 }
 
-const fn from_sockaddr(address: &libc::sockaddr_in) -> SocketAddrV4 {
-    let ip = Ipv4Addr::from_bits(u32::from_be(address.sin_addr.s_addr));
-    SocketAddrV4::new(ip, u16::from_be(address.sin_port))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_both_families_are_written_and_read() {
+        for (text, len) in [("192.0.2.1:8472", 16), ("[2001:db8::1]:8472", 28)] {
+            let endpoint: SocketAddr = text.parse().unwrap();
+            let (address, written) = Address::of(endpoint);
+            assert_eq!((address.read(), written), (endpoint, len));
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! Receives a batch of datagrams, or of trains that the kernel made of them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
-use super::{Table, checked, from_sockaddr};
+use super::{Address, Table, checked};
 
 /// Most messages in a batch. The more come together, the more can be joined.
 const MAX_MESSAGES: usize = 64;
@@ -15,7 +15,7 @@ const MAX_MESSAGES: usize = 64;
 /// another out of the second-level cache.
 const MAX_TRAINS: usize = 16;
 
-/// Takes every UDP payload whole: at most 65,507 bytes over IPv4.
+/// Takes every UDP payload whole: at most 65,507 bytes over IPv4, 65,527 over IPv6.
 const SLOT_LEN: usize = 65_536;
 /// The rest keeps the starts of the slots out of one set of the cache.
 const SLOT_STRIDE: usize = SLOT_LEN + 1_088;
@@ -64,7 +64,7 @@ pub(crate) struct Batch {
 
 /// One message that came in.
 pub(crate) struct Received {
-    pub(crate) source: SocketAddrV4,
+    pub(crate) source: SocketAddr,
     /// Where its bytes lie in the memory.
     pub(crate) place: Range<usize>,
     /// Length of each datagram in it but the last, where the kernel joined several.
@@ -84,8 +84,8 @@ impl Receiver {
         let table = &mut self.table;
         table.clear();
         for slot in self.arena.chunks_exact_mut(SLOT_STRIDE).take(self.limit) {
-            let unspecified = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
-            table.push(slot.as_mut_ptr(), SLOT_LEN, unspecified, Some(Control([0; 64])));
+            let address = (Address::EMPTY, Address::LEN);
+            table.push(slot.as_mut_ptr(), SLOT_LEN, address, Some(Control([0; 64])));
         }
         table.link();
         let (headers, len) = (table.headers.as_mut_ptr(), table.headers.len() as u32);
@@ -109,7 +109,7 @@ impl Receiver {
         let (start, len) = (number * SLOT_STRIDE, (header.msg_len as usize).min(SLOT_LEN));
         let control = self.table.controls[number].as_ref();
         Received {
-            source: from_sockaddr(&self.table.addresses[number]),
+            source: self.table.addresses[number].0.read(),
             place: start..start + len,
             segment_len: control
                 .and_then(|control| control.segment_len(header.msg_hdr.msg_controllen)),

@@ -3,9 +3,9 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
-use tunneld_core::batch::{MAX_TRAINS, SendBatch};
+use tunneld_core::batch::{MAX_TRAINS, Queue};
 
-use super::{Table, checked};
+use super::{Address, Table, checked};
 
 /// The control message that tells the kernel where to cut. Source: cmsg(3), udp(7).
 #[repr(C)]
@@ -38,49 +38,50 @@ impl Sender {
         Self(Table::new(MAX_TRAINS))
     }
 
-    /// Sends the trains of `batch` from `first` on; returns how many went, at least one. An error
+    /// Sends the trains of `queue` from `first` on; returns how many went, at least one. An error
     /// is about the train `first`.
     pub(crate) fn send_trains(
         &mut self,
         socket: &OwnedFd,
-        batch: &SendBatch,
+        queue: &Queue,
         first: usize,
     ) -> Result<usize, Errno> {
         let table = &mut self.0;
         table.clear();
-        for train in &batch.trains()[first..] {
-            let bytes = batch.bytes(train);
+        for train in &queue.trains()[first..] {
+            let bytes = queue.bytes(train);
             let control = (train.count > 1).then(|| Segment::new(train.segment_len));
-            table.push(bytes.as_ptr().cast_mut(), bytes.len(), train.endpoint, control);
+            let address = Address::of(train.endpoint);
+            table.push(bytes.as_ptr().cast_mut(), bytes.len(), address, control);
         }
-        self.send(socket, batch)
+        self.send(socket, queue)
     }
 
-    /// Sends the datagrams of `batch` one by one, from datagram `first` of train `train` on and
+    /// Sends the datagrams of `queue` one by one, from datagram `first` of train `train` on and
     /// at most `limit` of them; returns how many went, at least one. An error is about the first.
     pub(crate) fn send_datagrams(
         &mut self,
         socket: &OwnedFd,
-        batch: &SendBatch,
+        queue: &Queue,
         (train, first): (usize, usize),
         limit: usize,
     ) -> Result<usize, Errno> {
         let table = &mut self.0;
         table.clear();
-        for datagram in batch.datagrams_from(train, first).take(limit.min(MAX_TRAINS)) {
-            let payload = datagram.payload;
-            table.push(payload.as_ptr().cast_mut(), payload.len(), datagram.endpoint, None);
+        for datagram in queue.datagrams_from(train, first).take(limit.min(MAX_TRAINS)) {
+            let (payload, address) = (datagram.payload, Address::of(datagram.endpoint));
+            table.push(payload.as_ptr().cast_mut(), payload.len(), address, None);
         }
-        self.send(socket, batch)
+        self.send(socket, queue)
     }
 
-    /// Sends what the table holds, whose parts point into `_batch`.
-    fn send(&mut self, socket: &OwnedFd, _batch: &SendBatch) -> Result<usize, Errno> {
+    /// Sends what the table holds, whose parts point into `_queue`.
+    fn send(&mut self, socket: &OwnedFd, _queue: &Queue) -> Result<usize, Errno> {
         let table = &mut self.0;
         table.link();
         let (headers, len) = (table.headers.as_mut_ptr(), table.headers.len() as u32);
         // SAFETY: `len` headers are there; their parts, addresses and controls live in `table`,
-        // which does not change during the call, and their bytes in the batch, borrowed for as
+        // which does not change during the call, and their bytes in the queue, borrowed for as
         // long. The kernel only reads the bytes, so that casting away const is sound.
         let sent =
             unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, len, libc::MSG_DONTWAIT as _) };
