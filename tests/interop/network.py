@@ -3,6 +3,8 @@
     etcd 10.99.0.1 -- switch --+-- host 10.99.0.11 -- br0 <subnet>.1 -- container <subnet>.2
                                +-- host 10.99.0.12 -- ...
 
+Hosts may stand on two links, with the switch as the router between them, and may have IPv6.
+
 Every host is set up as its operator would: forwarding on, a bridge with the leased subnet, one
 container behind it. Whatever else makes packets arrive is the daemon's doing.
 """
@@ -11,9 +13,12 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,10 +31,27 @@ from tests.support.wait import wait_until
 PREFIX: Final = "/coreos.com/network"
 NETWORK: Final = ipaddress.IPv4Network("10.5.0.0/16")
 UNDERLAY: Final = ipaddress.IPv4Network("10.99.0.0/24")
+NETWORK_V6: Final = ipaddress.IPv6Network("fd00:10:5::/48")
 UDP_PORT: Final = 8285
 START_TIMEOUT_S: Final = 30.0
 
 Kind = Literal["flanneld", "tunneld"]
+Family = Literal[4, 6]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A link of the underlay: a bridge in the switch, whose first address is the switch's."""
+
+    bridge: str
+    ipv4: ipaddress.IPv4Network
+    ipv6: ipaddress.IPv6Network
+
+
+LINKS: Final = (
+    Link("switch", UNDERLAY, ipaddress.IPv6Network("fd99::/64")),
+    Link("switch2", ipaddress.IPv4Network("10.98.0.0/24"), ipaddress.IPv6Network("fd98::/64")),
+)
 
 _TRAFFIC: Final = Path(__file__).with_name("traffic.py")
 
@@ -56,14 +78,17 @@ class Host:
         network: Network,
         name: str,
         kind: Kind,
-        public_ip: ipaddress.IPv4Address,
+        link: Link,
+        number: int,
         options: tuple[str, ...],
     ) -> None:
         self.network = network
         self.name = name
         self.kind = kind
         """Which daemon `start` starts; may change while none runs."""
-        self.public_ip = public_ip
+        self.link = link
+        self.public_ip = link.ipv4[number]
+        self.public_ipv6 = link.ipv6[int(str(number), 16)]
         self.options = options
         self.space = network.rig.namespace(name)
         self.container = network.rig.namespace(f"{name}c")
@@ -72,11 +97,16 @@ class Host:
         self._starts = 0
         network.rig.link(
             *(network.switch, name, self.space, "eth0"),
-            first_bridge="switch",
-            second_address=f"{public_ip}/{UNDERLAY.prefixlen}",
+            first_bridge=link.bridge,
+            second_address=f"{self.public_ip}/{link.ipv4.prefixlen}",
         )
-        self.space.run("ip", "route", "add", "default", "via", str(network.outside))
+        self.space.run("ip", "route", "add", "default", "via", str(link.ipv4[1]))
         self.space.sysctl("net/ipv4/ip_forward", 1)
+        if 6 in network.families:
+            address = f"{self.public_ipv6}/{link.ipv6.prefixlen}"
+            self.space.run("ip", "address", "add", address, "dev", "eth0", "nodad")
+            self.space.run("ip", "-6", "route", "add", "default", "via", str(link.ipv6[1]))
+            self.space.sysctl("net/ipv6/conf/all/forwarding", 1)
 
     def command(self) -> tuple[str, ...]:
         """Returns the command line of the daemon."""
@@ -150,14 +180,23 @@ class Host:
             error.add_note(self.running.output()[-4000:])
             raise
         mtu_bytes = int(self.subnet_env["FLANNEL_MTU"])
-        self.space.bridge("br0", f"{self.gateway}/{self.subnet.prefixlen}", mtu_bytes)
+        self.space.bridge("br0", mtu_bytes=mtu_bytes)
         self.network.rig.link(
             *(self.space, "container", self.container, "eth0"),
             first_bridge="br0",
-            second_address=f"{self.container_ip}/{self.subnet.prefixlen}",
             mtu_bytes=mtu_bytes,
         )
-        self.container.run("ip", "route", "add", "default", "via", str(self.gateway))
+        for family in self.network.families:
+            self._address("br0", self.space, family, 1)
+            self._address("eth0", self.container, family, 2)
+            gateway = str(self.subnet_of(family)[1])
+            self.container.run("ip", f"-{family}", "route", "add", "default", "via", gateway)
+
+    def _address(self, device: str, space: Place, family: Family, number: int) -> None:
+        subnet = self.subnet_of(family)
+        nodad = ("nodad",) if family == 6 else ()
+        address = f"{subnet[number]}/{subnet.prefixlen}"
+        space.run("ip", "address", "add", address, "dev", device, *nodad)
 
     @property
     def subnet_env(self) -> dict[str, str]:
@@ -167,6 +206,16 @@ class Host:
     @property
     def subnet(self) -> ipaddress.IPv4Network:
         return ipaddress.IPv4Interface(self.subnet_env["FLANNEL_SUBNET"]).network
+
+    def subnet_of(self, family: Family) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
+        """Returns the leased subnet of that family."""
+        if family == 4:
+            return self.subnet
+        return ipaddress.IPv6Interface(self.subnet_env["FLANNEL_IPV6_SUBNET"]).network
+
+    def container_address(self, family: Family) -> str:
+        """Returns the container's address of that family."""
+        return str(self.subnet_of(family)[2])
 
     @property
     def overlay_ip(self) -> ipaddress.IPv4Address:
@@ -183,32 +232,54 @@ class Host:
 
     @property
     def lease_key(self) -> str:
-        return f"{PREFIX}/subnets/{self.subnet.network_address}-{self.subnet.prefixlen}"
+        subnets = (self.subnet_of(family) for family in self.network.families)
+        names = (f"{subnet.network_address}-{subnet.prefixlen}" for subnet in subnets)
+        return f"{PREFIX}/subnets/{'&'.join(names)}"
 
 
 class Network:
     """The switch with etcd, and the hosts around it."""
 
-    def __init__(self, rig: Rig, *, ip_masq: bool = False) -> None:
+    def __init__(
+        self,
+        rig: Rig,
+        *,
+        ip_masq: bool = False,
+        backend: Mapping[str, object] | None = None,
+        families: tuple[Family, ...] = (4,),
+    ) -> None:
         self.rig = rig
         self.ip_masq = ip_masq
+        self.families = families
         self.switch = rig.namespace("switch")
         self.outside = UNDERLAY[1]
         """The switch's own address: etcd's, and that of the world outside the overlay."""
-        self.switch.bridge("switch", f"{self.outside}/{UNDERLAY.prefixlen}")
-        # Left alone, a bridge takes the lowest address of its ports: each host that is added may
-        # change it, and whoever has resolved the old one talks to nobody for half a minute.
-        self.switch.run("ip", "link", "set", "switch", "address", "02:00:00:00:00:01")
+        self.switch.sysctl("net/ipv4/ip_forward", 1)
+        if 6 in families:
+            self.switch.sysctl("net/ipv6/conf/all/forwarding", 1)
+        for number, link in enumerate(LINKS):
+            self.switch.bridge(link.bridge, f"{link.ipv4[1]}/{link.ipv4.prefixlen}")
+            # Left alone, a bridge takes the lowest address of its ports: each host that is added
+            # may change it, and whoever has resolved the old one talks to nobody for a while.
+            address = f"02:00:00:00:00:0{number + 1}"
+            self.switch.run("ip", "link", "set", link.bridge, "address", address)
+            if 6 in families:
+                first = f"{link.ipv6[1]}/{link.ipv6.prefixlen}"
+                self.switch.run("ip", "address", "add", first, "dev", link.bridge, "nodad")
         self.etcd = Etcd(self.switch, str(self.outside))
         self.etcd.start()
-        config = {"Network": str(NETWORK), "Backend": {"Type": "udp"}}
+        config: dict[str, object] = {"Network": str(NETWORK)}
+        if 6 in families:
+            config |= {"EnableIPv6": True, "IPv6Network": str(NETWORK_V6)}
+        config["Backend"] = dict(backend or {"Type": "udp"})
         self.etcd.put(f"{PREFIX}/config", json.dumps(config))
         self.hosts: list[Host] = []
+        self._numbers = itertools.count(11)
 
-    def add(self, name: str, *options: str) -> Host:
+    def add(self, name: str, *options: str, link: Link = LINKS[0]) -> Host:
         """Adds a host: f1, f2, ... run flanneld, t1, t2, ... tunneld. Waits for nothing."""
         kind: Kind = "flanneld" if name.startswith("f") else "tunneld"
-        host = Host(self, name, kind, UNDERLAY[11 + len(self.hosts)], options)
+        host = Host(self, name, kind, link, next(self._numbers), options)
         self.hosts.append(host)
         host.start()
         return host
@@ -250,21 +321,27 @@ class Network:
         """Waits until the first container reaches every other one."""
         for host in self.hosts:
             host.wait_ready()
-        for first in self.hosts:
-            for second in self.hosts:
-                if first is not second:
-                    wait_connected(first, second)
+        for first, second in self.pairs():
+            for family in self.families:
+                wait_connected(first, second, family=family)
+
+    def pairs(self) -> Iterator[tuple[Host, Host]]:
+        """Yields every host with every other one."""
+        return itertools.permutations(self.hosts, 2)
 
 
-def pings(first: Host, second: Host) -> bool:
+def pings(first: Host, second: Host, family: Family = 4) -> bool:
     """Sends one echo request from container to container; says whether the reply came."""
-    done = first.container.try_run("ping", "-c1", "-W1", str(second.container_ip))
-    return done.returncode == 0
+    address = second.container_address(family)
+    return first.container.try_run("ping", "-c1", "-W1", address).returncode == 0
 
 
-def wait_connected(first: Host, second: Host, timeout_s: float = START_TIMEOUT_S) -> None:
+def wait_connected(
+    first: Host, second: Host, timeout_s: float = START_TIMEOUT_S, *, family: Family = 4
+) -> None:
+    what = f"IPv{family} ping {first.name} -> {second.name}"
     try:
-        wait_until(lambda: pings(first, second), timeout_s, f"ping {first.name} -> {second.name}")
+        wait_until(lambda: pings(first, second, family), timeout_s, what)
     except TimeoutError as error:
         for host in (first, second):
             error.add_note(f"{host.name}:\n{host.running.output()[-3000:]}")

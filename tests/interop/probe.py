@@ -41,13 +41,14 @@ class End(Protocol):
 class Probe:
     """One running flow of probes."""
 
-    def __init__(self, first: End, second: End) -> None:
+    def __init__(self, first: End, second: End, address: object = None) -> None:
+        """Starts a flow to `address` of the second container; None: its IPv4 address."""
         self.name = f"{first.name}->{second.name}"
         port = next(_ports)
         self._receiver = start_traffic(second.container, "receive-probes", port)
         self._receiver.wait_for_output("listening")
         self._sender = start_traffic(
-            first.container, "send-probes", second.container_ip, port, RATE_HZ
+            *(first.container, "send-probes", address or second.container_ip, port, RATE_HZ)
         )
 
     def arrivals(self) -> list[Arrival]:

@@ -21,13 +21,28 @@ CHUNK_BYTES = 1 << 18
 PROBE = struct.Struct("!Q")
 
 
+def create_server(port: int, backlog: int | None = None) -> socket.socket:
+    """Returns a TCP server for both families."""
+    return socket.create_server(
+        ("::", port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True
+    )
+
+
+def open_receiver(port: int) -> socket.socket:
+    """Returns a bound UDP socket for both families."""
+    receiver = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    receiver.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    receiver.bind(("::", port))
+    return receiver
+
+
 def say(**fields: object) -> None:
     print(json.dumps(fields), flush=True)
 
 
 def receive_stream(port: int) -> None:
     """Takes one TCP connection to its end and tells the hash of what came."""
-    with socket.create_server(("0.0.0.0", port)) as server:
+    with create_server(port) as server:
         say(state="listening")
         connection, _ = server.accept()
     digest, received_bytes, started = hashlib.sha256(), 0, time.monotonic()
@@ -54,8 +69,7 @@ def send_stream(address: str, port: int, size_bytes: int, seed: int) -> None:
 
 def receive_probes(port: int) -> None:
     """Writes down the number and the arrival of each probe until it is ended."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(("0.0.0.0", port))
+    with open_receiver(port) as receiver:
         say(state="listening")
         while True:
             (number,) = PROBE.unpack(receiver.recv(PROBE.size))
@@ -72,7 +86,8 @@ def send_probes(address: str, port: int, rate_hz: float) -> None:
 
     signal.signal(signal.SIGTERM, end)
     started, number, refused = time.monotonic(), 0, 0
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
         say(state="sending")
         while not ended:
             try:
