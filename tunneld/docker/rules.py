@@ -12,8 +12,8 @@ import subprocess
 
 from tunneld.docker.lease import LocalLease
 from tunneld.errors import HostError
-from tunneld.fib.state import Firewall
 from tunneld.host.firewall import layout
+from tunneld.host.firewall.family import FamilyRules
 
 _SAVES = ("iptables-nft-save", "iptables-legacy-save")
 _TIMEOUT_S = 30.0
@@ -36,7 +36,9 @@ def missing(text: str, lease: LocalLease) -> list[str]:
     if lease.device is None:
         return []
     tables = layout.parse(text)
-    wanted = Firewall(network=lease.network, subnet=lease.subnet, masquerade=lease.ip_masq)
+    wanted = FamilyRules(
+        version=4, network=lease.network, subnet=lease.subnet, devices=(lease.device,)
+    )
     own = layout.own_rules(tables, lease.device)
     found = []
     for name, needed in layout.beside_nftables(tables, lease.device, wanted).items():

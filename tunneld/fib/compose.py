@@ -92,6 +92,7 @@ def compose(overlay: Overlay, reaches: Mapping[IPNetwork, Reach], rules: Rules) 
                 ipv4=overlay.ipv4,
                 ipv6=overlay.ipv6,
                 devices=frozenset(devices),
+                direct=any(reach.gateway is not None for reach in reaches.values()),
                 masquerade=rules.ip_masq,
                 random_fully=rules.random_fully,
                 forward=rules.forward,

@@ -164,6 +164,9 @@ class Firewall:
     """None: no rule is made for that family."""
     devices: frozenset[str] = frozenset()
     """Names of the devices by which the overlay comes and goes; empty: no tunnel device at all."""
+    direct: bool = False
+    """Whether some peers are reached without a tunnel, so that their packets come and go by the
+    underlay interface."""
     masquerade: bool
     """As flannel's --ip-masq."""
     random_fully: bool = True

@@ -13,36 +13,62 @@ import asyncio
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import get_args
 
 from tunneld.errors import HostError
 from tunneld.fib.state import Firewall, FirewallMode
 from tunneld.host.firewall import layout
+from tunneld.host.firewall.family import (
+    IPTABLES,
+    VERSIONS,
+    FamilyRules,
+    Version,
+    in_families,
+)
 from tunneld.host.firewall.nft_table import NftTable
 from tunneld.host.firewall.program import attempt
 from tunneld.host.firewall.xtables import Variant, Xtables, usual_variant, variants
 
 _IPTABLES_NFT_TABLES = frozenset({"filter", "nat", "raw"})
+_IPV6 = Path("/proc/sys/net/ipv6")
+"""Missing where the kernel runs without IPv6."""
 
 _log = logging.getLogger("tunneld.host")
+
+
+@dataclass(frozen=True, slots=True)
+class _InUse:
+    """Who carries out what."""
+
+    wanted: Firewall
+    rules: tuple[FamilyRules, ...]
+    table: NftTable | None
+    beside: Mapping[Xtables, FamilyRules]
 
 
 class HostFirewall:
     """Everything of ours in the packet filter of this network namespace."""
 
-    def __init__(self, device: str, mode: FirewallMode = "auto") -> None:
-        """Nothing is changed before `apply`."""
+    def __init__(self, name: str, mode: FirewallMode = "auto") -> None:
+        """Nothing is changed before `apply`.
+
+        Args:
+            name: what tables and chains are called after, to tell the daemons of one host apart:
+                at most 15 characters, usually the overlay device.
+            mode: by which means the rules are put in force.
+        """
         self._mode = mode
-        self._table = NftTable(device)
+        self._table = NftTable(name)
         self._xtables = {
-            variant: Xtables(f"iptables-{variant}", variant, device, layout.beside_nftables)
+            (version, variant): Xtables(version, variant, name, layout.beside_nftables)
+            for version in VERSIONS
             for variant in get_args(Variant)
         }
-        self._in_use: tuple[NftTable | Xtables, ...] | None = None
-        """Who carries out what was applied last; None: nothing was."""
-        self._idle_for: Firewall | None = None
-        """In mode `off`, what is wanted and not carried out."""
+        self._in_use: _InUse | None = None
+        """What was applied last; None: nothing was."""
         self._told: list[str] | None = None
         self._told_dropping: list[str] = []
 
@@ -57,12 +83,15 @@ class HostFirewall:
         Raises:
             HostError: the rules cannot be listed.
         """
-        if self._in_use is None:
+        used = self._in_use
+        if used is None:
             return None
-        if self._mode == "off":
-            return self._idle_for
-        found = await asyncio.gather(*(part.observe() for part in self._in_use))
-        return found[0] if all(value == found[0] for value in found) else None
+        tables = [used.table] if used.table is not None else []
+        found = await asyncio.gather(
+            *(table.observe() for table in tables), *(part.observe() for part in used.beside)
+        )
+        expected = [*(used.rules for _ in tables), *used.beside.values()]
+        return used.wanted if list(found) == expected else None
 
     async def apply(self, wanted: Firewall) -> None:
         """Puts the rules in force, and takes away what an earlier choice has left.
@@ -71,17 +100,19 @@ class HostFirewall:
             HostError: no program can do it, or one refuses.
         """
         self._in_use = None
-        chosen = await self._choose()
-        for part in chosen:
-            await part.apply(wanted)
-        for part in self._available():
-            if part not in chosen:
-                await part.clear()
-        self._idle_for = wanted
-        self._in_use = tuple(chosen)
-        self._tell(chosen, wanted)
-        if wanted.forward and self._table in chosen:
-            await self._warn_of_drops()
+        rules = in_families(wanted)
+        chosen = await self._choose(wanted, rules)
+        if chosen.table is not None:
+            await chosen.table.apply(rules)
+        for part, of_family in chosen.beside.items():
+            await part.apply(of_family)
+        for left in self._available():
+            if left is not chosen.table and left not in chosen.beside:
+                await left.clear()
+        self._in_use = chosen
+        self._tell(chosen)
+        if wanted.forward and chosen.table is not None:
+            await self._warn_of_drops({of_family.nft for of_family in rules})
 
     async def clear(self) -> None:
         """Takes everything of ours away, whoever put it there.
@@ -89,10 +120,13 @@ class HostFirewall:
         Raises:
             HostError: what could not be taken away; everything else is.
         """
-        used, self._in_use = self._in_use or (), None
+        used, self._in_use = self._in_use, None
+        parts: list[NftTable | Xtables] = []
+        if used is not None:
+            parts += [part for part in (used.table, *used.beside) if part is not None]
         await self._find_programs()
         failures = []
-        for part in dict.fromkeys((*used, *self._available())):
+        for part in dict.fromkeys((*parts, *self._available())):
             try:
                 await part.clear()
             except HostError as error:
@@ -101,47 +135,64 @@ class HostFirewall:
             raise HostError("; ".join(failures))
 
     def _available(self) -> list[NftTable | Xtables]:
-        beside = [part for part in self._xtables.values() if shutil.which(f"{part.program}-save")]
+        versions = VERSIONS if _IPV6.exists() else (4,)
+        beside = [part for version in versions for part in self._runnable(version)]
         return [self._table, *beside] if shutil.which("nft") else [*beside]
 
-    async def _choose(self) -> Sequence[NftTable | Xtables]:
+    def _runnable(self, version: Version) -> list[Xtables]:
+        return [
+            part
+            for part in self._xtables.values()
+            if part.version == version and shutil.which(f"{part.program}-save")
+        ]
+
+    async def _choose(self, wanted: Firewall, rules: tuple[FamilyRules, ...]) -> _InUse:
         usual = await self._find_programs()
         for part in self._xtables.values():
             part.plan = layout.beside_nftables
         if self._mode == "off":
-            return ()
+            return _InUse(wanted, rules, None, {})
         if self._mode == "nftables":
-            return (self._table,)
-        beside = [part for part in self._xtables.values() if shutil.which(f"{part.program}-save")]
-        if self._mode == "auto" and (usual is None or await _nft_works()):
-            return (self._table, *beside)
-        if usual is None:
-            raise HostError(
-                "cannot set up the firewall: there is no program `iptables`; expected iptables on "
-                "the PATH: install it (Debian: apt-get install iptables), or choose another "
-                "--firewall"
-            )
-        self._xtables[usual].plan = layout.everything
-        return beside
+            return _InUse(wanted, rules, self._table, {})
+        beside = {
+            part: of_family for of_family in rules for part in self._runnable(of_family.version)
+        }
+        if self._mode == "auto" and (not any(usual.values()) or await _nft_works()):
+            return _InUse(wanted, rules, self._table, beside)
+        for of_family in rules:
+            variant = usual[of_family.version]
+            if variant is None:
+                program = IPTABLES[of_family.version]
+                raise HostError(
+                    f"cannot set up the firewall: there is no program `{program}`; expected "
+                    f"{program} on the PATH: install it (Debian: apt-get install iptables), or "
+                    "choose another --firewall"
+                )
+            self._xtables[of_family.version, variant].plan = layout.everything
+        return _InUse(wanted, rules, None, beside)
 
-    async def _find_programs(self) -> Variant | None:
-        """Looks which iptables programs there are; returns the variant of the usual one."""
-        for variant, program in (await variants()).items():
-            self._xtables[variant].program = program
-        return await usual_variant()
+    async def _find_programs(self) -> dict[Version, Variant | None]:
+        """Looks which iptables programs there are; returns the variant of the usual ones."""
+        usual: dict[Version, Variant | None] = {}
+        for version in VERSIONS:
+            for variant, program in (await variants(version)).items():
+                self._xtables[version, variant].program = program
+            usual[version] = await usual_variant(version)
+        return usual
 
-    def _tell(self, chosen: Sequence[NftTable | Xtables], wanted: Firewall) -> None:
-        names = ["nftables" if isinstance(part, NftTable) else part.program for part in chosen]
+    def _tell(self, chosen: _InUse) -> None:
+        names = ["nftables"] if chosen.table is not None else []
+        names += [part.program for part in chosen.beside]
         if self._told != names:
             self._told = names
             _log.info(
                 "firewall rules are in place",
                 extra={"fields": {"detail": ", ".join(names) or "none"}},
             )
-        if wanted.accept_mark is not None and self._table not in chosen:
+        if chosen.wanted.accept_mark is not None and chosen.table is None:
             _log.warning("the mark that Docker is to accept is set by nftables only")
 
-    async def _warn_of_drops(self) -> None:
+    async def _warn_of_drops(self, families: set[str]) -> None:
         """Names tables of others that drop what is forwarded, whatever we accept."""
         outcome = await attempt("list the chains", "nft", "-j", "list", "chains")
         if outcome.status != 0:
@@ -152,8 +203,8 @@ class HostFirewall:
             if (chain := item.get("chain")) is not None
             and chain.get("hook") == "forward"
             and chain.get("policy") == "drop"
-            and chain["family"] in ("ip", "inet")
-            and (chain["family"], chain["table"]) != ("ip", "filter")
+            and (chain["family"] == "inet" or chain["family"] in families)
+            and (chain["family"] == "inet" or chain["table"] != "filter")
         ]
         if dropping and dropping != self._told_dropping:
             _log.warning(

@@ -2,9 +2,10 @@
 
 Path of a lease: `host.firewall.xtables` -> **`host.firewall.layout`** (text in, text out).
 
-All rules stand in chains of our own, named after the device; a chain of somebody else holds
-nothing of ours but one jump. Where Docker is, only the overlay's own traffic is accepted, so
-that what Docker keeps apart stays apart; elsewhere what flannel accepts.
+All rules stand in chains of our own, named after the daemon's device; a chain of somebody else
+holds nothing of ours but one jump. Both address families are laid out alike. Where Docker is,
+only the overlay's own traffic is accepted, so that what Docker keeps apart stays apart; elsewhere
+what flannel accepts.
 
 Source: iptables-save(8), iptables-restore(8); flannel `pkg/trafficmngr/iptables/iptables.go`;
 Docker's "Packet filtering and firewalls" (DOCKER-USER).
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from tunneld.fib.state import Firewall
+from tunneld.host.firewall.family import FamilyRules
 
 DOCKER_USER = "DOCKER-USER"
 """The chain Docker keeps for the operator's rules and never changes."""
@@ -90,12 +91,12 @@ def parse(text: str) -> dict[str, Table]:
     return tables
 
 
-def own_chains(device: str) -> frozenset[str]:
-    """Returns the names of all chains that a daemon of this device may own."""
-    return frozenset(f"{_OWN}{kind}-{device}" for kind in _KINDS)
+def own_chains(owner: str) -> frozenset[str]:
+    """Returns the names of all chains that this daemon may own."""
+    return frozenset(f"{_OWN}{kind}-{owner}" for kind in _KINDS)
 
 
-def beside_nftables(tables: Tables, device: str, wanted: Firewall) -> dict[str, Layout]:
+def beside_nftables(tables: Tables, owner: str, wanted: FamilyRules) -> dict[str, Layout]:
     """Returns what must be in iptables where everything else is in our nftables table.
 
     An accept there does not overrule a drop here, so that only accepts are needed, and only
@@ -103,29 +104,31 @@ def beside_nftables(tables: Tables, device: str, wanted: Firewall) -> dict[str, 
     """
     layouts = {}
     if wanted.forward and (_docker_asks(tables) or _drops_forwarded(tables)):
-        layouts["filter"] = _forward(tables, device, wanted)
-    if _may_drop_early(tables, device):
-        layouts["raw"] = _raw(device, wanted, notrack=False)
+        layouts["filter"] = _forward(tables, owner, wanted)
+    if _may_drop_early(tables, owner):
+        layouts["raw"] = _raw(owner, wanted, notrack=False)
     return layouts
 
 
-def everything(tables: Tables, device: str, wanted: Firewall) -> dict[str, Layout]:
+def everything(tables: Tables, owner: str, wanted: FamilyRules) -> dict[str, Layout]:
     """Returns what must be in iptables where there is no nftables table of ours."""
-    layouts = {"nat": _nat(device, wanted)}
+    layouts = {}
+    if wanted.keep_sources or wanted.masquerade:
+        layouts["nat"] = _nat(owner, wanted)
     if wanted.forward:
-        layouts["filter"] = _forward(tables, device, wanted)
-    if wanted.notrack is not None or _may_drop_early(tables, device):
-        layouts["raw"] = _raw(device, wanted, notrack=True)
+        layouts["filter"] = _forward(tables, owner, wanted)
+    if wanted.notrack or _may_drop_early(tables, owner):
+        layouts["raw"] = _raw(owner, wanted, notrack=True)
     return layouts
 
 
-def script(tables: Tables, device: str, layouts: Mapping[str, Layout]) -> str:
+def script(tables: Tables, owner: str, layouts: Mapping[str, Layout]) -> str:
     """Returns the input of `iptables-restore --noflush` that makes `layouts` true.
 
     Chains of ours are written anew, jumps that are in place stay. Tables that neither hold nor
     need anything of ours do not occur.
     """
-    names = own_chains(device)
+    names = own_chains(owner)
     text = ""
     for name in sorted(tables.keys() | layouts.keys()):
         table, layout = tables.get(name, Table()), layouts.get(name, Layout())
@@ -139,9 +142,9 @@ def script(tables: Tables, device: str, layouts: Mapping[str, Layout]) -> str:
     return text
 
 
-def is_laid_out(tables: Tables, device: str, layouts: Mapping[str, Layout]) -> bool:
+def is_laid_out(tables: Tables, owner: str, layouts: Mapping[str, Layout]) -> bool:
     """Returns whether chains and jumps are as they must be; the chains' rules are only counted."""
-    names = own_chains(device)
+    names = own_chains(owner)
     for name in tables.keys() | layouts.keys():
         table, layout = tables.get(name, Table()), layouts.get(name, Layout())
         there = {chain: len(rules) for chain, rules in table.rules.items() if chain in names}
@@ -152,9 +155,9 @@ def is_laid_out(tables: Tables, device: str, layouts: Mapping[str, Layout]) -> b
     return True
 
 
-def own_rules(tables: Tables, device: str) -> dict[str, dict[str, list[str]]]:
+def own_rules(tables: Tables, owner: str) -> dict[str, dict[str, list[str]]]:
     """Returns the rules in our chains, by table and chain."""
-    names = own_chains(device)
+    names = own_chains(owner)
     return {
         name: {chain: rules for chain, rules in table.rules.items() if chain in names}
         for name, table in tables.items()
@@ -187,7 +190,7 @@ def _drops_forwarded(tables: Tables) -> bool:
     )
 
 
-def _may_drop_early(tables: Tables, device: str) -> bool:
+def _may_drop_early(tables: Tables, owner: str) -> bool:
     """Returns whether packets are dropped in raw, or soon may be.
 
     Once there, our accept stays: Docker's drops come and go with its containers.
@@ -195,17 +198,23 @@ def _may_drop_early(tables: Tables, device: str) -> bool:
     rules = tables.get("raw", Table()).rules
     drops = any(target(rule) == "DROP" for rule in rules.get("PREROUTING", ()))
     return "raw" in tables and (
-        drops or _docker_asks(tables) or not own_chains(device).isdisjoint(rules)
+        drops or _docker_asks(tables) or not own_chains(owner).isdisjoint(rules)
     )
 
 
-def _forward(tables: Tables, device: str, wanted: Firewall) -> Layout:
-    chain = f"{_OWN}FWD-{device}"
-    rules = [
-        f"-d {wanted.subnet} -i {device} {_COMMENT} -j ACCEPT",
-        f"-s {wanted.subnet} -o {device} {_COMMENT} -j ACCEPT",
-    ]
-    if not _has_docker(tables):
+def _forward(tables: Tables, owner: str, wanted: FamilyRules) -> Layout:
+    chain = f"{_OWN}FWD-{owner}"
+    rules = []
+    for device in wanted.devices:
+        rules += [
+            f"-d {wanted.subnet} -i {device} {_COMMENT} -j ACCEPT",
+            f"-s {wanted.subnet} -o {device} {_COMMENT} -j ACCEPT",
+        ]
+    if _has_docker(tables):
+        if wanted.direct:
+            to_peers = f"-s {wanted.subnet} -d {wanted.network} {_COMMENT} -j ACCEPT"
+            rules += [*_from_peers(wanted), to_peers]
+    else:
         rules += [
             f"-s {wanted.network} {_COMMENT} -j ACCEPT",
             f"-d {wanted.network} {_COMMENT} -j ACCEPT",
@@ -214,24 +223,34 @@ def _forward(tables: Tables, device: str, wanted: Firewall) -> Layout:
     return Layout({chain: tuple(rules)}, (Jump(parent, chain, "before decision"),))
 
 
-def _raw(device: str, wanted: Firewall, *, notrack: bool) -> Layout:
+def _raw(owner: str, wanted: FamilyRules, *, notrack: bool) -> Layout:
     """Docker 28 and newer drop here what comes for a container by another device than its own."""
-    arriving, leaving = f"{_OWN}RAW-{device}", f"{_OWN}OUT-{device}"
-    chains: dict[str, tuple[str, ...]] = {
-        arriving: (f"-d {wanted.subnet} -i {device} {_COMMENT} -j ACCEPT",)
-    }
+    arriving, leaving = f"{_OWN}RAW-{owner}", f"{_OWN}OUT-{owner}"
+    coming = [f"-d {wanted.subnet} -i {device} {_COMMENT} -j ACCEPT" for device in wanted.devices]
+    chains = {arriving: tuple(coming)}
     jumps = [Jump("PREROUTING", arriving, "before drop")]
-    if notrack and wanted.notrack is not None:
-        address, port = wanted.notrack.address, wanted.notrack.port
-        untracked = f"-p udp -m udp --dport {port} {_COMMENT} -j CT --notrack"
-        chains[arriving] += (f"-d {address}/32 {untracked}",)
-        chains[leaving] = (f"-s {address}/32 {untracked}",)
+    if notrack and wanted.notrack:
+        for port in wanted.notrack:
+            untracked = f"-p udp -m udp --dport {port.port} {_COMMENT} -j CT --notrack"
+            host = f"{port.address}/{port.address.max_prefixlen}"
+            chains[arriving] += (f"-d {host} {untracked}",)
+            chains[leaving] = (*chains.get(leaving, ()), f"-s {host} {untracked}")
         jumps.append(Jump("OUTPUT", leaving, "last"))
+    if wanted.direct:
+        chains[arriving] += _from_peers(wanted)
     return Layout(chains, tuple(jumps))
 
 
-def _nat(device: str, wanted: Firewall) -> Layout:
-    keep, masq = f"{_OWN}KEEP-{device}", f"{_OWN}MASQ-{device}"
+def _from_peers(wanted: FamilyRules) -> tuple[str, ...]:
+    """Returns what accepts overlay packets of other hosts, by whatever device they come."""
+    return (
+        f"-s {wanted.subnet} -d {wanted.subnet} {_COMMENT} -j RETURN",
+        f"-s {wanted.network} -d {wanted.subnet} {_COMMENT} -j ACCEPT",
+    )
+
+
+def _nat(owner: str, wanted: FamilyRules) -> Layout:
+    keep, masq = f"{_OWN}KEEP-{owner}", f"{_OWN}MASQ-{owner}"
     network, subnet = wanted.network, wanted.subnet
     marked = f"-m mark --mark 0x4000/0x4000 {_COMMENT} -j RETURN"
     chains: dict[str, tuple[str, ...]] = {
@@ -251,7 +270,7 @@ def _nat(device: str, wanted: Firewall) -> Layout:
             f"-s {subnet} -d {network} {_COMMENT} -j RETURN",
             f"-s {network} -d {subnet} {_COMMENT} -j RETURN",
             f"! -s {network} -d {subnet} {_COMMENT} -j RETURN",
-            f"-s {network} ! -d 224.0.0.0/4 {_COMMENT} -j {masquerade}",
+            f"-s {network} ! -d {wanted.groups} {_COMMENT} -j {masquerade}",
             f"! -s {network} -d {network} {_COMMENT} -j {masquerade}",
         )
         jumps.append(Jump("POSTROUTING", masq, "last"))

@@ -1,4 +1,4 @@
-"""Our own nftables table, replaced as a whole.
+"""Our own nftables tables, one for each address family, replaced as a whole.
 
 Path of a lease: `host.firewall` -> **`host.firewall.nft_table`** -> nft -> the kernel.
 
@@ -16,9 +16,10 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Iterable
 
 from tunneld.errors import HostError
-from tunneld.fib.state import Firewall
+from tunneld.host.firewall.family import NFT_FAMILY, FamilyRules
 from tunneld.host.firewall.program import attempt
 
 NO_MASQUERADE_MARK = 0x4000
@@ -28,40 +29,41 @@ _ALL_BITS = 0xFFFFFFFF
 
 
 class NftTable:
-    """The table `tunneld-<device>` of family `ip`."""
+    """The tables `tunneld-<name>` of the families `ip` and `ip6`, changed together."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.name = f"tunneld-{device}"
-        self._applied: tuple[Firewall, object] | None = None
+    def __init__(self, name: str) -> None:
+        self.name = f"tunneld-{name}"
+        self._applied: tuple[tuple[FamilyRules, ...], list[object]] | None = None
         """What was asked for last, and how the kernel listed it right afterwards."""
 
-    async def observe(self) -> Firewall | None:
-        """Returns the rules that are in force; None when the table is not as it was applied.
+    async def observe(self) -> tuple[FamilyRules, ...] | None:
+        """Returns the rules that are in force; None when a table is not as it was applied.
 
-        A table that an ended daemon left behind counts as none, and is replaced.
+        Tables that an ended daemon left behind count as none, and are replaced.
         """
         if self._applied is None:
             return None
-        wanted, listing = self._applied
-        return wanted if await self._listing() == listing else None
+        wanted, listings = self._applied
+        return wanted if await self._listings(wanted) == listings else None
 
-    async def apply(self, wanted: Firewall) -> None:
-        """Replaces the table in one transaction.
+    async def apply(self, wanted: tuple[FamilyRules, ...]) -> None:
+        """Replaces the tables in one transaction; that of a family not wanted goes.
 
         Raises:
             HostError: nft is missing or refuses.
         """
         self._applied = None
-        text = ruleset(self.name, self.device, wanted)
-        await _nft(f"replace table {self.name}", text)
-        listing = await self._listing()
+        families = {rules.nft for rules in wanted}
+        text = _removal(self.name, await self._families() - families)
+        tables = [ruleset(self.name, rules) for rules in wanted]
+        await _nft(f"replace table {self.name}", text + "".join(tables))
+        listings = await self._listings(wanted)
         # A flush in between leaves less than was written: then nothing counts as applied.
-        if _count(listing) == _rules(text):
-            self._applied = (wanted, listing)
+        if [_count(listing) for listing in listings] == [_rules(table) for table in tables]:
+            self._applied = (wanted, listings)
 
     async def clear(self) -> None:
-        """Removes the table; one that is gone already is no error.
+        """Removes the tables; one that is gone already is no error.
 
         Without nft, and without a table of ours, there is nothing to do.
 
@@ -71,12 +73,24 @@ class NftTable:
         if self._applied is None and shutil.which("nft") is None:
             return
         self._applied = None
-        # Declared first, so that deleting it is right whether it was there or not.
-        text = f"table ip {self.name}\ndelete table ip {self.name}\n"
-        await _nft(f"remove table {self.name}", text)
+        if families := await self._families():
+            await _nft(f"remove table {self.name}", _removal(self.name, families))
 
-    async def _listing(self) -> object:
-        outcome = await attempt("list our rules", "nft", "-j", "list", "table", "ip", self.name)
+    async def _families(self) -> set[str]:
+        """Returns the families that have a table of our name."""
+        what = f"look for table {self.name}"
+        outcome = await attempt(what, "nft", "-j", "list", "tables")
+        if outcome.status != 0:
+            raise _refused(what, outcome.said)
+        tables = [item.get("table", {}) for item in json.loads(outcome.stdout)["nftables"]]
+        there = {table["family"] for table in tables if table.get("name") == self.name}
+        return there & set(NFT_FAMILY.values())
+
+    async def _listings(self, wanted: Iterable[FamilyRules]) -> list[object]:
+        return [await self._listing(rules.nft) for rules in wanted]
+
+    async def _listing(self, family: str) -> object:
+        outcome = await attempt("list our rules", "nft", "-j", "list", "table", family, self.name)
         if outcome.status == 0:
             return _without_handles(json.loads(outcome.stdout)["nftables"])
         if os.strerror(errno.ENOENT) in outcome.said:
@@ -84,25 +98,34 @@ class NftTable:
         raise _refused("list our rules", outcome.said)
 
 
-def ruleset(table: str, device: str, wanted: Firewall) -> str:
-    """Returns the transaction that makes the table hold `wanted` and nothing else."""
-    network, subnet = wanted.network, wanted.subnet
+def ruleset(table: str, wanted: FamilyRules) -> str:
+    """Returns the transaction that makes the table of a family hold `wanted` and nothing else."""
+    ip = wanted.nft
+    lines = [f"table {ip} {table}", f"delete table {ip} {table}", f"table {ip} {table} {{"]
+    for name, rules in _chains(wanted).items():
+        lines += [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
+    return "".join(f"{line}\n" for line in [*lines, "}"])
+
+
+def _chains(wanted: FamilyRules) -> dict[str, list[str]]:
+    """Returns name, first line and rules of each chain."""
+    ip, network, subnet = wanted.nft, wanted.network, wanted.subnet
     mark = f"{NO_MASQUERADE_MARK:#x}"
-    chains = {
-        # Within the subnet the host's own rules for hairpin connections must go on to work.
-        "identity": [
+    chains = {}
+    if wanted.keep_sources:
+        chains["identity"] = [
             "type nat hook postrouting priority srcnat - 1; policy accept;",
             f"meta mark & {mark} == {mark} return",
-            f"ip saddr {subnet} ip daddr {subnet} return",
-            f"ip saddr {subnet} ip daddr {network} snat to ip saddr",
-            f"ip saddr {network} ip daddr {subnet} snat to ip saddr",
+            # Within the subnet the host's own rules for hairpin connections must go on to work.
+            f"{ip} saddr {subnet} {ip} daddr {subnet} return",
+            f"{ip} saddr {subnet} {ip} daddr {network} snat to {ip} saddr",
+            f"{ip} saddr {network} {ip} daddr {subnet} snat to {ip} saddr",
         ]
-    }
     if wanted.forward:
         chains["forward"] = [
             "type filter hook forward priority filter; policy accept;",
-            f"ip saddr {network} accept",
-            f"ip daddr {network} accept",
+            f"{ip} saddr {network} accept",
+            f"{ip} daddr {network} accept",
         ]
     if wanted.masquerade:
         masquerade = "masquerade fully-random" if wanted.random_fully else "masquerade"
@@ -110,34 +133,40 @@ def ruleset(table: str, device: str, wanted: Firewall) -> str:
         chains["postrouting"] = [
             "type nat hook postrouting priority srcnat + 1; policy accept;",
             f"meta mark & {mark} == {mark} return",
-            f"ip saddr {subnet} ip daddr {network} return",
-            f"ip saddr {network} ip daddr {subnet} return",
-            f"ip saddr != {network} ip daddr {subnet} return",
-            f"ip saddr {network} ip daddr != 224.0.0.0/4 {masquerade}",
-            f"ip saddr != {network} ip daddr {network} {masquerade}",
+            f"{ip} saddr {subnet} {ip} daddr {network} return",
+            f"{ip} saddr {network} {ip} daddr {subnet} return",
+            f"{ip} saddr != {network} {ip} daddr {subnet} return",
+            f"{ip} saddr {network} {ip} daddr != {wanted.groups} {masquerade}",
+            f"{ip} saddr != {network} {ip} daddr {network} {masquerade}",
         ]
-    if wanted.notrack is not None:
-        address, port = wanted.notrack.address, wanted.notrack.port
+    if wanted.notrack:
+        ends = [(port.address, port.port) for port in wanted.notrack]
         chains["notrack_in"] = [
             "type filter hook prerouting priority raw; policy accept;",
-            f"ip daddr {address} udp dport {port} notrack",
+            *(f"{ip} daddr {address} udp dport {port} notrack" for address, port in ends),
         ]
         chains["notrack_out"] = [
             "type filter hook output priority raw; policy accept;",
-            f"ip saddr {address} udp dport {port} notrack",
+            *(f"{ip} saddr {address} udp dport {port} notrack" for address, port in ends),
         ]
     if wanted.accept_mark is not None:
         value, mask = wanted.accept_mark.value, wanted.accept_mark.mask
-        kept = _ALL_BITS & ~mask
+        marking = f"meta mark set meta mark & {_ALL_BITS & ~mask:#x} | {value:#x}"
         chains["accept_mark"] = [
             "type filter hook prerouting priority raw - 10; policy accept;",
-            f'iifname "{device}" ip daddr {subnet} '
-            f"meta mark set meta mark & {kept:#x} | {value:#x}",
+            *(f'iifname "{name}" {ip} daddr {subnet} {marking}' for name in wanted.devices),
         ]
-    lines = [f"table ip {table}", f"delete table ip {table}", f"table ip {table} {{"]
-    for name, rules in chains.items():
-        lines += [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
-    return "".join(f"{line}\n" for line in [*lines, "}"])
+        if wanted.direct:
+            chains["accept_mark"] += [
+                f"{ip} saddr {subnet} return",
+                f"{ip} saddr {network} {ip} daddr {subnet} {marking}",
+            ]
+    return chains
+
+
+def _removal(table: str, families: Iterable[str]) -> str:
+    """Returns the transaction that removes a table, whether it is there or not."""
+    return "".join(f"table {ip} {table}\ndelete table {ip} {table}\n" for ip in sorted(families))
 
 
 def _rules(text: str) -> int:

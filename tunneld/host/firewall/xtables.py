@@ -14,20 +14,23 @@ import asyncio
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tunneld.errors import HostError
-from tunneld.fib.state import Firewall
 from tunneld.host.firewall import layout
+from tunneld.host.firewall.family import IPTABLES, FamilyRules, Version
 from tunneld.host.firewall.layout import Layout, Tables
 from tunneld.host.firewall.program import attempt
 
 Variant = Literal["nft", "legacy"]
 
-Plan = Callable[[Tables, str, Firewall], Mapping[str, Layout]]
+Plan = Callable[[Tables, str, FamilyRules], Mapping[str, Layout]]
 """What must be there, given what is there."""
 
-_LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
+_LEGACY_TABLES = {
+    4: Path("/proc/thread-self/net/ip_tables_names"),
+    6: Path("/proc/thread-self/net/ip6_tables_names"),
+}
 """Names of the tables that iptables-legacy has made in this network namespace."""
 
 _LEGACY_TABLES_IN_QUESTION = ("filter", "nat", "raw")
@@ -36,17 +39,19 @@ _LOCK_WAIT_S = 5
 
 
 class Xtables:
-    """Our chains and jumps in the tables of one variant."""
+    """Our chains and jumps in the tables of one variant and address family."""
 
-    def __init__(self, program: str, variant: Variant, device: str, plan: Plan) -> None:
-        """Args: `program` is the iptables whose `-save` and `-restore` are run."""
-        self.program = program
+    def __init__(self, version: Version, variant: Variant, owner: str, plan: Plan) -> None:
+        """Args: `owner` is what our chains are called after."""
+        self.version = version
         self.variant = variant
         self.plan = plan
-        self._device = device
-        self._applied: tuple[Firewall, object] | None = None
+        self.program = f"{IPTABLES[version]}-{variant}"
+        """Whose `-save` and `-restore` are run."""
+        self._owner = owner
+        self._applied: tuple[FamilyRules, object] | None = None
 
-    async def observe(self) -> Firewall | None:
+    async def observe(self) -> FamilyRules | None:
         """Returns the rules that are in force; None when they are not all in place.
 
         Raises:
@@ -56,11 +61,11 @@ class Xtables:
             return None
         wanted, own = self._applied
         tables = await self._tables()
-        if not layout.is_laid_out(tables, self._device, self.plan(tables, self._device, wanted)):
+        if not layout.is_laid_out(tables, self._owner, self.plan(tables, self._owner, wanted)):
             return None
-        return wanted if layout.own_rules(tables, self._device) == own else None
+        return wanted if layout.own_rules(tables, self._owner) == own else None
 
-    async def apply(self, wanted: Firewall) -> None:
+    async def apply(self, wanted: FamilyRules) -> None:
         """Writes our chains anew and puts the jumps to them where they belong.
 
         Raises:
@@ -68,12 +73,12 @@ class Xtables:
         """
         self._applied = None
         tables = await self._tables()
-        layouts = self.plan(tables, self._device, wanted)
-        await self._restore(layout.script(tables, self._device, layouts))
+        layouts = self.plan(tables, self._owner, wanted)
+        await self._restore(layout.script(tables, self._owner, layouts))
         tables = await self._tables()
-        layouts = self.plan(tables, self._device, wanted)
-        if layout.is_laid_out(tables, self._device, layouts):
-            self._applied = (wanted, layout.own_rules(tables, self._device))
+        layouts = self.plan(tables, self._owner, wanted)
+        if layout.is_laid_out(tables, self._owner, layouts):
+            self._applied = (wanted, layout.own_rules(tables, self._owner))
 
     async def clear(self) -> None:
         """Takes our chains and jumps away.
@@ -82,13 +87,13 @@ class Xtables:
             HostError: iptables refuses.
         """
         self._applied = None
-        await self._restore(layout.script(await self._tables(), self._device, {}))
+        await self._restore(layout.script(await self._tables(), self._owner, {}))
 
     async def _tables(self) -> Tables:
         choices: tuple[tuple[str, ...], ...] = ((),)
         if self.variant == "legacy":
             # Asking for a table that is not there makes iptables-legacy register it.
-            names = await asyncio.to_thread(_legacy_tables)
+            names = await asyncio.to_thread(_legacy_tables, self.version)
             if names is None:
                 choices = tuple(("-t", name) for name in _LEGACY_TABLES_IN_QUESTION)
             elif not names:
@@ -120,33 +125,34 @@ class Xtables:
         )
 
 
-async def variants() -> dict[Variant, str]:
-    """Returns the iptables programs on the PATH, by variant."""
+async def variants(version: Version) -> dict[Variant, str]:
+    """Returns the iptables programs of a family on the PATH, by variant."""
     found: dict[Variant, str] = {}
-    if shutil.which("iptables-nft") and shutil.which("iptables-nft-restore"):
-        found["nft"] = "iptables-nft"
-    if shutil.which("iptables-legacy") and shutil.which("iptables-legacy-restore"):
-        found["legacy"] = "iptables-legacy"
-    if (usual := await usual_variant()) is not None:
-        found.setdefault(usual, "iptables")
+    for variant in get_args(Variant):
+        program = f"{IPTABLES[version]}-{variant}"
+        if shutil.which(program) and shutil.which(f"{program}-restore"):
+            found[variant] = program
+    if (usual := await usual_variant(version)) is not None:
+        found.setdefault(usual, IPTABLES[version])
     return found
 
 
-async def usual_variant() -> Variant | None:
-    """Returns which variant plain `iptables` is; None when there is none."""
-    if shutil.which("iptables") is None:
+async def usual_variant(version: Version) -> Variant | None:
+    """Returns which variant plain `iptables` (`ip6tables`) is; None when there is none."""
+    program = IPTABLES[version]
+    if shutil.which(program) is None:
         return None
-    outcome = await attempt("see which iptables this is", "iptables", "--version")
+    outcome = await attempt(f"see which {program} this is", program, "--version")
     return "nft" if "nf_tables" in outcome.stdout else "legacy"
 
 
-def _legacy_tables() -> list[str] | None:
+def _legacy_tables(version: Version) -> list[str] | None:
     """Returns the tables of iptables-legacy; None where this user may not see their names.
 
     The service lets the daemon's group see them, but cannot before the kernel module is loaded.
     """
     try:
-        return _LEGACY_TABLES.read_text(encoding="ascii").split()
+        return _LEGACY_TABLES[version].read_text(encoding="ascii").split()
     except FileNotFoundError:
         return []
     except PermissionError:

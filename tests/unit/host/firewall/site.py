@@ -20,13 +20,17 @@ from typing import Final, Literal
 
 from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import inside, overlay
-from tunneld.fib.state import Device, Firewall, Route
+from tunneld.fib.state import Device, Firewall, OverlayNet, Route
 from tunneld.host.device import OverlayDevice
 from tunneld.host.routes import Routes
 
 NETWORK: Final = IPv4Network("10.5.0.0/16")
 SUBNET: Final = IPv4Network("10.5.1.0/24")
-WANTED: Final = Firewall(network=NETWORK, subnet=SUBNET, masquerade=True)
+WANTED: Final = Firewall(
+    ipv4=OverlayNet(network=NETWORK, subnet=SUBNET),
+    devices=frozenset({"flannel0"}),
+    masquerade=True,
+)
 
 REMOTE = "10.5.2.5"
 REMOTE_BYTES = IPv4Address(REMOTE).packed
@@ -73,7 +77,7 @@ async def site(rig: Rig, host: Namespace) -> AsyncIterator[Site]:
             address=IPv4Address(DEVICE), mtu_bytes=1472, txqueuelen=1000, forwarding=True
         )
         await device.apply(link, wanted, routes)
-        whole = Route(destination=NETWORK, kind="device")
+        whole = Route(destination=NETWORK, kind="overlay")
         await routes.apply(link.index, wanted.address, put={whole}, drop=())
         yield Site(host, container, stranger, tun.fds[0])
 

@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.host.firewall.site import WANTED
+from tests.unit.host.firewall.site import WANTED as WANTED_OF_HOST
 from tunneld.fib.state import UnderlayPort
 from tunneld.host.firewall import layout
+from tunneld.host.firewall.family import in_families
 from tunneld.host.firewall.layout import Table, Tables
 from tunneld.host.firewall.xtables import Plan
 
 DEVICE = "flannel0"
+(WANTED,) = in_families(WANTED_OF_HOST)
 FWD = "TUNNELD-FWD-flannel0"
 JUMP = f"-m comment --comment tunneld -j {FWD}"
 
@@ -129,7 +131,7 @@ def test_elsewhere_is_accepted_what_flannel_accepts() -> None:
 
 def test_notrack_is_for_underlay_datagrams_both_ways() -> None:
     port = UnderlayPort(address=IPv4Address("192.0.2.1"), port=8285)
-    raw = layout.everything({}, DEVICE, replace(WANTED, notrack=port))["raw"]
+    raw = layout.everything({}, DEVICE, replace(WANTED, notrack=(port,)))["raw"]
     untracked = "-p udp -m udp --dport 8285 -m comment --comment tunneld -j CT --notrack"
     assert f"-d 192.0.2.1/32 {untracked}" in raw.chains["TUNNELD-RAW-flannel0"]
     assert raw.chains["TUNNELD-OUT-flannel0"] == (f"-s 192.0.2.1/32 {untracked}",)

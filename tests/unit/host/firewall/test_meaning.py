@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,9 @@ from tests.unit.host.firewall.site import (
     CONTAINER,
     DEVICE,
     HOST_OUTSIDE,
-    NETWORK,
     REMOTE,
     STRANGER,
-    SUBNET,
+    WANTED,
     Tools,
     comes_in_by_the_tun,
     leaves_by_the_tun,
@@ -26,7 +26,6 @@ from tests.unit.host.firewall.site import (
     source_seen_by,
     udp_socket,
 )
-from tunneld.fib.state import Firewall
 from tunneld.host.firewall import HostFirewall
 
 pytestmark = pytest.mark.root
@@ -48,9 +47,7 @@ def test_sources_are_rewritten_where_flannels_iptables_rules_rewrite_them(
         async with site(rig, space) as place:
             host, container, stranger = place.host, place.container, place.stranger
             monkeypatch.setenv("PATH", path_with(tools, tmp_path / "bin"))
-            await HostFirewall("flannel0").apply(
-                Firewall(network=NETWORK, subnet=SUBNET, masquerade=masquerade)
-            )
+            await HostFirewall("flannel0").apply(replace(WANTED, masquerade=masquerade))
             host.run("/usr/sbin/nft", "-f", "-", stdin=MARKING)
             seen = {}
 

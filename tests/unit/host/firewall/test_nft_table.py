@@ -11,12 +11,16 @@ import pytest
 
 from tests.support.netns import Namespace
 from tests.unit.host.conftest import inside, refusal, run_inside, without
-from tests.unit.host.firewall.site import NETWORK, SUBNET, WANTED
+from tests.unit.host.firewall.site import WANTED as WANTED_OF_HOST
 from tunneld.errors import HostError
-from tunneld.fib.state import Firewall, FirewallMark, UnderlayPort
+from tunneld.fib.state import FirewallMark, UnderlayPort
 from tunneld.host.firewall import NftTable
+from tunneld.host.firewall.family import in_families
 
 pytestmark = pytest.mark.root
+
+(RULES,) = in_families(WANTED_OF_HOST)
+WANTED = (RULES,)
 
 FOREIGN = """
 table ip other {
@@ -75,7 +79,7 @@ def test_without_masquerade_no_source_becomes_the_hosts(space: Namespace) -> Non
     async def work() -> None:
         table = NftTable("flannel0")
         await table.apply(WANTED)
-        await table.apply(Firewall(network=NETWORK, subnet=SUBNET, masquerade=False))
+        await table.apply((replace(RULES, masquerade=False),))
 
     run_inside(space, work)
     assert "chain forward" in ruleset(space)
@@ -84,8 +88,7 @@ def test_without_masquerade_no_source_becomes_the_hosts(space: Namespace) -> Non
 
 def test_plain_masquerade_keeps_the_ports_where_it_can(space: Namespace) -> None:
     async def work() -> None:
-        wanted = Firewall(network=NETWORK, subnet=SUBNET, masquerade=True, random_fully=False)
-        await NftTable("flannel0").apply(wanted)
+        await NftTable("flannel0").apply((replace(RULES, random_fully=False),))
 
     run_inside(space, work)
     assert ruleset(space).count("masquerade\n") == 2
@@ -94,7 +97,7 @@ def test_plain_masquerade_keeps_the_ports_where_it_can(space: Namespace) -> None
 
 def test_without_forwarding_nothing_is_accepted(space: Namespace) -> None:
     async def work() -> None:
-        await NftTable("flannel0").apply(replace(WANTED, forward=False))
+        await NftTable("flannel0").apply((replace(RULES, forward=False),))
 
     run_inside(space, work)
     assert "hook forward" not in ruleset(space)
@@ -104,7 +107,8 @@ def test_without_forwarding_nothing_is_accepted(space: Namespace) -> None:
 def test_underlay_datagrams_are_left_alone_by_connection_tracking_where_wanted(
     space: Namespace,
 ) -> None:
-    wanted = replace(WANTED, notrack=UnderlayPort(address=IPv4Address("192.0.2.1"), port=8285))
+    port = UnderlayPort(address=IPv4Address("192.0.2.1"), port=8285)
+    wanted = (replace(RULES, notrack=(port,)),)
 
     async def work() -> None:
         table = NftTable("flannel0")
@@ -119,7 +123,7 @@ def test_underlay_datagrams_are_left_alone_by_connection_tracking_where_wanted(
 def test_mark_for_docker_changes_only_the_bits_of_its_mask(space: Namespace) -> None:
     async def work() -> None:
         mark = FirewallMark(value=0x100, mask=0xF00)
-        await NftTable("flannel0").apply(replace(WANTED, accept_mark=mark))
+        await NftTable("flannel0").apply((replace(RULES, accept_mark=mark),))
 
     run_inside(space, work)
     # nft writes the equal `clear 0xe00, set 0x100`.
@@ -217,12 +221,12 @@ def test_missing_nft_says_what_to_install(
 def test_missing_capability_is_one_clear_line(space: Namespace) -> None:
     code = (
         "from tunneld.host.firewall import NftTable as T; "
-        "from tunneld.fib.state import Firewall as F; from ipaddress import IPv4Network as N; "
-        "await T('flannel0').apply(F(network=N('10.5.0.0/16'), subnet=N('10.5.1.0/24'), "
-        "masquerade=True))"
+        "from tunneld.host.firewall.family import FamilyRules as R; "
+        "from ipaddress import IPv4Network as N; await T('flannel0').apply((R(version=4, "
+        "network=N('10.5.0.0/16'), subnet=N('10.5.1.0/24')),))"
     )
     said = refusal(code, *space.command(*without("net_admin")))
-    assert said.startswith("CapabilityError: cannot replace table tunneld-flannel0: not permitted")
+    assert said.startswith("CapabilityError: cannot look for table tunneld-flannel0: not permitted")
 
 
 def test_flush_that_falls_into_our_change_is_not_taken_for_our_rules(
