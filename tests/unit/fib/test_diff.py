@@ -1,44 +1,96 @@
 """Desired minus actual, and nothing else."""
 
+from __future__ import annotations
+
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunneld.backend.base import Adjacency
-from tunneld.fib.compose import compose
-from tunneld.fib.diff import difference
-from tunneld.fib.state import EngineState, HostState, State
-
-NETWORK = IPv4Network("10.0.0.0/8")
-
-adjacencies = st.builds(
-    Adjacency,
-    encapsulation=st.just("raw"),
-    endpoint=st.integers(1, 5).map(lambda n: IPv4Address(f"192.0.2.{n}")),
-    port=st.just(8285),
-    mtu_bytes=st.sampled_from([1472, 1372]),
+from tests.unit.fib.values import (
+    IPV6,
+    OWN,
+    device,
+    gateway,
+    kernel,
+    kernel_overlay,
+    overlay,
+    peer_mac,
+    raw,
+    vxlan,
 )
-states = st.builds(
-    lambda own, peers, masq: compose(
-        network=NETWORK,
-        subnet=own,
-        adjacencies={prefix: peer for prefix, peer in peers.items() if prefix != own},
-        device_mtu_bytes=1472,
-        source_check="strict",
-        ip_masq=masq,
-    ),
-    own=st.integers(0, 3).map(lambda n: IPv4Network(f"10.1.{n}.0/24")),
-    peers=st.dictionaries(
-        st.integers(0, 9).map(lambda n: IPv4Network(f"10.1.{n}.0/24")), adjacencies
-    ),
-    masq=st.booleans(),
+from tunneld.backend.base import Reach
+from tunneld.fib.compose import Overlay, Rules, compose
+from tunneld.fib.diff import difference
+from tunneld.fib.state import EngineState, FdbEntry, HostState, Neighbour, State
+from tunneld.lease.model import IPNetwork
+
+NUMBERS = st.integers(2, 9)
+
+prefixes: st.SearchStrategy[IPNetwork] = st.one_of(
+    NUMBERS.map(lambda number: IPv4Network(f"10.5.{number}.0/24")),
+    NUMBERS.map(lambda number: IPv6Network(f"fd00:10:5:{number}::/64")),
+)
+
+
+def _endpoint(prefix: IPNetwork, number: int) -> str:
+    return f"192.0.2.{number}" if prefix.version == 4 else f"2001:db8::{number}"
+
+
+@st.composite
+def _engine_reaches(draw: st.DrawFn) -> dict[IPNetwork, Reach]:
+    found: dict[IPNetwork, Reach] = {}
+    for prefix in draw(st.sets(prefixes)):
+        endpoint = _endpoint(prefix, draw(NUMBERS))
+        found[prefix] = draw(
+            st.sampled_from(
+                [
+                    raw(endpoint),
+                    raw(endpoint, 1372),
+                    vxlan(endpoint),
+                    vxlan(endpoint, gateway=endpoint),
+                ]
+            )
+        )
+    return found
+
+
+@st.composite
+def _kernel_reaches(draw: st.DrawFn) -> dict[IPNetwork, Reach]:
+    found: dict[IPNetwork, Reach] = {}
+    for prefix in draw(st.sets(prefixes)):
+        number = draw(NUMBERS)
+        endpoint = _endpoint(prefix, number)
+        # One host for one address: what `daemon.desired` sees to.
+        through = kernel(prefix, endpoint, peer_mac(number))
+        found[prefix] = draw(st.sampled_from([through, gateway(endpoint)]))
+    return found
+
+
+overlays: st.SearchStrategy[Overlay] = st.sampled_from(
+    [
+        overlay(),
+        overlay(ipv6=IPV6, mtu_bytes=1430),
+        overlay(ipv4=None, ipv6=IPV6),
+    ]
+)
+kernel_overlays: st.SearchStrategy[Overlay] = st.sampled_from(
+    [
+        kernel_overlay(),
+        replace(kernel_overlay(), vxlan_devices=(device("flannel.1", OWN, "192.0.2.9"),)),
+    ]
+)
+rules = st.booleans().map(lambda masq: Rules(ip_masq=masq))
+states = st.one_of(
+    st.builds(compose, overlays, _engine_reaches(), rules),
+    st.builds(compose, kernel_overlays, _kernel_reaches(), rules),
 )
 EMPTY = State(engine=EngineState(), host=HostState())
 
 
-def _apply(state: State, desired: State) -> State:
+def _changed(state: State, desired: State) -> State:
+    """Carries the change out as engine and kernel do: what is put replaces what is in its place."""
     change = difference(desired, state)
     engine, host = change.engine, change.host
     entries = {
@@ -51,6 +103,22 @@ def _apply(state: State, desired: State) -> State:
         for name, adjacency in state.engine.adjacencies.items()
         if name not in engine.drop_adjacencies
     }
+    devices = {it.name: it for it in state.host.vxlan_devices}
+    devices |= {it.name: it for it in host.put_vxlan_devices}
+    for dropped_device in host.drop_vxlan_devices:
+        del devices[dropped_device.name]
+    neighbours = {(it.device, it.address): it for it in state.host.neighbours}
+    neighbours |= {(it.device, it.address): it for it in host.put_neighbours}
+    for dropped_neighbour in host.drop_neighbours:
+        del neighbours[dropped_neighbour.device, dropped_neighbour.address]
+    fdb = {(it.device, it.mac): it for it in state.host.fdb}
+    fdb |= {(it.device, it.mac): it for it in host.put_fdb}
+    for dropped_entry in host.drop_fdb:
+        del fdb[dropped_entry.device, dropped_entry.mac]
+    routes = {(it.destination, it.metric): it for it in state.host.routes}
+    routes |= {(it.destination, it.metric): it for it in host.put_routes}
+    for dropped_route in host.drop_routes:
+        del routes[dropped_route.destination, dropped_route.metric]
     return State(
         engine=EngineState(
             settings=engine.settings or state.engine.settings,
@@ -59,10 +127,22 @@ def _apply(state: State, desired: State) -> State:
         ),
         host=HostState(
             device=host.device or state.host.device,
-            routes=(state.host.routes - host.drop_routes) | host.put_routes,
+            vxlan_devices=frozenset(devices.values()),
+            neighbours=frozenset(neighbours.values()),
+            fdb=frozenset(fdb.values()),
+            routes=frozenset(routes.values()),
             firewall=host.firewall or state.host.firewall,
             subnet_env=host.subnet_env or state.host.subnet_env,
         ),
+    )
+
+
+def _whole(state: State, before: State) -> State:
+    """What no change takes away: the engine's settings and the TUN device end with the process."""
+    return replace(
+        state,
+        engine=replace(state.engine, settings=state.engine.settings or before.engine.settings),
+        host=replace(state.host, device=state.host.device or before.host.device),
     )
 
 
@@ -70,8 +150,8 @@ def _apply(state: State, desired: State) -> State:
 def test_applying_differences_leads_to_each_desired_state(path: list[State]) -> None:
     actual = EMPTY
     for desired in path:
-        actual = _apply(actual, desired)
-        assert actual == desired
+        before, actual = actual, _changed(actual, desired)
+        assert actual == _whole(desired, before)
 
 
 @given(states)
@@ -83,8 +163,47 @@ def test_nothing_is_done_when_all_is_as_desired(state: State) -> None:
 
 @given(states)
 def test_what_somebody_removed_is_put_back(state: State) -> None:
-    damaged = replace(state, host=replace(state.host, routes=frozenset(), firewall=None))
+    damaged = replace(
+        state,
+        host=replace(
+            state.host,
+            routes=frozenset(),
+            neighbours=frozenset(),
+            fdb=frozenset(),
+            vxlan_devices=frozenset(),
+            firewall=None,
+        ),
+    )
     change = difference(state, damaged)
     assert change.host.put_routes == state.host.routes
+    assert change.host.put_neighbours == state.host.neighbours
+    assert change.host.put_fdb == state.host.fdb
+    assert change.host.put_vxlan_devices == state.host.vxlan_devices
     assert change.host.firewall == state.host.firewall
     assert not change.engine
+
+
+def test_what_is_replaced_is_not_removed_as_well() -> None:
+    """Removed by its place in the kernel, the new one would go."""
+    prefix = IPv4Network("10.5.2.0/24")
+    before = compose(kernel_overlay(), {prefix: kernel(prefix)}, Rules(ip_masq=True))
+    moved = replace(kernel_overlay(), vxlan_devices=(device("flannel.1", OWN, "192.0.2.9"),))
+    reaches = {prefix: kernel(prefix, "192.0.2.7")}
+    change = difference(compose(moved, reaches, Rules(ip_masq=True)), before).host
+    assert {it.local.compressed for it in change.put_vxlan_devices} == {"192.0.2.9"}
+    assert {it.name for it in change.drop_vxlan_devices} == {"flannel-v6.1"}
+    assert {it.endpoint.compressed for it in change.put_fdb} == {"192.0.2.7"}
+    assert change.drop_fdb == frozenset()
+
+
+def test_peer_that_leaves_takes_its_entries_along() -> None:
+    prefix = IPv4Network("10.5.2.0/24")
+    before = compose(kernel_overlay(), {prefix: kernel(prefix)}, Rules(ip_masq=True))
+    change = difference(compose(kernel_overlay(), {}, Rules(ip_masq=True)), before).host
+    path = kernel(prefix).kernel
+    assert path is not None
+    assert change.drop_neighbours == {
+        Neighbour(device="flannel.1", address=path.next_hop, mac=path.mac)
+    }
+    assert change.drop_fdb == {FdbEntry(device="flannel.1", mac=path.mac, endpoint=path.endpoint)}
+    assert {route.destination for route in change.drop_routes} == {prefix}
