@@ -51,9 +51,14 @@ class AllocBackend:
         require_addresses(here, self.families)
 
     def attributes(self, here: Here) -> LeaseAttributes:
-        """Returns flannel's lease value: addresses only."""
+        """Returns flannel's lease value: PublicIP only, for no peer has to be reached.
+
+        Without IPv4, where flannel's own ends, PublicIPv6 says whose lease it is.
+        """
         public_ip, public_ipv6 = public_addresses(here, self.families)
-        return LeaseAttributes(public_ip=public_ip, public_ipv6=public_ipv6)
+        return LeaseAttributes(
+            public_ip=public_ip, public_ipv6=None if 4 in self.families else public_ipv6
+        )
 
     def vtep(self, here: Here) -> None:
         """Returns nothing: no VXLAN is spoken."""

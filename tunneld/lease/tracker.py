@@ -308,13 +308,15 @@ def _fault(part: _Part, own: Lease) -> tuple[str, str] | None:
     subnet, endpoint, network = part.subnet, part.endpoint, part.network
     if not is_part(subnet, network):
         return OUTSIDE_NETWORK, f"{subnet} is not inside the network {network}"
-    if endpoint is None or not _is_of_one_host(endpoint):
-        return UNUSABLE_PUBLIC_IP, f"public IP {endpoint} is no address of a single host"
-    if is_inside(endpoint, network):
-        # A datagram to it would be routed into the overlay device it came from.
-        return UNUSABLE_PUBLIC_IP, f"public IP {endpoint} lies inside the network {network}"
-    if endpoint in (own.attributes.public_ip, own.attributes.public_ipv6):
-        return OWN_PUBLIC_IP, f"public IP {endpoint} is this host's own"
+    # Whether one without an endpoint is of use, its backend knows.
+    if endpoint is not None:
+        if not _is_of_one_host(endpoint):
+            return UNUSABLE_PUBLIC_IP, f"public IP {endpoint} is no address of a single host"
+        if is_inside(endpoint, network):
+            # A datagram to it would be routed into the overlay device it came from.
+            return UNUSABLE_PUBLIC_IP, f"public IP {endpoint} lies inside the network {network}"
+        if endpoint in (own.attributes.public_ip, own.attributes.public_ipv6):
+            return OWN_PUBLIC_IP, f"public IP {endpoint} is this host's own"
     held = next((held for held in own.key.subnets if overlap(subnet, held)), None)
     return None if held is None else (OVERLAPS_OWN, f"{subnet} overlaps this host's {held}")
 
