@@ -66,6 +66,7 @@ class OverlayDevice:
         """
         old = await self.sources(link)
         if link.is_multicast:
+            await finish(asyncio.to_thread(families.leave_router_group, link))
             await self._netlink.disable_multicast(link.index)
         await finish(asyncio.to_thread(_set_families, link, wanted))
         new = Sources(ipv4=wanted.address, ipv6=wanted.address_v6)

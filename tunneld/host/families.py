@@ -97,6 +97,23 @@ def set_ipv6_forwarding(link: Link, on: bool) -> None:
         )
 
 
+def leave_router_group(link: Link) -> None:
+    """Keeps a device, while it is still down, from ever reporting itself as a router's.
+
+    A device that is made where IPv6 is forwarded joins ff02::2. It leaves by the second switch,
+    which does not decide on forwarding; of MLD's versions only the first lets a device leave
+    without a word (RFC 2710 §4). Without the multicast flag it never joins again.
+    """
+    try:
+        _write(link.name, "force_mld_version", "1")
+        _write(link.name, "forwarding", "0")
+    except OSError as error:
+        _log.debug(
+            "the overlay device may report itself to ff02::2",
+            extra={"fields": {"device": link.name, "error": error.strerror}},
+        )
+
+
 def forwards_ipv6(link: Link) -> bool:
     """Says whether IPv6 packets that come in by a device are forwarded."""
     return _read("all", "forwarding") == "1" or _read(link.name, "force_forwarding") == "1"
