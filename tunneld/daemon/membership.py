@@ -13,7 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 
 from tunneld.daemon.cache import Cache, Remembered
-from tunneld.errors import GrantLostError, HostError, LeaseError, StoreError
+from tunneld.errors import (
+    GrantLostError,
+    HostError,
+    LeaseError,
+    NetworkConfigError,
+    StoreError,
+)
+from tunneld.lease.coexistence import conflict
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import Batch, Lease, LeaseAttributes, Snapshot, SubnetKey
 from tunneld.lease.network import NetworkConfig, parse
@@ -50,6 +57,8 @@ class Membership:
         self._complaint = Periodic(REMINDER_S)
         self._refusal: str | None = None
         self._is_leaving = False
+        self._config: NetworkConfig | None = None
+        self._conflict: str | None = None
 
     @property
     def own(self) -> Lease | None:
@@ -64,7 +73,7 @@ class Membership:
     @property
     def problem(self) -> str | None:
         """What is wrong with the own lease, in one line."""
-        return self._refusal or self._keeper.problem
+        return self._refusal or self._keeper.problem or self._conflict
 
     def store_status(self) -> StoreStatus:
         """Returns how the store is reached."""
@@ -124,7 +133,8 @@ class Membership:
                     extra={"fields": {"entry": self._config_key}},
                 )
             await self._changed_within(REMINDER_S)
-        return parse(text)
+        self._config = parse(text)
+        return self._config
 
     async def join(
         self,
@@ -132,8 +142,13 @@ class Membership:
         attributes: LeaseAttributes,
         previous: SubnetKey | None,
     ) -> Lease:
-        """Gets a lease with these attributes, however long the store takes."""
+        """Gets a lease with these attributes, however long the store takes.
+
+        Raises:
+            NetworkConfigError: a newcomer would not be safe beside the hosts of this network.
+        """
         loop = asyncio.get_running_loop()
+        self._refuse_newcomer(config, attributes)
         while True:
             try:
                 lease = await self._keeper.acquire(self.tracker, config, attributes, previous)
@@ -146,6 +161,31 @@ class Membership:
                 self._refusal = None
                 self._tell()
                 return lease
+
+    def _refuse_newcomer(self, config: NetworkConfig, attributes: LeaseAttributes) -> None:
+        """Refuses a node that has no lease yet; one that is in the network goes on, degraded."""
+        tracker = self.tracker
+        if self.own is not None or any(
+            record.node_id == self._keeper.node_id and record.describes(lease)
+            for record in tracker.records
+            if (lease := tracker.lease(record.key)) is not None
+        ):
+            return
+        found = conflict(config, tracker.leases, tracker.records, attributes.holder)
+        if found is not None:
+            raise NetworkConfigError(found)
+
+    def _compare_neighbours(self) -> None:
+        own = self.own
+        if self._config is None or own is None:
+            return
+        tracker = self.tracker
+        found = conflict(self._config, tracker.leases, tracker.records, own.holder)
+        if found is not None and self._conflict is None:
+            _log.error("this network cannot be shared", extra={"fields": {"error": found}})
+        elif found is None and self._conflict is not None:
+            _log.info("no flanneld is in the network any more")
+        self._conflict = found
 
     def holds(self, attributes: LeaseAttributes) -> bool:
         """Returns whether there is a lease and it says just this."""
@@ -202,6 +242,7 @@ class Membership:
         self._news.clear()
 
     def _tell(self) -> None:
+        self._compare_neighbours()
         self._news.set()
         for listener in self._listeners:
             listener()

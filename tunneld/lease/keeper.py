@@ -92,6 +92,11 @@ class Keeper:
         self._complaint = Periodic()
 
     @property
+    def node_id(self) -> str:
+        """By which this node knows its lease again."""
+        return self._node_id
+
+    @property
     def lease(self) -> Lease | None:
         """The lease as this node wrote it last."""
         return self._lease

@@ -87,7 +87,7 @@ def test_our_backend_publishes_what_flannels_does(golden: Golden) -> None:
 def test_subnet_env_is_read_and_written_as_flannel_does(golden: Golden) -> None:
     config, key = parse(golden.config), fmt.parse_lease_key(golden.key)
     ours = SubnetEnv(
-        network=config.ipv4 and config.ipv4.network,
+        network=config.network if config.enable_ipv4 else None,
         subnet=key.ipv4 if key.has_ipv4 else None,
         network_v6=config.ipv6_network,
         subnet_v6=key.ipv6,
