@@ -114,14 +114,15 @@ class Routes:
             current = ours.get(place)
             if current is not None and _plain(current) == wanted:
                 continue
-            if current is None:
-                if not await self._netlink.add_route(wanted):
-                    raise await self._in_the_way(wanted, exits)
-            elif place in strange:
-                # Two routes in one place: a replacement would hit either of them.
+            # Two routes in one place: a replacement would hit either of them.
+            if current is not None and place in strange:
                 raise await self._in_the_way(wanted, exits)
-            else:
-                await self._netlink.replace_route(wanted)
+            for step in _steps(wanted):
+                if current is not None:
+                    await self._netlink.replace_route(step)
+                elif not await self._netlink.add_route(step):
+                    raise await self._in_the_way(wanted, exits)
+                current = step
         gone = {_place_asked(route) for route in drop}
         for place, route in ours.items():
             # What nobody could have asked for is left over from a change cut short.
@@ -202,6 +203,20 @@ def _wanted(route: Route, exits: Exits) -> KernelRoute:
         case "onlink":
             index = exits.vxlan.get(route.device or "")
             return replace(plain, oif=_there(index, route), gateway=route.gateway, onlink=True)
+
+
+def _steps(wanted: KernelRoute) -> tuple[KernelRoute, ...]:
+    """Returns the routes to put in one place, one after the other.
+
+    With IPv6 the kernel refuses an onlink gateway that a route out of another device covers, be it
+    the very route to be replaced; but not where that route says `unreachable`.
+
+    Source: Linux net/ipv6/route.c (ip6_route_check_nh_onlink).
+    """
+    if not wanted.onlink or wanted.destination.version == 4:
+        return (wanted,)
+    stop_gap = replace(wanted, type=RTN_UNREACHABLE, oif=None, gateway=None, onlink=False)
+    return (stop_gap, wanted)
 
 
 def _there(index: int | None, route: Route) -> int:
