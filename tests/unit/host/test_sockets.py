@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
@@ -16,6 +16,7 @@ from tunneld.host.sockets import (
     IP_MTU_DISCOVER,
     PMTUDISC_DO,
     WorkerSockets,
+    open_icmp6_socket,
     open_icmp_socket,
     open_underlay_sockets,
 )
@@ -23,6 +24,7 @@ from tunneld.host.sockets import (
 pytestmark = pytest.mark.root
 
 LOCAL = IPv4Address("127.0.0.1")
+LOCAL_V6 = IPv6Address("::1")
 PORT = 8285
 
 
@@ -122,6 +124,102 @@ def test_privileged_port_without_its_capability_is_refused(space: Namespace) -> 
     )
     said = refusal(code, *space.command(*without("net_bind_service")))
     assert said.startswith("CapabilityError: cannot bind UDP 127.0.0.1:53: not permitted")
+
+
+def test_ipv6_socket_is_bound_to_its_family_and_sends_nothing_in_fragments(
+    in_space: Namespace,
+) -> None:
+    sockets = open_underlay_sockets([LOCAL, LOCAL_V6], PORT, 2)
+    for worker in sockets:
+        assert [one.getsockname()[:2] for one in worker.ipv4] == [("127.0.0.1", 8285)]
+        assert [one.getsockname()[:2] for one in worker.ipv6] == [("::1", 8285)]
+        assert worker.descriptors() == {
+            "ipv4": [worker.ipv4[0].fileno()],
+            "ipv6": [worker.ipv6[0].fileno()],
+        }
+    (opened,) = sockets[0].ipv6
+    assert not opened.getblocking()
+    assert opened.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY) == 1
+    in_space.run("ip", "link", "set", "lo", "mtu", "1300")
+    with Capture(in_space, "lo", "ip6 and udp") as capture:
+        with pytest.raises(OSError, match="Message too long"):
+            opened.sendto(bytes(1300 - 48 + 1), ("::1", PORT))
+        opened.sendto(bytes(1300 - 48), ("::1", PORT))
+        packet = wait_until(capture.packets)[0]["IPv6"]
+    assert packet.nh == socket.IPPROTO_UDP  # no fragment header
+    assert packet["UDP"].chksum != 0
+    close_all(sockets)
+
+
+@pytest.mark.parametrize("address", [LOCAL, LOCAL_V6], ids=["IPv4", "IPv6"])
+def test_flows_leave_by_ports_of_their_own_and_nothing_comes_in_there(
+    in_space: Namespace, address: IPv4Address | IPv6Address
+) -> None:
+    sockets = open_underlay_sockets([address], PORT, 2, source_ports=4)
+    receiving = {worker_sockets(worker)[0].getsockname()[1] for worker in sockets}
+    sending = [one for worker in sockets for one in worker_sockets(worker)[1:]]
+    ports = {one.getsockname()[1] for one in sending}
+    assert receiving == {PORT}
+    assert len(sending) == 8
+    assert len(ports) == 8
+    assert not ports & {PORT, 0}
+    for one in sending:
+        assert not one.getblocking()
+        one.sendto(b"out", (str(address), PORT))
+        with socket.socket(one.family, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(b"in", one.getsockname())
+        with pytest.raises(BlockingIOError):
+            one.recv(100)
+    sources = set()
+    for worker in sockets:
+        while True:
+            try:
+                sources.add(worker_sockets(worker)[0].recvfrom(100)[1][1])
+            except BlockingIOError:
+                break
+    assert sources == ports
+    close_all(sockets)
+
+
+def worker_sockets(worker: WorkerSockets) -> list[socket.socket]:
+    return worker.ipv4 or worker.ipv6
+
+
+def test_kernel_device_that_holds_the_port_is_named(in_space: Namespace) -> None:
+    in_space.bridge("eth0", "192.0.2.1/24")
+    settings = "id 7 local 192.0.2.1 dev eth0 dstport 8285"
+    in_space.run("ip", "link", "add", "vx7", "type", "vxlan", *settings.split())
+    in_space.run("ip", "link", "set", "vx7", "up")
+    with pytest.raises(PortInUseError, match=r"no process, hence the kernel .*type vxlan"):
+        open_underlay_sockets([LOCAL], PORT, 1)
+
+
+def test_second_family_that_fails_leaves_no_socket_of_the_first(in_space: Namespace) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as holder:
+        holder.bind(("::1", PORT))
+        with pytest.raises(PortInUseError, match=r"UDP \[::1\]:8285: process \d+ "):
+            open_underlay_sockets([LOCAL, LOCAL_V6], PORT, 1)
+    close_all(open_underlay_sockets([LOCAL, LOCAL_V6], PORT, 1))
+
+
+def test_icmp6_socket_sends_whole_packets_and_receives_nothing(rig: Rig) -> None:
+    near, far = rig.namespace("near"), rig.namespace("far")
+    rig.link(near, "eth0", far, "eth0")
+    near.run("ip", "address", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+    far.run("ip", "address", "add", "2001:db8::2/64", "dev", "eth0", "nodad")
+    from scapy.layers.inet import UDP
+    from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
+
+    offender = IPv6(src="2001:db8::2", dst="fd00:5:2::5") / UDP(sport=1, dport=2)
+    packet = IPv6(src="fd00:5:1::", dst="2001:db8::2") / ICMPv6DestUnreach() / bytes(offender)
+    with inside(near), open_icmp6_socket() as opened, Capture(far, "eth0", "icmp6") as capture:
+        near.run("ping", "-c", "1", "-W", "5", "2001:db8::2")
+        opened.sendto(bytes(packet), ("2001:db8::2", 0))
+        wait_until(lambda: any(ICMPv6DestUnreach in p for p in capture.packets()), what="the error")
+        with pytest.raises(BlockingIOError):
+            opened.recv(100)
+    (seen,) = (p["IPv6"] for p in capture.packets() if ICMPv6DestUnreach in p)
+    assert (seen.src, seen.dst) == ("fd00:5:1::", "2001:db8::2")
 
 
 def test_icmp_socket_sends_whole_packets_and_receives_nothing(rig: Rig) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from tests.support.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tunneld.errors import InterfaceError, UsageError
-from tunneld.host.netlink import Netlink
+from tunneld.host.netlink import Family, Netlink
 from tunneld.host.underlay import Selection, Underlay, find_underlay
 
 pytestmark = pytest.mark.root
@@ -26,10 +27,12 @@ def host(space: Namespace) -> Namespace:
     return space
 
 
-def find(space: Namespace, **selection: Any) -> Underlay:
+def find(
+    space: Namespace, families: Collection[Family] = frozenset({4}), **selection: Any
+) -> Underlay:
     async def work() -> Underlay:
         async with Netlink.opened() as netlink:
-            return await find_underlay(Selection(**selection), netlink)
+            return await find_underlay(Selection(**selection), netlink, families)
 
     return run_inside(space, work)
 
@@ -166,3 +169,97 @@ def test_interface_without_an_address_is_refused(host: Namespace) -> None:
 def test_regex_that_does_not_compile_is_a_usage_error(host: Namespace) -> None:
     with pytest.raises(UsageError, match=r"--iface-regex '\(' does not compile"):
         find(host, regexes=("(",))
+
+
+DUAL: frozenset[Family] = frozenset({4, 6})
+ONLY_V6: frozenset[Family] = frozenset({6})
+
+
+@pytest.fixture
+def dual(host: Namespace) -> Namespace:
+    """The same three interfaces with IPv6 on two of them, and its default route by `wan0`."""
+    for address, device in (("2001:db8::10/64", "wan0"), ("2001:db8:1::1/64", "lan0")):
+        host.run("ip", "address", "add", address, "dev", device, "nodad")
+    host.run("ip", "route", "add", "default", "via", "2001:db8::1", "dev", "wan0")
+    return host
+
+
+def test_network_of_both_families_gets_both_addresses_of_one_interface(dual: Namespace) -> None:
+    found = find(dual, DUAL)
+    assert (found.name, str(found.address), str(found.address_v6)) == (
+        ("wan0", "192.0.2.10", "2001:db8::10")
+    )
+    assert (found.public_ip, found.public_ipv6) == (found.address, found.address_v6)
+    assert found.addresses == (found.address, found.address_v6)
+
+
+def test_family_the_network_has_not_is_not_looked_at(dual: Namespace) -> None:
+    found = find(dual)
+    assert (found.address_v6, found.public_ipv6) == (None, None)
+    found = find(dual, ONLY_V6)
+    assert (found.address, found.public_ip) == (None, None)
+    assert (found.name, str(found.address_v6)) == ("wan0", "2001:db8::10")
+    assert found.addresses == (found.address_v6,)
+
+
+def test_ipv6_address_gives_its_interface(dual: Namespace) -> None:
+    dual.run("ip", "address", "add", "2001:db8:1::7/64", "dev", "lan0", "nodad")
+    found = find(dual, DUAL, interfaces=("2001:db8:1::1",))
+    assert (found.name, str(found.address), str(found.address_v6)) == (
+        ("lan0", "10.1.0.1", "2001:db8:1::1")
+    )
+    assert find(dual, interfaces=("2001:db8:1::1",)).name == "lan0"
+
+
+def test_way_to_an_ipv6_address_gives_the_interface(dual: Namespace) -> None:
+    reach = IPv6Address("2001:db8:1::99")
+    found = find(dual, DUAL, can_reach=reach)
+    assert (found.name, str(found.address_v6)) == ("lan0", "2001:db8:1::1")
+
+
+def test_regex_is_searched_in_addresses_of_the_families_of_the_network(dual: Namespace) -> None:
+    assert find(dual, DUAL, regexes=("^2001:db8:1:",)).name == "lan0"
+    with pytest.raises(InterfaceError, match="no address and no name matches"):
+        find(dual, regexes=("^2001:db8:1:",))
+
+
+def test_public_ipv6_is_published_and_finds_the_interface_of_an_ipv6_network(
+    dual: Namespace,
+) -> None:
+    public = IPv6Address("2001:db8:ffff::1")
+    found = find(dual, DUAL, public_ipv6=public)
+    assert (found.name, found.public_ipv6) == ("wan0", public)
+    found = find(dual, ONLY_V6, public_ipv6=IPv6Address("2001:db8:1::1"))
+    assert found.name == "lan0"
+
+
+def test_lasting_address_goes_before_one_that_is_about_to_end(dual: Namespace) -> None:
+    lifetime = ("preferred_lft", "0", "valid_lft", "3600")
+    dual.run("ip", "address", "add", "2001:db8::5/64", "dev", "wan0", "nodad", *lifetime)
+    assert str(find(dual, DUAL).address_v6) == "2001:db8::10"
+
+
+def test_interface_without_a_global_ipv6_address_is_refused(dual: Namespace) -> None:
+    dual.run("ip", "address", "del", "2001:db8::10/64", "dev", "wan0")
+    with pytest.raises(InterfaceError, match="wan0 has no global IPv6 address"):
+        find(dual, DUAL, interfaces=("wan0",))
+    dual.bridge("x6")
+    dual.run("ip", "address", "add", "2001:db8:6::1/64", "dev", "x6", "nodad")
+    with pytest.raises(InterfaceError, match="x6 has no IPv4 address"):
+        find(dual, DUAL, interfaces=("x6",))
+    assert find(dual, ONLY_V6, interfaces=("x6",)).name == "x6"
+
+
+def test_default_routes_that_part_are_ambiguous(dual: Namespace) -> None:
+    dual.run("ip", "-6", "route", "replace", "default", "via", "2001:db8:1::fe", "dev", "lan0")
+    with pytest.raises(InterfaceError, match=r"ambiguous.*families lead to wan0 .*, lan0 "):
+        find(dual, DUAL)
+    assert find(dual).name == "wan0"
+    assert find(dual, ONLY_V6).name == "lan0"
+
+
+def test_one_default_route_is_enough_for_both_families(dual: Namespace) -> None:
+    dual.run("ip", "-6", "route", "del", "default")
+    assert find(dual, DUAL).name == "wan0"
+    with pytest.raises(InterfaceError, match="there is no default route"):
+        find(dual, ONLY_V6)
