@@ -80,23 +80,41 @@ def open_tun(name: str) -> int:
 
 
 def adjacency(
-    name: str, endpoint: str, mtu_bytes: int = MTU_BYTES, port: int = PORT
+    name: str,
+    endpoint: str,
+    mtu_bytes: int = MTU_BYTES,
+    port: int = PORT,
+    vtep_mac: str | None = None,
 ) -> _native.Adjacency:
+    """An adjacency without encapsulation, or with VXLAN where there is an address for it."""
     return {
         "name": name,
-        "encapsulation": "raw",
+        "encapsulation": "raw" if vtep_mac is None else "vxlan",
         "endpoint": endpoint,
         "port": port,
         "mtu_bytes": mtu_bytes,
+        "vtep_mac": vtep_mac,
     }
 
 
-def settings(source_check: str = "strict", mtu_bytes: int = MTU_BYTES) -> _native.Settings:
+def settings(
+    source_check: str = "strict",
+    mtu_bytes: int = MTU_BYTES,
+    vtep: _native.Vtep | None = None,
+) -> _native.Settings:
     return {
         "source_check": source_check,
         "device_mtu_bytes": mtu_bytes,
         "icmp_source": "10.5.1.0",
+        "icmp_source_v6": None,
+        "vtep": vtep,
     }
+
+
+def over_ipv4(*sockets: socket.socket | int) -> _native.UnderlaySockets:
+    """Sockets of one worker."""
+    fds = [sock if isinstance(sock, int) else sock.fileno() for sock in sockets]
+    return {"ipv4": fds, "ipv6": []}
 
 
 def network(source_check: str = "strict") -> _native.Change:
@@ -129,7 +147,10 @@ class Host:
             underlay, icmp = underlay or udp_socket("127.0.0.1"), raw_icmp_socket()
         with near, underlay, icmp:
             self.engine = _native.Engine(
-                tun_fds=[near.fileno()], underlay_fds=[underlay.fileno()], icmp_fd=icmp.fileno()
+                tun_fds=[near.fileno()],
+                underlay=[over_ipv4(underlay)],
+                icmp_fd=icmp.fileno(),
+                icmp6_fd=None,
             )
         self.device.settimeout(10)
         if change is not None:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tests.native.hosts import adjacency, inside, open_tun, raw_icmp_socket, shared_udp_socket
+from tests.native.hosts import (
+    adjacency,
+    inside,
+    open_tun,
+    over_ipv4,
+    raw_icmp_socket,
+    shared_udp_socket,
+)
 from tests.support.netns import Namespace, Rig
 from tunneld import _native
 
@@ -50,8 +57,9 @@ def make_engine(space: Namespace, number: int) -> _native.Engine:
             icmp = opened.enter_context(raw_icmp_socket())
         engine = _native.Engine(
             tun_fds=tuns,
-            underlay_fds=[underlay.fileno() for underlay in sockets],
+            underlay=[over_ipv4(underlay) for underlay in sockets],
             icmp_fd=icmp.fileno(),
+            icmp6_fd=None,
         )
     for tun in tuns:
         os.close(tun)
@@ -68,6 +76,8 @@ def make_engine(space: Namespace, number: int) -> _native.Engine:
                 "source_check": "strict",
                 "device_mtu_bytes": 1472,
                 "icmp_source": f"10.5.{number}.0",
+                "icmp_source_v6": None,
+                "vtep": None,
             },
             "put_adjacencies": [adjacency("peer", f"192.0.2.{peer}")],
             "put_entries": [

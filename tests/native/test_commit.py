@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.native.hosts import adjacency, network, settings
+from tests.native.hosts import adjacency, network, over_ipv4, settings
 from tunneld import _native
 from tunneld.errors import EngineError
 
@@ -21,7 +21,8 @@ def make_engine(workers: int = 1) -> _native.Engine:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with near, far:
         fds = [near.fileno()] * workers
-        return _native.Engine(tun_fds=fds, underlay_fds=fds, icmp_fd=far.fileno())
+        underlay = [over_ipv4(near)] * workers
+        return _native.Engine(tun_fds=fds, underlay=underlay, icmp_fd=None, icmp6_fd=None)
 
 
 @pytest.fixture
@@ -37,8 +38,9 @@ def put(**fields: object) -> dict[str, object]:
 
 
 BAD = [
-    (put(endpoint="192.0.2"), "adjacency d: endpoint 192.0.2, expected an IPv4 address"),
-    (put(endpoint="::1"), "adjacency d: endpoint ::1, expected an IPv4 address"),
+    (put(endpoint="192.0.2"), "adjacency d: endpoint 192.0.2, expected an IP address"),
+    (put(endpoint="::"), "adjacency d: endpoint ::, expected the address of one host"),
+    (put(endpoint="ff02::1"), "adjacency d: endpoint ff02::1, expected the address"),
     (put(endpoint="0.0.0.0"), "adjacency d: endpoint 0.0.0.0, expected the address of one host"),
     (put(endpoint="224.0.0.1"), "adjacency d: endpoint 224.0.0.1, expected the address"),
     (put(port=0), "adjacency d: port 0, expected 1 to 65535"),
@@ -46,7 +48,7 @@ BAD = [
     (put(port=-1), "adjacency d: port -1, expected 1 to 65535"),
     (put(mtu_bytes=67), "adjacency d: MTU 67, expected at least 68 bytes"),
     (put(mtu_bytes=65536), "adjacency d: mtu_bytes 65536, expected 68 to 65535 bytes"),
-    (put(encapsulation="gre"), "adjacency d: encapsulation gre, expected raw"),
+    (put(encapsulation="gre"), "adjacency d: encapsulation gre, expected raw or vxlan"),
     (put(name="local"), 'its name must be neither empty nor "local"'),
     ({"put_entries": [{"prefix": "10.5.9.1/24", "target": "b"}]}, "10.5.9.1/24: it has host bits"),
     ({"put_entries": [{"prefix": "10.5.9.0/33", "target": "b"}]}, "10.5.9.0/33: its length"),

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import Host, inside, network, open_tun, raw_icmp_socket, udp_socket
+from tests.native.hosts import (
+    Host,
+    inside,
+    network,
+    open_tun,
+    over_ipv4,
+    raw_icmp_socket,
+    udp_socket,
+)
 from tests.native.packets import inner
 from tests.support.netns import Namespace
 from tests.support.wait import wait_until
@@ -24,25 +32,30 @@ def thread_names() -> set[str]:
 
 def test_descriptors_must_make_whole_workers() -> None:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with near, far, pytest.raises(EngineError, match="2 TUN queues and 1 UDP sockets"):
+    with near, far, pytest.raises(EngineError, match="2 TUN queues and UDP sockets for 1 workers"):
         _native.Engine(
             tun_fds=[near.fileno(), near.fileno()],
-            underlay_fds=[near.fileno()],
+            underlay=[over_ipv4(near)],
             icmp_fd=far.fileno(),
+            icmp6_fd=None,
         )
-    with pytest.raises(EngineError, match="0 TUN queues and 0 UDP sockets"):
-        _native.Engine(tun_fds=[], underlay_fds=[], icmp_fd=0)
+    with pytest.raises(EngineError, match="0 TUN queues and UDP sockets for 0 w"):
+        _native.Engine(tun_fds=[], underlay=[], icmp_fd=None, icmp6_fd=None)
+    near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with near, far, pytest.raises(EngineError, match="no UDP socket for worker 0"):
+        _native.Engine(tun_fds=[near.fileno()], underlay=[over_ipv4()], icmp_fd=None, icmp6_fd=None)
 
 
-@pytest.mark.parametrize("role", ["TUN", "UDP", "ICMP"])
+@pytest.mark.parametrize("role", ["TUN", "UDP", "ICMP", "ICMPv6"])
 @pytest.mark.parametrize("number", [-1, 1_000_000])
 def test_a_bad_descriptor_is_named_with_its_role(role: str, number: int) -> None:
     near, far = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with near, far, pytest.raises(EngineError, match=f"{role} descriptor {number} "):
         _native.Engine(
             tun_fds=[number if role == "TUN" else near.fileno()],
-            underlay_fds=[number if role == "UDP" else near.fileno()],
+            underlay=[over_ipv4(near, number if role == "UDP" else near.fileno())],
             icmp_fd=number if role == "ICMP" else far.fileno(),
+            icmp6_fd=number if role == "ICMPv6" else far.fileno(),
         )
 
 
@@ -105,7 +118,10 @@ def test_the_descriptors_are_let_go_at_the_end(space: Namespace) -> None:
         tun = open_tun("tun7")
         with udp_socket("127.0.0.1") as underlay, raw_icmp_socket() as icmp:
             engine = _native.Engine(
-                tun_fds=[tun], underlay_fds=[underlay.fileno()], icmp_fd=icmp.fileno()
+                tun_fds=[tun],
+                underlay=[over_ipv4(underlay)],
+                icmp_fd=icmp.fileno(),
+                icmp6_fd=None,
             )
     os.close(tun)
     engine.start()
@@ -119,7 +135,10 @@ def test_a_device_that_vanishes_ends_its_thread_with_an_event(space: Namespace) 
         tun = open_tun("tun8")
         with udp_socket("127.0.0.1") as underlay, raw_icmp_socket() as icmp:
             engine = _native.Engine(
-                tun_fds=[tun], underlay_fds=[underlay.fileno()], icmp_fd=icmp.fileno()
+                tun_fds=[tun],
+                underlay=[over_ipv4(underlay)],
+                icmp_fd=icmp.fileno(),
+                icmp6_fd=None,
             )
     os.close(tun)
     engine.start()

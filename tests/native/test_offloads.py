@@ -9,7 +9,16 @@ from collections.abc import Iterator
 import pytest
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import Host, adjacency, inside, network, open_tun, settings, udp_socket
+from tests.native.hosts import (
+    Host,
+    adjacency,
+    inside,
+    network,
+    open_tun,
+    over_ipv4,
+    settings,
+    udp_socket,
+)
 from tests.native.packets import inner, sized
 from tests.native.super_packets import (
     KernelSegmentation,
@@ -212,7 +221,10 @@ def device(rig_space: Namespace) -> Iterator[_native.Engine]:
             socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as icmp,
         ):
             engine = _native.Engine(
-                tun_fds=[tun], underlay_fds=[underlay.fileno()], icmp_fd=icmp.fileno()
+                tun_fds=[tun],
+                underlay=[over_ipv4(underlay)],
+                icmp_fd=icmp.fileno(),
+                icmp6_fd=None,
             )
     yield engine
     engine.stop()
