@@ -1,6 +1,7 @@
 """`python -m bench.lab`: measures, writes the raw figures, prints the table. Needs root.
 
 python -m bench.lab                    the figures of docs/performance.md, about 25 minutes
+python -m bench.lab --backends         vxlan and IPv6 beside raw IPv4, about 20 minutes
 python -m bench.lab --short            a first look, under 3 minutes (`make bench`)
 python -m bench.lab --flavours gso --figures tcp1 --rounds 3 --tunneld-options '--workers 2'
 """
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.lab import environment, raw
-from bench.lab.overlays import Tunneld
-from bench.lab.rounds import FIGURES, TURNS, Bench, Plan
+from bench.lab.overlays import OVERLAYS, Tunneld
+from bench.lab.rounds import BACKEND_TURNS, FIGURES, TURNS, Bench, Plan
 from bench.lab.topology import FLAVOURS, remove_all
+from bench.report import backends
 from bench.report.evaluation import evaluate
 from bench.report.tables import as_text
 from tunneld.errors import LabError
@@ -32,9 +34,10 @@ def main() -> int:
     args = _parser().parse_args()
     os.nice(args.nice)
     began = datetime.now(tz=UTC)
-    path = raw.place(began, args.what or ("short" if args.short else "lab"))
+    usual = "backends" if args.backends else "short" if args.short else "lab"
+    path = raw.place(began, args.what or usual)
     document: dict[str, Any] = {
-        "kind": "lab",
+        "kind": "backends" if args.backends else "lab",
         "began": began.isoformat(timespec="seconds"),
         "machine": environment.describe(),
     }
@@ -51,7 +54,8 @@ def main() -> int:
     except LabError as error:
         print(error, file=sys.stderr)
         return 1
-    print(as_text(evaluate(raw.read(path))))
+    seen = evaluate(raw.read(path))
+    print(backends.as_text(seen) if args.backends else as_text(seen))
     print(f"raw figures: {path}")
     return 0
 
@@ -71,13 +75,18 @@ def _plan(args: argparse.Namespace) -> Plan:
     flavours = {
         flavour: behind_gro if flavour == "wiregro" else figures for flavour in args.flavours
     }
+    turns = BACKEND_TURNS if args.backends else TURNS
     short = Plan(rounds=2, flavours=flavours, stream_s=1, flood_s=0.5, round_trips=200)
     plan = short if args.short else Plan(rounds=10, flavours=flavours)
     return replace(
         plan,
         rounds=args.rounds or plan.rounds,
-        turns=[name for name in TURNS if name not in args.without],
-        options={Tunneld.name: tuple(shlex.split(args.tunneld_options))},
+        turns=[name for name in turns if name not in args.without],
+        options={
+            name: tuple(shlex.split(args.tunneld_options))
+            for name, overlay in OVERLAYS.items()
+            if issubclass(overlay, Tunneld)
+        },
         quiet_wait_s=args.quiet_wait,
         conntrack=args.conntrack,
     )
@@ -90,11 +99,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--short", action="store_true", help="short measurements, two rounds")
+    parser.add_argument(
+        "--backends",
+        action="store_true",
+        help="tunneld's udp beside its vxlan and IPv6, in place of the others",
+    )
     parser.add_argument("--rounds", type=int, help="rounds of every figure (default: 10)")
     choice: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
     parser.add_argument("--flavours", choices=FLAVOURS, default=list(FLAVOURS), **choice)
     parser.add_argument("--figures", choices=FIGURES, default=list(FIGURES), **choice)
-    parser.add_argument("--without", choices=set(TURNS), default=[], **choice)
+    parser.add_argument("--without", choices={*TURNS, *BACKEND_TURNS}, default=[], **choice)
     parser.add_argument(
         "--quiet-wait",
         type=float,

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from ipaddress import IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -23,6 +23,7 @@ from tunneld.lab import namespaces
 from tunneld.lab.store import environment
 
 NETWORK: Final = "10.5.0.0/16"
+NETWORK_V6: Final = "fd00:10:5::/48"
 _READY_TIMEOUT_S: Final = 30.0
 _FLANNEL_PREFIX: Final = "/coreos.com/network"
 
@@ -34,9 +35,11 @@ class Overlay(ABC):
     label: ClassVar[str]
     """In names of namespaces."""
     what: ClassVar[str]
+    ipv6: ClassVar[bool] = False
+    """Whether traffic goes by IPv6, inside and outside."""
 
     def __init__(self, directory: Path, options: tuple[str, ...] = ()) -> None:
-        self.pair = Pair(self.label, directory / self.label)
+        self.pair = Pair(self.label, directory / self.label, ipv6=self.ipv6)
         self.options = options
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         """The tunnel's processes by the label of their host."""
@@ -105,6 +108,8 @@ class Overlay(ABC):
         lines = (host.directory / "subnet.env").read_text().splitlines()
         env = dict(line.split("=", 1) for line in lines)
         self.pair.attach(host, IPv4Interface(env["FLANNEL_SUBNET"]), int(env["FLANNEL_MTU"]))
+        if self.ipv6:
+            self.pair.attach_v6(host, IPv6Interface(env["FLANNEL_IPV6_SUBNET"]))
 
 
 class KernelVxlan(Overlay):
@@ -207,6 +212,7 @@ class Tunneld(Overlay):
     label = "tunneld"
     what = "tunneld of this tree with its udp backend, leases in SQLite"
     network: ClassVar[str] = NETWORK
+    backend: ClassVar[str] = "udp"
     peers = 1
     """How many a daemon must know before it counts as ready."""
 
@@ -216,7 +222,10 @@ class Tunneld(Overlay):
 
     def write_config(self) -> None:
         """Writes the network config, which makes the store."""
-        config = json.dumps({"Network": self.network, "Backend": {"Type": "udp"}})
+        members: dict[str, object] = {"Network": self.network}
+        if self.ipv6:
+            members |= {"EnableIPv6": True, "IPv6Network": NETWORK_V6}
+        config = json.dumps(members | {"Backend": {"Type": self.backend}})
         namespaces.run(*self._command("network", "set", "-"), stdin=config)
 
     def start(self) -> None:
@@ -261,4 +270,37 @@ def _last_line(host: Host, log: str = "daemon.log") -> str:
     return lines[-1] if lines else "nothing"
 
 
-OVERLAYS: Final = {overlay.name: overlay for overlay in (KernelVxlan, Tunneld, FlannelUdp)}
+class TunneldVxlan(Tunneld):
+    """The same with its vxlan backend in user space."""
+
+    name = "tunneld vxlan"
+    label = "tvxlan"
+    what = "tunneld of this tree with its vxlan backend in user space, leases in SQLite"
+    backend = "vxlan"
+
+
+class TunneldIPv6(Tunneld):
+    """The udp backend, IPv6 in IPv6."""
+
+    name = "tunneld IPv6"
+    label = "t6"
+    what = "tunneld of this tree with its udp backend, IPv6 inside and outside, leases in SQLite"
+    ipv6 = True
+
+
+class TunneldVxlanIPv6(TunneldVxlan):
+    """The vxlan backend, IPv6 in IPv6."""
+
+    name = "tunneld vxlan IPv6"
+    label = "tvxlan6"
+    what = "tunneld of this tree with vxlan in user space, IPv6 inside and outside, SQLite"
+    ipv6 = True
+
+
+OVERLAYS: Final = {
+    overlay.name: overlay
+    for overlay in (
+        *(KernelVxlan, Tunneld, FlannelUdp),
+        *(TunneldVxlan, TunneldIPv6, TunneldVxlanIPv6),
+    )
+}

@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from bench.lab import cpu, traffic
-from bench.lab.overlays import OVERLAYS, FlannelUdp, KernelVxlan, Overlay, Tunneld
+from bench.lab.overlays import (
+    OVERLAYS,
+    FlannelUdp,
+    KernelVxlan,
+    Overlay,
+    Tunneld,
+    TunneldIPv6,
+    TunneldVxlan,
+    TunneldVxlanIPv6,
+)
 from bench.lab.topology import (
     ETHERNET_BYTES,
     UNDERLAY_MTU_BYTES,
@@ -27,6 +36,11 @@ from tunneld.errors import LabError
 Figure = Literal["tcp1", "tcp4", "flood", "round trip"]
 FIGURES: Final[tuple[Figure, ...]] = get_args(Figure)
 TURNS: Final = (KernelVxlan.name, Tunneld.name, KernelVxlan.name, FlannelUdp.name)
+BACKEND_TURNS: Final = (
+    *(Tunneld.name, TunneldVxlan.name, Tunneld.name, TunneldIPv6.name),
+    *(Tunneld.name, TunneldVxlanIPv6.name, Tunneld.name),
+)
+"""tunneld beside itself: what another format or family costs."""
 
 Say = Callable[[str], None]
 

@@ -14,7 +14,14 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -23,6 +30,7 @@ from tunneld.lab import namespaces
 
 PREFIX: Final = "tnb-"
 UNDERLAY: Final = IPv4Network("192.0.2.0/24")
+UNDERLAY_V6: Final = IPv6Network("2001:db8::/64")
 UNDERLAY_MTU_BYTES: Final = 1500
 ETHERNET_BYTES: Final = 14
 
@@ -66,12 +74,14 @@ class Host:
 class Pair:
     """The two hosts of one overlay."""
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, *, ipv6: bool = False) -> None:
+        """With `ipv6` the underlay has it too, and traffic goes to the container's IPv6 address."""
         self.name = name
         self.directory = directory
+        self.ipv6 = ipv6
         self.a, self.b = self._host("a", UNDERLAY[1]), self._host("b", UNDERLAY[2])
         self.hosts = (self.a, self.b)
-        self.inner: dict[str, IPv4Address] = {}
+        self.inner: dict[str, IPv4Address | IPv6Address] = {}
         """The address of the container of a host, by the host's label."""
 
     def _host(self, label: Literal["a", "b"], address: IPv4Address) -> Host:
@@ -106,6 +116,11 @@ class Pair:
             in_host = ("ip", "-n", host.namespace)
             address = f"{host.address}/{UNDERLAY.prefixlen}"
             namespaces.run(*in_host, "address", "add", address, "dev", "u0")
+            if self.ipv6:
+                number = int(host.address) - int(UNDERLAY.network_address)
+                address = f"{UNDERLAY_V6[number]}/{UNDERLAY_V6.prefixlen}"
+                namespaces.run(*in_host, "address", "add", address, "dev", "u0", "nodad")
+                namespaces.sysctl(host.namespace, "net/ipv6/conf/all/forwarding", 1)
             _set_flavour(host, flavour)
             namespaces.run(*in_host, "link", "set", "u0", "up")
 
@@ -124,8 +139,21 @@ class Pair:
         via = ("default", "via", str(bridge.ip))
         namespaces.run("ip", "-n", host.container, "route", "add", *via)
 
+    def attach_v6(self, host: Host, bridge: IPv6Interface) -> None:
+        """Gives the bridge and the container of a host IPv6 addresses; traffic goes there."""
+        length = bridge.network.prefixlen
+        for namespace, device, address in (
+            (host.namespace, "br0", bridge.ip),
+            (host.container, "eth0", bridge.ip + 1),
+        ):
+            add = ("address", "add", f"{address}/{length}", "dev", device, "nodad")
+            namespaces.run("ip", "-n", namespace, *add)
+        via = ("default", "via", str(bridge.ip))
+        namespaces.run("ip", "-6", "-n", host.container, "route", "add", *via)
+        self.inner[host.label] = bridge.ip + 1
+
     @property
-    def target(self) -> IPv4Address:
+    def target(self) -> IPv4Address | IPv6Address:
         """Where all traffic goes: the container of the second host."""
         return self.inner["b"]
 

@@ -84,7 +84,7 @@ def tcp(overlay: Overlay, *, streams: int, duration_s: int) -> Figures:
 def flood(overlay: Overlay, *, duration_s: float) -> Figures:
     """Measures how many small datagrams arrive when one sender sends all it can."""
     port = next(_ports)
-    target = f"{overlay.pair.target}:{port}"
+    target = _endpoint(overlay, port)
     receive = (load_program(), "receive", target, f"{duration_s + _READY_TIMEOUT_S:g}")
     with _receiver(overlay, receive, "ready") as receiver:
         send = (load_program(), "send", target, str(FLOOD_BYTES), f"{duration_s:g}")
@@ -107,7 +107,7 @@ def flood(overlay: Overlay, *, duration_s: float) -> Figures:
 
 def round_trips(overlay: Overlay, *, count: int) -> Figures:
     """Measures single round trips on an idle tunnel."""
-    target = f"{overlay.pair.target}:{next(_ports)}"
+    target = _endpoint(overlay, next(_ports))
     with _receiver(overlay, (load_program(), "echo", target), "ready"):
         ask = (load_program(), "round-trips", target, str(count), str(ROUND_TRIP_INTERVAL_US))
         before = cpu.read(overlay.pids)
@@ -118,6 +118,11 @@ def round_trips(overlay: Overlay, *, count: int) -> Figures:
         )
         usage = cpu.between(before, cpu.read(overlay.pids))
     return {"lost": said["sent"] - len(said["round_trips_us"]), **said, **usage.fields()}
+
+
+def _endpoint(overlay: Overlay, port: int) -> str:
+    target = overlay.pair.target
+    return f"[{target}]:{port}" if target.version == 6 else f"{target}:{port}"
 
 
 class _Receiver:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from bench.lab import raw
 from bench.recovery import tables as recovery
-from bench.report import tables
+from bench.report import backends, tables
 from bench.report.evaluation import Evaluation, evaluate
 from bench.report.plot import charts
 from tunneld.errors import UsageError
@@ -41,6 +41,7 @@ BLOCKS: Final[dict[str, dict[str, Callable[[dict[str, Any]], str]]]] = {
         "machine": lambda document: tables.as_markdown(tables.machine(evaluate(document))),
         **{name: _flavour(name) for name in ("wire", "gso", "wiregro")},
     },
+    "backends": {"backends": lambda document: backends.as_page(evaluate(document))},
     "profile": {"profile": lambda document: tables.as_markdown(tables.profile(document))},
     "memory": {"memory": lambda document: tables.as_markdown(tables.memory(document))},
     "recovery": {

@@ -178,13 +178,17 @@ class Evaluation:
 
     def ratios(self, flavour: str, metric: Metric, other: str) -> list[float]:
         """Returns tunneld's value by the mean of the other's, round by round."""
-        ours = _by_round(self.of(flavour, metric.figure, TUNNELD), metric)
-        theirs = _by_round(self.of(flavour, metric.figure, other), metric)
+        ours = self.by_round(flavour, metric, TUNNELD)
+        theirs = self.by_round(flavour, metric, other)
         return [
             statistics.mean(ours[number]) / statistics.mean(theirs[number])
             for number in ours
             if number in theirs and statistics.mean(theirs[number]) > 0
         ]
+
+    def by_round(self, flavour: str, metric: Metric, overlay: str) -> dict[int, list[float]]:
+        """Returns an overlay's values by their round."""
+        return _by_round(self.of(flavour, metric.figure, overlay), metric)
 
     def retransmits_per_gb(self, flavour: str, overlay: str) -> float | None:
         """Returns all retransmits of the run by all its gigabytes: single ones are too few."""

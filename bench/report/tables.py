@@ -102,8 +102,8 @@ def as_text(evaluation: Evaluation) -> str:
     """Returns everything for a terminal."""
     parts = []
     for name in evaluation.flavours:
-        parts += [f"underlay {name}", _aligned(flavour(evaluation, name)), ""]
-    return "\n".join([*parts, "aims", _aligned(aims(evaluation)).replace("**", "")])
+        parts += [f"underlay {name}", aligned(flavour(evaluation, name)), ""]
+    return "\n".join([*parts, "aims", aligned(aims(evaluation)).replace("**", "")])
 
 
 def _named(metric: Metric) -> str:
@@ -134,7 +134,8 @@ def _frames(evaluation: Evaluation) -> str:
     )
 
 
-def _aligned(rows: Rows) -> str:
+def aligned(rows: Rows) -> str:
+    """Returns a table for a terminal."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

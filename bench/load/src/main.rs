@@ -13,7 +13,7 @@ mod socket;
 
 use std::error::Error;
 use std::io::Write;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::str::FromStr;
 use std::time::Duration;
@@ -42,7 +42,7 @@ fn run(arguments: &[String]) -> Outcome<()> {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments.as_slice() {
         ["send", to, size, seconds] => say(&flood::send(
-            parse::<SocketAddrV4>(to)?,
+            parse::<SocketAddr>(to)?,
             parse(size)?,
             Duration::try_from_secs_f64(parse(seconds)?)?,
         )?),

@@ -1,0 +1,55 @@
+"""What another format or family costs beside raw IPv4, on figures worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.report import backends
+from bench.report.evaluation import TCP_1, TUNNELD, Evaluation
+
+
+def tcp1(overlay: str, number: int, gbit_per_s: float) -> dict[str, Any]:
+    return {
+        "flavour": "wire",
+        "figure": "tcp1",
+        "round": number,
+        "overlay": overlay,
+        "bits_per_s": gbit_per_s * 1e9,
+        "bytes": 10**9,
+        "retransmits": 0,
+        "tunnel_cpu_s_per_gb": 1.0,
+        "machine_cpu_s_per_gb": 2.0,
+        "foreign_share": 0.0,
+    }
+
+
+def evaluation(vxlan: float) -> Evaluation:
+    samples = [
+        tcp1(*(overlay, number, value))
+        for number in (1, 2, 3)
+        for overlay, value in (
+            *((TUNNELD, 9.0), ("tunneld vxlan", vxlan)),
+            *((TUNNELD, 11.0), ("tunneld IPv6", 10.0)),
+        )
+    ]
+    return Evaluation({"samples": samples})
+
+
+def test_a_ratio_is_taken_to_the_mean_of_all_raw_values_of_its_round() -> None:
+    seen = backends.ratio(evaluation(9.5), "wire", TCP_1[0], "tunneld vxlan")
+    assert seen is not None
+    assert (round(seen.median, 6), seen.count) == (0.95, 3)
+
+
+def test_more_than_ten_per_cent_less_is_marked() -> None:
+    (head, rate, _cpu) = backends.rows(evaluation(8.9))
+    assert head == [
+        "figure",
+        "underlay",
+        TUNNELD,
+        *("tunneld vxlan", "ratio")[:2],
+        *("tunneld IPv6", "ratio"),
+    ]
+    assert rate[4] == "**0.89**"
+    assert rate[6] == "1.00"
+    assert backends.rows(evaluation(9.1))[1][4] == "0.91"
