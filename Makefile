@@ -17,6 +17,7 @@ export PIP_QUIET := 1
 HOSTS ?= 2
 STORE ?= sqlite
 BACKEND ?= udp
+DATAPATH ?= userspace
 ENCRYPTION ?= off
 IPV6 ?= 0
 LAB ?= run
@@ -44,7 +45,7 @@ STAGE := tools/stage.sh
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  make run HOSTS=3 STORE=etcd      two to nine hosts; STORE=sqlite|etcd"
+	@echo "  make run HOSTS=3 STORE=etcd      more hosts; STORE=sqlite|etcd, ENCRYPTION=off"
 
 setup: tools $(NATIVE) ## Install what is missing, build, leave .venv/bin/tunneld
 
@@ -64,9 +65,9 @@ $(NATIVE): $(VENV)/.requirements $(RUST_SOURCES)
 		{ echo "$$said" >&2; exit 1; }
 	@touch $@
 
-run: setup ## Run the main job: HOSTS=2 STORE=sqlite|etcd BACKEND=udp ENCRYPTION=off IPV6=0
+run: setup ## Run the main job: BACKEND=udp|vxlan|host-gw IPV6=0|1|only DATAPATH=userspace|kernel
 	@$(BIN)/tunneld lab run --name '$(LAB)' --hosts '$(HOSTS)' --store '$(STORE)' --backend '$(BACKEND)' \
-		--encryption '$(ENCRYPTION)' --ipv6 '$(IPV6)'
+		--datapath '$(DATAPATH)' --encryption '$(ENCRYPTION)' --ipv6 '$(IPV6)'
 
 test: ## Set up, lint, and run every test, Rust and Python (as root)
 	@$(STAGE) setup $(MAKE) setup

@@ -22,6 +22,7 @@ examples:
   tunneld lab status
   tunneld lab down
   tunneld lab run --hosts 3                  up, traffic, checks, down
+  tunneld lab run --backend vxlan --ipv6 1
 """
 
 
@@ -64,13 +65,16 @@ def run(args: argparse.Namespace) -> int:
 def _add_shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hosts", default="2", help="number of hosts (default: 2)")
     parser.add_argument("--store", default="sqlite", help="sqlite (default) or etcd")
-    parser.add_argument("--backend", default="udp", help="udp")
+    parser.add_argument("--backend", default="udp", help="udp (default), vxlan or host-gw")
+    parser.add_argument(
+        "--datapath", default="userspace", help="userspace (default), or kernel for vxlan"
+    )
     parser.add_argument("--encryption", default="off", help="off")
-    parser.add_argument("--ipv6", default="0", help="0")
+    parser.add_argument("--ipv6", default="0", help="0 (default), 1: beside IPv4, or only")
 
 
 def _shape(args: argparse.Namespace) -> dict[str, str]:
-    names = ("name", "hosts", "store", "backend", "encryption", "ipv6")
+    names = ("name", "hosts", "store", "backend", "datapath", "encryption", "ipv6")
     return {name: getattr(args, name) for name in names}
 
 

@@ -19,7 +19,7 @@ from tunneld.lab import namespaces
 from tunneld.lab.daemons import start_daemon, view_of, wait_ready
 from tunneld.lab.drawing import HostView
 from tunneld.lab.store import start_store, write_network_config
-from tunneld.lab.topology import ROOT, UNDERLAY, Host, Topology
+from tunneld.lab.topology import ROOT, UNDERLAY, UNDERLAY_V6, Host, Topology
 
 UNDERLAY_MTU_BYTES = 1500
 _STATE_FILE = "lab.json"
@@ -162,6 +162,9 @@ def _make_underlay(topology: Topology) -> None:
     namespaces.create(topology.switch)
     gateway = topology.switch_address
     namespaces.bridge(topology.switch, "sw0", str(gateway), UNDERLAY_MTU_BYTES)
+    gateway_v6 = topology.switch_address_v6
+    if topology.has_ipv6:
+        namespaces.add_address(topology.switch, "sw0", str(gateway_v6))
     for host in topology.hosts:
         host.directory.mkdir()
         namespaces.create(host.namespace)
@@ -176,18 +179,26 @@ def _make_underlay(topology: Topology) -> None:
         )
         via = ("default", "via", str(gateway.ip))
         namespaces.run("ip", "-n", host.namespace, "route", "add", *via)
+        if topology.has_ipv6:
+            address_v6 = f"{host.address_v6}/{UNDERLAY_V6.prefixlen}"
+            namespaces.add_address(host.namespace, "eth0", address_v6)
+            via = ("default", "via", str(gateway_v6.ip))
+            namespaces.run("ip", "-n", host.namespace, "route", "add", *via)
 
 
 def _attach_container(host: Host, view: HostView) -> None:
-    namespaces.bridge(host.namespace, "br0", str(view.bridge), view.mtu_bytes)
     namespaces.create(host.container_namespace)
+    ends = ((host.namespace, "br0"), (host.container_namespace, "eth0"))
+    namespaces.bridge(host.namespace, "br0", None, view.mtu_bytes)
     namespaces.plug(
-        host.container_namespace,
-        "eth0",
-        f"{view.container}/{view.bridge.network.prefixlen}",
+        *(host.container_namespace, "eth0", None),
         to=(host.namespace, "br0"),
         port="veth0",
         mtu_bytes=view.mtu_bytes,
     )
-    via = ("default", "via", str(view.bridge.ip))
-    namespaces.run("ip", "-n", host.container_namespace, "route", "add", *via)
+    for bridge, container in zip(view.bridges, view.containers, strict=True):
+        addresses = (str(bridge), f"{container}/{bridge.network.prefixlen}")
+        for (namespace, device), address in zip(ends, addresses, strict=True):
+            namespaces.add_address(namespace, device, address)
+        via = ("default", "via", str(bridge.ip))
+        namespaces.run("ip", "-n", host.container_namespace, "route", "add", *via)

@@ -7,55 +7,82 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from tunneld.errors import LabError
+from tunneld.host.routes import PROTOCOL
 from tunneld.lab import namespaces
-from tunneld.lab.topology import UDP_PORT, Host, Topology
+from tunneld.lab.drawing import HostView
+from tunneld.lab.topology import Host, Topology
 from tunneld.lab.traffic import read_capture
+from tunneld.lab.wire import wire_of
 
 
-def check_counters(statuses: Mapping[Host, Mapping[str, Any]]) -> str:
-    """Every peer was sent to and heard from, and nothing was dropped."""
+def check_counters(topology: Topology, statuses: Mapping[Host, Mapping[str, Any]]) -> str:
+    """Every peer was sent to and heard from in each family, and nothing was dropped."""
+    families = ["ipv4"] * topology.has_ipv4 + ["ipv6"] * topology.has_ipv6
     peers = 0
     for host, status in statuses.items():
         for peer in status["peers"]:
             peers += 1
-            if not (peer["tx_packets"] > 0 and peer["rx_packets"] > 0):
-                msg = (
-                    f"lab: {host.label} counts {peer['tx_packets']} packets to and "
-                    f"{peer['rx_packets']} from its peer {peer['subnet']}, expected both above 0"
-                )
-                raise LabError(msg)
+            for family in families:
+                _check_reach(host, family, peer["reach"].get(family, {}))
         drops = {reason: count for reason, count in status["drops"].items() if count}
         if drops:
             msg = f"lab: {host.label} dropped packets: {json.dumps(drops)}, expected none"
             raise LabError(msg)
+    if topology.moves_by_kernel:
+        return f"counters: the kernel moves the packets of all {peers} peers, and counts none"
     return f"counters: tx and rx above 0 for all {peers} peers, no drops"
 
 
-def check_underlay(topology: Topology, overlay: Path, foreign: Path) -> str:
-    """Both directions between all hosts were UDP 8285 datagrams, and there was nothing else."""
-    strangers = read_capture(foreign)
-    if strangers:
+def _check_reach(host: Host, family: str, reach: Mapping[str, Any]) -> None:
+    if not reach:
+        msg = f"lab: {host.label} has a peer that is not reached over {family}, expected all to be"
+        raise LabError(msg)
+    sent, heard = reach["tx_packets"], reach["rx_packets"]
+    if sent is not None and not (sent > 0 and heard > 0):
         msg = (
-            f"lab: {len(strangers)} packets on the underlay are neither ARP nor UDP {UDP_PORT}"
-            f"{' nor etcd' if topology.store == 'etcd' else ''}; the first: {strangers[0]}"
+            f"lab: {host.label} counts {sent} packets to and {heard} from its peer at "
+            f"{reach['endpoint']}, expected both above 0"
         )
         raise LabError(msg)
-    total = 0
-    for source, target in permutations(topology.hosts, 2):
-        seen = read_capture(
-            overlay, f"udp port {UDP_PORT} and src {source.address} and dst {target.address}"
+
+
+def check_underlay(
+    topology: Topology, views: Sequence[HostView], overlay: Path, foreign: Path
+) -> str:
+    """Both directions between all hosts were what the backend says, and there was nothing else."""
+    wire = wire_of(topology)
+    strangers = read_capture(foreign)
+    if strangers:
+        expected = " nor ".join(
+            ["neighbour discovery", wire.name, *(["etcd"] if topology.store == "etcd" else [])]
         )
-        if not seen:
-            msg = f"lab: no UDP {UDP_PORT} from {source.address} to {target.address} captured"
+        msg = f"lab: {len(strangers)} packets on the underlay are neither {expected}; the first: "
+        raise LabError(msg + strangers[0])
+    seen = read_capture(overlay, wire.expression)
+    if wire.mark:
+        decoded = read_capture(overlay, wire.expression, options=wire.decoder)
+        marked = sum(wire.mark in line for line in decoded)
+        if marked != len(seen):
+            msg = f"lab: {len(seen) - marked} of {len(seen)} datagrams are not {wire.mark!r}"
             raise LabError(msg)
-        total += len(seen)
-    return f"underlay: overlay traffic was UDP {UDP_PORT} only ({total} datagrams seen, 0 others)"
+    for one, other in permutations(views, 2):
+        # Encapsulated packets bear the addresses of hosts, plain ones those of containers.
+        ends = (
+            (one.containers, other.containers)
+            if wire.is_plain
+            else (one.underlays, other.underlays)
+        )
+        for source, target in zip(*ends, strict=True):
+            if not read_capture(overlay, f"({wire.expression}) and src {source} and dst {target}"):
+                msg = f"lab: no {wire.name} from {source} to {target} captured"
+                raise LabError(msg)
+    return f"underlay: overlay traffic was {wire.name} only ({len(seen)} packets seen, 0 others)"
 
 
 def check_host_is_clean(host: Host) -> None:
@@ -67,10 +94,12 @@ def check_host_is_clean(host: Host) -> None:
     space = host.namespace
     links = namespaces.run("ip", "-n", space, "-o", "link", "show")
     rules = namespaces.run(*namespaces.inside(space, "nft", "list", "ruleset"))
-    routes = namespaces.run("ip", "-n", space, "route", "show", "table", "all")
     left = [line for line in links.splitlines() if "flannel" in line]
     left += rules.splitlines()[:1]
-    left += [line for line in routes.splitlines() if "flannel" in line or "unreachable" in line]
+    for family in ("-4", "-6"):
+        routes = namespaces.run("ip", "-n", space, family, "route", "show", "table", "all")
+        marks = ("flannel", f"proto {PROTOCOL} ")
+        left += [line for line in routes.splitlines() if any(mark in f"{line} " for mark in marks)]
     if left:
         msg = f"lab: after its stop tunneld left on {host.label}: {' | '.join(left)}"
         raise LabError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from ipaddress import IPv4Interface
+from ipaddress import ip_interface
 from typing import Any
 
 from tunneld.control.client import NotRunningError, request
@@ -13,6 +13,7 @@ from tunneld.lab import namespaces
 from tunneld.lab.drawing import HostView
 from tunneld.lab.store import environment, tunneld_command
 from tunneld.lab.topology import Host, Topology
+from tunneld.lease.model import IPAddress
 
 _READY_TIMEOUT_S = 30.0
 
@@ -25,6 +26,7 @@ def start_daemon(topology: Topology, host: Host) -> subprocess.Popen[bytes]:
         *("--state-dir", str(host.state_dir)),
         *("--subnet-file", str(host.subnet_file)),
         *("--control-socket", str(host.control_socket)),
+        *("--datapath", topology.datapath),
         log=host.log,
         env=environment(),
     )
@@ -65,11 +67,15 @@ def status_of(host: Host) -> dict[str, Any]:
 def view_of(host: Host) -> HostView:
     """Returns what the drawing shows of a host whose daemon is ready."""
     env = subnet_env(host)
+    addresses: dict[str, IPAddress] = {
+        "FLANNEL_SUBNET": host.address,
+        "FLANNEL_IPV6_SUBNET": host.address_v6,
+    }
     return HostView(
         label=host.label,
-        underlay=host.address,
+        underlays=tuple(address for name, address in addresses.items() if name in env),
         device=status_of(host)["backend"]["device"],
-        bridge=IPv4Interface(env["FLANNEL_SUBNET"]),
+        bridges=tuple(ip_interface(env[name]) for name in addresses if name in env),
         mtu_bytes=int(env["FLANNEL_MTU"]),
     )
 

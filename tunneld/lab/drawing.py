@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Interface, IPv6Interface
 
-from tunneld.lab.topology import OVERLAY, UNDERLAY, Topology
+from tunneld.lab.topology import OVERLAY, OVERLAY_V6, UNDERLAY, UNDERLAY_V6, Topology
+from tunneld.lease.model import IPAddress
 
 BOXES_PER_ROW = 3
 _INNER = 24
@@ -17,43 +18,73 @@ class HostView:
     """What the drawing shows of one host."""
 
     label: str
-    underlay: IPv4Address
-    device: str
-    bridge: IPv4Interface
+    underlays: tuple[IPAddress, ...]
+    """One for each of `bridges`: packets travel in their own family."""
+    device: str | None
+    """None: packets take plain routes."""
+    bridges: tuple[IPv4Interface | IPv6Interface, ...]
+    """Of each family of the overlay, IPv4 first."""
     mtu_bytes: int
 
     @property
-    def container(self) -> IPv4Address:
-        return self.bridge.network[2]
+    def bridge(self) -> IPv4Interface | IPv6Interface:
+        return self.bridges[0]
+
+    @property
+    def containers(self) -> tuple[IPAddress, ...]:
+        return tuple(bridge.network[2] for bridge in self.bridges)
+
+    @property
+    def container(self) -> IPAddress:
+        return self.containers[0]
 
 
 def draw(topology: Topology, hosts: Sequence[HostView]) -> str:
-    """Returns the underlay as a line and below it every host as a box, three in a row."""
+    """Returns the underlay as a line and below it every host as a box, in rows."""
+    networks = [OVERLAY] * topology.has_ipv4 + [OVERLAY_V6] * topology.has_ipv6
+    underlays = [UNDERLAY, UNDERLAY_V6][: 1 + topology.has_ipv6]
     lines = [
         f"lab {topology.name}: {topology.size} hosts, store {topology.store}, "
-        f"backend {topology.backend}, network {OVERLAY}"
+        f"backend {topology.backend}, network {' and '.join(map(str, networks))}"
     ]
-    for start in range(0, len(hosts), BOXES_PER_ROW):
-        row = hosts[start : start + BOXES_PER_ROW]
-        boxes = [_box(host) for host in row]
-        width = (_INNER + 4) * len(row)
-        lines += ["", f"underlay {UNDERLAY} ".ljust(width, "─")]
+    contents = [_content(host) for host in hosts]
+    inner = max([_INNER, *(len(line) + 2 for content in contents for line in content)])
+    per_row = max(1, BOXES_PER_ROW * (_INNER + 4) // (inner + 4))
+    for start in range(0, len(hosts), per_row):
+        row = contents[start : start + per_row]
+        boxes = [_box(content, inner) for content in row]
+        width = (inner + 4) * len(row)
+        lines += ["", f"underlay {' and '.join(map(str, underlays))} ".ljust(width, "─")]
         lines += ["  ".join(parts).rstrip() for parts in zip(*boxes, strict=True)]
     return "\n".join(lines)
 
 
-def _box(host: HostView) -> list[str]:
-    left = _INNER // 2
-    content = (
-        f"{host.label:<9}{host.underlay}",
-        f"{host.device:<9}{host.bridge.network[0]}/32",
-        f"br0      {host.bridge}",
-        f"  └ {host.label}-c {host.container}",
-        f"MTU {host.mtu_bytes}",
-    )
+def _content(host: HostView) -> list[str]:
+    first, *more = host.underlays
     return [
-        " " * (left + 1) + "│" + " " * (_INNER - left),
-        "┌" + "─" * left + "┴" + "─" * (_INNER - left - 1) + "┐",
-        *(f"│ {line:<{_INNER - 2}} │" for line in content),
-        "└" + "─" * _INNER + "┘",
+        f"{host.label:<9}{first}",
+        *(f"{'':<9}{address}" for address in more),
+        *([] if host.device is None else _named(host.device, _base_addresses(host))),
+        *_named("br0", map(str, host.bridges)),
+        *(f"  └ {host.label}-c {address}" for address in host.containers),
+        f"MTU {host.mtu_bytes}",
+    ]
+
+
+def _base_addresses(host: HostView) -> list[str]:
+    return [f"{bridge.network[0]}/{bridge.max_prefixlen}" for bridge in host.bridges]
+
+
+def _named(name: str, addresses: Iterable[str]) -> list[str]:
+    """Returns a line for each address, the first with the name."""
+    return [f"{'' if number else name:<9}{address}" for number, address in enumerate(addresses)]
+
+
+def _box(content: Sequence[str], inner: int) -> list[str]:
+    left = inner // 2
+    return [
+        " " * (left + 1) + "│" + " " * (inner - left),
+        "┌" + "─" * left + "┴" + "─" * (inner - left - 1) + "┐",
+        *(f"│ {line:<{inner - 2}} │" for line in content),
+        "└" + "─" * inner + "┘",
     ]

@@ -14,6 +14,7 @@ from tunneld.lab.build import Lab, sole_use, take_down
 from tunneld.lab.daemons import status_of
 from tunneld.lab.drawing import draw
 from tunneld.lab.topology import Topology
+from tunneld.lab.wire import foreign_expression, wire_of
 
 THROUGHPUT_S = 3
 _INTERRUPTS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -60,28 +61,29 @@ def _work(lab: Lab) -> list[int]:
 
     overlay, foreign = topology.directory / "overlay.pcap", topology.directory / "foreign.pcap"
     first, last = topology.hosts[0], topology.hosts[-1]
-    with traffic.capture(topology, foreign, traffic.foreign_expression(topology)):
-        with traffic.capture(topology, overlay, "udp"):
+    with traffic.capture(topology, foreign, foreign_expression(topology)):
+        with traffic.capture(topology, overlay, wire_of(topology).expression):
             say("pinging from every container to every other")
             for line in traffic.ping_all(topology, lab.views):
                 print(f"  {line}")
-        rate = traffic.throughput_bits_per_s(
-            first.container_namespace,
-            last.container_namespace,
-            lab.views[-1].container,
-            duration_s=THROUGHPUT_S,
-            log=topology.directory / "iperf3.log",
-        )
-        say(
-            f"throughput {first.label}-c -> {last.label}-c: {rate / 1e6:,.0f} Mbit/s "
-            f"(one TCP stream, {THROUGHPUT_S} s)"
-        )
+        for target in lab.views[-1].containers:
+            rate = traffic.throughput_bits_per_s(
+                first.container_namespace,
+                last.container_namespace,
+                target,
+                duration_s=THROUGHPUT_S,
+                log=topology.directory / "iperf3.log",
+            )
+            say(
+                f"throughput {first.label}-c -> {last.label}-c: {rate / 1e6:,.0f} Mbit/s "
+                f"(one TCP stream, IPv{target.version}, {THROUGHPUT_S} s)"
+            )
     statuses = {host: status_of(host) for host in topology.hosts}
     say(f"tunneld status on {first.label}")
     print("".join(f"  {line}\n" for line in render_text(statuses[first]).splitlines()))
 
-    say(checks.check_counters(statuses))
-    say(checks.check_underlay(topology, overlay, foreign))
+    say(checks.check_counters(topology, statuses))
+    say(checks.check_underlay(topology, lab.views, overlay, foreign))
     pids = [pid for name in namespaces.existing(topology.prefix) for pid in namespaces.pids(name)]
     say("stopping the daemons")
     lab.stop_daemons()

@@ -84,18 +84,19 @@ def sysctl(namespace: str, name: str, value: int) -> None:
     run(*inside(namespace, "tee", f"/proc/sys/{name}"), stdin=str(value))
 
 
-def bridge(namespace: str, device: str, address: str, mtu_bytes: int) -> None:
-    """Makes a bridge with an address; without multicast snooping, which sends IGMP of its own."""
+def bridge(namespace: str, device: str, address: str | None, mtu_bytes: int) -> None:
+    """Makes a bridge, without multicast snooping, which sends IGMP of its own."""
     kind = ("type", "bridge", "mcast_snooping", "0")
     run("ip", "-n", namespace, "link", "add", device, "mtu", str(mtu_bytes), *kind)
-    run("ip", "-n", namespace, "address", "add", address, "dev", device)
+    if address is not None:
+        add_address(namespace, device, address)
     run("ip", "-n", namespace, "link", "set", device, "up")
 
 
 def plug(
     namespace: str,
     device: str,
-    address: str,
+    address: str | None,
     *,
     to: tuple[str, str],
     port: str,
@@ -109,8 +110,18 @@ def plug(
         *("type", "veth", "peer", "name", port, "netns", port_namespace, *mtu),
     )
     run("ip", "-n", port_namespace, "link", "set", port, "master", bridge_name, "up")
-    run("ip", "-n", namespace, "address", "add", address, "dev", device)
+    if address is not None:
+        add_address(namespace, device, address)
     run("ip", "-n", namespace, "link", "set", device, "up")
+
+
+def add_address(namespace: str, device: str, address: str) -> None:
+    """Gives a device an address, usable at once; the first of IPv6 switches IPv6 on there."""
+    if ":" in address:
+        # Nobody else has the lab's addresses: to look for doubles would only take its second.
+        sysctl(namespace, f"net/ipv6/conf/{device}/accept_dad", 0)
+        sysctl(namespace, f"net/ipv6/conf/{device}/disable_ipv6", 0)
+    run("ip", "-n", namespace, "address", "add", address, "dev", device)
 
 
 def pids(namespace: str) -> list[int]:

@@ -1,14 +1,22 @@
 """What a lab consists of: names, addresses and places, from its name and size. Pure.
 
-Underlay: 192.0.2.0/24 (RFC 5737 TEST-NET-1), the switch and its store at .1, host N at .10 + N.
+Underlay: 192.0.2.0/24 (RFC 5737 TEST-NET-1), the switch and its store at .1, host N at .10 + N;
+with IPv6 also 2001:db8::/64 (RFC 3849), with the same numbers at its end.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from dataclasses import asdict, dataclass
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
 from pathlib import Path
 from typing import Literal, cast
 
@@ -16,15 +24,22 @@ from tunneld.errors import NotBuiltError, UsageError
 
 ROOT = Path("/run/tunneld-lab")
 UNDERLAY = IPv4Network("192.0.2.0/24")
+UNDERLAY_V6 = IPv6Network("2001:db8::/64")
 OVERLAY = IPv4Network("10.5.0.0/16")
-UDP_PORT = 8285
+OVERLAY_V6 = IPv6Network("fd00:10:5::/48")
 MAX_HOSTS = 64
 
 StoreKind = Literal["sqlite", "etcd"]
+Datapath = Literal["userspace", "kernel"]
+IPv6 = Literal["0", "1", "only"]
+"""`1`: beside IPv4."""
 
 _NAME = re.compile(r"[a-z0-9]{1,16}")
 _STORES = ("sqlite", "etcd")
-_BACKENDS = ("udp", "vxlan", "host-gw", "ipip", "alloc")
+_DATAPATHS = ("userspace", "kernel")
+_IPV6 = ("0", "1", "only")
+_BACKENDS = ("udp", "vxlan", "host-gw", "ipip", "wireguard")
+_BUILT = ("udp", "vxlan", "host-gw")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +51,8 @@ class Host:
     container_namespace: str
     address: IPv4Address
     """On the underlay."""
+    address_v6: IPv6Address
+    """The same, where the lab has IPv6."""
     directory: Path
 
     @property
@@ -61,12 +78,28 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """A lab as a value; everything else about it follows from these four."""
+    """A lab as a value; everything else about it follows from these."""
 
     name: str = "lab"
     size: int = 2
     store: StoreKind = "sqlite"
     backend: str = "udp"
+    datapath: Datapath = "userspace"
+    ipv6: IPv6 = "0"
+
+    @property
+    def has_ipv4(self) -> bool:
+        """Whether the overlay has it; the underlay always does, for the store."""
+        return self.ipv6 != "only"
+
+    @property
+    def has_ipv6(self) -> bool:
+        return self.ipv6 != "0"
+
+    @property
+    def moves_by_kernel(self) -> bool:
+        """Whether no packet passes through a daemon."""
+        return self.datapath == "kernel" or self.backend == "host-gw"
 
     @property
     def prefix(self) -> str:
@@ -87,6 +120,10 @@ class Topology:
         return IPv4Interface((UNDERLAY[1], UNDERLAY.prefixlen))
 
     @property
+    def switch_address_v6(self) -> IPv6Interface:
+        return IPv6Interface((UNDERLAY_V6[1], UNDERLAY_V6.prefixlen))
+
+    @property
     def hosts(self) -> tuple[Host, ...]:
         return tuple(
             Host(
@@ -94,6 +131,7 @@ class Topology:
                 namespace=f"{self.prefix}h{number}",
                 container_namespace=f"{self.prefix}h{number}-c",
                 address=UNDERLAY[10 + number],
+                address_v6=UNDERLAY_V6[10 + number],
                 directory=self.directory / f"h{number}",
             )
             for number in range(1, self.size + 1)
@@ -113,7 +151,9 @@ class Topology:
     @property
     def network_config(self) -> str:
         """The network config, as `tunneld network set` takes it."""
-        return json.dumps({"Network": str(OVERLAY), "Backend": {"Type": self.backend}})
+        ipv4 = {"Network": str(OVERLAY)} if self.has_ipv4 else {"EnableIPv4": False}
+        ipv6 = {"EnableIPv6": True, "IPv6Network": str(OVERLAY_V6)} if self.has_ipv6 else {}
+        return json.dumps({**ipv4, **ipv6, "Backend": {"Type": self.backend}})
 
     def namespace_of(self, label: str) -> str:
         """Returns the namespace called `sw`, `h1`, `h1-c`, ... in this lab.
@@ -132,9 +172,7 @@ class Topology:
 
     def to_json(self) -> str:
         """Returns the text that `from_json` reads back."""
-        return json.dumps(
-            {"name": self.name, "size": self.size, "store": self.store, "backend": self.backend}
-        )
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> Topology:
@@ -142,7 +180,14 @@ class Topology:
 
 
 def parse_topology(
-    *, name: str, hosts: str, store: str, backend: str, encryption: str, ipv6: str
+    *,
+    name: str,
+    hosts: str,
+    store: str,
+    backend: str,
+    datapath: str = "userspace",
+    encryption: str,
+    ipv6: str,
 ) -> Topology:
     """Returns the lab that the command line asks for.
 
@@ -157,10 +202,21 @@ def parse_topology(
         msg = f"hosts {hosts!r}: expected a number from 1 to {MAX_HOSTS}"
         raise UsageError(msg)
     _require("store", store, known=_STORES, built=_STORES)
-    _require("backend", backend, known=_BACKENDS, built=("udp",))
+    _require("backend", backend, known=_BACKENDS, built=_BUILT)
+    _require("datapath", datapath, known=_DATAPATHS, built=_DATAPATHS)
+    if (backend, datapath) == ("udp", "kernel"):
+        msg = "datapath 'kernel': the udp backend has none; expected userspace, or backend vxlan"
+        raise UsageError(msg)
     _require("encryption", encryption, known=("off", "preferred", "required"), built=("off",))
-    _require("ipv6", ipv6, known=("0", "1"), built=("0",))
-    return Topology(name=name, size=int(hosts), store=cast(StoreKind, store), backend=backend)
+    _require("ipv6", ipv6, known=_IPV6, built=_IPV6)
+    return Topology(
+        name=name,
+        size=int(hosts),
+        store=cast(StoreKind, store),
+        backend=backend,
+        datapath=cast(Datapath, datapath),
+        ipv6=cast(IPv6, ipv6),
+    )
 
 
 def _require(option: str, value: str, *, known: tuple[str, ...], built: tuple[str, ...]) -> None:

@@ -5,30 +5,19 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Address
 from itertools import permutations
 from pathlib import Path
 
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 from tunneld.lab.drawing import HostView
-from tunneld.lab.topology import UDP_PORT, Topology
+from tunneld.lab.topology import Topology
+from tunneld.lease.model import IPAddress
 
 _PINGS = 3
 _ROUND_TRIP = re.compile(r"= [\d.]+/(?P<average_ms>[\d.]+)/")
-
-
-def foreign_expression(topology: Topology) -> str:
-    """Returns the capture filter for what must not be on the underlay.
-
-    Between hosts there are ARP and the overlay's datagrams; a host also talks to etcd.
-    """
-    store = f" and not (tcp port 2379 and host {topology.switch_address.ip})"
-    return f"not arp and not (udp src port {UDP_PORT} and udp dst port {UDP_PORT})" + (
-        store if topology.store == "etcd" else ""
-    )
 
 
 @contextmanager
@@ -61,39 +50,46 @@ def capture(topology: Topology, path: Path, expression: str) -> Iterator[None]:
         namespaces.stop([process])
 
 
-def read_capture(path: Path, expression: str = "") -> list[str]:
-    """Returns a line for each captured packet that fits `expression`."""
-    return namespaces.run("tcpdump", "-n", "-r", str(path), *expression.split()).splitlines()
+def read_capture(
+    path: Path, expression: str = "", *, options: Sequence[str] = ("-q",)
+) -> list[str]:
+    """Returns a line for each captured packet that fits `expression`.
+
+    `options` of tcpdump other than `-q` may give more than one.
+    """
+    argv = ("tcpdump", "-n", *options, "-r", str(path), *expression.split())
+    return namespaces.run(*argv).splitlines()
 
 
 def ping_all(topology: Topology, views: list[HostView]) -> list[str]:
-    """Pings from every container to every other; returns a line for each pair.
+    """Pings from every container to every other, in each family; returns a line for each.
 
     Raises:
         LabError: an answer is missing.
     """
     lines = []
     for (host, view), (_, other) in permutations(zip(topology.hosts, views, strict=True), 2):
-        said = namespaces.run(
-            *namespaces.inside(
-                host.container_namespace,
-                *("ping", "-n", "-c", str(_PINGS), "-i", "0.1", "-W", "2", str(other.container)),
+        for own, target in zip(view.containers, other.containers, strict=True):
+            said = namespaces.run(
+                *namespaces.inside(
+                    host.container_namespace,
+                    *("ping", "-n", "-c", str(_PINGS), "-i", "0.1", "-W", "2", str(target)),
+                )
             )
-        )
-        times = _ROUND_TRIP.search(said)
-        if f" {_PINGS} received" not in said or times is None:
-            summary = next((line for line in said.splitlines() if "received" in line), said)
-            msg = f"lab: ping from {view.label}-c to {other.container} lost answers: {summary}"
-            raise LabError(msg)
-        lines.append(
-            f"{view.label}-c {view.container} -> {other.label}-c {other.container}: "
-            f"{_PINGS} of {_PINGS} answered, {times['average_ms']} ms"
-        )
+            times = _ROUND_TRIP.search(said)
+            if f" {_PINGS} received" not in said or times is None:
+                summary = next((line for line in said.splitlines() if "received" in line), said)
+                msg = f"lab: ping from {view.label}-c to {target} lost answers: {summary}"
+                raise LabError(msg)
+            lines.append(
+                f"{view.label}-c {own} -> {other.label}-c {target}: "
+                f"{_PINGS} of {_PINGS} answered, {times['average_ms']} ms"
+            )
     return lines
 
 
 def throughput_bits_per_s(
-    sender: str, receiver: str, address: IPv4Address, *, duration_s: int, log: Path
+    sender: str, receiver: str, address: IPAddress, *, duration_s: int, log: Path
 ) -> float:
     """Returns what one TCP stream brings from a namespace to `address` in another.
 
