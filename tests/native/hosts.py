@@ -67,6 +67,20 @@ def shared_udp_socket(address: str, port: int = PORT) -> socket.socket:
     return sock
 
 
+def vxlan_socket(address: str, port: int) -> socket.socket:
+    """Opens a bound socket of either family; DF is always set, as in the daemon."""
+    is_ipv6 = ":" in address
+    sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
+    if is_ipv6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setsockopt(socket.IPPROTO_IPV6, 23, 2)  # IPV6_MTU_DISCOVER, IPV6_PMTUDISC_DO
+    else:
+        sock.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
+    sock.bind((address, port))
+    return sock
+
+
 def raw_icmp_socket() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 

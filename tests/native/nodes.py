@@ -34,13 +34,14 @@ class Node:
         return {name: count for name, count in self.engine.counters()["drops"].items() if count}
 
 
-def make_node(rig: Rig, number: int) -> tuple[Namespace, Namespace]:
+def make_node(rig: Rig, number: int, mtu_bytes: int = 1500) -> tuple[Namespace, Namespace]:
     """Makes a host and its container; the link between them stands for a bridge."""
     space, container = rig.namespace(f"h{number}"), rig.namespace(f"c{number}")
     rig.link(
         *(space, "cni0", container, "eth0"),
         first_address=f"10.5.{number}.1/24",
         second_address=f"10.5.{number}.2/24",
+        mtu_bytes=mtu_bytes,
     )
     container.run("ip", "route", "add", "default", "via", f"10.5.{number}.1")
     space.sysctl("net/ipv4/ip_forward", 1)

@@ -1,0 +1,136 @@
+"""A host with an engine beside one with a bare kernel vxlan device, a container behind each.
+
+Host n has underlay addresses 192.0.2.n and 2001:db8::n and subnet 10.5.n.0/24; 1 is the engine's.
+The kernel's device is set up by hand, as flannel would.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+from tests.native.hosts import adjacency, inside, open_tun, raw_icmp_socket, vxlan_socket
+from tests.native.nodes import Node, make_node
+from tests.support.netns import Namespace, Rig
+from tunneld import _native
+
+VNI, PORT = 7, 8472
+MACS = {1: "0e:2a:00:00:00:01", 2: "0e:2a:00:00:00:02"}
+DEVICE = "flannel.7"
+SOURCE_PORTS = 4
+
+Flavour = Literal["wire", "gso"]
+"""`wire`: every datagram crosses the underlay by itself, as on a cable. `gso`: trains and
+super-packets cross it in one piece, as veth does by default."""
+Family = Literal[4, 6]
+
+OVERHEAD_BYTES: dict[Family, int] = {4: 50, 6: 70}
+
+
+@dataclass
+class Tunnel:
+    """Both ends."""
+
+    user: Node
+    kernel: Namespace
+    container: Namespace
+    """Behind the kernel's device."""
+    mtu_bytes: int
+
+
+def underlay(family: Family, number: int) -> str:
+    return f"192.0.2.{number}" if family == 4 else f"2001:db8::{number}"
+
+
+def make_underlay(rig: Rig, ends: list[Namespace], flavour: Flavour) -> None:
+    rig.link(
+        *(ends[0], "eth0", ends[1], "eth0"),
+        first_address="192.0.2.1/24",
+        second_address="192.0.2.2/24",
+    )
+    for number, space in enumerate(ends, 1):
+        space.run("ip", "address", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad")
+        if flavour == "wire":
+            off = ("tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off")
+            space.run("ethtool", "-K", "eth0", *off)
+
+
+def make_engine(space: Namespace, family: Family, mtu_bytes: int) -> _native.Engine:
+    """Host 1, with one worker."""
+    local = underlay(family, 1)
+    with ExitStack() as opened:
+        with inside(space):
+            tun = open_tun(DEVICE)
+            sockets = [
+                opened.enter_context(vxlan_socket(local, PORT if number == 0 else 0))
+                for number in range(1 + SOURCE_PORTS)
+            ]
+            icmp = opened.enter_context(raw_icmp_socket())
+        fds = [sock.fileno() for sock in sockets]
+        engine = _native.Engine(
+            tun_fds=[tun],
+            underlay=[{"ipv4": fds if family == 4 else [], "ipv6": fds if family == 6 else []}],
+            icmp_fd=icmp.fileno(),
+            icmp6_fd=None,
+        )
+    os.close(tun)
+    space.sysctl(f"net/ipv6/conf/{DEVICE}/disable_ipv6", 1)
+    space.run("ip", "address", "add", "10.5.1.0/32", "dev", DEVICE)
+    space.run("ip", "link", "set", DEVICE, "mtu", str(mtu_bytes), "up")
+    space.run("ip", "link", "set", DEVICE, "txqueuelen", "1000")
+    space.run("ip", "route", "add", "10.5.0.0/16", "dev", DEVICE)
+    engine.commit(
+        {
+            "settings": {
+                "source_check": "strict",
+                "device_mtu_bytes": mtu_bytes,
+                "icmp_source": "10.5.1.0",
+                "icmp_source_v6": None,
+                "vtep": {"vni": VNI, "gbp": False, "mac": MACS[1], "mac_v6": None},
+            },
+            "put_adjacencies": [
+                adjacency("peer", underlay(family, 2), mtu_bytes, PORT, vtep_mac=MACS[2])
+            ],
+            "put_entries": [
+                {"prefix": "10.5.1.0/24", "target": "local"},
+                {"prefix": "10.5.2.0/24", "target": "peer"},
+            ],
+        }
+    )
+    engine.start()
+    return engine
+
+
+def make_kernel_device(space: Namespace, family: Family, mtu_bytes: int) -> None:
+    """Host 2. Source: flannel `pkg/backend/vxlan/device.go`, `vxlan_network.go`."""
+    space.run(
+        *("ip", "link", "add", DEVICE, "type", "vxlan", "id", str(VNI), "dev", "eth0"),
+        *("local", underlay(family, 2), "dstport", str(PORT), "nolearning", "udpcsum"),
+    )
+    space.sysctl(f"net/ipv6/conf/{DEVICE}/disable_ipv6", 1)
+    space.run("ip", "link", "set", DEVICE, "address", MACS[2], "mtu", str(mtu_bytes), "up")
+    space.run("ip", "address", "add", "10.5.2.0/32", "dev", DEVICE)
+    space.run(
+        *("ip", "neighbour", "add", "10.5.1.0", "lladdr", MACS[1], "dev", DEVICE),
+        *("nud", "permanent"),
+    )
+    space.run("bridge", "fdb", "append", MACS[1], "dev", DEVICE, "dst", underlay(family, 1))
+    space.run("ip", "route", "add", "10.5.1.0/24", "via", "10.5.1.0", "dev", DEVICE, "onlink")
+
+
+@contextmanager
+def tunnel(rig: Rig, flavour: Flavour, family: Family) -> Iterator[Tunnel]:
+    """Builds both, ready for traffic."""
+    mtu_bytes = 1500 - OVERHEAD_BYTES[family]
+    ends = [make_node(rig, number, mtu_bytes) for number in (1, 2)]
+    (here, container), (there, far_container) = ends
+    make_underlay(rig, [here, there], flavour)
+    engine = make_engine(here, family, mtu_bytes)
+    make_kernel_device(there, family, mtu_bytes)
+    try:
+        yield Tunnel(Node(1, here, container, engine), there, far_container, mtu_bytes)
+    finally:
+        engine.stop()
