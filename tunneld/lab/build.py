@@ -169,6 +169,8 @@ def _make_underlay(topology: Topology) -> None:
         host.directory.mkdir()
         namespaces.create(host.namespace)
         namespaces.sysctl(host.namespace, "net/ipv4/ip_forward", 1)  # as dockerd does
+        if topology.has_ipv6:
+            namespaces.sysctl(host.namespace, "net/ipv6/conf/all/forwarding", 1)
         namespaces.plug(
             host.namespace,
             "eth0",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 
@@ -60,24 +60,22 @@ def draw(topology: Topology, hosts: Sequence[HostView]) -> str:
 
 
 def _content(host: HostView) -> list[str]:
-    first, *more = host.underlays
+    bases = [f"{bridge.network[0]}/{bridge.max_prefixlen}" for bridge in host.bridges]
+    rows = [
+        (host.label, host.underlays),
+        *([] if host.device is None else [(host.device, bases)]),
+        ("br0", host.bridges),
+    ]
+    width = max(9, *(len(name) + 1 for name, _ in rows))
     return [
-        f"{host.label:<9}{first}",
-        *(f"{'':<9}{address}" for address in more),
-        *([] if host.device is None else _named(host.device, _base_addresses(host))),
-        *_named("br0", map(str, host.bridges)),
+        *(
+            f"{'' if number else name:<{width}}{address}"
+            for name, addresses in rows
+            for number, address in enumerate(addresses)
+        ),
         *(f"  └ {host.label}-c {address}" for address in host.containers),
         f"MTU {host.mtu_bytes}",
     ]
-
-
-def _base_addresses(host: HostView) -> list[str]:
-    return [f"{bridge.network[0]}/{bridge.max_prefixlen}" for bridge in host.bridges]
-
-
-def _named(name: str, addresses: Iterable[str]) -> list[str]:
-    """Returns a line for each address, the first with the name."""
-    return [f"{'' if number else name:<9}{address}" for number, address in enumerate(addresses)]
 
 
 def _box(content: Sequence[str], inner: int) -> list[str]:

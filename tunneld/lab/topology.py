@@ -131,7 +131,7 @@ class Topology:
                 namespace=f"{self.prefix}h{number}",
                 container_namespace=f"{self.prefix}h{number}-c",
                 address=UNDERLAY[10 + number],
-                address_v6=UNDERLAY_V6[10 + number],
+                address_v6=IPv6Address(f"{UNDERLAY_V6[0]}{10 + number}"),
                 directory=self.directory / f"h{number}",
             )
             for number in range(1, self.size + 1)
