@@ -106,15 +106,10 @@ class Desired:
         return compose(self._overlay(own.key), reaches, self._rules)
 
     def _overlay(self, own: SubnetKey) -> Overlay:
-        config, backend = self._config, self._backend
-        ipv6 = None
-        if config.ipv6_network is not None and own.ipv6 is not None:
-            ipv6 = OverlayNet(network=config.ipv6_network, subnet=own.ipv6)
+        backend, ipv4, ipv6 = self._backend, self._config.ipv4, self._config.ipv6
         return Overlay(
-            ipv4=OverlayNet(network=config.network, subnet=own.ipv4)
-            if config.enable_ipv4
-            else None,
-            ipv6=ipv6,
+            ipv4=OverlayNet(network=ipv4.network, subnet=own.ipv4) if ipv4 else None,
+            ipv6=OverlayNet(network=ipv6.network, subnet=own.ipv6) if ipv6 and own.ipv6 else None,
             datapath=backend.datapath,
             device=self.device,
             vxlan_devices=backend.devices(self._here, own),
@@ -134,27 +129,28 @@ class Desired:
         backend = self._backend
         on_link = frozenset(address for address, answer in self._on_link.items() if answer)
         found: _Reached = {}
-        verdicts: dict[SubnetKey, list[Unusable]] = defaultdict(list)
+        verdicts: dict[tuple[SubnetKey, str], list[str]] = defaultdict(list)
         for peer in peers:
             for family in backend.families:
                 prefix = subnet_of(peer, family)
-                address = underlay_address(peer, family)
-                is_unknown = address is not None and address not in self._on_link
-                if prefix is None or (backend.wants_on_link and is_unknown):
+                if prefix is None or self._is_asked_for(underlay_address(peer, family)):
                     continue
                 try:
                     reach = backend.reach(peer, family, self._here, on_link=on_link)
                 except Unusable as verdict:
-                    verdicts[peer.key].append(verdict)
+                    verdicts[peer.key, verdict.reason].append(verdict.detail)
                     continue
                 if reach is not None:
                     found[prefix] = (peer, reach)
         for prefix, refusal in self._doubles(found):
-            verdicts[found.pop(prefix)[0].key].append(refusal)
-        for key, several in verdicts.items():
-            details = dict.fromkeys(verdict.detail for verdict in several)
-            self._membership.skip(key, several[0].reason, "; ".join(details))
+            verdicts[found.pop(prefix)[0].key, refusal.reason].append(refusal.detail)
+        for (key, reason), details in verdicts.items():
+            self._membership.skip(key, reason, "; ".join(dict.fromkeys(details)))
         return found
+
+    def _is_asked_for(self, address: IPAddress | None) -> bool:
+        """Returns whether it matters whether a peer is on the same link, and is not known yet."""
+        return self._backend.wants_on_link and address is not None and address not in self._on_link
 
     def _doubles(self, found: _Reached) -> list[tuple[IPNetwork, Unusable]]:
         """Returns who may not keep a VTEP address that an older lease has; tells of the others."""

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 import pytest
 
-from tests.unit.backend.values import HERE, OWN, backend, dual_peer, network, peer
+from tests.unit.backend.values import HERE, OWN, Family, backend, dual_peer, network, peer
 from tunneld.backend import parse_backend
 from tunneld.backend.base import Adjacency, Reach, Unusable
 from tunneld.errors import InterfaceError, NetworkConfigError
@@ -58,8 +58,8 @@ def test_1500_bytes_of_underlay_leave_flannels_1472() -> None:
 
 
 @pytest.mark.parametrize("families", ["ipv6", "dual"])
-def test_outer_ipv6_header_takes_20_bytes_more(families: str) -> None:
-    found = parse_backend(network("udp", families))  # type: ignore[arg-type]
+def test_outer_ipv6_header_takes_20_bytes_more(families: Family) -> None:
+    found = backend("udp", families)
     assert found.device_mtu_bytes(1500) == 1452
     assert (found.overhead_bytes(4), found.overhead_bytes(6)) == (28, 48)
 

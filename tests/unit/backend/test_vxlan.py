@@ -40,7 +40,7 @@ V4, V6 = IPv4Address("10.99.0.12"), IPv6Address("fd99::12")
 def vxlan(
     families: Family = "dual",
     datapath: Literal["userspace", "kernel"] = "userspace",
-    **options: object,
+    **options: Any,
 ) -> Backend:
     return backend("vxlan", families, datapath, **options)
 
@@ -76,11 +76,13 @@ def test_option_out_of_its_limits_is_refused(
 ) -> None:
     for value in values:
         with pytest.raises(NetworkConfigError, match=rf"^Backend\.{name} .*{words}"):
-            vxlan(datapath=datapath, **{name: value})
+            backend("vxlan", "dual", datapath, **{name: value})
 
 
 def test_null_options_are_the_defaults() -> None:
-    nothing = dict.fromkeys(("VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting"))
+    nothing: dict[str, Any] = dict.fromkeys(
+        ("VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting")
+    )
     assert vxlan(**nothing) == vxlan()
 
 
@@ -171,8 +173,8 @@ def test_peer_in_the_kernel_has_what_flanneld_programs() -> None:
 
 
 def test_kernel_devices_are_flannels_two_each_with_its_own_mtu() -> None:
-    common = {"vni": 7, "port": 4789, "gbp": True, "learning": True}
-    options = {"VNI": 7, "Port": 4789, "GBP": True, "Learning": True}
+    common: dict[str, Any] = {"vni": 7, "port": 4789, "gbp": True, "learning": True}
+    options: dict[str, Any] = {"VNI": 7, "Port": 4789, "GBP": True, "Learning": True}
     assert vxlan("dual", "kernel", **options).devices(HERE, OWN) == (
         VxlanDevice(
             name="flannel.7",
@@ -180,7 +182,7 @@ def test_kernel_devices_are_flannels_two_each_with_its_own_mtu() -> None:
             mac=MAC,
             mtu_bytes=1450,
             address=IPv4Address("10.5.57.0"),
-            **common,  # type: ignore[arg-type]
+            **common,
         ),
         VxlanDevice(
             name="flannel-v6.7",
@@ -188,7 +190,7 @@ def test_kernel_devices_are_flannels_two_each_with_its_own_mtu() -> None:
             mac=MAC_V6,
             mtu_bytes=1430,
             address=IPv6Address("fd00:10:5:1a::"),
-            **common,  # type: ignore[arg-type]
+            **common,
         ),
     )
     assert [device.name for device in vxlan("ipv4", "kernel").devices(HERE, OWN)] == ["flannel.1"]
@@ -259,7 +261,7 @@ def test_lease_that_does_not_fit_has_a_reason_of_its_own(
     bad = dual_peer(backend_type, data=data, data_v6=data)
     for family in (4, 6):
         with pytest.raises(Unusable) as caught:
-            vxlan("dual", datapath).reach(bad, family, HERE, on_link={V4, V6})  # type: ignore[arg-type]
+            vxlan("dual", datapath).reach(bad, family, HERE, on_link={V4, V6})
         assert caught.value.reason == reason
         assert "10.5.2.0/24" in caught.value.detail
 

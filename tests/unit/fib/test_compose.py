@@ -15,6 +15,7 @@ from tests.unit.fib.values import (
     PEER,
     PEER_V6,
     VTEP,
+    Reaches,
     gateway,
     kernel,
     kernel_overlay,
@@ -49,7 +50,7 @@ def test_own_subnet_is_local_and_a_peer_is_behind_its_adjacency() -> None:
 
 
 def test_peer_of_both_families_has_two_adjacencies_named_by_its_subnets() -> None:
-    reaches = {PEER: vxlan(), PEER_V6: vxlan("2001:db8::2")}
+    reaches: Reaches = {PEER: vxlan(), PEER_V6: vxlan("2001:db8::2")}
     engine = compose(overlay(ipv6=IPV6, vtep=VTEP), reaches, RULES).engine
     assert engine.entries == {
         OWN: LOCAL,
@@ -63,7 +64,7 @@ def test_peer_of_both_families_has_two_adjacencies_named_by_its_subnets() -> Non
 
 
 def test_one_route_covers_each_network_and_each_own_subnet_ends_unreachable() -> None:
-    reaches = {PEER: raw(), PEER_V6: raw("2001:db8::2")}
+    reaches: Reaches = {PEER: raw(), PEER_V6: raw("2001:db8::2")}
     assert compose(overlay(ipv6=IPV6), reaches, RULES).host.routes == {
         Route(destination=NETWORK, kind="overlay"),
         Route(destination=NETWORK_V6, kind="overlay"),
@@ -73,7 +74,7 @@ def test_one_route_covers_each_network_and_each_own_subnet_ends_unreachable() ->
 
 
 def test_peer_with_a_smaller_mtu_gets_a_route_of_its_own() -> None:
-    reaches = {PEER: raw(mtu_bytes=1372), PEER_V6: raw("2001:db8::2")}
+    reaches: Reaches = {PEER: raw(mtu_bytes=1372), PEER_V6: raw("2001:db8::2")}
     routes = compose(overlay(ipv6=IPV6), reaches, RULES).host.routes
     assert Route(destination=PEER, kind="overlay", mtu_bytes=1372) in routes
     assert PEER_V6 not in {route.destination for route in routes}
@@ -81,7 +82,7 @@ def test_peer_with_a_smaller_mtu_gets_a_route_of_its_own() -> None:
 
 def test_no_route_says_less_than_its_family_allows() -> None:
     """68 bytes: RFC 791. 1,280: RFC 8200, below which the kernel refuses a route's MTU."""
-    reaches = {PEER: raw(mtu_bytes=20), PEER_V6: raw("2001:db8::2", mtu_bytes=1232)}
+    reaches: Reaches = {PEER: raw(mtu_bytes=20), PEER_V6: raw("2001:db8::2", mtu_bytes=1232)}
     state = compose(overlay(ipv6=IPV6), reaches, RULES)
     assert Route(destination=PEER, kind="overlay", mtu_bytes=68) in state.host.routes
     assert Route(destination=PEER_V6, kind="overlay", mtu_bytes=1280) in state.host.routes
@@ -142,7 +143,7 @@ def test_firewall_knows_the_devices_and_what_the_operator_says() -> None:
 
 def test_kernel_data_path_has_flannels_entries_for_a_peer_and_no_engine() -> None:
     """Source: flannel `pkg/backend/vxlan/vxlan_network.go` (handleSubnetEvents)."""
-    reaches = {PEER: kernel(PEER), PEER_V6: kernel(PEER_V6, "2001:db8::2")}
+    reaches: Reaches = {PEER: kernel(PEER), PEER_V6: kernel(PEER_V6, "2001:db8::2")}
     wanted = kernel_overlay()
     state = compose(wanted, reaches, RULES)
     assert state.engine == EngineState()
@@ -170,7 +171,7 @@ def test_kernel_data_path_has_flannels_entries_for_a_peer_and_no_engine() -> Non
 
 
 def test_peer_on_the_link_has_a_plain_route_and_keeps_its_adjacency() -> None:
-    reaches = {PEER: vxlan(gateway="192.0.2.2"), PEER_V6: vxlan("2001:db8::2")}
+    reaches: Reaches = {PEER: vxlan(gateway="192.0.2.2"), PEER_V6: vxlan("2001:db8::2")}
     state = compose(overlay(ipv6=IPV6), reaches, RULES)
     direct = Route(destination=PEER, kind="gateway", gateway=ip_address("192.0.2.2"))
     assert direct in state.host.routes
@@ -179,13 +180,13 @@ def test_peer_on_the_link_has_a_plain_route_and_keeps_its_adjacency() -> None:
 
 
 def test_narrow_tunnel_says_nothing_of_a_plain_route() -> None:
-    reaches = {PEER: vxlan(gateway="192.0.2.2")}
+    reaches: Reaches = {PEER: vxlan(gateway="192.0.2.2")}
     routes = compose(overlay(mtu_bytes=8950), reaches, RULES).host.routes
     assert [route.mtu_bytes for route in routes if route.destination == PEER] == [0]
 
 
 def test_routes_alone_are_routes_to_the_peers_and_behind_the_own_subnet() -> None:
-    reaches = {PEER: gateway("192.0.2.2"), PEER_V6: gateway("2001:db8::2")}
+    reaches: Reaches = {PEER: gateway("192.0.2.2"), PEER_V6: gateway("2001:db8::2")}
     routed = overlay(ipv6=IPV6, datapath="kernel", device=None, mtu_bytes=1500)
     state = compose(routed, reaches, RULES)
     assert state.engine == EngineState()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.fib.values import (
     IPV6,
     OWN,
+    Reaches,
     device,
     gateway,
     kernel,
@@ -188,7 +189,7 @@ def test_what_is_replaced_is_not_removed_as_well() -> None:
     prefix = IPv4Network("10.5.2.0/24")
     before = compose(kernel_overlay(), {prefix: kernel(prefix)}, Rules(ip_masq=True))
     moved = replace(kernel_overlay(), vxlan_devices=(device("flannel.1", OWN, "192.0.2.9"),))
-    reaches = {prefix: kernel(prefix, "192.0.2.7")}
+    reaches: Reaches = {prefix: kernel(prefix, "192.0.2.7")}
     change = difference(compose(moved, reaches, Rules(ip_masq=True)), before).host
     assert {it.local.compressed for it in change.put_vxlan_devices} == {"192.0.2.9"}
     assert {it.name for it in change.drop_vxlan_devices} == {"flannel-v6.1"}

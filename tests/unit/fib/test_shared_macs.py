@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network
 
-from tests.unit.fib.values import PEER, PEER_V6, gateway, kernel, peer_mac, raw, vxlan
+from tests.unit.fib.values import PEER, PEER_V6, Reaches, gateway, kernel, peer_mac, raw, vxlan
 from tunneld.fib.shared_macs import shared_macs
 
 OTHER = IPv4Network("10.5.3.0/24")
@@ -13,7 +13,11 @@ THIRD = IPv4Network("10.5.4.0/24")
 
 def test_later_prefixes_are_named_with_the_first_one_in_the_order_they_come() -> None:
     mac = peer_mac(1)
-    found = {THIRD: vxlan(mac=mac), PEER: vxlan(mac=peer_mac(2)), OTHER: vxlan("192.0.2.3", mac)}
+    found: Reaches = {
+        THIRD: vxlan(mac=mac),
+        PEER: vxlan(mac=peer_mac(2)),
+        OTHER: vxlan("192.0.2.3", mac),
+    }
     assert list(shared_macs(found)) == [(THIRD, OTHER, mac)]
     assert list(shared_macs(found | {PEER: vxlan(mac=mac)})) == [
         (THIRD, PEER, mac),
@@ -23,7 +27,7 @@ def test_later_prefixes_are_named_with_the_first_one_in_the_order_they_come() ->
 
 def test_kernel_paths_count_too() -> None:
     mac = peer_mac(1)
-    found = {PEER: kernel(PEER, mac=mac), OTHER: kernel(OTHER, "192.0.2.3", mac)}
+    found: Reaches = {PEER: kernel(PEER, mac=mac), OTHER: kernel(OTHER, "192.0.2.3", mac)}
     assert list(shared_macs(found)) == [(PEER, OTHER, mac)]
 
 

@@ -11,6 +11,8 @@ from tunneld.fib.compose import Overlay
 from tunneld.fib.state import OverlayNet
 from tunneld.lease.model import IPNetwork
 
+Reaches = dict[IPNetwork, Reach]
+
 NETWORK = IPv4Network("10.5.0.0/16")
 NETWORK_V6 = IPv6Network("fd00:10:5::/48")
 OWN = IPv4Network("10.5.1.0/24")

@@ -1,0 +1,143 @@
+"""Paths that carry less than the link, as the kernel learns of them, in both families."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+
+import pytest
+
+from tests.support.netns import Namespace, Rig
+from tests.support.wait import wait_until
+from tests.unit.backend.values import HERE, PEER_MAC, backend
+from tests.unit.host.conftest import inside
+from tunneld.backend.base import Adjacency, Reach
+from tunneld.daemon.path_mtu import PathMtus
+from tunneld.host.path_mtu import path_mtu
+from tunneld.host.sockets import open_underlay_sockets
+from tunneld.lease.model import IPAddress, IPNetwork
+
+pytestmark = pytest.mark.root
+
+NEAR, NEAR_V6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8:1::1")
+FAR, FAR_V6 = IPv4Address("198.51.100.2"), IPv6Address("2001:db8:2::2")
+SUBNET, SUBNET_V6 = ip_network("10.5.2.0/24"), ip_network("fd00:10:5:2::/64")
+
+
+def to(endpoint: IPAddress) -> Adjacency:
+    return Adjacency(
+        encapsulation="vxlan", endpoint=endpoint, port=8472, mtu_bytes=1430, vtep_mac=PEER_MAC
+    )
+
+
+REACHES: dict[IPNetwork, Reach] = {
+    SUBNET: Reach(adjacency=to(FAR)),
+    SUBNET_V6: Reach(adjacency=to(FAR_V6)),
+}
+
+
+@pytest.fixture
+def narrow(rig: Rig) -> Namespace:
+    """A host behind a router whose other link carries 1,400 bytes."""
+    near, router, far = (rig.namespace(label) for label in ("near", "router", "far"))
+    rig.link(
+        near, "eth0", router, "eth1", first_address=f"{NEAR}/24", second_address="192.0.2.254/24"
+    )
+    rig.link(
+        router,
+        "eth2",
+        far,
+        "eth0",
+        first_address="198.51.100.254/24",
+        second_address=f"{FAR}/24",
+        mtu_bytes=1400,
+    )
+    for space, device, address in (
+        (near, "eth0", f"{NEAR_V6}/64"),
+        (router, "eth1", "2001:db8:1::ff/64"),
+        (router, "eth2", "2001:db8:2::ff/64"),
+        (far, "eth0", f"{FAR_V6}/64"),
+    ):
+        space.run("ip", "address", "add", address, "dev", device, "nodad")
+    router.sysctl("net/ipv4/ip_forward", 1)
+    router.sysctl("net/ipv6/conf/all/forwarding", 1)
+    for space, gateway, gateway_v6 in (
+        (near, "192.0.2.254", "2001:db8:1::ff"),
+        (far, "198.51.100.254", "2001:db8:2::ff"),
+    ):
+        space.run("ip", "route", "add", "default", "via", gateway)
+        space.run("ip", "-6", "route", "add", "default", "via", gateway_v6)
+    return near
+
+
+def path_mtus() -> tuple[PathMtus, list[None]]:
+    here = replace(HERE, address=NEAR, address_v6=NEAR_V6)
+    made = PathMtus(here=here, overhead_bytes=backend("vxlan", "dual").overhead_bytes)
+    changes: list[None] = []
+    made.on_change = lambda: changes.append(None)
+    return made, changes
+
+
+def learn(endpoint: IPAddress, source: IPAddress) -> None:
+    """Sends a datagram of 1,500 bytes, so that the router answers it."""
+    (worker,) = open_underlay_sockets([source], 8472, 1)
+    (opened,) = worker.ipv4 or worker.ipv6
+    with opened:
+        opened.sendto(bytes(1500 - 48), (str(endpoint), 8472))
+        wait_until(lambda: path_mtu(source, endpoint, 8472) == 1400, what="the learned MTU")
+
+
+def mtus(limited: dict[IPNetwork, Reach]) -> dict[IPNetwork, int]:
+    return {
+        prefix: reach.adjacency.mtu_bytes
+        for prefix, reach in limited.items()
+        if reach.adjacency is not None
+    }
+
+
+def test_each_family_loses_what_its_own_headers_take(narrow: Namespace) -> None:
+    with inside(narrow):
+        found, changes = path_mtus()
+        assert mtus(found.limit(REACHES)) == {SUBNET: 1430, SUBNET_V6: 1430}
+        learn(FAR, NEAR)
+        found.refused(to(FAR))
+        assert mtus(found.limit(REACHES)) == {SUBNET: 1350, SUBNET_V6: 1430}
+        learn(FAR_V6, NEAR_V6)
+        found.refused(to(FAR_V6))
+        assert mtus(found.limit(REACHES)) == {SUBNET: 1350, SUBNET_V6: 1330}
+        assert len(changes) == 2
+        found.refused(to(FAR))
+        assert len(changes) == 2
+        # Forgotten by the kernel, the path is as wide as the link again.
+        narrow.run("ip", "route", "flush", "cache")
+        found.refused(to(FAR))
+        assert mtus(found.limit(REACHES)) == {SUBNET: 1430, SUBNET_V6: 1330}
+
+
+def test_path_too_narrow_for_ipv6_is_told(
+    narrow: Namespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    narrow.run("ip", "-6", "route", "add", f"{FAR_V6}", "via", "2001:db8:1::ff", "mtu", "1300")
+    with inside(narrow), caplog.at_level(logging.WARNING, "tunneld.daemon"):
+        found, _ = path_mtus()
+        found.refused(to(FAR_V6))
+        assert mtus(found.limit(REACHES))[SUBNET_V6] == 1230
+    assert "too narrow" in caplog.text
+
+
+def test_endpoint_without_a_route_keeps_what_is_known(narrow: Namespace) -> None:
+    with inside(narrow):
+        found, changes = path_mtus()
+        learn(FAR, NEAR)
+        found.refused(to(FAR))
+        narrow.run("ip", "route", "del", "default")
+        found.refused(to(FAR))
+        assert mtus(found.limit(REACHES))[SUBNET] == 1350
+        assert len(changes) == 1
+
+
+def test_what_has_no_adjacency_is_left_alone() -> None:
+    found, _ = path_mtus()
+    plain = {SUBNET: Reach(gateway=ip_address("192.0.2.9"))}
+    assert found.limit(plain) == plain
