@@ -22,7 +22,7 @@ from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import inside, overlay
 from tunneld.fib.state import Device, Firewall, OverlayNet, Route
 from tunneld.host.device import OverlayDevice
-from tunneld.host.routes import Routes
+from tunneld.host.routes import Exits, Routes, Sources
 
 NETWORK: Final = IPv4Network("10.5.0.0/16")
 SUBNET: Final = IPv4Network("10.5.1.0/24")
@@ -72,13 +72,14 @@ async def site(rig: Rig, host: Namespace) -> AsyncIterator[Site]:
         device = OverlayDevice(tun.name, netlink)
         link = await device.link()
         assert link is not None
-        routes = Routes(netlink, NETWORK)
+        routes = Routes(netlink, [NETWORK])
         wanted = Device(
             address=IPv4Address(DEVICE), mtu_bytes=1472, txqueuelen=1000, forwarding=True
         )
         await device.apply(link, wanted, routes)
         whole = Route(destination=NETWORK, kind="overlay")
-        await routes.apply(link.index, wanted.address, put={whole}, drop=())
+        exits = Exits(overlay=link.index, sources=Sources(ipv4=wanted.address))
+        await routes.apply(exits, put={whole}, drop=())
         yield Site(host, container, stranger, tun.fds[0])
 
 

@@ -14,6 +14,7 @@ from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import eventually, run_inside
 from tests.unit.host.firewall.site import (
     CONTAINER,
+    NETWORK,
     REMOTE,
     WANTED,
     Site,
@@ -139,7 +140,7 @@ def test_packets_pass_again_within_a_second(
             actuator = Actuator(
                 netlink,
                 device="flannel0",
-                network=WANTED.network,
+                networks=[NETWORK],
                 subnet_file=tmp_path / "subnet.env",
                 underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
             )
@@ -165,7 +166,7 @@ def test_a_firewall_that_changes_all_the_time_is_looked_at_a_few_times_a_second(
             actuator = Actuator(
                 netlink,
                 device="flannel0",
-                network=WANTED.network,
+                networks=[NETWORK],
                 subnet_file=tmp_path / "subnet.env",
                 underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
             )
