@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from tunneld.errors import HostError
@@ -19,14 +20,14 @@ from tunneld.host import subnet_env
 from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
 from tunneld.host.firewall import HostFirewall
-from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding
+from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding, Version
 from tunneld.host.netlink import Link, Netlink
 from tunneld.host.routes import Exits, Routes, Sources
 from tunneld.host.state_dir import StateDir
 from tunneld.host.underlay import Underlay
 from tunneld.host.vxlan import VxlanDevices
 from tunneld.host.watch import HostEvent, Watch
-from tunneld.lease.model import IPNetwork
+from tunneld.lease.model import IPAddress, IPNetwork
 
 __all__ = ["Actuator", "HostEvent"]
 
@@ -87,6 +88,10 @@ class Actuator:
             tun = self._tun(links)
             device = await self._device.observe(tun) if self._device and tun else None
             vxlan = await self._vxlan.observe(links)
+            if await asyncio.to_thread(self._forwarding.is_due):
+                # The devices count as not in order, so that they, and the switch, are put again.
+                device = None if device is None else replace(device, forwarding=False)
+                vxlan = replace(vxlan, devices=frozenset())
             return HostState(
                 device=device,
                 vxlan_devices=vxlan.devices,
@@ -106,8 +111,8 @@ class Actuator:
             HostError: what failed; what came before it in that order is done.
         """
         async with self._lock:
-            if _needs_forwarding(change):
-                await finish(asyncio.to_thread(self._forwarding.switch_on))
+            if families := _forwarded_families(change):
+                await finish(asyncio.to_thread(self._forwarding.switch_on, families))
             await self._apply_devices(change)
             await self._apply_paths(change)
             if change.firewall is not None:
@@ -212,11 +217,15 @@ class Actuator:
         return value if subnet_env.render(value) == text else None
 
 
-def _needs_forwarding(change: HostChange) -> bool:
-    """Says whether the change lets packets through that come in by other devices too."""
-    by_tunnel = change.device is not None and change.device.forwarding
-    return bool(
-        by_tunnel
-        or change.put_vxlan_devices
-        or any(route.kind == "gateway" for route in change.put_routes)
-    )
+def _forwarded_families(change: HostChange) -> set[Version]:
+    """Returns the families of which the change lets packets in that come by other devices too."""
+    addresses: list[IPAddress] = [device.address for device in change.put_vxlan_devices]
+    addresses += [
+        route.gateway
+        for route in change.put_routes
+        if route.kind == "gateway" and route.gateway is not None
+    ]
+    device = change.device
+    if device is not None and device.forwarding:
+        addresses += [one for one in (device.address, device.address_v6) if one is not None]
+    return {4 if address.version == 4 else 6 for address in addresses}

@@ -115,8 +115,8 @@ def leave_router_group(link: Link) -> None:
 
 
 def forwards_ipv6(link: Link) -> bool:
-    """Says whether IPv6 packets that come in by a device are forwarded."""
-    return _read("all", "forwarding") == "1" or _read(link.name, "force_forwarding") == "1"
+    """Says whether IPv6 packets that come in by a device are forwarded, as far as it decides."""
+    return _read("all", "forwarding") == "1" or _read(link.name, "force_forwarding") in (None, "1")
 
 
 def ignore_router_advertisements(link: Link) -> None:

@@ -1,17 +1,22 @@
-"""The host's global IPv4 forwarding switch.
+"""The host's global forwarding switches, one for each address family.
 
 Containers' packets come in by a bridge, so that the overlay needs forwarding there too. Where
 Docker is, it is left to Docker: dockerd sets its FORWARD policy to DROP only when it finds the
 switch off and turns it on itself. Elsewhere it is switched on here, and off again at the end
 if it was us and nobody else wants it.
 
-Source: Linux ip-sysctl.rst (ip_forward resets the per-device settings, hence `restore`).
+The switch of IPv6 makes the host a router: the kernel drops the default routes it learnt from
+router advertisements, and heeds no more of them. Devices that live by them are told to go on.
+
+Source: Linux ip-sysctl.rst (ip_forward resets the per-device settings, hence `restore`; for IPv6
+`all/forwarding`, `accept_ra`, `force_forwarding`).
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -21,82 +26,185 @@ from tunneld.host.state_dir import StateDir
 ForwardingPolicy = Literal["auto", "always", "never"]
 """`auto`: on, unless Docker is on this host."""
 
-_IPV4 = Path("/proc/sys/net/ipv4")
-_SWITCH = _IPV4 / "ip_forward"
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
+Version = Literal[4, 6]
 
-_MEMORY = "forwarding"
-"""Name of the cache in the state directory."""
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_ROUTES_V6 = Path("/proc/net/ipv6_route")
 
 _log = logging.getLogger("tunneld.host")
 
+# include/uapi/linux/ipv6_route.h
+_RTF_ADDRCONF = 0x00040000
+
+_ROUTER_TOO = "2"
+"""Of accept_ra: heed router advertisements although this host forwards."""
+
 
 class GlobalForwarding:
-    """The switch, and what is needed to put it back."""
+    """The switches, and what is needed to put them back."""
 
     def __init__(
         self, policy: ForwardingPolicy = "auto", state_dir: StateDir | None = None
     ) -> None:
-        """Recalls from the state directory whether a daemon that was killed left it on."""
+        """Recalls from the state directory whether a daemon that was killed left one on."""
         self._policy = policy
-        self._state_dir = state_dir
-        self._forwarding_before = _recall(state_dir)
-        """Devices that forwarded while the switch was off; None: the switch is not our doing."""
-        self._is_explained = False
+        self._switches: dict[Version, _Switch] = {
+            4: _Switch(4, state_dir),
+            6: _Switch(6, state_dir),
+        }
+        self._wanted: frozenset[Version] = frozenset()
+        self._explained: set[Version] = set()
 
     @property
     def is_ours(self) -> bool:
-        """True while the switch is on because of us."""
-        return self._forwarding_before is not None
+        """True while a switch is on because of us."""
+        return any(switch.is_ours for switch in self._switches.values())
 
-    def switch_on(self) -> None:
-        """Switches forwarding on where the policy says so.
+    def is_due(self) -> bool:
+        """Says whether `switch_on` would change something, as when somebody has switched it off.
 
         Raises:
-            HostError: the switch cannot be read or written.
+            HostError: a switch cannot be read.
         """
-        if _read(_SWITCH) == "1" or self._policy == "never":
-            return
-        if self._policy == "auto" and (sign := docker_sign()) is not None:
-            if not self._is_explained:
-                self._is_explained = True
-                _log.info(
-                    "global IPv4 forwarding is off and left to Docker",
-                    extra={"fields": {"reason": sign}},
-                )
-            return
-        self._remember(_forwarding_devices())
-        _write(_SWITCH, "1")
-        _log.info("switched global IPv4 forwarding on; a clean stop puts it back")
+        return self._policy != "never" and any(
+            not self._switches[version].is_on() and not self._is_left_to_docker()
+            for version in self._wanted
+        )
+
+    def switch_on(self, versions: Collection[Version]) -> None:
+        """Switches forwarding on in these families, as in those of earlier calls, by the policy.
+
+        Raises:
+            HostError: a switch cannot be read or written.
+        """
+        self._wanted |= frozenset(versions)
+        for version in sorted(self._wanted):
+            switch = self._switches[version]
+            if self._policy == "never" or switch.is_on():
+                continue
+            if self._is_left_to_docker():
+                if version not in self._explained:
+                    self._explained.add(version)
+                    _log.info(
+                        f"global IPv{version} forwarding is off and left to Docker",
+                        extra={"fields": {"reason": docker_sign()}},
+                    )
+                continue
+            switch.turn_on()
 
     def restore(self) -> None:
         """Switches forwarding off again, if it was off before `switch_on` and is on now.
 
         Raises:
-            HostError: the switch cannot be read or written.
+            HostError: a switch cannot be read or written.
         """
-        before = self._forwarding_before
+        self._wanted = frozenset()
+        for switch in self._switches.values():
+            switch.restore()
+
+    def _is_left_to_docker(self) -> bool:
+        return self._policy == "auto" and docker_sign() is not None
+
+
+class _Switch:
+    """The switch of one family, and how the devices were before it was turned on by us."""
+
+    def __init__(self, version: Version, state_dir: StateDir | None) -> None:
+        self._version = version
+        self._conf = Path(f"/proc/sys/net/ipv{version}/conf")
+        self._file = self._conf / "all" / "forwarding"
+        if version == 4:
+            self._file = Path("/proc/sys/net/ipv4/ip_forward")
+        self._state_dir = state_dir
+        self._memory = "forwarding" if version == 4 else "forwarding-v6"
+        """Name of the cache in the state directory."""
+        self._before = _recall(state_dir, self._memory)
+        """Of each setting that `restore` must put back: the devices that had it while the switch
+        was off. None: the switch is not our doing."""
+
+    @property
+    def is_ours(self) -> bool:
+        return self._before is not None
+
+    def is_on(self) -> bool:
+        return _read(self._file) == "1"
+
+    def turn_on(self) -> None:
+        before = {"before": self._devices_with("forwarding", "1")}
+        if self._version == 6:
+            before["forced"] = self._devices_with("force_forwarding", "1")
+            before["advertised"] = self._devices_with("accept_ra", "1") & _advertised_devices()
+        self._remember(before)
+        # Before the switch, which takes the default routes of all others away.
+        for device in sorted(before.get("advertised", ())):
+            _write(self._conf / device / "accept_ra", _ROUTER_TOO)
+            _log.warning(
+                "a router advertises this host's IPv6 routes or addresses, which hosts that "
+                "forward ignore: accept_ra is set to 2 for that device",
+                extra={"fields": {"device": device}},
+            )
+        _write(self._file, "1")
+        _log.info(f"switched global IPv{self._version} forwarding on; a clean stop puts it back")
+
+    def restore(self) -> None:
+        before = self._before
         if before is None:
             return
-        if _read(_SWITCH) == "1":
-            _write(_SWITCH, "0")
-            for device in before & frozenset(_devices()):
-                _write(_IPV4 / "conf" / device / "forwarding", "1")
+        if self.is_on():
+            _write(self._file, "0")
+            self._put_back("forwarding", before.get("before", ()), "1")
+            self._put_back("force_forwarding", before.get("forced", ()), "1")
+        routed = self._devices_with("accept_ra", _ROUTER_TOO)
+        self._put_back("accept_ra", routed & frozenset(before.get("advertised", ())), "1")
         self._remember(None)
 
-    def _remember(self, before: frozenset[str] | None) -> None:
-        self._forwarding_before = before
+    def _put_back(self, setting: str, devices: Collection[str], value: str) -> None:
+        for device in frozenset(devices) & frozenset(self._devices()):
+            _write(self._conf / device / setting, value)
+
+    def _devices(self) -> list[str]:
+        # A kernel without IPv6 has no such directory.
+        there = self._conf.iterdir() if self._conf.exists() else ()
+        return [path.name for path in there if path.name != "all"]
+
+    def _devices_with(self, setting: str, value: str) -> frozenset[str]:
+        return frozenset(
+            device
+            for device in self._devices()
+            if (file := self._conf / device / setting).exists() and _read(file) == value
+        )
+
+    def _remember(self, before: Mapping[str, frozenset[str]] | None) -> None:
+        self._before = before
         if self._state_dir is not None:
-            value = None if before is None else {"boot": _read(_BOOT), "before": sorted(before)}
-            self._state_dir.save(_MEMORY, value)
+            value: dict[str, object] | None = None
+            if before is not None:
+                value = {name: sorted(devices) for name, devices in before.items()}
+                value["boot"] = _read(_BOOT)
+            self._state_dir.save(self._memory, value)
 
 
-def _recall(state_dir: StateDir | None) -> frozenset[str] | None:
+def _recall(state_dir: StateDir | None, memory: str) -> Mapping[str, frozenset[str]] | None:
     """Returns what an earlier daemon remembered since the system's start, or None."""
-    match None if state_dir is None else state_dir.load(_MEMORY):
-        case {"boot": str(boot), "before": [*before]} if boot == _read(_BOOT):
-            return frozenset(str(device) for device in before)
+    match None if state_dir is None else state_dir.load(memory):
+        case {"boot": str(boot), "before": [*before], **others} if boot == _read(_BOOT):
+            lists = {"before": before, **others}
+            return {
+                str(name): frozenset(map(str, devices))
+                for name, devices in lists.items()
+                if isinstance(devices, list)
+            }
     return None
+
+
+def _advertised_devices() -> frozenset[str]:
+    """Returns the devices that have routes by router advertisement, as the kernel itself heeds.
+
+    Raises:
+        HostError: the kernel's routes cannot be read.
+    """
+    lines = [line.split() for line in _read(_ROUTES_V6).splitlines()]
+    return frozenset(line[9] for line in lines if int(line[8], 16) & _RTF_ADDRCONF)
 
 
 def docker_sign() -> str | None:
@@ -105,19 +213,9 @@ def docker_sign() -> str | None:
         return "dockerd is installed"
     if Path("/run/docker.sock").exists():
         return "/run/docker.sock is there"
-    if (_IPV4 / "conf" / "docker0").exists():
+    if Path("/proc/sys/net/ipv4/conf/docker0").exists():
         return "the device docker0 is there"
     return None
-
-
-def _devices() -> list[str]:
-    return [path.name for path in (_IPV4 / "conf").iterdir() if path.name != "all"]
-
-
-def _forwarding_devices() -> frozenset[str]:
-    return frozenset(
-        device for device in _devices() if _read(_IPV4 / "conf" / device / "forwarding") == "1"
-    )
 
 
 def _read(path: Path) -> str:
@@ -135,5 +233,5 @@ def _write(path: Path, value: str) -> None:
     except OSError as error:
         raise HostError(
             f"cannot write {value} to {path}: {error.strerror}; expected a writable /proc/sys: "
-            "set net.ipv4.ip_forward=1 by hand, or lift ProtectKernelTunables"
+            f"set {'.'.join(path.parts[3:])}={value} by hand, or lift ProtectKernelTunables"
         ) from error
