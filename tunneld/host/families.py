@@ -134,8 +134,9 @@ def ignore_router_advertisements(link: Link) -> None:
 
 
 def accepts_router_advertisements(link: Link) -> bool:
-    """Says whether the setting of `ignore_router_advertisements` could be made and is not."""
-    return _read(link.name, "accept_ra") not in (None, "0")
+    """Says whether the setting of `ignore_router_advertisements` is not made, and could be."""
+    could = os.access(_IPV6 / link.name / "accept_ra", os.W_OK)
+    return could and _read(link.name, "accept_ra") != "0"
 
 
 def _read(device: str, name: str) -> str | None:

@@ -91,12 +91,15 @@ class VxlanDevices:
         """
         link = await self._netlink.link(wanted.name)
         settings = self._settings(wanted)
-        if link is not None and (wanted.name not in self._wanted or link.vxlan is None):
+        before = self._wanted.get(wanted.name)
+        if link is not None and (before is None or link.vxlan is None):
             await require_leftover(link, wanted.vni, wanted.port, (wanted.local,))
             _log.warning(
                 "took over a vxlan device that was left behind",
                 extra={"fields": {"device": link.name}},
             )
+        # From here on it is ours, also should this be cut short.
+        self._wanted[wanted.name] = wanted
         if link is not None and link.vxlan is not None and link.vxlan != settings:
             _log.warning(
                 "a vxlan device is not as it must be and is made anew",
@@ -106,8 +109,7 @@ class VxlanDevices:
             link = None
         if link is None:
             link = await self._make(wanted, settings)
-        await self._set_up(link, wanted)
-        self._wanted[wanted.name] = wanted
+        await self._set_up(link, wanted, before)
 
     async def drop(self, wanted: VxlanDevice) -> None:
         """Deletes a device of ours."""
@@ -185,15 +187,16 @@ class VxlanDevices:
         )
         link = await self._netlink.link(wanted.name)
         if not made or link is None:
+            del self._wanted[wanted.name]
             raise PortInUseError(await self._taken(wanted))
         return link
 
-    async def _set_up(self, link: Link, wanted: VxlanDevice) -> None:
+    async def _set_up(self, link: Link, wanted: VxlanDevice, before: VxlanDevice | None) -> None:
         if link.mac != wanted.mac:
             await self._netlink.set_mac(link.index, wanted.mac)
         await finish(asyncio.to_thread(_set_families, link, wanted))
         await self._netlink.add_address(link.index, wanted.address, wanted.address.max_prefixlen)
-        for old in await self._old_addresses(link, wanted):
+        for old in await self._old_addresses(link, wanted, before):
             await self._netlink.remove_address(link.index, old.address, old.prefix_length)
         try:
             await self._netlink.set_link(link.index, mtu_bytes=wanted.mtu_bytes)
@@ -202,9 +205,10 @@ class VxlanDevices:
                 raise
             raise PortInUseError(await self._taken(wanted)) from error
 
-    async def _old_addresses(self, link: Link, wanted: VxlanDevice) -> list[Address]:
+    async def _old_addresses(
+        self, link: Link, wanted: VxlanDevice, before: VxlanDevice | None
+    ) -> list[Address]:
         """Returns our address of before; of a device just taken over all that can have been."""
-        before = self._wanted.get(wanted.name)
         return [
             one
             for one in await self._netlink.addresses(wanted.address.version)

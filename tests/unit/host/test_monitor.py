@@ -56,6 +56,20 @@ def test_each_change_of_the_kernel_is_noticed_with_its_place(space: Namespace) -
             await expect(unreachable, "ip route add unreachable 10.5.1.0/24 proto 116")
             default = Notice(kind="route", index=2, protocol=3, is_default=True)
             await expect(default, "ip route add default via 10.1.0.2")
+            await expect(address, "ip address add 2001:db8::1/64 dev br0 nodad")
+            default = Notice(kind="route", index=2, protocol=3, is_default=True)
+            await expect(default, "ip route add default via 2001:db8::2")
+            entry = "lladdr 0e:00:00:00:00:01 dev br0 nud permanent"
+            neighbour = Notice(kind="neighbour", index=2)
+            await expect(neighbour, f"ip neigh add 10.1.0.9 {entry}")
+            await expect(neighbour, f"ip neigh add 2001:db8::9 {entry}")
+            settings = "id 1 local 10.1.0.1 dev br0 dstport 8472 nolearning"
+            space.run(*f"ip link add vx3 index 3 type vxlan {settings}".split())
+            forward = "0e:00:00:00:00:01 dev vx3 dst 10.1.0.9 self permanent"
+            await expect(Notice(kind="neighbour", index=3), f"bridge fdb add {forward}")
+            await expect(
+                Notice(kind="forwarding", index=2), "sysctl -w net.ipv6.conf.br0.forwarding=1"
+            )
             await expect(
                 Notice(kind="forwarding", index=2), "sysctl -w net.ipv4.conf.br0.forwarding=1"
             )
