@@ -12,8 +12,8 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self, cast
 
@@ -131,6 +131,15 @@ def over_ipv4(*sockets: socket.socket | int) -> _native.UnderlaySockets:
     return {"ipv4": fds, "ipv6": []}
 
 
+def by_family(sockets: Sequence[socket.socket]) -> _native.UnderlaySockets:
+    """Sockets of one worker."""
+    fds = {
+        family: [sock.fileno() for sock in sockets if sock.family == family]
+        for family in (socket.AF_INET, socket.AF_INET6)
+    }
+    return {"ipv4": fds[socket.AF_INET], "ipv6": fds[socket.AF_INET6]}
+
+
 def network(source_check: str = "strict") -> _native.Change:
     """What host a knows of the network."""
     return {
@@ -148,21 +157,24 @@ def network(source_check: str = "strict") -> _native.Change:
 
 
 class Host:
-    """An engine at 127.0.0.1 of a namespace; `device` is the far end of its device."""
+    """An engine in a namespace, at 127.0.0.1 unless `underlay` holds other sockets (which are
+    closed); `device` is the far end of its device."""
 
     def __init__(
         self,
         space: Namespace,
         change: _native.Change | None = None,
-        underlay: socket.socket | None = None,
+        underlay: Sequence[socket.socket] = (),
     ) -> None:
         self.device, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with inside(space):
-            underlay, icmp = underlay or udp_socket("127.0.0.1"), raw_icmp_socket()
-        with near, underlay, icmp:
+            underlay, icmp = underlay or [udp_socket("127.0.0.1")], raw_icmp_socket()
+        with ExitStack() as opened:
+            for sock in (near, icmp, *underlay):
+                opened.enter_context(sock)
             self.engine = _native.Engine(
                 tun_fds=[near.fileno()],
-                underlay=[over_ipv4(underlay)],
+                underlay=[by_family(underlay)],
                 icmp_fd=icmp.fileno(),
                 icmp6_fd=None,
             )

@@ -115,7 +115,7 @@ def test_einval_on_a_train_falls_back_and_loses_nothing(
     space: Namespace, peer_socket: PeerSocket
 ) -> None:
     peer = peer_socket("127.0.0.2")
-    with Host(space, network(), underlay=refusing_socket(space)) as host:
+    with Host(space, network(), underlay=[refusing_socket(space)]) as host:
         header, packet = tcp_super_packet(payload(50_000), 1_000)
         host.write(packet, header)
         got = [peer.recv(70_000) for _ in range(50)]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.native.tunnels import PORT, Family, Flavour, Tunnel, tunnel
-from tests.support.capture import Capture
+from tests.native.tunnels import Tunnel, tunnel
 from tests.support.netns import Namespace, Rig
 
 pytestmark = pytest.mark.root
