@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 
@@ -66,3 +67,63 @@ def test_tcp_arrives_whole_both_ways_with_offloads_on(ends: Tunnel) -> None:
     assert ends.user.drops() == {}
     assert ends.user.engine.drain_events() == []
     assert set(ends.user.engine.offloads().values()) == {"on"}
+
+
+def inbound(ends: Tunnel) -> tuple[int, int]:
+    """Packets and bytes that the engine received."""
+    [_, reading] = ends.user.engine.counters()["workers"]
+    return reading["packets"], reading["bytes"]
+
+
+def test_super_packets_of_the_kernel_arrive_in_one_datagram_where_the_link_is_virtual(
+    ends: Tunnel,
+) -> None:
+    """That the transfers above meet what they are to meet."""
+    transfer(ends.container, ends.user.container, "10.5.1.2")
+    packets, size = inbound(ends)
+    if ends.flavour == "gso":
+        assert size / packets > 10_000
+    else:
+        assert 1_000 < size / packets <= ends.mtu_bytes + 22
+
+
+RECEIVE_DATAGRAMS = """
+import select, socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)
+s.bind(("", 9))
+print("bound", flush=True)
+got = []
+while len(got) < int(sys.argv[1]) and select.select([s], [], [], 10)[0]:
+    got.append(s.recv(70_000))
+print([data[0] for data in got] == [n % 256 for n in range(len(got))],
+      sorted({len(data) for data in got}), len(got), flush=True)
+"""
+
+SEND_TRAINS = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(17, 103, 1_000)  # UDP_SEGMENT
+for first in range(0, int(sys.argv[2]), 40):
+    s.sendto(b"".join(bytes([(first + n) % 256] * 1_000) for n in range(40)), (sys.argv[1], 9))
+"""
+
+
+@pytest.mark.parametrize("direction", ["from the kernel", "to the kernel"])
+def test_trains_of_an_application_come_apart_into_its_datagrams(
+    ends: Tunnel, direction: str
+) -> None:
+    source, destination, address = ends.container, ends.user.container, "10.5.1.2"
+    if direction == "to the kernel":
+        source, destination, address = destination, source, "10.5.2.2"
+    receiver = destination.start(sys.executable, "-c", RECEIVE_DATAGRAMS, "400")
+    receiver.wait_for_output("bound")
+    source.run(sys.executable, "-c", SEND_TRAINS, address, "400")
+    receiver.wait_for_output("True [1000] 400")
+    assert ends.user.drops() == {}
+
+
+def test_the_tunnel_itself_takes_no_hop(ends: Tunnel) -> None:
+    output = ends.user.container.run("ping", "-n", "-c", "2", "-i", "0.05", "10.5.2.2")
+    # Two hosts forward.
+    assert re.findall(r"ttl=(\d+)", output) == ["62"] * 2

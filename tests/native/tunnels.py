@@ -39,6 +39,7 @@ class Tunnel:
     container: Namespace
     """Behind the kernel's device."""
     mtu_bytes: int
+    flavour: Flavour
 
 
 def underlay(family: Family, number: int) -> str:
@@ -131,6 +132,6 @@ def tunnel(rig: Rig, flavour: Flavour, family: Family) -> Iterator[Tunnel]:
     engine = make_engine(here, family, mtu_bytes)
     make_kernel_device(there, family, mtu_bytes)
     try:
-        yield Tunnel(Node(1, here, container, engine), there, far_container, mtu_bytes)
+        yield Tunnel(Node(1, here, container, engine), there, far_container, mtu_bytes, flavour)
     finally:
         engine.stop()
