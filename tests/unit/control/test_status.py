@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from tunneld.backend.base import Adjacency
+from tunneld.backend.base import Adjacency, KernelPath, Reach
+from tunneld.backend.mac import parse_mac
 from tunneld.control.status import (
     BackendStatus,
     PeerStatus,
+    ReachStatus,
     StatusInput,
     render_status,
     render_text,
@@ -50,7 +52,7 @@ READY = StatusInput(
         grant_id=7,
     ),
     expires_at="2026-08-15T09:30:00.000Z",
-    backend=BackendStatus(type="udp", datapath="userspace", device="flannel0", mtu_bytes=1472),
+    backend=BackendStatus(type="udp", datapath="userspace", devices=("flannel0",), mtu_bytes=1472),
     store=STORE,
     peers=(
         PeerStatus(
@@ -64,18 +66,76 @@ READY = StatusInput(
                 node_id=None,
                 version=None,
             ),
-            adjacency=Adjacency(
-                encapsulation="raw", endpoint=IPv4Address("192.0.2.12"), port=8285, mtu_bytes=1472
-            ),
-            counters=AdjacencyCounters(
-                tx_packets=3, tx_bytes=252, rx_packets=2, rx_bytes=168, last_rx=99.5
-            ),
-            last_rx="2026-08-14T09:29:59.500Z",
+            reaches={
+                IPv4Network("10.5.34.0/24"): ReachStatus(
+                    reach=Reach(
+                        adjacency=Adjacency(
+                            encapsulation="raw",
+                            endpoint=IPv4Address("192.0.2.12"),
+                            port=8285,
+                            mtu_bytes=1472,
+                        )
+                    ),
+                    mtu_bytes=1472,
+                    counters=AdjacencyCounters(
+                        tx_packets=3, tx_bytes=252, rx_packets=2, rx_bytes=168, last_rx=99.5
+                    ),
+                    last_rx="2026-08-14T09:29:59.500Z",
+                )
+            },
         ),
     ),
     drops={"no_route": 1, "too_big": 0},
     skipped={"outside_network": 2, "malformed_key": 0},
     icmp_sent=1,
+)
+
+SUBNETS = (IPv4Network("10.5.34.0/24"), IPv6Network("fd00:10:5:34::/64"))
+ENDS = (IPv4Address("192.0.2.12"), IPv6Address("2001:db8::12"))
+
+
+def dual_stack(*reaches: ReachStatus, key: SubnetKey | None = None) -> PeerStatus:
+    """A peer of two families, reached in the first one, or in both."""
+    return PeerStatus(
+        peer=Peer(
+            key=key or SubnetKey(*SUBNETS),
+            public_ip=ENDS[0],
+            public_ipv6=ENDS[1],
+            backend_type="vxlan",
+            backend_data=None,
+            backend_v6_data=None,
+            node_id=None,
+            version=None,
+        ),
+        reaches=dict(zip(SUBNETS, reaches, strict=False)),
+    )
+
+
+def by_vxlan(family: int, mtu_bytes: int, packets: int, last_rx: str | None = None) -> ReachStatus:
+    adjacency = Adjacency(
+        encapsulation="vxlan", endpoint=ENDS[family == 6], port=8472, mtu_bytes=mtu_bytes
+    )
+    return ReachStatus(
+        reach=Reach(adjacency=adjacency),
+        mtu_bytes=mtu_bytes,
+        counters=AdjacencyCounters(
+            tx_packets=packets, tx_bytes=100 * packets, rx_packets=packets, rx_bytes=packets
+        ),
+        last_rx=last_rx,
+    )
+
+
+DIRECT = ReachStatus(reach=Reach(gateway=ENDS[0]), mtu_bytes=1500)
+BY_KERNEL = ReachStatus(
+    reach=Reach(
+        kernel=KernelPath(
+            device="flannel-v6.1",
+            next_hop=SUBNETS[1].network_address,
+            mac=parse_mac("0e:2a:00:00:00:01"),
+            endpoint=ENDS[1],
+        )
+    ),
+    mtu_bytes=1430,
 )
 
 # The members scripts rely on, with the type of each.
@@ -140,13 +200,16 @@ def test_document_of_a_host_with_one_peer() -> None:
         "network": {"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}},
         "lease": {
             "subnet": "10.5.17.0/24",
+            "subnet_v6": None,
             "public_ip": "192.0.2.11",
+            "public_ipv6": None,
             "expires_at": "2026-08-15T09:30:00.000Z",
         },
         "backend": {
             "type": "udp",
             "datapath": "userspace",
             "device": "flannel0",
+            "devices": ["flannel0"],
             "mtu_bytes": 1472,
         },
         "store": {
@@ -160,7 +223,9 @@ def test_document_of_a_host_with_one_peer() -> None:
         "peers": [
             {
                 "subnet": "10.5.34.0/24",
+                "subnet_v6": None,
                 "public_ip": "192.0.2.12",
+                "public_ipv6": None,
                 "node_id": None,
                 "version": None,
                 "encapsulation": "raw",
@@ -171,12 +236,87 @@ def test_document_of_a_host_with_one_peer() -> None:
                 "rx_bytes": 168,
                 "tx_packets": 3,
                 "rx_packets": 2,
+                "reach": {
+                    "ipv4": {
+                        "encapsulation": "raw",
+                        "endpoint": "192.0.2.12",
+                        "mtu_bytes": 1472,
+                        "last_rx": "2026-08-14T09:29:59.500Z",
+                        "tx_bytes": 252,
+                        "rx_bytes": 168,
+                        "tx_packets": 3,
+                        "rx_packets": 2,
+                    }
+                },
             }
         ],
         "drops": {"no_route": 1, "too_big": 0},
         "skipped_leases": {"outside_network": 2, "malformed_key": 0},
         "icmp": {"sent": 1, "suppressed": 0},
     }
+
+
+def test_peer_of_two_families_counts_both_and_tells_them_apart() -> None:
+    early, late = "2026-08-14T09:00:00.000Z", "2026-08-14T10:00:00.000Z"
+    peer = dual_stack(by_vxlan(4, 1450, 3, early), by_vxlan(6, 1430, 40, late))
+    (shown,) = render_status(replace(READY, peers=(peer,)))["peers"]
+    assert_shape(shown, REQUIRED["peers"][0])
+    assert (shown["subnet"], shown["subnet_v6"]) == ("10.5.34.0/24", "fd00:10:5:34::/64")
+    assert (shown["public_ip"], shown["public_ipv6"]) == ("192.0.2.12", "2001:db8::12")
+    assert (shown["tx_packets"], shown["tx_bytes"], shown["last_rx"]) == (43, 4300, late)
+    assert (shown["encapsulation"], shown["mtu_bytes"]) == ("vxlan", 1430)
+    assert {name: reach["tx_packets"] for name, reach in shown["reach"].items()} == {
+        "ipv4": 3,
+        "ipv6": 40,
+    }
+    assert shown["reach"]["ipv6"]["endpoint"] == "2001:db8::12"
+
+
+def test_what_the_kernel_moves_is_not_counted_and_says_so() -> None:
+    document = render_status(replace(READY, peers=(dual_stack(DIRECT, BY_KERNEL),)))
+    (shown,) = document["peers"]
+    assert_shape(shown, REQUIRED["peers"][0], or_null=True)
+    assert [shown["reach"][name]["encapsulation"] for name in ("ipv4", "ipv6")] == [
+        "direct",
+        "kernel vxlan",
+    ]
+    assert shown["tx_packets"] is None
+    assert shown["reach"]["ipv6"]["rx_bytes"] is None
+    rows = render_text(document).splitlines()
+    head = next(index for index, row in enumerate(rows) if row.startswith("subnet "))
+    assert rows[head + 1].split() == ["10.5.34.0/24", "192.0.2.12", "direct", "1500", *"-----"]
+    assert rows[head + 2].split() == [
+        *("fd00:10:5:34::/64", "2001:db8::12", "kernel", "vxlan", "1430", *"-----")
+    ]
+
+
+def test_direct_peer_counts_what_still_comes_by_the_tunnel() -> None:
+    adjacency = by_vxlan(4, 1450, 7)
+    direct = replace(adjacency, reach=replace(adjacency.reach, gateway=ENDS[0]))
+    (shown,) = render_status(replace(READY, peers=(dual_stack(direct),)))["peers"]
+    assert (shown["encapsulation"], shown["rx_packets"]) == ("direct", 7)
+
+
+def test_network_without_ipv4_shows_no_made_up_addresses() -> None:
+    key = SubnetKey(IPv4Network("0.0.0.0/0"), SUBNETS[1])
+    lease = Lease(
+        key=key,
+        attributes=LeaseAttributes(public_ip=IPv4Address(0), public_ipv6=ENDS[1]),
+    )
+    document = render_status(replace(READY, lease=lease, peers=()))
+    assert document["lease"] == {
+        "subnet": None,
+        "subnet_v6": "fd00:10:5:34::/64",
+        "public_ip": None,
+        "public_ipv6": "2001:db8::12",
+        "expires_at": "2026-08-15T09:30:00.000Z",
+    }
+    assert "lease:    fd00:10:5:34::/64 at 2001:db8::12\n" in render_text(document)
+
+
+def test_peer_that_is_not_reached_by_us_is_named_all_the_same() -> None:
+    text = render_text(render_status(replace(READY, peers=(dual_stack(),))))
+    assert "10.5.34.0/24, fd00:10:5:34::/64" in text
 
 
 def test_lease_that_never_ends_has_no_expiry() -> None:

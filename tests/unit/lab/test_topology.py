@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Address, IPv4Interface
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from tunneld.errors import NotBuiltError, TunneldError, UsageError
 from tunneld.lab.drawing import HostView, draw
 from tunneld.lab.topology import MAX_HOSTS, UNDERLAY, Topology, parse_topology
+from tunneld.lease.network import parse
 
 WORKING = {
     "name": "lab",
@@ -37,9 +39,14 @@ def test_names_and_addresses_are_unique_and_on_the_underlay(size: int) -> None:
     name=st.from_regex(r"[a-z0-9]{1,16}", fullmatch=True),
     size=st.integers(1, MAX_HOSTS),
     store=st.sampled_from(["sqlite", "etcd"]),
+    ipv6=st.sampled_from(["0", "1", "only"]),
 )
-def test_a_topology_is_read_back_as_it_was_written(name: str, size: int, store: str) -> None:
-    topology = parse_topology(**WORKING | {"name": name, "hosts": str(size), "store": store})
+def test_a_topology_is_read_back_as_it_was_written(
+    name: str, size: int, store: str, ipv6: str
+) -> None:
+    options = {"name": name, "hosts": str(size), "store": store, "ipv6": ipv6}
+    topology = parse_topology(**WORKING | options | {"backend": "vxlan", "datapath": "kernel"})
+    assert (topology.size, topology.ipv6, topology.datapath) == (size, ipv6, "kernel")
     assert Topology.from_json(topology.to_json()) == topology
 
 
@@ -55,7 +62,12 @@ def test_the_network_config_names_the_backend() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("backend", "vxlan"), ("encryption", "required"), ("encryption", "preferred"), ("ipv6", "1")],
+    [
+        ("backend", "ipip"),
+        ("backend", "wireguard"),
+        ("encryption", "required"),
+        ("encryption", "preferred"),
+    ],
 )
 def test_a_value_that_is_not_built_yet_ends_with_2_and_says_so(option: str, value: str) -> None:
     with pytest.raises(NotBuiltError, match=f"{option} '{value}' is not built yet") as caught:
@@ -76,6 +88,8 @@ def test_a_value_that_is_not_built_yet_ends_with_2_and_says_so(option: str, valu
         ("backend", "gre"),
         ("encryption", "maybe"),
         ("ipv6", "yes"),
+        ("datapath", "ebpf"),
+        ("datapath", "kernel"),  # there is none for udp
         ("name", ""),
         ("name", "a b"),
         ("name", "../x"),
@@ -92,6 +106,19 @@ def test_a_value_that_means_nothing_is_named_with_what_was_expected(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("ipv6", "expected"),
+    [
+        ("1", {"Network": "10.5.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:10:5::/48"}),
+        ("only", {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00:10:5::/48"}),
+    ],
+)
+def test_the_network_config_has_the_families(ipv6: Any, expected: dict[str, Any]) -> None:
+    config = json.loads(Topology(backend="vxlan", ipv6=ipv6).network_config)
+    assert config == expected | {"Backend": {"Type": "vxlan"}}
+    assert parse(json.dumps(config)).backend_type == "vxlan"
+
+
 def test_places_are_found_by_their_label_and_others_are_refused() -> None:
     topology = Topology(name="x", size=2)
     assert topology.namespace_of("sw") == "tnl-x-sw"
@@ -105,18 +132,42 @@ def test_the_drawing_shows_every_host_with_its_lease() -> None:
     views = [
         HostView(
             label=host.label,
-            underlay=host.address,
+            underlays=(host.address,),
             device="flannel0",
-            bridge=IPv4Interface(f"10.5.{host.number}.1/24"),
+            bridges=(IPv4Interface(f"10.5.{host.number}.1/24"),),
             mtu_bytes=1472,
         )
         for host in topology.hosts
     ]
     drawing = draw(topology, views)
     for view in views:
-        assert str(view.underlay) in drawing
+        assert str(view.underlays[0]) in drawing
         assert str(view.bridge) in drawing
         assert f"{view.label}-c {view.container}" in drawing
     assert views[0].container == IPv4Address("10.5.1.2")
     boxes = [line for line in drawing.splitlines() if line.startswith(("│", "┌", "└"))]
     assert {len(line) % 28 for line in boxes} == {len(boxes[0]) % 28}
+
+
+def test_the_drawing_makes_room_for_ipv6_and_long_names() -> None:
+    topology = Topology(size=3, backend="vxlan", ipv6="1")
+    views = [
+        HostView(
+            label=host.label,
+            underlays=(host.address, host.address_v6),
+            device="flannel-v6.4096",
+            bridges=(
+                IPv4Interface("10.5.200.1/24"),
+                IPv6Interface("fd00:1010:5555:200::1/64"),
+            ),
+            mtu_bytes=1430,
+        )
+        for host in topology.hosts
+    ]
+    drawing = draw(topology, views)
+    assert drawing.count("flannel-v6.4096 10.5.200.0/32") == 3
+    assert drawing.count(" fd00:1010:5555:200::/128 ") == 3
+    assert drawing.count("h2-c fd00:1010:5555:200::2 ") == 1
+    rows = [line for line in drawing.splitlines() if line.startswith(("│", "┌", "└"))]
+    assert max(map(len, rows)) <= 100
+    assert all(row.count("│") % 2 == 0 for row in rows)
