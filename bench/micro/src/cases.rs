@@ -1,7 +1,7 @@
 //! What is measured: each case is some packets through one part of the core.
 
 use std::hint::black_box;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use tunneld_core::coalescing::Kinds;
@@ -9,7 +9,7 @@ use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::prefix::Prefix;
 use tunneld_wire::checksum::Sum;
-use tunneld_wire::ipv4;
+use tunneld_wire::ip;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
 use crate::packets::{Chosen, PEER, fib, packet};
@@ -82,7 +82,7 @@ fn lookup(count: usize, zipf: bool) -> (usize, Box<dyn FnMut()>) {
         .map(|_| {
             let place = chosen.next() as f64 / u64::MAX as f64 * total;
             let number = reached.partition_point(|reached| *reached < place).min(count - 1);
-            Ipv4Addr::from_bits(subnet(number) | (chosen.next() as u32 & 0xff))
+            IpAddr::V4(Ipv4Addr::from_bits(subnet(number) | (chosen.next() as u32 & 0xff)))
         })
         .collect();
     let mut at = 0;
@@ -114,7 +114,7 @@ fn copy(len: usize) -> (usize, Box<dyn FnMut()>) {
 
 /// Packets that come one by one, on their way out.
 fn encapsulate(len: usize) -> (usize, Box<dyn FnMut()>) {
-    let (fib, bytes) = (fib(std::iter::empty()), packet(ipv4::PROTOCOL_UDP, len, 0, false));
+    let (fib, bytes) = (fib(std::iter::empty()), packet(ip::PROTOCOL_UDP, len, 0, false));
     let mut outbound = Outbound::new(0, Arc::default());
     let run = move || {
         for _ in 0..BATCH {
@@ -133,7 +133,7 @@ fn encapsulate(len: usize) -> (usize, Box<dyn FnMut()>) {
 fn segment(len: usize) -> (usize, Box<dyn FnMut()>) {
     let payload_len = len - 40;
     let count = TRAIN.min((65_535 - 40) / payload_len);
-    let whole = packet(ipv4::PROTOCOL_TCP, 40 + count * payload_len, 0, false);
+    let whole = packet(ip::PROTOCOL_TCP, 40 + count * payload_len, 0, false);
     let vnet = VnetHeader {
         flags: 1,
         gso: Gso::TcpV4,
@@ -155,7 +155,7 @@ fn segment(len: usize) -> (usize, Box<dyn FnMut()>) {
 /// A train of packets that arrive, joined to a super-packet or not.
 fn arrive(len: usize, joined: bool) -> (usize, Box<dyn FnMut()>) {
     debug_assert!(len <= MTU);
-    let packets = (0..TRAIN).map(|number| packet(ipv4::PROTOCOL_TCP, len, number, true));
+    let packets = (0..TRAIN).map(|number| packet(ip::PROTOCOL_TCP, len, number, true));
     let train: Vec<u8> = packets.flatten().collect();
     let mut memory = train.clone();
     let fib = fib(std::iter::empty());

@@ -7,7 +7,7 @@ use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::checksum::Sum;
-use tunneld_wire::ipv4;
+use tunneld_wire::{ip, ipv4};
 
 /// The far host.
 pub(crate) const PEER: SocketAddr =
@@ -57,7 +57,7 @@ pub(crate) fn packet(protocol: u8, len: usize, number: usize, inbound: bool) -> 
     let mut packet = header.emit().to_vec();
     packet.resize(len, 0x5a);
     let transport = &mut packet[ipv4::Header::LEN..];
-    let field = if protocol == ipv4::PROTOCOL_TCP {
+    let field = if protocol == ip::PROTOCOL_TCP {
         let sequence = (number * (len - 40)) as u32;
         transport[4..8].copy_from_slice(&sequence.to_be_bytes());
         transport[12..14].copy_from_slice(&[0x50, 0x10]);

@@ -39,6 +39,9 @@ drop_reasons! {
     Malformed = "malformed",
     /// Outbound: a super-packet, though no offload that makes them is on.
     UnexpectedGso = "unexpected_gso",
+    /// Outbound: an IPv6 packet that may not leave its link, such as the host's own router
+    /// solicitations and multicast listener reports. No fault.
+    NotRoutable = "not_routable",
     /// Outbound: no lease covers the destination.
     NoRoute = "no_route",
     /// Outbound: the destination is in the own subnet; sending it would make a loop.

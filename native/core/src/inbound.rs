@@ -7,13 +7,13 @@
 //!
 //! Source: RFC 1812 §5.2.2, §5.3.1; flannel's udp backend (one hop is taken at each end).
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
-use tunneld_wire::ip::Version;
+use tunneld_wire::ip::{Malformed, Version};
 use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
-use tunneld_wire::{icmp, ipv4};
+use tunneld_wire::{icmp, ip, ipv4};
 
 use crate::coalescing::{Coalescing, Delivery, Kinds};
 use crate::counters::WorkerCounters;
@@ -38,7 +38,7 @@ pub struct Inbound {
 struct Accepted {
     /// Where it lies in its datagram.
     inner: Range<usize>,
-    header: ipv4::Header,
+    header: ip::Header,
     adjacency: Option<AdjacencyId>,
     /// What the device must be told about it.
     vnet: VnetHeader,
@@ -123,20 +123,18 @@ impl Inbound {
         if packet.len() > mtu && settings.vtep.is_none() {
             return Err(DropReason::Oversized);
         }
-        let header = parse(packet)?;
+        let header = parse(packet, settings)?;
         let vnet = match settings.vtep {
             Some(_) => unfinished::hint(&header, packet, inner_segment_len, mtu)?,
             None => VnetHeader::default(),
         };
-        let adjacency = check_source(fib, settings, outer_source, header.source)?;
-        if fib.lookup(header.destination) != Some(Target::Local) {
+        let adjacency = check_source(fib, settings, outer_source, header.source())?;
+        if fib.lookup(header.destination()) != Some(Target::Local) {
             return Err(DropReason::WrongDestination);
         }
-        if settings.vtep.is_none() && !ipv4::take_hop(packet) {
-            if let Some(source) = settings.icmp_source {
-                let error = icmp::Error::TimeExceeded;
-                self.replies.push(error, source, &header, packet, now_ns, &self.counters);
-            }
+        if settings.vtep.is_none() && !ip::take_hop(packet) {
+            let error = icmp::Error::TimeExceeded;
+            self.replies.push(error, settings, &header, packet, now_ns, &self.counters);
             return Err(DropReason::HopLimitExceeded);
         }
         Ok(Accepted { inner, header, adjacency, vnet })
@@ -198,24 +196,21 @@ pub fn split_len(message: &[u8], segment_len: Option<usize>, head: usize) -> usi
 }
 
 /// Reads the inner header, each fault under its own reason.
-fn parse(inner: &[u8]) -> Result<ipv4::Header, DropReason> {
-    match Version::of(inner) {
-        Some(Version::V4) => {}
-        Some(Version::V6) => return Err(DropReason::Ipv6Disabled),
-        Some(Version::Other(_)) => return Err(DropReason::BadVersion),
-        None => return Err(DropReason::Empty),
-    }
-    let header = ipv4::Header::parse(inner).map_err(|malformed| match malformed {
-        ipv4::Malformed::Truncated { .. } => DropReason::Truncated,
-        ipv4::Malformed::Version { .. } => DropReason::BadVersion,
-        ipv4::Malformed::HeaderLength { .. } => DropReason::BadHeaderLength,
-        ipv4::Malformed::TotalLengthTooLong { .. } => DropReason::InnerLengthTooLong,
-        ipv4::Malformed::TotalLengthTooShort { .. } => DropReason::InnerLengthTooShort,
+fn parse(inner: &[u8], settings: &Settings) -> Result<ip::Header, DropReason> {
+    settings.check_family(Version::of(inner).ok_or(DropReason::Empty)?)?;
+    let header = ip::Header::parse(inner).map_err(|malformed| match malformed {
+        Malformed::Truncated { .. } => DropReason::Truncated,
+        Malformed::Version { .. } => DropReason::BadVersion,
+        Malformed::HeaderLength { .. } => DropReason::BadHeaderLength,
+        Malformed::TotalLengthTooLong { .. } => DropReason::InnerLengthTooLong,
+        Malformed::TotalLengthTooShort { .. } => DropReason::InnerLengthTooShort,
     })?;
-    if !ipv4::verify_checksum(&inner[..header.header_len]) {
-        return Err(DropReason::BadHeaderChecksum);
+    match &header {
+        ip::Header::V4(header) if !ipv4::verify_checksum(&inner[..header.header_len]) => {
+            Err(DropReason::BadHeaderChecksum)
+        }
+        _ => Ok(header),
     }
-    Ok(header)
 }
 
 /// Returns the peer that a packet from `source` came by, if it may come that way.
@@ -226,7 +221,7 @@ fn check_source(
     fib: &Fib,
     settings: &Settings,
     outer_source: IpAddr,
-    source: Ipv4Addr,
+    source: IpAddr,
 ) -> Result<Option<AdjacencyId>, DropReason> {
     if settings.source_check == SourceCheck::Off {
         return Ok(fib.by_endpoint(outer_source));

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::ip::Version;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
-use tunneld_wire::{icmp, ipv4};
+use tunneld_wire::{icmp, ip, ipv6};
 
 use crate::adjacency::Encapsulation;
 use crate::batch::{SendBatch, Train};
@@ -47,7 +47,7 @@ struct Unfinished {
 
 /// A packet whose header has been read.
 struct Parsed<'a> {
-    header: ipv4::Header,
+    header: ip::Header,
     bytes: &'a [u8],
     vnet: VnetHeader,
 }
@@ -95,18 +95,19 @@ impl Outbound {
         now_ns: u64,
     ) -> Result<(), DropReason> {
         let settings = fib.settings().ok_or(DropReason::NotConfigured)?;
-        match Version::of(bytes) {
-            Some(Version::V4) => {}
-            Some(Version::V6) => return Err(DropReason::Ipv6Disabled),
-            _ => return Err(DropReason::Malformed),
+        settings.check_family(Version::of(bytes).ok_or(DropReason::Malformed)?)?;
+        let header = ip::Header::parse(bytes).map_err(|_| DropReason::Malformed)?;
+        if let ip::Header::V6(header) = &header {
+            if !ipv6::is_routable(header.source) || !ipv6::is_routable(header.destination) {
+                return Err(DropReason::NotRoutable);
+            }
         }
-        let header = ipv4::Header::parse(bytes).map_err(|_| DropReason::Malformed)?;
         let packet = Parsed { header, bytes, vnet };
-        let adjacency = match fib.lookup(header.destination) {
+        let adjacency = match fib.lookup(header.destination()) {
             Some(Target::Adjacency(id)) => id,
             Some(Target::Local) => return Err(DropReason::OwnSubnet),
             None => {
-                self.answer(settings, icmp::Error::NetUnreachable, &packet, now_ns);
+                self.answer(settings, icmp::Error::NoRoute, &packet, now_ns);
                 return Err(DropReason::NoRoute);
             }
         };
@@ -130,7 +131,7 @@ impl Outbound {
         now_ns: u64,
     ) -> Result<(), DropReason> {
         let parameters = &fib.adjacency(id).parameters;
-        if E::TAKES_HOP && packet.header.hop_limit <= 1 {
+        if E::TAKES_HOP && packet.header.hop_limit() <= 1 {
             self.answer(settings, icmp::Error::TimeExceeded, packet, now_ns);
             return Err(DropReason::HopLimitExceeded);
         }
@@ -145,8 +146,7 @@ impl Outbound {
             segmentation.as_ref().map_or(packet.bytes.len(), |packet| packet.segment_len(0));
         if longest > usize::from(parameters.mtu_bytes) {
             if packet.header.dont_fragment() {
-                let error =
-                    icmp::Error::FragmentationNeeded { next_hop_mtu_bytes: parameters.mtu_bytes };
+                let error = icmp::Error::TooBig { next_hop_mtu_bytes: parameters.mtu_bytes };
                 self.answer(settings, error, packet, now_ns);
             }
             return Err(DropReason::TooBig);
@@ -177,7 +177,7 @@ impl Outbound {
         let slot = slot.ok_or(DropReason::UnderlayRefused)?;
         let inner = &mut slot[E::HEAD..E::HEAD + inner_len];
         if packet.vnet.needs_checksum() {
-            if usize::from(packet.vnet.checksum_start) < packet.header.header_len {
+            if usize::from(packet.vnet.checksum_start) < packet.header.header_len() {
                 return Err(DropReason::Malformed);
             }
             let done = packet.vnet.copy_finished(inner, packet.bytes);
@@ -186,7 +186,7 @@ impl Outbound {
             inner.copy_from_slice(packet.bytes);
         }
         if E::TAKES_HOP {
-            ipv4::take_hop(inner);
+            ip::take_hop(inner);
         }
         let len = around.finish(slot);
         self.batch.push(queue, id, fib.adjacency(id).parameters.endpoint, inner_len, len);
@@ -236,8 +236,8 @@ impl Outbound {
         packet: &Parsed<'_>,
         now_ns: u64,
     ) {
-        let (Some(source), header) = (settings.icmp_source, &packet.header) else { return };
-        self.replies.push(error, source, header, packet.bytes, now_ns, &self.counters);
+        let (header, bytes) = (&packet.header, packet.bytes);
+        self.replies.push(error, settings, header, bytes, now_ns, &self.counters);
     }
 
     /// Returns what is to be sent to the underlay.

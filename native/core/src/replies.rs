@@ -3,19 +3,23 @@
 //! Path of a packet: `outbound` | `inbound` → **`replies`** → `io` → raw socket.
 //! Has room for a burst of the rate limit; the buffer is made once.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use tunneld_wire::{icmp, ipv4};
+use tunneld_wire::{icmp, icmpv6, ip};
 
 use crate::counters::WorkerCounters;
+use crate::fib::Settings;
 use crate::icmp_limit::{BURST, IcmpLimit};
 
 const CAPACITY: usize = BURST as usize + 14;
 
+/// Those over IPv6 are the longer ones.
+const MAX_LEN: usize = icmpv6::MAX_LEN;
+
 struct Reply {
-    destination: Ipv4Addr,
+    destination: IpAddr,
     len: usize,
-    buffer: [u8; icmp::MAX_LEN],
+    buffer: [u8; MAX_LEN],
 }
 
 /// ICMP errors that are due, and the limit on them.
@@ -27,8 +31,8 @@ pub struct Replies {
 
 impl Default for Replies {
     fn default() -> Self {
-        let empty =
-            || Reply { destination: Ipv4Addr::UNSPECIFIED, len: 0, buffer: [0; icmp::MAX_LEN] };
+        let destination = Ipv4Addr::UNSPECIFIED.into();
+        let empty = || Reply { destination, len: 0, buffer: [0; MAX_LEN] };
         Self {
             limit: IcmpLimit::default(),
             slots: std::iter::repeat_with(empty).take(CAPACITY).collect(),
@@ -38,17 +42,22 @@ impl Default for Replies {
 }
 
 impl Replies {
-    /// Answers `offender` with `error`, unless the rules forbid it or the rate is used up.
+    /// Answers `offender` with `error`, unless the rules forbid it or the rate is used up. One
+    /// limit holds for both families.
     pub fn push(
         &mut self,
         error: icmp::Error,
-        source: Ipv4Addr,
-        header: &ipv4::Header,
+        settings: &Settings,
+        header: &ip::Header,
         offender: &[u8],
         now_ns: u64,
         counters: &WorkerCounters,
     ) {
-        if !icmp::may_answer(header, offender) {
+        let may_answer = match header {
+            ip::Header::V4(header) => icmp::may_answer(header, offender),
+            ip::Header::V6(header) => icmpv6::may_answer(header, offender),
+        };
+        if !may_answer {
             return;
         }
         let Some(slot) = self.slots.get_mut(self.used) else {
@@ -59,13 +68,22 @@ impl Replies {
             counters.icmp_suppressed.add(1);
             return;
         }
-        slot.destination = header.source;
-        slot.len = error.emit(source, header.source, offender, &mut slot.buffer);
+        let buffer = &mut slot.buffer;
+        slot.len = match (header, settings.icmp_source, settings.icmp_source_v6) {
+            (ip::Header::V4(header), Some(source), _) => {
+                icmp::emit(error, source, header.source, offender, buffer)
+            }
+            (ip::Header::V6(header), _, Some(source)) => {
+                icmpv6::emit(error, source, header.source, offender, buffer)
+            }
+            _ => return,
+        };
+        slot.destination = header.source();
         self.used += 1;
     }
 
-    /// Returns what is due: whole IPv4 packets with their destinations.
-    pub fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &[u8])> {
+    /// Returns what is due: whole IP packets with their destinations.
+    pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &[u8])> {
         self.slots[..self.used].iter().map(|reply| (reply.destination, &reply.buffer[..reply.len]))
     }
 

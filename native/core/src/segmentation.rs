@@ -4,21 +4,31 @@
 //! The headers are read once and kept as a template with their sums; each segment costs one copy
 //! of its payload, summed along the way. What the device says about lengths is not believed.
 //!
-//! Source: virtio 1.2 §5.1.6.2; linux net/ipv4/tcp_offload.c and udp_offload.c for the outcome;
-//! RFC 3168 §6.1.2 (CWR on the first segment only).
+//! Source: virtio 1.2 §5.1.6.2; linux net/ipv4/tcp_offload.c, udp_offload.c and
+//! net/ipv6/ip6_offload.c for the outcome; RFC 3168 §6.1.2 (CWR on the first segment only).
 
 use tunneld_wire::checksum::Sum;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
-use tunneld_wire::{ipv4, tcp, udp};
+use tunneld_wire::{ip, ipv6, tcp, udp};
 
 use crate::drop_reason::DropReason;
 
-/// Longest headers a segment can have, in bytes: IPv4 and TCP, both with all options.
-const MAX_HEADERS_LEN: usize = 60 + 60;
+/// Longest headers a segment can have, in bytes: IPv4 and TCP, both with all options; or IPv6
+/// with extension headers of 96 bytes, which the kernel does not make for what it segments.
+const MAX_HEADERS_LEN: usize = ipv6::Header::LEN + 96 + 60;
 
 const TOTAL_LEN: core::ops::Range<usize> = 2..4;
 const IDENTIFICATION: core::ops::Range<usize> = 4..6;
 const HEADER_CHECKSUM: core::ops::Range<usize> = 10..12;
+/// Over IPv6.
+const PAYLOAD_LEN: core::ops::Range<usize> = 4..6;
+
+/// What differs between the IP headers of segments, beside their lengths.
+#[derive(Debug, Clone, Copy)]
+enum Network {
+    V4 { identification: u16, sum: Sum },
+    V6,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Transport {
@@ -29,6 +39,7 @@ enum Transport {
 /// How a super-packet is cut: everything but its payload.
 #[derive(Debug, Clone)]
 pub struct Segmentation {
+    network: Network,
     transport: Transport,
     /// Both headers; the fields that differ between segments are zero.
     template: [u8; MAX_HEADERS_LEN],
@@ -36,8 +47,6 @@ pub struct Segmentation {
     headers_len: usize,
     payload_len: usize,
     segment_payload_len: usize,
-    identification: u16,
-    network_sum: Sum,
     transport_sum: Sum,
 }
 
@@ -51,21 +60,22 @@ impl Segmentation {
     /// [`DropReason::Malformed`]: the headers are not all there, or not of that kind.
     pub fn new(
         vnet: &VnetHeader,
-        header: &ipv4::Header,
+        header: &ip::Header,
         packet: &[u8],
         take_hop: bool,
     ) -> Result<Self, DropReason> {
-        let network_len = header.header_len;
-        let protocol = match vnet.gso {
-            Gso::TcpV4 => ipv4::PROTOCOL_TCP,
-            Gso::UdpL4 => ipv4::PROTOCOL_UDP,
-            Gso::None | Gso::TcpV6 | Gso::Other(_) => return Err(DropReason::UnexpectedGso),
+        let network_len = header.header_len();
+        let protocol = match (vnet.gso, header) {
+            (Gso::TcpV4, ip::Header::V4(_)) | (Gso::TcpV6, ip::Header::V6(_)) => ip::PROTOCOL_TCP,
+            (Gso::TcpV4 | Gso::TcpV6, _) => return Err(DropReason::Malformed),
+            (Gso::UdpL4, _) => ip::PROTOCOL_UDP,
+            (Gso::None | Gso::Other(_), _) => return Err(DropReason::UnexpectedGso),
         };
         let segment = packet.get(network_len..).ok_or(DropReason::Malformed)?;
-        if header.protocol != protocol || header.is_fragment() {
+        if header.protocol() != protocol || header.is_fragment() {
             return Err(DropReason::Malformed);
         }
-        let (transport, transport_len) = if protocol == ipv4::PROTOCOL_TCP {
+        let (transport, transport_len) = if protocol == ip::PROTOCOL_TCP {
             let tcp = tcp::Header::parse(segment).ok_or(DropReason::Malformed)?;
             let data_offset = (tcp.header_len as u16 / 4) << 12;
             let (sequence, flags) = (tcp.sequence, tcp.flags);
@@ -75,34 +85,37 @@ impl Segmentation {
         };
         let headers_len = network_len + transport_len;
         let payload_len = packet.len().checked_sub(headers_len).ok_or(DropReason::Malformed)?;
-        if vnet.gso_size == 0 {
+        if vnet.gso_size == 0 || headers_len > MAX_HEADERS_LEN {
             return Err(DropReason::Malformed);
         }
         let mut this = Self {
+            network: Network::V6,
             transport,
             template: [0; MAX_HEADERS_LEN],
             network_len,
             headers_len,
             payload_len,
             segment_payload_len: usize::from(vnet.gso_size),
-            identification: header.identification,
-            network_sum: Sum::new(),
             transport_sum: Sum::new(),
         };
         this.template[..headers_len].copy_from_slice(&packet[..headers_len]);
         if take_hop {
-            ipv4::take_hop(&mut this.template[..headers_len]);
+            ip::take_hop(&mut this.template[..headers_len]);
         }
         this.sum_up(header);
         Ok(this)
     }
 
     /// Clears what differs between segments, and sums up the rest.
-    fn sum_up(&mut self, header: &ipv4::Header) {
+    fn sum_up(&mut self, header: &ip::Header) {
         let (network, transport) = self.template[..self.headers_len].split_at_mut(self.network_len);
-        network[TOTAL_LEN].fill(0);
-        network[IDENTIFICATION].fill(0);
-        network[HEADER_CHECKSUM].fill(0);
+        if let ip::Header::V4(header) = header {
+            network[TOTAL_LEN].fill(0);
+            network[IDENTIFICATION].fill(0);
+            network[HEADER_CHECKSUM].fill(0);
+            let (identification, sum) = (header.identification, Sum::new().with(network));
+            self.network = Network::V4 { identification, sum };
+        }
         match self.transport {
             Transport::Tcp { .. } => {
                 transport[tcp::SEQUENCE_OFFSET..][..4].fill(0);
@@ -111,8 +124,7 @@ impl Segmentation {
             }
             Transport::Udp => transport[udp::Header::LEN_OFFSET..].fill(0),
         }
-        self.network_sum = Sum::new().with(network);
-        self.transport_sum = ipv4::pseudo_header(header, header.protocol).with(transport);
+        self.transport_sum = header.pseudo_header().with(transport);
     }
 
     /// Returns the number of segments, at least one.
@@ -130,17 +142,26 @@ impl Segmentation {
     pub fn write(&self, packet: &[u8], index: usize, slot: &mut [u8]) {
         let first = self.headers_len + index * self.segment_payload_len;
         let payload = &packet[first..first + slot.len() - self.headers_len];
-        let total_len = slot.len() as u16;
-        let transport_len = total_len - self.network_len as u16;
-        let identification = self.identification.wrapping_add(index as u16);
+        let total_len = slot.len();
+        let transport_len = (total_len - self.network_len) as u16;
 
         let (headers, payload_slot) = slot.split_at_mut(self.headers_len);
         headers.copy_from_slice(&self.template[..self.headers_len]);
         let (network, transport) = headers.split_at_mut(self.network_len);
-        network[TOTAL_LEN].copy_from_slice(&total_len.to_be_bytes());
-        network[IDENTIFICATION].copy_from_slice(&identification.to_be_bytes());
-        let checksum = self.network_sum.with_u16(total_len).with_u16(identification).checksum();
-        network[HEADER_CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+        match self.network {
+            Network::V4 { identification, sum } => {
+                let total_len = total_len as u16;
+                let identification = identification.wrapping_add(index as u16);
+                network[TOTAL_LEN].copy_from_slice(&total_len.to_be_bytes());
+                network[IDENTIFICATION].copy_from_slice(&identification.to_be_bytes());
+                let checksum = sum.with_u16(total_len).with_u16(identification).checksum();
+                network[HEADER_CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+            }
+            Network::V6 => {
+                let payload_len = (total_len - ipv6::Header::LEN) as u16;
+                network[PAYLOAD_LEN].copy_from_slice(&payload_len.to_be_bytes());
+            }
+        }
 
         let sum = self.transport_sum.with_copy(payload_slot, payload).with_u16(transport_len);
         match self.transport {

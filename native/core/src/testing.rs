@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use tunneld_wire::ipv4;
+use tunneld_wire::{ip, ipv4};
 
 use crate::adjacency::{Encapsulation, Parameters};
 use crate::fib::{Fib, Settings, SourceCheck};
@@ -64,7 +64,7 @@ pub(crate) fn packet(source: [u8; 4], destination: [u8; 4], hop_limit: u8, len: 
         identification: 0x1234,
         fragment: 0x4000,
         hop_limit,
-        protocol: ipv4::PROTOCOL_UDP,
+        protocol: ip::PROTOCOL_UDP,
         checksum: 0,
         source: source.into(),
         destination: destination.into(),
@@ -85,7 +85,7 @@ pub(crate) fn seal(packet: &mut [u8]) {
 pub(crate) fn transport_packet(protocol: u8, options: &[u8], payload: &[u8]) -> Vec<u8> {
     let mut packet = packet([10, 5, 2, 2], [10, 5, 1, 2], 63, 20);
     packet[9] = protocol;
-    if protocol == ipv4::PROTOCOL_TCP {
+    if protocol == ip::PROTOCOL_TCP {
         let data_offset = (20 + options.len() as u8) / 4;
         packet.extend([0x9c, 0x40, 0x14, 0x51, 0x12, 0x34, 0x56, 0x78, 1, 2, 3, 4]);
         packet.extend([data_offset << 4, 0x10, 0xfa, 0xf0, 0, 0, 0, 0]);
@@ -106,7 +106,7 @@ pub(crate) fn transport_packet(protocol: u8, options: &[u8], payload: &[u8]) -> 
 /// Writes both checksums of a TCP or UDP packet without IP options anew, word by word.
 pub(crate) fn finish(packet: &mut [u8]) {
     seal(packet);
-    let place = if packet[9] == ipv4::PROTOCOL_TCP { 36 } else { 26 };
+    let place = if packet[9] == ip::PROTOCOL_TCP { 36 } else { 26 };
     packet[place..place + 2].fill(0);
     let mut bytes = packet[12..20].to_vec();
     bytes.extend([0, packet[9]]);
@@ -118,7 +118,7 @@ pub(crate) fn finish(packet: &mut [u8]) {
         sum = (sum & 0xffff) + (sum >> 16);
     }
     let checksum = match !(sum as u16) {
-        0 if packet[9] == ipv4::PROTOCOL_UDP => 0xffff,
+        0 if packet[9] == ip::PROTOCOL_UDP => 0xffff,
         checksum => checksum,
     };
     packet[place..place + 2].copy_from_slice(&checksum.to_be_bytes());

@@ -9,7 +9,7 @@
 //! segmentation-offloads.rst (SKB_GSO_UDP_TUNNEL).
 
 use tunneld_wire::virtio_net_hdr::{FLAG_NEEDS_CHECKSUM, Gso, Header as VnetHeader};
-use tunneld_wire::{ipv4, tcp, udp};
+use tunneld_wire::{ip, tcp, udp};
 
 use crate::drop_reason::DropReason;
 
@@ -23,13 +23,13 @@ use crate::drop_reason::DropReason;
 ///
 /// [`DropReason::Oversized`]: larger than the device takes, and no super-packet that it can cut.
 pub fn hint(
-    header: &ipv4::Header,
+    header: &ip::Header,
     packet: &mut [u8],
     segment_len: Option<usize>,
     mtu: usize,
 ) -> Result<VnetHeader, DropReason> {
     let refused = if packet.len() > mtu { Err(DropReason::Oversized) } else { Ok(()) };
-    let (whole_len, start) = (packet.len(), header.header_len);
+    let (whole_len, start) = (packet.len(), header.header_len());
     let Some(transport) = packet.get_mut(start..).filter(|_| !header.is_fragment()) else {
         return refused.map(|()| VnetHeader::default());
     };
@@ -37,7 +37,7 @@ pub fn hint(
         return refused.map(|()| VnetHeader::default());
     };
     let (offset, headers_len) = (shape.checksum_offset, start + shape.header_len);
-    let pseudo = ipv4::pseudo_header(header, header.protocol).with_u16(transport.len() as u16);
+    let pseudo = header.pseudo_header().with_u16(transport.len() as u16);
     let field = u16::from_be_bytes([transport[offset], transport[offset + 1]]);
     let is_unfinished = field == pseudo.fold();
     let hint = VnetHeader {
@@ -78,14 +78,14 @@ struct Shape {
 
 impl Shape {
     /// Returns the shape of a TCP segment or UDP datagram whose header is all there.
-    fn of(header: &ipv4::Header, transport: &[u8]) -> Option<Self> {
-        match header.protocol {
-            ipv4::PROTOCOL_TCP => tcp::Header::parse(transport).map(|tcp| Self {
-                gso: Gso::TcpV4,
+    fn of(header: &ip::Header, transport: &[u8]) -> Option<Self> {
+        match header.protocol() {
+            ip::PROTOCOL_TCP => tcp::Header::parse(transport).map(|tcp| Self {
+                gso: if header.source().is_ipv4() { Gso::TcpV4 } else { Gso::TcpV6 },
                 header_len: tcp.header_len,
                 checksum_offset: tcp::CHECKSUM_OFFSET,
             }),
-            ipv4::PROTOCOL_UDP if transport.len() >= udp::Header::LEN => Some(Self {
+            ip::PROTOCOL_UDP if transport.len() >= udp::Header::LEN => Some(Self {
                 gso: Gso::UdpL4,
                 header_len: udp::Header::LEN,
                 checksum_offset: udp::Header::CHECKSUM_OFFSET,
@@ -115,7 +115,7 @@ mod tests {
     fn unfinished_inner_checksum_is_recognised_and_finished() {
         for (protocol, offset) in [(6, 16), (17, 6)] {
             let mut packet = unfinished(protocol, offset);
-            let header = ipv4::Header::parse(&packet).unwrap();
+            let header = ip::Header::parse(&packet).unwrap();
             let hint = hint(&header, &mut packet, None, 1_450).unwrap();
             let mut finished = vec![0; packet.len()];
             hint.copy_finished(&mut finished, &packet).unwrap();
@@ -127,7 +127,7 @@ mod tests {
     fn finished_and_broken_checksums_are_left_alone() {
         for protocol in [6, 17] {
             let mut packet = transport_packet(protocol, &[], &[7; 33]);
-            let header = ipv4::Header::parse(&packet).unwrap();
+            let header = ip::Header::parse(&packet).unwrap();
             assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
             packet[40] ^= 1;
             assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
@@ -139,7 +139,7 @@ mod tests {
         for (place, value) in [(6, 0x20), (7, 1), (9, 1)] {
             let mut packet = unfinished(17, 6);
             packet[place] = value;
-            let header = ipv4::Header::parse(&packet).unwrap();
+            let header = ip::Header::parse(&packet).unwrap();
             assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
         }
     }

@@ -13,8 +13,8 @@ use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::transaction::{Change, Tables, TargetName};
-use tunneld_wire::ipv4;
 use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
+use tunneld_wire::{ip, ipv4};
 
 const NOW_NS: u64 = 1_000_000_000;
 
@@ -122,7 +122,7 @@ fn packet(from: u8, to: u8, hop_limit: u8, len: usize) -> Vec<u8> {
         identification: 7,
         fragment: 0x4000,
         hop_limit,
-        protocol: ipv4::PROTOCOL_UDP,
+        protocol: ip::PROTOCOL_UDP,
         checksum: 0,
         source: Ipv4Addr::new(10, 5, from, 2),
         destination: Ipv4Addr::new(10, 5, to, 2),

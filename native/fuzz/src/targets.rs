@@ -12,8 +12,8 @@ use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::segmentation::Segmentation;
 use tunneld_core::transaction::{Change, Tables, TargetName};
-use tunneld_wire::ipv4;
 use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
+use tunneld_wire::{ip, ipv4};
 
 use crate::mutate::digest;
 
@@ -99,7 +99,7 @@ fn datagrams(fib: &Fib, input: &[u8]) -> Result<u64, String> {
         let Some(headers) = batch.headers(delivery, &memory) else { continue };
         let mut whole = headers.as_bytes().to_vec();
         packets.iter().for_each(|packet| whole.extend(&packet[headers.len..]));
-        let header = ipv4::Header::parse(&whole).map_err(|error| error.to_string())?;
+        let header = ip::Header::parse(&whole).map_err(|error| error.to_string())?;
         let cut = Segmentation::new(&headers.vnet, &header, &whole, false)
             .map_err(|reason| format!("a super-packet is {}", reason.label()))?;
         if cut.count() != packets.len() {
@@ -138,13 +138,14 @@ fn vnet(fib: &Fib, input: &[u8]) -> Result<u64, String> {
     loop {
         for datagram in outbound.batch().datagrams() {
             sent += 1;
-            let header = ipv4::Header::parse(datagram.payload)
+            let header = ip::Header::parse(datagram.payload)
                 .map_err(|error| format!("a datagram is no packet: {error}"))?;
             if datagram.payload.len() > MTU_BYTES.into() {
                 return Err(format!("a packet of {} bytes is sent", datagram.payload.len()));
             }
             let is_segment = vnet.gso != tunneld_wire::virtio_net_hdr::Gso::None;
-            if is_segment && !ipv4::verify_checksum(&datagram.payload[..header.header_len]) {
+            let network = &datagram.payload[..header.header_len()];
+            if is_segment && header.source().is_ipv4() && !ipv4::verify_checksum(network) {
                 return Err("a segment has a wrong header checksum".to_owned());
             }
         }

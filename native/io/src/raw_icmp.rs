@@ -1,6 +1,6 @@
 //! ICMP errors through raw sockets, which route them like any packet of this host.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use rustix::net::{SendFlags, sendto};
 use tunneld_core::counters::WorkerCounters;
@@ -12,7 +12,6 @@ use crate::descriptor::Icmp;
 /// on ICMP, and a retry would only add to the flood.
 pub(crate) fn send(sockets: &Icmp, replies: &Replies, counters: &WorkerCounters) {
     for (destination, packet) in replies.iter() {
-        let destination = IpAddr::from(destination);
         let socket = if destination.is_ipv4() { &sockets.ipv4 } else { &sockets.ipv6 };
         let sent = socket.as_ref().is_some_and(|socket| {
             sendto(socket, packet, SendFlags::DONTWAIT, &SocketAddr::new(destination, 0)).is_ok()

@@ -54,8 +54,8 @@ fn settings(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
         source_check: SourceCheck::from_label(&check)
             .ok_or_else(|| item.bad("source_check", &check, "strict, loose or off"))?,
         device_mtu_bytes: item.mtu("device_mtu_bytes")?,
-        icmp_source: item.text("icmp_source", "an IPv4 address")?,
-        icmp_source_v6: item.text("icmp_source_v6", "an IPv6 address")?,
+        icmp_source: item.text("icmp_source", "an IPv4 address or None")?,
+        icmp_source_v6: item.text("icmp_source_v6", "an IPv6 address or None")?,
         vtep: item.dict("vtep")?.as_ref().map(vtep).transpose()?,
     })
 }
@@ -112,7 +112,8 @@ fn entry(dict: &Bound<'_, PyDict>) -> PyResult<(Prefix, TargetName)> {
 
 fn prefix(text: &str) -> PyResult<Prefix> {
     text.parse().map_err(|error| {
-        refused(format_args!("entry {text}: {error}, expected an IPv4 prefix like 10.1.2.0/24"))
+        let expected = "a prefix like 10.1.2.0/24 or fd00:1:2::/64";
+        refused(format_args!("entry {text}: {error}, expected {expected}"))
     })
 }
 

@@ -1,6 +1,6 @@
 //! The Internet checksum: whole sums, and repairs after a changed field.
 //!
-//! Path of a packet: called by `ipv4`, `icmp` and `virtio_net_hdr`; knows no format itself.
+//! Path of a packet: called by `ipv4`, `ipv6`, `icmp` and `virtio_net_hdr`; knows no format itself.
 //! Sums run in the machine's own byte order, since a one's complement sum does not care
 //! (RFC 1071 §2 (B)), and in 64 bits, so that carries are folded once at the end. The loops
 //! stand in `simd`.
@@ -33,6 +33,15 @@ impl Sum {
     #[must_use]
     pub const fn with_u32(self, value: u32) -> Self {
         Self(self.0 + value.to_be() as u64)
+    }
+
+    /// Returns the sum with a 128-bit field added, given in host order.
+    #[must_use]
+    pub const fn with_u128(self, value: u128) -> Self {
+        self.with_u32((value >> 96) as u32)
+            .with_u32((value >> 64) as u32)
+            .with_u32((value >> 32) as u32)
+            .with_u32(value as u32)
     }
 
     /// Returns the sum with a 16-bit field added, given in host order.
@@ -108,6 +117,13 @@ mod tests {
         let bytes = Seeded::new(2).bytes(64);
         let pieces = Sum::new().with(&bytes[..20]).with(&bytes[20..38]).with(&bytes[38..]);
         assert_eq!(pieces.checksum(), Sum::new().with(&bytes).checksum());
+    }
+
+    #[test]
+    fn fields_add_up_to_their_bytes() {
+        let bytes: [u8; 16] = Seeded::new(4).bytes(16).try_into().unwrap();
+        let sum = Sum::new().with(&bytes).fold();
+        assert_eq!(Sum::new().with_u128(u128::from_be_bytes(bytes)).fold(), sum);
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! ICMP errors: what a router owes the sender of a packet it cannot forward.
 //!
 //! Path of a packet: `core::outbound` | `core::inbound` → **`wire::icmp`** → raw socket.
-//! Builds whole IPv4 packets; how many of them may leave is decided in `core::icmp_limit`.
+//! Builds whole IPv4 packets (those over IPv6: `icmpv6`); how many of them may leave is decided
+//! in `core::icmp_limit`.
 //!
 //! Source: RFC 792, RFC 1812 §4.3.2, RFC 1191 §4 (next-hop MTU).
 
 use core::net::Ipv4Addr;
 
 use crate::checksum::Sum;
-use crate::ipv4;
+use crate::{ip, ipv4};
 
 /// Largest ICMP error, its IP header included, in bytes (RFC 1812 §4.3.2.3).
 pub const MAX_LEN: usize = 576;
@@ -18,67 +19,66 @@ const HOP_LIMIT: u8 = 64;
 /// Precedence 6, internetwork control (RFC 1812 §4.3.2.5).
 const TYPE_OF_SERVICE: u8 = 0xc0;
 
-/// What went wrong.
+/// What went wrong, over either version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
-    /// Type 3, code 0: no route to the destination.
-    NetUnreachable,
-    /// Type 3, code 4: too large for the next hop, and not to be fragmented.
-    FragmentationNeeded {
+    /// No route to the destination.
+    NoRoute,
+    /// Too large for the next hop, and not to be fragmented.
+    TooBig {
         /// What would fit, in bytes.
         next_hop_mtu_bytes: u16,
     },
-    /// Type 11, code 0: the hop limit ran out on the way.
+    /// The hop limit ran out on the way.
     TimeExceeded,
 }
 
-impl Error {
-    /// Type, code, and the four bytes after the checksum.
-    const fn fields(self) -> (u8, u8, [u8; 4]) {
-        match self {
-            Self::NetUnreachable => (3, 0, [0; 4]),
-            Self::FragmentationNeeded { next_hop_mtu_bytes } => {
-                let [m0, m1] = next_hop_mtu_bytes.to_be_bytes();
-                (3, 4, [0, 0, m0, m1])
-            }
-            Self::TimeExceeded => (11, 0, [0; 4]),
+/// Type, code, and the four bytes after the checksum.
+const fn fields(error: Error) -> (u8, u8, [u8; 4]) {
+    match error {
+        Error::NoRoute => (3, 0, [0; 4]),
+        Error::TooBig { next_hop_mtu_bytes } => {
+            let [m0, m1] = next_hop_mtu_bytes.to_be_bytes();
+            (3, 4, [0, 0, m0, m1])
         }
+        Error::TimeExceeded => (11, 0, [0; 4]),
     }
+}
 
-    /// Writes the error about `offender` into `buffer` and returns its length in bytes.
-    ///
-    /// As much of `offender` goes with it as fits. Ask [`may_answer`] first.
-    pub fn emit(
-        self,
-        source: Ipv4Addr,
-        destination: Ipv4Addr,
-        offender: &[u8],
-        buffer: &mut [u8; MAX_LEN],
-    ) -> usize {
-        const PAYLOAD: usize = ipv4::Header::LEN + HEADER_LEN;
-        let quoted = &offender[..offender.len().min(MAX_LEN - PAYLOAD)];
-        let total_len = PAYLOAD + quoted.len();
-        let header = ipv4::Header {
-            header_len: ipv4::Header::LEN,
-            type_of_service: TYPE_OF_SERVICE,
-            total_len: total_len as u16,
-            identification: 0,
-            fragment: 0,
-            hop_limit: HOP_LIMIT,
-            protocol: ipv4::PROTOCOL_ICMP,
-            checksum: 0,
-            source,
-            destination,
-        };
-        buffer[..ipv4::Header::LEN].copy_from_slice(&header.emit());
-        let (kind, code, [r0, r1, r2, r3]) = self.fields();
-        let mut message = [kind, code, 0, 0, r0, r1, r2, r3];
-        let checksum = Sum::new().with(&message).with(quoted).checksum();
-        message[2..4].copy_from_slice(&checksum.to_be_bytes());
-        buffer[ipv4::Header::LEN..PAYLOAD].copy_from_slice(&message);
-        buffer[PAYLOAD..total_len].copy_from_slice(quoted);
-        total_len
-    }
+/// Writes `error` about `offender` into `buffer`, which has room for [`MAX_LEN`] bytes, and
+/// returns its length in bytes.
+///
+/// As much of `offender` goes with it as fits. Ask [`may_answer`] first.
+pub fn emit(
+    error: Error,
+    source: Ipv4Addr,
+    destination: Ipv4Addr,
+    offender: &[u8],
+    buffer: &mut [u8],
+) -> usize {
+    const PAYLOAD: usize = ipv4::Header::LEN + HEADER_LEN;
+    let quoted = &offender[..offender.len().min(MAX_LEN - PAYLOAD)];
+    let total_len = PAYLOAD + quoted.len();
+    let header = ipv4::Header {
+        header_len: ipv4::Header::LEN,
+        type_of_service: TYPE_OF_SERVICE,
+        total_len: total_len as u16,
+        identification: 0,
+        fragment: 0,
+        hop_limit: HOP_LIMIT,
+        protocol: ip::PROTOCOL_ICMP,
+        checksum: 0,
+        source,
+        destination,
+    };
+    buffer[..ipv4::Header::LEN].copy_from_slice(&header.emit());
+    let (kind, code, [r0, r1, r2, r3]) = fields(error);
+    let mut message = [kind, code, 0, 0, r0, r1, r2, r3];
+    let checksum = Sum::new().with(&message).with(quoted).checksum();
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    buffer[ipv4::Header::LEN..PAYLOAD].copy_from_slice(&message);
+    buffer[PAYLOAD..total_len].copy_from_slice(quoted);
+    total_len
 }
 
 /// Returns whether an ICMP error may be sent about `packet`, whose header is `header`.
@@ -91,7 +91,7 @@ pub fn may_answer(header: &ipv4::Header, packet: &[u8]) -> bool {
     !header.is_later_fragment()
         && ipv4::is_unicast(header.source)
         && ipv4::is_unicast(header.destination)
-        && (header.protocol != ipv4::PROTOCOL_ICMP
+        && (header.protocol != ip::PROTOCOL_ICMP
             || packet.get(header.header_len).is_some_and(|kind| is_query(*kind)))
 }
 
@@ -124,14 +124,14 @@ mod tests {
 
     fn build(error: Error, offender: &[u8]) -> Vec<u8> {
         let mut buffer = [0; MAX_LEN];
-        let len = error.emit(SOURCE, DESTINATION, offender, &mut buffer);
+        let len = emit(error, SOURCE, DESTINATION, offender, &mut buffer);
         buffer[..len].to_vec()
     }
 
     #[test]
     fn net_unreachable_carries_the_message_flanneld_sends() {
         // flanneld quotes 28 bytes, so it is given 28 here; its TOS and TTL are its own.
-        let built = build(Error::NetUnreachable, &OFFENDER[..28]);
+        let built = build(Error::NoRoute, &OFFENDER[..28]);
         assert_eq!(built[20..], ANSWER[20..]);
         assert_eq!(built[12..20], ANSWER[12..20]);
         assert!(ipv4::verify_checksum(&built[..20]));
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_whole_offender_is_quoted_where_it_fits() {
-        let built = build(Error::NetUnreachable, &OFFENDER);
+        let built = build(Error::NoRoute, &OFFENDER);
         assert_eq!(built.len(), 28 + OFFENDER.len());
         assert_eq!(built[28..], OFFENDER);
         assert_eq!(Sum::new().with(&built[20..]).checksum(), 0);
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn fragmentation_needed_names_the_next_hop_mtu() {
-        let built = build(Error::FragmentationNeeded { next_hop_mtu_bytes: 1_472 }, &OFFENDER);
+        let built = build(Error::TooBig { next_hop_mtu_bytes: 1_472 }, &OFFENDER);
         assert_eq!(built[20..22], [3, 4]);
         assert_eq!(built[24..28], [0, 0, 0x05, 0xc0]);
     }
@@ -171,7 +171,7 @@ mod tests {
 
     fn icmp(kind: u8) -> impl FnOnce(&mut Vec<u8>) {
         move |packet| {
-            packet[9] = ipv4::PROTOCOL_ICMP;
+            packet[9] = ip::PROTOCOL_ICMP;
             packet[20] = kind;
         }
     }
@@ -189,7 +189,7 @@ mod tests {
             assert!(!answered(icmp(kind)), "type {kind}");
         }
         assert!(!answered(|packet| {
-            packet[9] = ipv4::PROTOCOL_ICMP;
+            packet[9] = ip::PROTOCOL_ICMP;
             packet.truncate(20);
         }));
     }

@@ -1,6 +1,6 @@
 //! IPv4 header: parse, emit, take a hop.
 //!
-//! Path of a packet: `core::outbound` and `core::inbound` → **`wire::ipv4`**.
+//! Path of a packet: `core::outbound` and `core::inbound` → `ip` → **`wire::ipv4`**.
 //! No fragmentation and no reassembly: a router passes fragments on as they are.
 //!
 //! Source: RFC 791 §3.1, RFC 1812 §5.3.1.
@@ -13,17 +13,10 @@
 //! |                      Destination Address                      |
 //! ```
 
-use core::fmt;
 use core::net::Ipv4Addr;
 
 use crate::checksum::{self, Sum};
-
-/// Protocol number of ICMP.
-pub const PROTOCOL_ICMP: u8 = 1;
-/// Protocol number of TCP.
-pub const PROTOCOL_TCP: u8 = 6;
-/// Protocol number of UDP.
-pub const PROTOCOL_UDP: u8 = 17;
+use crate::ip::Malformed;
 
 const VERSION: u8 = 4;
 const HOP_LIMIT: usize = 8;
@@ -87,11 +80,14 @@ impl Header {
             return Err(Malformed::Truncated { need: header_len, have });
         }
         let total_len = u16::from_be_bytes([l0, l1]);
-        if usize::from(total_len) > have {
-            return Err(Malformed::TotalLengthTooLong { total_len, have });
-        }
-        if usize::from(total_len) < have {
-            return Err(Malformed::TotalLengthTooShort { total_len, have });
+        match usize::from(total_len) {
+            total_len if total_len > have => {
+                return Err(Malformed::TotalLengthTooLong { total_len, have });
+            }
+            total_len if total_len < have => {
+                return Err(Malformed::TotalLengthTooShort { total_len, have });
+            }
+            _ => {}
         }
         let [s0, s1, s2, s3, d0, d1, d2, d3] = addresses;
         Ok(Self {
@@ -183,62 +179,6 @@ pub fn take_hop(packet: &mut [u8]) -> bool {
 pub const fn is_unicast(address: Ipv4Addr) -> bool {
     let first = address.octets()[0];
     first != 0 && first != 127 && first < 224
-}
-
-/// Why bytes are not one IPv4 packet. Carries the numbers an operator needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Malformed {
-    /// Shorter than its header.
-    Truncated {
-        /// Bytes needed.
-        need: usize,
-        /// Bytes there.
-        have: usize,
-    },
-    /// Not IPv4.
-    Version {
-        /// Version found.
-        version: u8,
-    },
-    /// The header says it is shorter than the shortest header.
-    HeaderLength {
-        /// Length found, in bytes.
-        header_len: usize,
-    },
-    /// Total length is more than what is there.
-    TotalLengthTooLong {
-        /// Total length found, in bytes.
-        total_len: u16,
-        /// Bytes there.
-        have: usize,
-    },
-    /// Total length is less than what is there.
-    TotalLengthTooShort {
-        /// Total length found, in bytes.
-        total_len: u16,
-        /// Bytes there.
-        have: usize,
-    },
-}
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Truncated { need, have } => {
-                write!(f, "truncated: need {need} bytes, have {have}")
-            }
-            Self::Version { version } => write!(f, "version {version}, expected 4"),
-            Self::HeaderLength { header_len } => {
-                write!(f, "header length {header_len} bytes, expected at least 20")
-            }
-            Self::TotalLengthTooLong { total_len, have } => {
-                write!(f, "total length {total_len} bytes, but only {have} are there")
-            }
-            Self::TotalLengthTooShort { total_len, have } => {
-                write!(f, "total length {total_len} bytes, but {have} are there")
-            }
-        }
-    }
 }
 
 #[cfg(test)]

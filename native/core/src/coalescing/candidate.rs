@@ -1,16 +1,17 @@
 //! A packet as coalescing sees it: which flow it is of, and whether it may be joined at all.
 
-use std::net::Ipv4Addr;
-
-use tunneld_wire::{ipv4, tcp, udp};
+use tunneld_wire::checksum::Sum;
+use tunneld_wire::{ip, ipv4, ipv6, tcp, udp};
 
 use super::Kinds;
 
 /// What packets that must keep their order have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Flow {
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
+    /// Those of IPv4 at the lower end.
+    source: u128,
+    destination: u128,
+    is_v6: bool,
     /// Both ports, as they stand in the packet.
     ports: u32,
     protocol: u8,
@@ -18,24 +19,28 @@ pub(super) struct Flow {
 
 impl Flow {
     /// Returns the flow of a packet that is no fragment, if it is TCP or UDP.
-    pub(super) fn of(header: &ipv4::Header, packet: &[u8]) -> Option<Self> {
-        if !matches!(header.protocol, ipv4::PROTOCOL_TCP | ipv4::PROTOCOL_UDP) {
+    pub(super) fn of(header: &ip::Header, packet: &[u8]) -> Option<Self> {
+        let protocol = header.protocol();
+        if !matches!(protocol, ip::PROTOCOL_TCP | ip::PROTOCOL_UDP) {
             return None;
         }
-        let ports = packet.get(header.header_len..)?.first_chunk::<4>()?;
-        Some(Self {
-            source: header.source,
-            destination: header.destination,
-            ports: u32::from_ne_bytes(*ports),
-            protocol: header.protocol,
-        })
+        let ports = u32::from_ne_bytes(*packet.get(header.header_len()..)?.first_chunk()?);
+        let (source, destination, is_v6) = match header {
+            ip::Header::V4(header) => {
+                (header.source.to_bits().into(), header.destination.to_bits().into(), false)
+            }
+            ip::Header::V6(header) => (header.source.to_bits(), header.destination.to_bits(), true),
+        };
+        Some(Self { source, destination, is_v6, ports, protocol })
     }
 
     /// Returns a number below `buckets`, a power of two.
     ///
     /// Source: Fibonacci hashing, Knuth, The Art of Computer Programming 3, §6.4.
     pub(super) const fn bucket(&self, buckets: usize) -> usize {
-        let addresses = (self.source.to_bits() as u64) << 32 | self.destination.to_bits() as u64;
+        // Of IPv6 addresses, both halves count: the subnet in the upper, the host in the lower.
+        let addresses = self.source.wrapping_mul(1 << 32 | 1) ^ self.destination;
+        let addresses = (addresses >> 64) as u64 ^ addresses as u64;
         let mixed = (addresses ^ (self.ports as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> 40) as usize & (buckets - 1)
@@ -48,6 +53,7 @@ pub(super) struct Candidate {
     /// Whether it may be part of a super-packet at all.
     pub(super) may_be_joined: bool,
     pub(super) is_tcp: bool,
+    pub(super) is_v6: bool,
     /// Length of both headers, in bytes.
     pub(super) headers_len: usize,
     pub(super) payload_len: usize,
@@ -66,6 +72,7 @@ impl Candidate {
     pub(super) const SINGLE: Self = Self {
         may_be_joined: false,
         is_tcp: false,
+        is_v6: false,
         headers_len: 0,
         payload_len: 0,
         sequence: 0,
@@ -76,25 +83,39 @@ impl Candidate {
     };
 
     /// Reads a packet that is no fragment.
-    pub(super) fn of(header: &ipv4::Header, packet: &[u8], kinds: Kinds) -> Self {
-        // Options are in the way of the kernel's own segmentation; and a checksum of all ones,
-        // though right, is not what segmentation would write.
-        if header.header_len != ipv4::Header::LEN || header.checksum == 0xffff {
+    pub(super) fn of(header: &ip::Header, packet: &[u8], kinds: Kinds) -> Self {
+        let common = match header {
+            // Options are in the way of the kernel's own segmentation; and a checksum of all ones,
+            // though right, is not what segmentation would write.
+            ip::Header::V4(header) => Self {
+                may_be_joined: header.header_len == ipv4::Header::LEN && header.checksum != 0xffff,
+                identification: header.identification,
+                is_atomic: header.dont_fragment(),
+                ..Self::SINGLE
+            },
+            // So are extension headers.
+            ip::Header::V6(header) => Self {
+                may_be_joined: header.header_len == ipv6::Header::LEN,
+                is_v6: true,
+                is_atomic: true,
+                ..Self::SINGLE
+            },
+        };
+        if !common.may_be_joined {
             return Self::SINGLE;
         }
-        let common = Self {
-            may_be_joined: true,
-            identification: header.identification,
-            is_atomic: header.dont_fragment(),
-            ..Self::SINGLE
-        };
-        let transport = &packet[ipv4::Header::LEN..];
-        match header.protocol {
-            ipv4::PROTOCOL_TCP if kinds.tcp => Self::of_tcp(common, transport),
-            ipv4::PROTOCOL_UDP if kinds.udp => Self::of_udp(common, transport),
+        let transport = &packet[common.network_len()..];
+        match header.protocol() {
+            ip::PROTOCOL_TCP if kinds.tcp => Self::of_tcp(common, transport),
+            ip::PROTOCOL_UDP if kinds.udp => Self::of_udp(common, transport),
             _ => None,
         }
         .unwrap_or(Self::SINGLE)
+    }
+
+    /// Returns the length of the IP header, in bytes.
+    pub(super) const fn network_len(&self) -> usize {
+        if self.is_v6 { ipv6::Header::LEN } else { ipv4::Header::LEN }
     }
 
     fn of_tcp(common: Self, segment: &[u8]) -> Option<Self> {
@@ -103,7 +124,7 @@ impl Candidate {
         let is_plain = tcp.flags & !tcp::PSH == tcp::ACK;
         (is_plain && payload_len > 0 && tcp.checksum != 0xffff).then_some(Self {
             is_tcp: true,
-            headers_len: ipv4::Header::LEN + tcp.header_len,
+            headers_len: common.network_len() + tcp.header_len,
             payload_len,
             sequence: tcp.sequence,
             pushes: tcp.flags & tcp::PSH != 0,
@@ -114,9 +135,10 @@ impl Candidate {
     fn of_udp(common: Self, datagram: &[u8]) -> Option<Self> {
         let (header, payload) = udp::Header::parse(datagram).ok()?;
         let is_whole = usize::from(header.len) == datagram.len();
-        // Without a checksum it must stay without; segmentation would give it one.
+        // Without a checksum it must stay without; segmentation would give it one. Over IPv6 the
+        // receiver drops it, which is none of our business (RFC 8200 §8.1).
         (is_whole && !payload.is_empty() && header.checksum != 0).then_some(Self {
-            headers_len: ipv4::Header::LEN + udp::Header::LEN,
+            headers_len: common.network_len() + udp::Header::LEN,
             payload_len: payload.len(),
             ..common
         })
@@ -125,29 +147,38 @@ impl Candidate {
     /// Returns whether this packet's headers differ from those of `head`, of the same flow, only
     /// in what segmentation writes anew.
     pub(super) fn has_same_headers(&self, other: &Self, packet: &[u8], head: &[u8]) -> bool {
-        const NETWORK: usize = ipv4::Header::LEN;
         let is_same = |from: usize, to: usize| packet[from..to] == head[from..to];
-        self.is_tcp == other.is_tcp
-            && self.headers_len == other.headers_len
+        let network_len = self.network_len();
+        let is_same_network = if self.is_v6 {
+            // Version, traffic class and flow label; hop limit.
+            is_same(0, 4) && is_same(7, 8)
+        } else {
             // Type of service; flags; hop limit.
-            && is_same(1, 2)
-            && is_same(6, 9)
+            is_same(1, 2) && is_same(6, 9)
+        };
+        self.is_tcp == other.is_tcp
+            && self.is_v6 == other.is_v6
+            && self.headers_len == other.headers_len
+            && is_same_network
             && (!self.is_tcp
                 // Acknowledgment and data offset; window; urgent pointer and options.
-                || (is_same(NETWORK + 8, NETWORK + 13)
-                    && is_same(NETWORK + 14, NETWORK + 16)
-                    && is_same(NETWORK + 18, self.headers_len)))
+                || (is_same(network_len + 8, network_len + 13)
+                    && is_same(network_len + 14, network_len + 16)
+                    && is_same(network_len + 18, self.headers_len)))
     }
 
     /// Returns whether the transport checksum of `packet` is right, or will be.
+    ///
+    /// The addresses of the pseudo-header stand right in front of the transport and are summed
+    /// with it.
     pub(super) fn verify(&self, packet: &[u8]) -> bool {
+        let (addresses, protocol) = if self.is_v6 { (8, packet[6]) } else { (12, packet[9]) };
         self.is_unfinished
-            || ipv4::Header::parse(packet).is_ok_and(|header| {
-                let transport = &packet[header.header_len..];
-                let sum = ipv4::pseudo_header(&header, header.protocol)
-                    .with_u16(transport.len() as u16)
-                    .with(transport);
-                sum.fold() == 0xffff
-            })
+            || Sum::new()
+                .with_u16(protocol.into())
+                .with_u16((packet.len() - self.network_len()) as u16)
+                .with(&packet[addresses..])
+                .fold()
+                == 0xffff
     }
 }

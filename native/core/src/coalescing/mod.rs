@@ -5,15 +5,15 @@
 //! is joined: with both transport checksums verified, at the end of the flow's newest delivery,
 //! so that packets of one flow leave in the order they came. Nothing is held past the batch.
 //!
-//! Source: linux net/ipv4/tcp_offload.c and udp_offload.c (the kernel's own rules), RFC 6864 §4.1
-//! (the identification of a packet that may not be fragmented means nothing).
+//! Source: linux net/ipv4/tcp_offload.c, udp_offload.c and net/ipv6/ip6_offload.c (the kernel's own
+//! rules), RFC 6864 §4.1 (the identification of a packet that may not be fragmented means nothing).
 
 mod candidate;
 mod super_packet;
 
 use std::ops::Range;
 
-use tunneld_wire::ipv4;
+use tunneld_wire::ip;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
 use crate::fib::AdjacencyId;
@@ -111,7 +111,7 @@ impl Coalescing {
         &mut self,
         memory: &[u8],
         place: Range<usize>,
-        header: &ipv4::Header,
+        header: &ip::Header,
         adjacency: Option<AdjacencyId>,
         vnet: VnetHeader,
     ) {

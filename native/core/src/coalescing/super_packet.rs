@@ -2,12 +2,12 @@
 
 use tunneld_wire::checksum::Sum;
 use tunneld_wire::virtio_net_hdr::{FLAG_NEEDS_CHECKSUM, Gso, Header as VnetHeader};
-use tunneld_wire::{ipv4, tcp, udp};
+use tunneld_wire::{ip, ipv4, ipv6, tcp, udp};
 
 use super::candidate::Candidate;
 
-/// IPv4 without options, and the longest TCP header.
-const MAX_LEN: usize = ipv4::Header::LEN + 60;
+/// IPv6 without extension headers, and the longest TCP header.
+const MAX_LEN: usize = ipv6::Header::LEN + 60;
 
 /// What stands in front of the payloads.
 #[derive(Debug, Clone, Copy)]
@@ -26,24 +26,28 @@ impl Headers {
         let len = head.headers_len;
         let mut bytes = [0; MAX_LEN];
         bytes[..len].copy_from_slice(&packet[..len]);
-        let (network, transport) = bytes[..len].split_at_mut(ipv4::Header::LEN);
+        let network_len = head.network_len();
+        let (network, transport) = bytes[..len].split_at_mut(network_len);
+        let transport_len = (total_len - network_len) as u16;
 
-        network[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());
-        network[10..12].fill(0);
-        let checksum = Sum::new().with(network).checksum();
-        network[10..12].copy_from_slice(&checksum.to_be_bytes());
-
-        let transport_len = (total_len - ipv4::Header::LEN) as u16;
-        let pseudo = Sum::new()
-            .with(&network[12..20])
-            .with_u16(u16::from(network[9]))
-            .with_u16(transport_len)
-            .fold();
+        let addresses = if head.is_v6 {
+            network[4..6].copy_from_slice(&transport_len.to_be_bytes());
+            &network[8..ipv6::Header::LEN]
+        } else {
+            network[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());
+            network[10..12].fill(0);
+            let checksum = Sum::new().with(network).checksum();
+            network[10..12].copy_from_slice(&checksum.to_be_bytes());
+            &network[12..ipv4::Header::LEN]
+        };
+        let protocol = if head.is_tcp { ip::PROTOCOL_TCP } else { ip::PROTOCOL_UDP };
+        let pseudo =
+            Sum::new().with(addresses).with_u16(protocol.into()).with_u16(transport_len).fold();
         let (gso, checksum_offset) = if head.is_tcp {
             if pushes {
                 transport[tcp::FLAGS_OFFSET + 1] |= tcp::PSH as u8;
             }
-            (Gso::TcpV4, tcp::CHECKSUM_OFFSET)
+            (if head.is_v6 { Gso::TcpV6 } else { Gso::TcpV4 }, tcp::CHECKSUM_OFFSET)
         } else {
             transport[udp::Header::LEN_OFFSET..][..2].copy_from_slice(&transport_len.to_be_bytes());
             (Gso::UdpL4, udp::Header::CHECKSUM_OFFSET)
@@ -55,7 +59,7 @@ impl Headers {
             gso_ecn: false,
             header_len: len as u16,
             gso_size: head.payload_len as u16,
-            checksum_start: ipv4::Header::LEN as u16,
+            checksum_start: network_len as u16,
             checksum_offset: checksum_offset as u16,
         };
         Self { vnet, len, bytes }

@@ -2,13 +2,15 @@ mod identity;
 
 use std::net::Ipv4Addr;
 
+use tunneld_wire::ipv4;
+
 use super::*;
 use crate::fib::{Fib, SourceCheck};
 use crate::segmentation::Segmentation;
 use crate::testing::{UNDERLAY_B, UNDERLAY_C, finish, host_a, transport_packet};
 
-const TCP: u8 = ipv4::PROTOCOL_TCP;
-const UDP: u8 = ipv4::PROTOCOL_UDP;
+const TCP: u8 = ip::PROTOCOL_TCP;
+const UDP: u8 = ip::PROTOCOL_UDP;
 const BOTH: Kinds = Kinds { tcp: true, udp: true };
 
 /// Packets in one memory, and what became of them.
@@ -38,7 +40,7 @@ impl Bench {
     fn push_from(&mut self, packet: &[u8], peer: Ipv4Addr) {
         let place = self.memory.len()..self.memory.len() + packet.len();
         self.memory.extend(packet);
-        let header = ipv4::Header::parse(packet).unwrap();
+        let header = ip::Header::parse(packet).unwrap();
         let adjacency = self.fib.by_endpoint(peer.into());
         self.coalescing.push(&self.memory, place, &header, adjacency, VnetHeader::default());
     }
@@ -70,7 +72,7 @@ impl Bench {
                 packets.push(bytes);
                 continue;
             };
-            let header = ipv4::Header::parse(&bytes).unwrap();
+            let header = ip::Header::parse(&bytes).unwrap();
             let cut = Segmentation::new(&headers.vnet, &header, &bytes, false).unwrap();
             for index in 0..cut.count() {
                 let mut slot = vec![0; cut.segment_len(index)];

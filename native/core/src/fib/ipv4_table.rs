@@ -9,7 +9,6 @@
 use std::net::Ipv4Addr;
 
 use crate::fib::{AdjacencyId, Target};
-use crate::prefix::Prefix;
 
 const ROOT_BITS: u8 = 16;
 const NODE_BITS: u8 = 8;
@@ -54,13 +53,14 @@ pub(super) struct Ipv4Table {
 }
 
 impl Ipv4Table {
-    pub(super) fn build(mut entries: Vec<(Prefix, Target)>) -> Self {
+    /// Builds the table from first addresses, lengths and targets of prefixes, all distinct.
+    pub(super) fn build(mut entries: Vec<(Ipv4Addr, u8, Target)>) -> Self {
         // Order among equal lengths does not matter: such prefixes are disjoint.
-        entries.sort_by_key(|(prefix, _)| prefix.length());
+        entries.sort_by_key(|(_, length, _)| *length);
         let mut table =
             Self { root: vec![Slot::EMPTY; 1 << ROOT_BITS].into_boxed_slice(), nodes: Vec::new() };
-        for (prefix, target) in entries {
-            table.paint(prefix, Slot::of(target));
+        for (address, length, target) in entries {
+            table.paint(address.to_bits(), length, Slot::of(target));
         }
         table.nodes.shrink_to_fit();
         table
@@ -78,11 +78,10 @@ impl Ipv4Table {
         slot.target()
     }
 
-    fn paint(&mut self, prefix: Prefix, slot: Slot) {
-        let bits = prefix.address().to_bits();
+    fn paint(&mut self, bits: u32, length: u8, slot: Slot) {
         let first = (bits >> 16) as usize;
-        let Some(rest) = prefix.length().checked_sub(ROOT_BITS).filter(|rest| *rest > 0) else {
-            self.root[first..first + (1 << (ROOT_BITS - prefix.length()))].fill(slot);
+        let Some(rest) = length.checked_sub(ROOT_BITS).filter(|rest| *rest > 0) else {
+            self.root[first..first + (1 << (ROOT_BITS - length))].fill(slot);
             return;
         };
         let node = self.node_below_root(first);
@@ -129,12 +128,13 @@ mod tests {
         Target::Adjacency(AdjacencyId(place))
     }
 
-    fn prefix(text: &str) -> Prefix {
-        text.parse().unwrap()
+    fn entry(text: &str, target: Target) -> (Ipv4Addr, u8, Target) {
+        let (address, length) = text.split_once('/').unwrap();
+        (address.parse().unwrap(), length.parse().unwrap(), target)
     }
 
     fn lookup(entries: &[(&str, Target)], address: &str) -> Option<Target> {
-        let entries = entries.iter().map(|(text, target)| (prefix(text), *target)).collect();
+        let entries = entries.iter().map(|(text, target)| entry(text, *target)).collect();
         Ipv4Table::build(entries).lookup(address.parse().unwrap())
     }
 
@@ -190,9 +190,8 @@ mod tests {
         }
     }
 
-    fn masked(address: u32, len: u8) -> Prefix {
-        let mask = u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
-        Prefix::new(Ipv4Addr::from_bits(address & mask), len).unwrap()
+    fn mask(length: u8) -> u32 {
+        u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0)
     }
 
     #[test]
@@ -201,29 +200,31 @@ mod tests {
         for round in 0..60 {
             // A narrow block makes prefixes nest and neighbour each other.
             let spread = [0xffff_ffff, 0x0003_ffff, 0x0000_0fff][round % 3];
-            let mut list: Vec<(Prefix, Target)> = Vec::new();
+            let mut list: Vec<(u32, u8, Target)> = Vec::new();
             for place in 0..200 {
-                let prefix =
-                    masked(0x0a05_0000 ^ random.next() & spread, (random.next() % 33) as u8);
-                if list.iter().all(|(other, _)| *other != prefix) {
-                    list.push((prefix, adjacency(place)));
+                let length = (random.next() % 33) as u8;
+                let first = (0x0a05_0000 ^ random.next() & spread) & mask(length);
+                if list.iter().all(|(other, len, _)| (*other, *len) != (first, length)) {
+                    list.push((first, length, adjacency(place)));
                 }
             }
-            let table = Ipv4Table::build(list.clone());
-            let edges = list.iter().flat_map(|(prefix, _)| {
-                let first = prefix.address().to_bits();
-                let last = first | u32::MAX.checked_shr(u32::from(prefix.length())).unwrap_or(0);
-                [first, first.wrapping_sub(1), last, last.wrapping_add(1)]
+            let entries = list
+                .iter()
+                .map(|(first, length, target)| (Ipv4Addr::from_bits(*first), *length, *target));
+            let table = Ipv4Table::build(entries.collect());
+            let edges = list.iter().flat_map(|(first, length, _)| {
+                let last = first | !mask(*length);
+                [*first, first.wrapping_sub(1), last, last.wrapping_add(1)]
             });
             let anywhere: Vec<u32> =
                 (0..500).map(|_| 0x0a05_0000 ^ random.next() & spread).collect();
             for bits in edges.chain(anywhere) {
-                let address = Ipv4Addr::from_bits(bits);
                 let naive = list
                     .iter()
-                    .filter(|(prefix, _)| prefix.contains(address))
-                    .max_by_key(|(prefix, _)| prefix.length())
-                    .map(|(_, target)| *target);
+                    .filter(|(first, length, _)| bits & mask(*length) == *first)
+                    .max_by_key(|(_, length, _)| *length)
+                    .map(|(_, _, target)| *target);
+                let address = Ipv4Addr::from_bits(bits);
                 assert_eq!(table.lookup(address), naive, "{address}");
             }
         }
@@ -231,7 +232,8 @@ mod tests {
 
     #[test]
     fn a_million_subnets_cost_a_hundred_megabytes_at_most() {
-        let entries = (0..1u32 << 20).map(|i| (masked(i << 4, 28), adjacency(i))).collect();
+        let entry = |i: u32| (Ipv4Addr::from_bits(i << 4), 28, adjacency(i));
+        let entries = (0..1 << 20).map(entry).collect();
         let table = Ipv4Table::build(entries);
         assert!((table.root.len() + table.nodes.capacity()) * size_of::<Slot>() < 100_000_000);
         for i in [0, 1, 0x8_0000, (1 << 20) - 1] {

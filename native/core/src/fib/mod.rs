@@ -1,10 +1,10 @@
 //! The forwarding information base: everything a data thread needs to know, as one value.
 //!
 //! Path of a lease: `transaction` → **`fib`** → swapped whole by `io` → `outbound`, `inbound`.
-//! Built whole and never changed. A table for IPv6 would stand beside the one for IPv4, with the
-//! same targets.
+//! Built whole and never changed. One table per family, with the same targets.
 
 mod ipv4_table;
+mod ipv6_table;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,8 +13,10 @@ use tunneld_wire::ip::Version;
 use tunneld_wire::vxlan::Vni;
 
 use crate::adjacency::Adjacency;
+use crate::drop_reason::DropReason;
 use crate::prefix::Prefix;
 use ipv4_table::Ipv4Table;
+use ipv6_table::Ipv6Table;
 
 /// How strictly the source of an arriving packet is checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,17 @@ pub struct Settings {
     pub icmp_source_v6: Option<Ipv6Addr>,
     /// What VXLAN must say to be for us; `None`: datagrams are inner packets.
     pub vtep: Option<Vtep>,
+}
+
+impl Settings {
+    /// Returns whether packets of that family are forwarded at all.
+    pub(crate) const fn check_family(&self, version: Version) -> Result<(), DropReason> {
+        match version {
+            Version::V4 if self.icmp_source.is_none() => Err(DropReason::Ipv4Disabled),
+            Version::V6 if self.icmp_source_v6.is_none() => Err(DropReason::Ipv6Disabled),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// This host as the end of VXLAN tunnels.
@@ -105,6 +118,7 @@ pub enum Target {
 pub struct Fib {
     settings: Option<Settings>,
     ipv4: Ipv4Table,
+    ipv6: Ipv6Table,
     adjacencies: Box<[Adjacency]>,
     /// Sorted by address.
     endpoints: Box<[(IpAddr, AdjacencyId)]>,
@@ -117,10 +131,14 @@ impl Fib {
         adjacencies: Vec<Adjacency>,
         entries: impl IntoIterator<Item = (Prefix, Option<u32>)>,
     ) -> Self {
-        let targets = entries.into_iter().map(|(prefix, place)| {
-            (prefix, place.map_or(Target::Local, |place| Target::Adjacency(AdjacencyId(place))))
-        });
-        let ipv4 = Ipv4Table::build(targets.collect());
+        let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
+        for (prefix, place) in entries {
+            let target = place.map_or(Target::Local, |place| Target::Adjacency(AdjacencyId(place)));
+            match prefix.address() {
+                IpAddr::V4(address) => ipv4.push((address, prefix.length(), target)),
+                IpAddr::V6(address) => ipv6.push((address, prefix.length(), target)),
+            }
+        }
         let mut endpoints: Vec<_> = adjacencies
             .iter()
             .zip(0..)
@@ -130,7 +148,8 @@ impl Fib {
         endpoints.dedup_by_key(|(address, _)| *address);
         Self {
             settings,
-            ipv4,
+            ipv4: Ipv4Table::build(ipv4),
+            ipv6: Ipv6Table::build(ipv6),
             adjacencies: adjacencies.into_boxed_slice(),
             endpoints: endpoints.into_boxed_slice(),
         }
@@ -147,8 +166,11 @@ impl Fib {
     }
 
     /// Returns the target of the longest prefix that contains `address`.
-    pub fn lookup(&self, address: Ipv4Addr) -> Option<Target> {
-        self.ipv4.lookup(address)
+    pub fn lookup(&self, address: impl Into<IpAddr>) -> Option<Target> {
+        match address.into() {
+            IpAddr::V4(address) => self.ipv4.lookup(address),
+            IpAddr::V6(address) => self.ipv6.lookup(address),
+        }
     }
 
     /// Returns an adjacency that a lookup in this FIB named.

@@ -1,3 +1,5 @@
+use std::net::Ipv4Addr;
+
 use super::*;
 use crate::testing::{ICMP_SOURCE, NOW_NS, UNDERLAY_B, UNDERLAY_C, host_a, packet, seal};
 use crate::transaction::Tables;

@@ -1,4 +1,5 @@
 use tunneld_wire::checksum::Sum;
+use tunneld_wire::ipv4;
 
 use super::*;
 use crate::testing::{ICMP_SOURCE, NOW_NS, UNDERLAY_B, host_a, packet, seal};

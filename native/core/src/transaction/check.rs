@@ -10,12 +10,16 @@ use crate::adjacency::Encapsulation;
 
 /// Smallest MTU an IPv4 link may have (RFC 791 §3.2).
 const MIN_MTU_BYTES: u16 = 68;
+/// Smallest MTU an IPv6 link may have (RFC 8200 §5).
+const MIN_MTU_V6_BYTES: u16 = 1_280;
 
 /// Returns the first bad item of `change`.
 pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
     if let Some(settings) = &change.settings {
         let item = || "settings".to_owned();
-        check_mtu(item, settings.device_mtu_bytes)?;
+        let min_bytes =
+            if settings.icmp_source_v6.is_some() { MIN_MTU_V6_BYTES } else { MIN_MTU_BYTES };
+        check_mtu(item, settings.device_mtu_bytes, min_bytes)?;
         let sources = [
             ("icmp_source", settings.icmp_source.map(IpAddr::from)),
             ("icmp_source_v6", settings.icmp_source_v6.map(IpAddr::from)),
@@ -39,7 +43,7 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         if parameters.endpoint.port() == 0 {
             return Err(Error::PortZero { adjacency: name.clone() });
         }
-        check_mtu(item, parameters.mtu_bytes)?;
+        check_mtu(item, parameters.mtu_bytes, MIN_MTU_BYTES)?;
         if let Encapsulation::Vxlan { vtep_mac } = parameters.encapsulation {
             check_mac(item, "vtep_mac", vtep_mac)?;
         }
@@ -84,9 +88,9 @@ fn check_mac(item: impl Fn() -> String, field: &'static str, mac: MacAddress) ->
     if mac.is_unicast() { Ok(()) } else { Err(Error::NoStation { item: item(), field, mac }) }
 }
 
-fn check_mtu(item: impl Fn() -> String, mtu_bytes: u16) -> Result<(), Error> {
-    if mtu_bytes < MIN_MTU_BYTES {
-        return Err(Error::MtuTooSmall { item: item(), mtu_bytes, min_bytes: MIN_MTU_BYTES });
+fn check_mtu(item: impl Fn() -> String, mtu_bytes: u16, min_bytes: u16) -> Result<(), Error> {
+    if mtu_bytes < min_bytes {
+        return Err(Error::MtuTooSmall { item: item(), mtu_bytes, min_bytes });
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ pub enum Error {
         /// The name found.
         name: String,
     },
-    /// An MTU below what every IPv4 link must carry.
+    /// An MTU below what every link must carry, of IPv4 or of IPv6.
     MtuTooSmall {
         /// What has it.
         item: String,

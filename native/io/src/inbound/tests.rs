@@ -6,7 +6,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tunneld_core::adjacency::{Encapsulation, Parameters};
 use tunneld_core::fib::{Settings, SourceCheck};
 use tunneld_core::transaction::{Change, Tables, TargetName};
-use tunneld_wire::ipv4;
+use tunneld_wire::{ip, ipv4};
 
 use super::*;
 use crate::event::Event;
@@ -46,7 +46,7 @@ fn train() -> Vec<u8> {
             identification: number as u16,
             fragment: 0x4000,
             hop_limit: 63,
-            protocol: ipv4::PROTOCOL_TCP,
+            protocol: ip::PROTOCOL_TCP,
             checksum: 0,
             source: Ipv4Addr::new(10, 5, 2, 2),
             destination: Ipv4Addr::new(10, 5, 1, 2),
