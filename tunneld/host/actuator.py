@@ -88,16 +88,18 @@ class Actuator:
             tun = self._tun(links)
             device = await self._device.observe(tun) if self._device and tun else None
             vxlan = await self._vxlan.observe(links)
+            routes = await self._routes.observe(await self._exits(links))
             if await asyncio.to_thread(self._forwarding.is_due):
-                # The devices count as not in order, so that they, and the switch, are put again.
+                # What needs it counts as not in order, so that it, and the switch, are put again.
                 device = None if device is None else replace(device, forwarding=False)
                 vxlan = replace(vxlan, devices=frozenset())
+                routes = frozenset(route for route in routes if route.kind != "gateway")
             return HostState(
                 device=device,
                 vxlan_devices=vxlan.devices,
                 neighbours=vxlan.neighbours,
                 fdb=vxlan.fdb,
-                routes=await self._routes.observe(await self._exits(links)),
+                routes=routes,
                 firewall=await self._firewall.observe(),
                 subnet_env=await asyncio.to_thread(self._read_subnet_env),
             )

@@ -1,7 +1,7 @@
 """The directory of what a daemon must remember over a restart, and the lock on it.
 
-Holds `lock` (the pid of the daemon that runs), `node-id` and the VTEPs' Ethernet addresses (made
-once, at random) and small JSON caches. It holds no secret and decides nothing about what is cached.
+Holds `lock` (the pid of the daemon that runs), `node-id` (made once, at random) and small
+JSON caches. It holds no secret and decides nothing about what is cached.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunneld.backend.mac import MacAddress, make_mac, parse_mac
 from tunneld.errors import HostError, StateDirInUseError
 
 _NODE_ID = re.compile(r"[0-9a-f]{32}")
-_MACS = "vtep-macs"
 _CACHE_NAME = re.compile(r"[a-z][a-z0-9-]*")
 
 _log = logging.getLogger("tunneld.host")
@@ -82,29 +80,6 @@ class StateDir:
                 "file, or delete it to join as a new node"
             )
         return node_id
-
-    def vtep_macs(self) -> tuple[MacAddress, MacAddress]:
-        """Returns the Ethernet addresses of our VXLAN endpoints for IPv4 and IPv6.
-
-        Made at the first call. Should the file be damaged they are made anew, with a warning:
-        the lease tells the others.
-
-        Raises:
-            HostError: the file cannot be read or written.
-        """
-        match saved := self.load(_MACS):
-            case [str(ipv4), str(ipv6)]:
-                try:
-                    return parse_mac(ipv4), parse_mac(ipv6)
-                except ValueError as error:
-                    _warn_of_macs(str(error))
-            case None:
-                pass
-            case _:
-                _warn_of_macs(f"{saved!r} is no list of two Ethernet addresses")
-        made = make_mac(secrets.token_bytes(6)), make_mac(secrets.token_bytes(6))
-        self.save(_MACS, list(made))
-        return made
 
     def load(self, name: str) -> object:
         """Returns the object saved under `name`; None when there is none that can be read.
@@ -180,13 +155,6 @@ class StateDir:
         finally:
             if temporary is not None and os.path.exists(temporary):
                 os.unlink(temporary)
-
-
-def _warn_of_macs(error: str) -> None:
-    _log.warning(
-        "the Ethernet addresses of the VXLAN endpoint are damaged, new ones are made",
-        extra={"fields": {"error": error[:200]}},
-    )
 
 
 def _refused(path: Path, verb: str, error: OSError) -> HostError:

@@ -267,6 +267,8 @@ def test_state_is_applied_at_once_observed_and_taken_away(
         ("kernel vxlan", "ip -6 route flush proto 116", "routes"),
         ("host-gw", "ip route del 10.5.2.0/24", "routes"),
         ("host-gw", "ip -6 route change fd00:5:0:2::/64 via 2001:db8::7 proto 116", "routes"),
+        ("host-gw", "sysctl -w net.ipv4.ip_forward=0", "device"),
+        ("host-gw", "sysctl -w net.ipv6.conf.all.forwarding=0", "device"),
         ("TUN of both families", "ip -6 route del fd00:5::/48", "routes"),
         ("TUN of both families", "ip -6 address flush dev flannel.1", "device"),
         ("TUN of both families", "sysctl -w net.ipv6.conf.flannel/1.disable_ipv6=1", "device"),

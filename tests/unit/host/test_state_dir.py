@@ -112,36 +112,3 @@ def test_place_that_cannot_be_a_directory_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HostError, match=r"cannot use .*/file.*--state-dir"):
         StateDir(tmp_path / "file")
-
-
-def test_vtep_addresses_are_made_once_and_kept(tmp_path: Path) -> None:
-    with StateDir(tmp_path) as state:
-        made = state.vtep_macs()
-        assert state.vtep_macs() == made
-    with StateDir(tmp_path) as state:
-        assert state.vtep_macs() == made
-    assert made[0] != made[1]
-    for mac in made:
-        assert int(mac[:2], 16) & 3 == 2  # locally administered, one station (IEEE 802 §8.2)
-    assert (tmp_path / "vtep-macs.json").stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[]",
-        '["0e:00:00:00:00:01"]',
-        '["0e:00:00:00:00:01", "01:00:5e:00:00:01"]',
-        "[1, 2]",
-    ],
-)
-def test_damaged_vtep_addresses_are_made_anew_and_told(
-    tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "vtep-macs.json").write_text(text)
-    with StateDir(tmp_path) as state:
-        made = state.vtep_macs()
-        assert state.vtep_macs() == made
-    assert "damaged" in caplog.text
