@@ -17,7 +17,7 @@ from tunneld.cli.parser import Parser, add_store_options, option_texts
 from tunneld.cli.store import opened
 from tunneld.config import load
 from tunneld.control.status import table
-from tunneld.lease.model import Snapshot
+from tunneld.lease.model import UNSPECIFIED, Snapshot
 from tunneld.lease.tracker import Usable
 from tunneld.peer import join
 from tunneld.store import StoreOptions
@@ -77,9 +77,10 @@ def lease_table(
         "revision": snapshot.revision,
         "leases": [
             {
-                "subnet": str(peer.key.ipv4),
-                "ipv6_subnet": None if peer.key.ipv6 is None else str(peer.key.ipv6),
-                "public_ip": str(peer.public_ip),
+                "subnet": _text(peer.ipv4),
+                "ipv6_subnet": _text(peer.ipv6),
+                "public_ip": None if peer.public_ip == UNSPECIFIED else str(peer.public_ip),
+                "public_ipv6": _text(peer.public_ipv6),
                 "backend_type": peer.backend_type or None,
                 "node_id": peer.node_id,
                 "version": peer.version,
@@ -111,6 +112,14 @@ def _node_id(state_dir: Path) -> str | None:
         return None
 
 
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _both(*values: str | None) -> str:
+    return ",".join(value for value in values if value is not None) or "-"
+
+
 def _moment(now: datetime, left_s: float | None) -> str | None:
     if left_s is None:
         return None
@@ -123,8 +132,8 @@ def _print(document: Mapping[str, Any]) -> None:
     if leases:
         rows = [
             (
-                lease["subnet"] + (f",{lease['ipv6_subnet']}" if lease["ipv6_subnet"] else ""),
-                lease["public_ip"],
+                _both(lease["subnet"], lease["ipv6_subnet"]),
+                _both(lease["public_ip"], lease["public_ipv6"]),
                 lease["backend_type"] or "-",
                 lease["node_id"] or "-",
                 "never" if lease["reservation"] else lease["expires_at"] or "-",

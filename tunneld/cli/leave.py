@@ -68,7 +68,7 @@ def _leave_without_daemon(options: RunOptions) -> Lease:
 def _forget_subnet(subnet_file: Path, lease: Lease) -> None:
     # A node that comes back asks for the subnet of this file. Another's file stays.
     written = subnet_env.read(subnet_file)
-    if written is not None and written.subnet == lease.subnet:
+    if written is not None and subnet_env.key(written) == lease.key:
         subnet_file.unlink(missing_ok=True)
 
 
@@ -82,7 +82,7 @@ async def _withdraw(options: StoreOptions, node_id: str) -> Lease:
             )
         if not await store.withdraw(lease, node_id):
             raise LeaseError(
-                f"cannot leave: somebody wrote the lease of {lease.subnet} in the same moment;"
+                f"cannot leave: somebody wrote the lease of {lease.key} in the same moment;"
                 " look at 'tunneld leases' and try again"
             )
         return lease
@@ -90,9 +90,7 @@ async def _withdraw(options: StoreOptions, node_id: str) -> Lease:
 
 def own_lease(snapshot: Snapshot, node_id: str) -> Lease | None:
     """Returns the lease a node's record names, if it is still that node's."""
-    for record in snapshot.records:
-        if record.node_id == node_id:
-            for lease in snapshot.leases:
-                if lease.key == record.key and lease.attributes.public_ip == record.public_ip:
-                    return lease
-    return None
+    records = [record for record in snapshot.records if record.node_id == node_id]
+    return next(
+        (lease for lease in snapshot.leases for record in records if record.describes(lease)), None
+    )

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tunneld.backend import parse_backend
@@ -64,7 +65,7 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Does what the action says."""
     if args.action == "check":
-        print(_meaning(_checked(_read(args.file))))
+        _explain(_checked(_read(args.file)))
         return 0
     options = load(option_texts(args), os.environ).store
     if args.action == "get":
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     text = _read(args.file)
     config = _checked(text)
     asyncio.run(_set(options, text))
-    print(_meaning(config))
+    _explain(config)
     return 0
 
 
@@ -115,6 +116,26 @@ def _checked(text: str) -> NetworkConfig:
     config = parse(text)
     parse_backend(config)
     return config
+
+
+def _explain(config: NetworkConfig) -> None:
+    print(_meaning(config))
+    for warning in (*parse_backend(config).remarks, *_warnings(config)):
+        print(f"tunneld: warning: {warning}", file=sys.stderr)
+
+
+def _warnings(config: NetworkConfig) -> Iterator[str]:
+    """Yields what flanneld hosts of this network would lack."""
+    if not config.enable_ipv4:
+        yield (
+            "no flanneld may join a network without IPv4: all hosts have PublicIP 0.0.0.0 there, by"
+            " which flanneld takes other hosts' leases for its own"
+        )
+    elif config.enable_ipv6 and config.backend_type == "udp":
+        yield (
+            "flanneld's udp backend carries no IPv6: hosts that run flanneld are reached over IPv4"
+            " only"
+        )
 
 
 def _meaning(config: NetworkConfig) -> str:
