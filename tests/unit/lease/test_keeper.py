@@ -503,6 +503,119 @@ def test_many_racing_nodes_on_one_file_all_get_subnets_of_their_own(
     assert len({entry.key for entry in run(main())}) == 12
 
 
+DUAL = parse('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:5::/48"}')
+ONLY6 = parse('{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd00:10:5::/48"}')
+
+
+def held_keys(server: Server, prefix: str) -> set[str]:
+    return {
+        name.removeprefix(f"{prefix}/subnets/")
+        for name in server.everything(prefix)
+        if "/subnets/" in name
+    }
+
+
+def test_network_that_gets_ipv6_and_loses_it_again_leaves_every_host_its_ipv4_subnet(
+    server: Server, prefix: str
+) -> None:
+    async def main() -> list[Lease]:
+        found = []
+        for config, public_ips in ((NETWORK, ME), (DUAL, f"{ME},fd99::11"), (NETWORK, ME)):
+            async with Node(server.options(prefix), public_ips, node_id="n1") as node:
+                found.append(await node.acquire(config))
+                # The key that does not fit goes in the same write.
+                assert len(held_keys(server, prefix)) == 1
+        return found
+
+    single, dual, again = run(main())
+    assert dual.key.ipv4 == single.key.ipv4
+    assert dual.key.ipv6 is not None
+    assert again.key == single.key
+    assert held_keys(server, prefix) == {str(single.key).replace("/", "-")}
+
+
+def test_hosts_without_ipv4_never_take_each_others_leases(server: Server, prefix: str) -> None:
+    async def main() -> tuple[list[Lease], list[Lease]]:
+        hosts = [f"fd99::{number}" for number in range(1, 5)]
+
+        async def start(host: str, seed: int) -> Lease:
+            async with Node(server.options(prefix), host, seed=seed) as node:
+                return await node.acquire(ONLY6)
+
+        first = list(await asyncio.gather(*(start(host, 1) for host in hosts)))
+        again = [await start(host, 2) for host in reversed(hosts)]
+        return first, again[::-1]
+
+    first, again = run(main())
+    assert [entry.key for entry in again] == [entry.key for entry in first]
+    assert len({entry.key for entry in first}) == 4
+    assert len(held_keys(server, prefix)) == 4
+    assert all(name.startswith("0.0.0.0-0&fd00:10:5:") for name in held_keys(server, prefix))
+
+
+def test_host_without_ipv4_whose_address_changed_keeps_its_subnet(
+    server: Server, prefix: str
+) -> None:
+    async def main() -> tuple[Lease, Lease]:
+        async with Node(server.options(prefix), "fd99::11", node_id="n1") as node:
+            first = await node.acquire(ONLY6)
+        async with Node(server.options(prefix), "fd99::77", node_id="n1", seed=2) as node:
+            return first, await node.acquire(ONLY6)
+
+    first, second = run(main())
+    assert second.key == first.key
+    assert str(second.attributes.public_ipv6) == "fd99::77"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "kept"),
+    [
+        ("10.5.7.0/24,fd00:10:5:8::/64", "fd00:10:5:8::/64"),
+        ("10.5.8.0/24,fd00:10:5:7::/64", "10.5.8.0/24"),
+    ],
+)
+def test_two_keys_that_share_one_subnet_do_not_stand_beside_each_other(
+    server: Server, prefix: str, wanted: str, kept: str
+) -> None:
+    async def main() -> tuple[Lease, Lease]:
+        async with (
+            Node(server.options(prefix), f"{ALICE},fd99::12") as early,
+            Node(server.options(prefix), f"{ME},fd99::11") as late,
+        ):
+            empty = await late.store.read()
+            first = await early.acquire(DUAL, "10.5.7.0/24,fd00:10:5:7::/64")
+            late.tracker = LeaseTracker()
+            late.tracker.reset(empty)
+            return first, await late.acquire(DUAL, wanted)
+
+    first, second = run(main())
+    assert str(first.key) == "10.5.7.0/24,fd00:10:5:7::/64"
+    assert kept in str(second.key).split(",")
+    assert DUAL.admits(second.key)
+    assert not set(first.key.subnets) & set(second.key.subnets)
+    assert held_keys(server, prefix) == {
+        "10.5.7.0-24&fd00:10:5:7::-64",
+        "&".join(str(subnet).replace("/", "-") for subnet in second.key.subnets),
+    }
+
+
+def test_racing_hosts_with_the_same_luck_share_no_subnet_of_either_family(
+    server: Server, prefix: str
+) -> None:
+    async def main() -> list[Lease]:
+        async with AsyncExitStack() as stack:
+            nodes = [
+                await stack.enter_async_context(
+                    Node(server.options(prefix), f"192.0.2.{number},fd99::{number}")
+                )
+                for number in range(1, 6)
+            ]
+            return await asyncio.gather(*(node.acquire(DUAL) for node in nodes))
+
+    subnets = [subnet for entry in run(main()) for subnet in entry.key.subnets]
+    assert len(set(subnets)) == 10
+
+
 def server_put(server: Server, prefix: str, name: str, public_ip: str) -> None:
     """Writes a lease without a grant, as somebody does by hand."""
     value = f'{{"PublicIP":"{public_ip}","PublicIPv6":null}}'

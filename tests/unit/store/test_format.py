@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tunneld.errors import LeaseError
-from tunneld.lease.model import LeaseAttributes, NodeRecord, Reservation, SubnetKey
+from tunneld.lease.model import (
+    NO_IPV4_SUBNET,
+    LeaseAttributes,
+    NodeRecord,
+    Reservation,
+    SubnetKey,
+)
 from tunneld.store import format as fmt
 
 # Values that flanneld v0.28 wrote, read back with etcdctl.
@@ -63,11 +69,15 @@ ipv6_subnets = st.builds(
     st.integers(1 << 125, 2**128 - 1),
     st.integers(1, 127),
 )
-keys = st.builds(SubnetKey, ipv4_subnets, st.none() | ipv6_subnets)
+public_ipv6s = st.none() | st.integers(1 << 125, 2**128 - 1).map(IPv6Address)
+keys = st.one_of(
+    st.builds(SubnetKey, ipv4_subnets, st.none() | ipv6_subnets),
+    st.builds(SubnetKey, st.just(NO_IPV4_SUBNET), ipv6_subnets),
+)
 attributes = st.builds(
     LeaseAttributes,
     public_ip=st.ip_addresses(v=4),
-    public_ipv6=st.none() | st.integers(1 << 125, 2**128 - 1).map(IPv6Address),
+    public_ipv6=public_ipv6s,
     backend_type=st.sampled_from(["", "vxlan", "host-gw", "wireguard"]),
     backend_data=json_values,
     backend_v6_data=json_values,
@@ -241,12 +251,17 @@ def test_key_flannel_could_not_read_is_not_written(subnet: str) -> None:
         fmt.format_lease_key(SubnetKey(IPv4Network(subnet)))
 
 
-@given(keys, st.ip_addresses(v=4), st.text(st.characters(exclude_categories=["Cs"])))
+@given(keys, st.ip_addresses(v=4), public_ipv6s, st.text(st.characters(exclude_categories=["Cs"])))
 def test_record_reads_back_with_what_a_later_version_wrote(
-    key: SubnetKey, public_ip: IPv4Address, version: str
+    key: SubnetKey, public_ip: IPv4Address, public_ipv6: IPv6Address | None, version: str
 ) -> None:
     wanted = NodeRecord(
-        node_id="n1", key=key, public_ip=public_ip, version=version, extra={"Identity": ["x"]}
+        node_id="n1",
+        key=key,
+        public_ip=public_ip,
+        public_ipv6=public_ipv6,
+        version=version,
+        extra={"Identity": ["x"]},
     )
     assert fmt.decode_record("n1", fmt.encode_record(wanted)) == wanted
 
@@ -260,6 +275,25 @@ def test_record_carries_its_format_version() -> None:
     )
     assert fmt.encode_record(wanted) == (
         b'{"Format":1,"Subnet":"10.5.1.0-24","PublicIP":"192.0.2.1","Version":"0.1.0"}'
+    )
+
+
+def test_record_and_reservation_tell_a_host_without_ipv4_by_its_ipv6_address() -> None:
+    key = SubnetKey(NO_IPV4_SUBNET, IPv6Network("fd00:10:5:1a::/64"))
+    wanted = NodeRecord(
+        node_id="n1",
+        key=key,
+        public_ip=IPv4Address(0),
+        public_ipv6=IPv6Address("fd99::11"),
+        version="0.1.0",
+    )
+    assert fmt.encode_record(wanted) == (
+        b'{"Format":1,"Subnet":"0.0.0.0-0\\u0026fd00:10:5:1a::-64","PublicIP":"0.0.0.0",'
+        b'"PublicIPv6":"fd99::11","Version":"0.1.0"}'
+    )
+    reserved = Reservation(key=key, public_ip=IPv4Address(0), public_ipv6=IPv6Address("fd99::11"))
+    assert fmt.encode_reservation(reserved) == (
+        b'{"Format":1,"PublicIP":"0.0.0.0","PublicIPv6":"fd99::11"}'
     )
 
 
@@ -279,9 +313,11 @@ def test_record_of_another_format_or_shape_is_malformed(value: bytes) -> None:
         fmt.decode_record("n1", value)
 
 
-@given(keys, st.ip_addresses(v=4))
-def test_reservation_reads_back(key: SubnetKey, public_ip: IPv4Address) -> None:
-    wanted = Reservation(key=key, public_ip=public_ip)
+@given(keys, st.ip_addresses(v=4), public_ipv6s)
+def test_reservation_reads_back(
+    key: SubnetKey, public_ip: IPv4Address, public_ipv6: IPv6Address | None
+) -> None:
+    wanted = Reservation(key=key, public_ip=public_ip, public_ipv6=public_ipv6)
     assert fmt.decode_reservation(key, fmt.encode_reservation(wanted)) == wanted
 
 
