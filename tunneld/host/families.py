@@ -135,7 +135,7 @@ def ignore_router_advertisements(link: Link) -> None:
 
 def accepts_router_advertisements(link: Link) -> bool:
     """Says whether the setting of `ignore_router_advertisements` is not made, and could be."""
-    could = os.access(_IPV6 / link.name / "accept_ra", os.W_OK)
+    could = os.access(_IPV6 / link.name / "accept_ra", os.W_OK, effective_ids=True)
     return could and _read(link.name, "accept_ra") != "0"
 
 

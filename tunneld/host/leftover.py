@@ -1,6 +1,7 @@
 """vxlan devices that a flanneld, or a daemon of ours that was killed, has left behind.
 
-Such a device bears flannel's name and has the VNI, UDP port and underlay address of our network.
+Such a device bears flannel's name and has the VNI, UDP port and underlay address of our network,
+or an address that this host no longer has, so that nobody can use it.
 The kernel data path takes it over as it is (`host.vxlan`). For the user-space one it is in the
 way of the TUN device of that name and of the sockets, and is removed. Whatever else bears the
 name is somebody's, and refused with the reason.
@@ -41,14 +42,15 @@ async def remove_vxlan_devices(
         HostError: the device of that name is not left over from anybody, or still in use.
     """
     removed = []
+    held = await _held(netlink)
     for link in await netlink.links():
         if link.name not in {device, f"flannel.{vni}", f"flannel-v6.{vni}"}:
             continue
-        if link.name != device and strangeness(link, vni, port, addresses):
+        if link.name != device and strangeness(link, vni, port, addresses, held):
             continue
         if link.kind == "tun":  # a daemon of ours that is just ending: `host.tun` waits for it
             continue
-        await require_leftover(link, vni, port, addresses)
+        await require_leftover(netlink, link, vni, port, addresses)
         await netlink.remove_link(link.index)
         removed.append(link.name)
         _log.warning(
@@ -59,14 +61,14 @@ async def remove_vxlan_devices(
 
 
 async def require_leftover(
-    link: Link, vni: int, port: int, addresses: Collection[IPAddress]
+    netlink: Netlink, link: Link, vni: int, port: int, addresses: Collection[IPAddress]
 ) -> None:
     """Returns when a device may be taken over.
 
     Raises:
         HostError: it is somebody else's, or a flanneld that runs uses it.
     """
-    if reason := strangeness(link, vni, port, addresses):
+    if reason := strangeness(link, vni, port, addresses, await _held(netlink)):
         raise HostError(
             f"cannot make device {link.name}: there is one of that name, and {reason}; expected "
             "none, or what a flanneld of this network left: remove it with `ip link delete "
@@ -79,8 +81,17 @@ async def require_leftover(
         )
 
 
-def strangeness(link: Link, vni: int, port: int, addresses: Collection[IPAddress]) -> str:
-    """Returns why a device cannot be what a flanneld of this network left; empty: it can. Pure."""
+def strangeness(
+    link: Link,
+    vni: int,
+    port: int,
+    addresses: Collection[IPAddress],
+    held: Collection[IPAddress],
+) -> str:
+    """Returns why a device cannot be what a flanneld of this network left; empty: it can. Pure.
+
+    `held` are all addresses of this host.
+    """
     there = link.vxlan
     if there is None:
         return f"it is of kind {link.kind or 'hardware'}, not vxlan"
@@ -88,6 +99,11 @@ def strangeness(link: Link, vni: int, port: int, addresses: Collection[IPAddress
         return f"its VNI is {there.vni}, not {vni}"
     if there.port != port:
         return f"its UDP port is {there.port}, not {port}"
-    if there.local is not None and there.local not in addresses:
+    if there.local in held and there.local not in addresses:
         return f"its address is {there.local}, not {' or '.join(map(str, addresses))}"
     return ""
+
+
+async def _held(netlink: Netlink) -> frozenset[IPAddress]:
+    there = [*await netlink.addresses(4), *await netlink.addresses(6)]
+    return frozenset(one.address for one in there)

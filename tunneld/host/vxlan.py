@@ -93,7 +93,7 @@ class VxlanDevices:
         settings = self._settings(wanted)
         before = self._wanted.get(wanted.name)
         if link is not None and (before is None or link.vxlan is None):
-            await require_leftover(link, wanted.vni, wanted.port, (wanted.local,))
+            await require_leftover(self._netlink, link, wanted.vni, wanted.port, (wanted.local,))
             _log.warning(
                 "took over a vxlan device that was left behind",
                 extra={"fields": {"device": link.name}},

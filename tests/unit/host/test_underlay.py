@@ -233,6 +233,14 @@ def test_public_ipv6_is_published_and_finds_the_interface_of_an_ipv6_network(
     assert found.name == "lan0"
 
 
+def test_ipv6_address_that_is_added_moves_nothing(dual: Namespace) -> None:
+    for address in ("2001:db8::5/64", "2001:db8::50/64"):
+        dual.run("ip", "address", "add", address, "dev", "wan0", "nodad")
+    assert str(find(dual, DUAL).address_v6) == "2001:db8::10"
+    dual.run("ip", "address", "del", "2001:db8::10/64", "dev", "wan0")
+    assert str(find(dual, DUAL).address_v6) == "2001:db8::5"
+
+
 def test_lasting_address_goes_before_one_that_is_about_to_end(dual: Namespace) -> None:
     lifetime = ("preferred_lft", "0", "valid_lft", "3600")
     dual.run("ip", "address", "add", "2001:db8::5/64", "dev", "wan0", "nodad", *lifetime)

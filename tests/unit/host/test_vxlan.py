@@ -233,10 +233,17 @@ def test_device_that_flanneld_left_is_taken_over_with_our_mac_and_address(
     assert "flannel.1" not in host.run("ip", "link")
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        FLANNELD.replace("nolearning", "learning gbp"),
+        FLANNELD.replace("192.0.2.1", "192.0.2.8"),  # this host's address of before
+    ],
+)
 def test_leftover_with_other_settings_is_made_anew(
-    host: Namespace, caplog: pytest.LogCaptureFixture
+    host: Namespace, caplog: pytest.LogCaptureFixture, command: str
 ) -> None:
-    host.run(*FLANNELD.replace("nolearning", "learning gbp").split())
+    host.run(*command.split())
 
     async def work(devices: VxlanDevices, netlink: Netlink) -> None:
         await devices.put(WANTED)
@@ -261,6 +268,7 @@ STRANGERS = {
 def test_device_of_somebody_else_is_refused_and_stays(
     host: Namespace, command: str, reason: str
 ) -> None:
+    host.run("ip", "address", "add", "192.0.2.8/24", "dev", "eth0")
     host.run(*command.split())
     before = host.run("ip", "link")
 
