@@ -9,16 +9,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.unit.lease.values import holder, key, record
 from tunneld.control.server import ControlServer
 from tunneld.errors import StoreUnavailableError
 from tunneld.host.state_dir import StateDir
-from tunneld.lease.model import LeaseAttributes, NodeRecord, Snapshot, SubnetKey
+from tunneld.lease.model import LeaseAttributes, Snapshot
 from tunneld.lease.registry import Claim
 from tunneld.store import StoreOptions, open_store
 
@@ -45,13 +45,14 @@ def claim(store_option: str, subnet: str, public_ip: str, node_id: str) -> None:
     async def write() -> None:
         store = open_store(StoreOptions(kind="sqlite", path=Path(store_option.split(":", 1)[1])))
         try:
-            key = SubnetKey(IPv4Network(subnet))
-            ip = IPv4Address(public_ip)
+            claimed, host = key(subnet), holder(public_ip)
             await store.claim(
                 Claim(
-                    key=key,
-                    attributes=LeaseAttributes(public_ip=ip),
-                    record=NodeRecord(node_id=node_id, key=key, public_ip=ip, version="0.1.0"),
+                    key=claimed,
+                    attributes=LeaseAttributes(
+                        public_ip=host.public_ip, public_ipv6=host.public_ipv6
+                    ),
+                    record=record(node_id, subnet, public_ip),
                     grant=await store.grant(3600),
                     expected_revision=0,
                 )
@@ -62,7 +63,7 @@ def claim(store_option: str, subnet: str, public_ip: str, node_id: str) -> None:
     asyncio.run(write())
 
 
-def content(store_option: str) -> Snapshot:
+def content_of(store_option: str) -> Snapshot:
     async def read() -> Snapshot:
         store = open_store(StoreOptions(kind="sqlite", path=Path(store_option.split(":", 1)[1])))
         try:
@@ -129,6 +130,7 @@ def test_json_holds_each_lease_whole(tunneld: Tunneld, options: list[str]) -> No
         "subnet": "10.5.7.0/24",
         "ipv6_subnet": None,
         "public_ip": "192.0.2.7",
+        "public_ipv6": None,
         "backend_type": None,
         "node_id": OWN,
         "version": "0.1.0",
@@ -136,6 +138,24 @@ def test_json_holds_each_lease_whole(tunneld: Tunneld, options: list[str]) -> No
         "this_host": True,
     }
     assert document["malformed"] == []
+
+
+def test_table_shows_the_subnets_and_addresses_of_both_families(
+    tunneld: Tunneld, options: list[str]
+) -> None:
+    claim(options[0], "10.5.7.0/24,fd00:10:5:7::/64", "192.0.2.7,fd99::7", OWN)
+    claim(options[0], "fd00:10:5:9::/64", "fd99::9", OTHER)
+    rows = tunneld("leases", *options).out.splitlines()[1:]
+    assert sorted(row.split()[:2] for row in rows) == [
+        ["10.5.7.0/24,fd00:10:5:7::/64", "192.0.2.7,fd99::7"],
+        ["fd00:10:5:9::/64", "fd99::9"],
+    ]
+    found = json.loads(tunneld("leases", "--json", *options).out)["leases"]
+    names = ("subnet", "ipv6_subnet", "public_ip", "public_ipv6", "node_id")
+    assert sorted(([entry[name] for name in names] for entry in found), key=str) == [
+        ["10.5.7.0/24", "fd00:10:5:7::/64", "192.0.2.7", "fd99::7", OWN],
+        [None, "fd00:10:5:9::/64", None, "fd99::9", OTHER],
+    ]
 
 
 def test_network_without_leases_says_so(tunneld: Tunneld, options: list[str]) -> None:
@@ -149,7 +169,7 @@ def test_leave_asks_the_daemon(tunneld: Tunneld, options: list[str], tmp_path: P
         outcome = tunneld("leave", f"--control-socket={path}", *options)
     assert (outcome.status, outcome.err) == (0, "")
     assert "the daemon gave up its lease" in outcome.out
-    assert len(content(options[0]).leases) == 1  # it is the daemon's to remove
+    assert len(content_of(options[0]).leases) == 1  # it is the daemon's to remove
 
 
 def test_daemon_that_cannot_leave_says_why(
@@ -168,8 +188,8 @@ def test_leave_without_a_daemon_removes_lease_and_record(
     claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN)
     outcome = tunneld("leave", *elsewhere(tmp_path), *options)
     assert (outcome.status, outcome.err) == (0, "")
-    left = content(options[0])
-    assert [lease.key for lease in left.leases] == [SubnetKey(IPv4Network("10.5.9.0/24"))]
+    left = content_of(options[0])
+    assert [lease.key for lease in left.leases] == [key("10.5.9.0/24")]
     assert [record.node_id for record in left.records] == [OTHER]
 
 
@@ -190,6 +210,42 @@ def test_leave_without_a_daemon_removes_subnet_env_of_that_lease_only(
     assert path.exists() is stays
 
 
+@pytest.mark.parametrize(
+    ("subnets", "public_ips", "content"),
+    [
+        (
+            "10.5.7.0/24,fd00:10:5:7::/64",
+            "192.0.2.7,fd99::7",
+            "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/24\n"
+            "FLANNEL_IPV6_NETWORK=fd00:10:5::/48\nFLANNEL_IPV6_SUBNET=fd00:10:5:7::1/64\n",
+        ),
+        (
+            "fd00:10:5:7::/64",
+            "fd99::7",
+            "FLANNEL_IPV6_NETWORK=fd00:10:5::/48\nFLANNEL_IPV6_SUBNET=fd00:10:5:7::1/64\n",
+        ),
+    ],
+    ids=["dual stack", "IPv6-only"],
+)
+def test_leave_gives_up_a_lease_with_ipv6_and_its_subnet_env(
+    tunneld: Tunneld,
+    options: list[str],
+    tmp_path: Path,
+    subnets: str,
+    public_ips: str,
+    content: str,
+) -> None:
+    claim(options[0], "fd00:10:5:9::/64", "fd99::9", OTHER)
+    claim(options[0], subnets, public_ips, OWN)
+    path = tmp_path / "subnet.env"
+    path.write_text(f"{content}FLANNEL_MTU=1430\nFLANNEL_IPMASQ=false\n")
+    outcome = tunneld("leave", *elsewhere(tmp_path), *options)
+    assert (outcome.status, outcome.err) == (0, "")
+    assert f"{subnets} is free again" in outcome.out
+    assert not path.exists()
+    assert {entry.key for entry in content_of(options[0]).leases} == {key("fd00:10:5:9::/64")}
+
+
 @pytest.mark.parametrize("state", ["no lease", "no node id", "in use"])
 def test_leave_that_cannot_be_is_one_line(
     tunneld: Tunneld, options: list[str], tmp_path: Path, state: str
@@ -208,7 +264,7 @@ def test_leave_that_cannot_be_is_one_line(
     assert {"no lease": OWN, "no node id": "no node id", "in use": "in use by"}[
         state
     ] in outcome.err
-    assert len(content(options[0]).leases) == 1
+    assert len(content_of(options[0]).leases) == 1
 
 
 def test_status_prints_what_the_daemon_says(tunneld: Tunneld, tmp_path: Path) -> None:

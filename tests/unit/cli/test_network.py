@@ -48,6 +48,40 @@ def test_check_says_what_a_config_means(tunneld: Tunneld, tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw", "alloc", "udp"])
+def test_check_names_both_families(tunneld: Tunneld, tmp_path: Path, backend: str) -> None:
+    path = tmp_path / "n.json"
+    members = '"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:5::/48"'
+    path.write_text(f'{{{members},"Backend":{{"Type":"{backend}"}}}}')
+    outcome = tunneld("network", "check", path)
+    assert (outcome.status, outcome.out) == (
+        0,
+        f"network 10.5.0.0/16 and fd00:10:5::/48, backend {backend}, 255 subnets of /24 from"
+        " 10.5.1.0 to 10.5.255.0, 65535 subnets of /64 from fd00:10:5:1:: to fd00:10:5:ffff::\n",
+    )
+    # The one backend that carries more here than in flannel.
+    assert ("flanneld's udp backend carries no IPv6" in outcome.err) is (backend == "udp")
+    assert outcome.err.count("\n") == (backend == "udp")
+
+
+@pytest.mark.parametrize("backend", ["vxlan", "host-gw", "alloc", "udp"])
+def test_network_without_ipv4_is_accepted_with_a_word_on_flanneld(
+    tunneld: Tunneld, store_option: str, tmp_path: Path, backend: str
+) -> None:
+    path = tmp_path / "n.json"
+    members = '"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:10:5::/48"'
+    path.write_text(f'{{{members},"Backend":{{"Type":"{backend}"}}}}')
+    outcome = tunneld("network", "set", path, store_option)
+    assert (outcome.status, outcome.out) == (
+        0,
+        f"network fd00:10:5::/48, backend {backend}, 65535 subnets of /64 from fd00:10:5:1:: to"
+        " fd00:10:5:ffff::\n",
+    )
+    assert outcome.err.startswith("tunneld: warning: no flanneld may join")
+    assert outcome.err.count("\n") == 1
+    assert config_in(store_option) == path.read_text()
+
+
 @pytest.mark.parametrize(
     "content",
     [
