@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -42,10 +43,9 @@ def lab_name(root_tools: None) -> Iterator[str]:
     build.take_down(name)
 
 
-@pytest.fixture(scope="module")
-def site(root_tools: None) -> Iterator[Site]:
-    """Three hosts on etcd, up for all tests of a module."""
-    topology = Topology(name=new_lab_name(), size=3, store="etcd")
+@contextmanager
+def standing(topology: Topology) -> Iterator[Site]:
+    """A lab that is up."""
     lab = build.Lab(topology)
     try:
         lab.build(print)
@@ -53,6 +53,21 @@ def site(root_tools: None) -> Iterator[Site]:
         lab.stop_daemons()
     finally:
         lab.take_down()
+
+
+@pytest.fixture(scope="module")
+def site(root_tools: None) -> Iterator[Site]:
+    """Three hosts on etcd, up for all tests of a module."""
+    with standing(Topology(name=new_lab_name(), size=3, store="etcd")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def vxlan_site(root_tools: None) -> Iterator[Site]:
+    """The same with vxlan in user space, over both families."""
+    topology = Topology(name=new_lab_name(), size=3, store="etcd", backend="vxlan", ipv6="1")
+    with standing(topology) as site:
+        yield site
 
 
 @pytest.fixture

@@ -20,8 +20,10 @@ IP_PMTUDISC_PROBE = 3
 
 def datagram(order: dict[str, Any]) -> list[str]:
     """Sends UDP payloads from `source` to `target`, fragmented by the kernel where needed."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    family = socket.AF_INET6 if ":" in order["target"] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        if family == socket.AF_INET:
+            sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
         sender.bind((order["source"], 0))
         for payload in order["payloads"]:
             sender.sendto(bytes.fromhex(payload), (order["target"], order["port"]))

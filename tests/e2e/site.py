@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from tunneld.lab import namespaces, traffic
 from tunneld.lab.build import Lab
 from tunneld.lab.daemons import status_of
 from tunneld.lab.drawing import HostView
-from tunneld.lab.topology import UDP_PORT, Host
+from tunneld.lab.topology import Host
+from tunneld.lab.wire import PORTS
+from tunneld.lease.model import IPAddress
 
 PROBE = Path(__file__).with_name("probe.py")
 PREFIX = "/coreos.com/network"
@@ -34,16 +35,29 @@ class Site:
         command = ("nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-I", str(PROBE))
         return [bytes.fromhex(item) for item in json.loads(run(*command, stdin=json.dumps(order)))]
 
-    def send(self, namespace: str, target: IPv4Address, *payloads: bytes) -> None:
+    def send(self, namespace: str, target: IPAddress, *payloads: bytes) -> None:
         """Sends datagrams to a host's overlay port, from whatever address the namespace has."""
         self.probe(
             namespace,
             do="datagram",
-            source="0.0.0.0",
+            source="::" if target.version == 6 else "0.0.0.0",
             target=str(target),
-            port=UDP_PORT,
+            port=PORTS[self.topology.backend],
             payloads=[payload.hex() for payload in payloads],
         )
+
+    def data_of(self, number: int, name: str = "BackendData") -> dict[str, Any]:
+        """Returns what the lease of a host says for its backend."""
+        data: dict[str, Any] = json.loads(
+            self.etcdctl("get", "--print-value-only", self.key(number))
+        )[name]
+        return data
+
+    def key(self, number: int) -> str:
+        """Returns the name of a host's lease in the store."""
+        bridges = self.views[number].bridges
+        subnets = (f"{bridge.network[0]}-{bridge.network.prefixlen}" for bridge in bridges)
+        return f"{PREFIX}/subnets/{'&'.join(subnets)}"
 
     def drops(self, host: Host) -> dict[str, int]:
         counts: dict[str, int] = status_of(host)["drops"]

@@ -104,6 +104,68 @@ def test_a_port_in_use_is_named(host: SingleHost, etcd: Etcd) -> None:
     holder.stop()
 
 
+def config(backend: str, **members: object) -> str:
+    return json.dumps({"Network": "10.5.0.0/16", **members, "Backend": {"Type": backend}})
+
+
+IPV6 = {"EnableIPv6": True, "IPv6Network": "fd00:10:5::/48"}
+
+
+@pytest.mark.parametrize("backend", ["udp", "vxlan", "host-gw", "alloc"])
+def test_ipv6_without_an_ipv6_address_on_the_underlay_is_named(
+    host: SingleHost, etcd: Etcd, backend: str
+) -> None:
+    etcd.put(f"{PREFIX}/config", config(backend, **IPV6))
+    line = refuse(host)
+    assert "eth0" in line
+    assert "IPv6" in line
+    assert "expected" in line
+
+
+def test_udp_by_the_kernel_is_refused_with_what_there_is(host: SingleHost, etcd: Etcd) -> None:
+    etcd.put(f"{PREFIX}/config", GOOD_CONFIG)
+    line = refuse(host, "--datapath", "kernel")
+    assert "udp" in line
+    assert "userspace" in line
+
+
+def test_host_gw_behind_nat_is_refused_with_the_reason(host: SingleHost, etcd: Etcd) -> None:
+    etcd.put(f"{PREFIX}/config", config("host-gw"))
+    line = refuse(host, "--public-ip", "203.0.113.7", "--iface", "eth0")
+    assert "203.0.113.7" in line
+    assert str(host.address) in line
+    assert etcd.everything(f"{PREFIX}/subnets") == {}, "no lease before it is known to be usable"
+
+
+@pytest.mark.parametrize("datapath", ["userspace", "kernel"])
+def test_a_vxlan_device_of_somebody_else_is_left_alone_and_named(
+    host: SingleHost, etcd: Etcd, datapath: str
+) -> None:
+    etcd.put(f"{PREFIX}/config", config("vxlan"))
+    theirs = ("flannel.1", "type", "vxlan", "id", "1", "dstport", "4789", "dev", "eth0")
+    host.space.run("ip", "link", "add", *theirs)
+    if datapath == "userspace":
+        line = refuse(host)
+    else:
+        daemon = host.start_daemon("--datapath", "kernel")
+        wait_until(lambda: "4789" in daemon.output(), 20.0, "a line that names the port")
+        line = daemon.output()
+        assert daemon.stop() == 0
+    assert "flannel.1" in line
+    assert "4789" in line
+    assert "dstport 4789" in host.space.run("ip", "-d", "link", "show", "flannel.1")
+
+
+def test_options_without_an_effect_are_named_once(host: SingleHost, etcd: Etcd) -> None:
+    text = '{"Network": "10.5.0.0/16", "Backend": {"Type": "vxlan", "SourceCheck": "loose"}}'
+    etcd.put(f"{PREFIX}/config", text)
+    daemon = host.start_daemon("--datapath", "kernel", "--source-check", "off")
+    host.wait_ready()
+    assert daemon.stop() == 0
+    lines = [line for line in daemon.output().splitlines() if "no effect" in line]
+    assert ["--source-check" in line for line in lines] == [False, True]
+
+
 def test_an_interface_that_is_not_there_is_named_with_those_that_are(host: SingleHost) -> None:
     line = refuse(host, "--iface", "wan7")
     assert "wan7" in line
@@ -148,7 +210,7 @@ def test_a_second_daemon_on_the_state_directory_is_refused(host: SingleHost, etc
         (("run", "--log-level", "loud"), "loud"),
         (("fly",), "fly"),
         ((), "command"),
-        (("lab", "up", "--backend", "vxlan"), "not built yet"),
+        (("lab", "up", "--backend", "ipip"), "not built yet"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2(

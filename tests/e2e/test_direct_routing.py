@@ -1,0 +1,89 @@
+"""Which peers are on the same link is asked anew whenever routes change.
+
+Needs root, etcd and iproute2.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.interop.network import LINKS, Family, Host, Network, pings
+from tests.support.netns import Rig
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.root
+
+PATIENCE_S = 30.0
+FAMILIES: tuple[Family, ...] = (4, 6)
+NAME = {4: "ipv4", 6: "ipv6"}
+
+
+def stand(rig: Rig, backend: dict[str, Any], *options: str) -> Network:
+    """Returns two hosts on one link, and a third behind the router."""
+    network = Network(rig, backend=backend, families=FAMILIES)
+    network.add("t1", *options)
+    network.add("t2", *options)
+    network.add("t3", *options, link=LINKS[1])
+    for host in network.hosts:
+        host.wait_ready()
+    return network
+
+
+def ways(host: Host, family: Family) -> dict[str, str]:
+    """Returns how a host reaches each of its peers, by their underlay address."""
+    reaches = (peer["reach"].get(NAME[family]) for peer in host.status()["peers"])
+    return {reach["endpoint"]: reach["encapsulation"] for reach in reaches if reach}
+
+
+def underlay(host: Host, family: Family) -> str:
+    return str(host.public_ip if family == 4 else host.public_ipv6)
+
+
+@pytest.mark.parametrize(
+    ("datapath", "tunnelled"), [("userspace", "vxlan"), ("kernel", "kernel vxlan")]
+)
+def test_direct_routing_follows_the_routes(
+    root_tools: None, rig: Rig, datapath: str, tunnelled: str
+) -> None:
+    backend = {"Type": "vxlan", "DirectRouting": True}
+    network = stand(rig, backend, "--datapath", datapath)
+    first, second, third = network.hosts
+    for family in FAMILIES:
+        near, far = underlay(second, family), underlay(third, family)
+
+        def becomes(way: str, family: Family = family, near: str = near, far: str = far) -> None:
+            expected = {near: way, far: tunnelled}
+            wait_until(lambda: ways(first, family) == expected, PATIENCE_S, f"{way} to {near}")
+            for one in (second, third):
+                wait_until(lambda: pings(first, one, family), PATIENCE_S, f"{one.name} by {way}")  # noqa: B023
+                wait_until(lambda: pings(one, first, family), PATIENCE_S, f"back from {one.name}")  # noqa: B023
+
+        becomes("direct")
+        plain = first.space.run("ip", f"-{family}", "route", "show", str(second.subnet_of(family)))
+        assert f"via {near} dev eth0 proto 116" in plain
+
+        router = LINKS[0].ipv4[1] if family == 4 else LINKS[0].ipv6[1]
+        detour = (near, "via", str(router), "dev", "eth0")
+        first.space.run("ip", f"-{family}", "route", "add", *detour)
+        becomes(tunnelled)
+        first.space.run("ip", f"-{family}", "route", "delete", *detour)
+        becomes("direct")
+
+
+def test_host_gw_reaches_whom_it_can_and_names_the_others_once(root_tools: None, rig: Rig) -> None:
+    network = stand(rig, {"Type": "host-gw"})
+    first, second, third = network.hosts
+    for family in FAMILIES:
+        wait_until(lambda: pings(first, second, family), PATIENCE_S, "the peer")  # noqa: B023
+        assert ways(first, family) == {underlay(second, family): "direct"}
+    status = first.status()
+    assert status["state"] == "ready"
+    assert status["skipped_leases"]["not_on_link"] == 1
+    named = [line for line in first.running.output().splitlines() if "not_on_link" in line]
+    assert len(named) == 1
+    assert str(third.public_ip) in named[0]
+    assert status["backend"]["device"] is None
+    links = first.space.run("ip", "-o", "link")
+    assert "flannel" not in links

@@ -1,0 +1,165 @@
+"""The kernel's vxlan device as the daemon keeps it: put back, kept, taken over, taken away.
+
+Needs root, etcd and iproute2.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from tests.interop.network import Host, Network, pings
+from tests.support.netns import Rig
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.root
+
+PATIENCE_S = 30.0
+FAMILIES = (4, 6)
+DEVICES = {4: "flannel.1", 6: "flannel-v6.1"}
+BY_KERNEL = ("--datapath", "kernel")
+
+
+@pytest.fixture
+def network(root_tools: None, rig: Rig) -> Network:
+    """Two tunneld hosts whose containers reach each other through the kernel's devices."""
+    network = Network(rig, backend={"Type": "vxlan"}, families=FAMILIES)
+    network.add("t1", *BY_KERNEL)
+    network.add("t2", *BY_KERNEL)
+    network.wait_connected()
+    return network
+
+
+def tables(host: Host) -> dict[str, str]:
+    """Returns what the daemon has programmed, without what the kernel counts or numbers."""
+
+    def shown(*argv: str) -> str:
+        said = host.space.try_run(*argv)
+        return said.stdout if said.returncode == 0 else ""
+
+    found = {}
+    for family, device in DEVICES.items():
+        link = shown("ip", "-d", "-o", "link", "show", device)
+        found[f"link {family}"] = re.sub(r"^\d+: | state \w+| qdisc \w+", "", link)
+        found[f"address {family}"] = re.sub(
+            r"^\d+: | tentative",
+            "",
+            shown("ip", f"-{family}", "-o", "address", "show", "dev", device),
+            flags=re.M,
+        )
+        found[f"neighbours {family}"] = shown(
+            "ip", f"-{family}", "neighbour", "show", "dev", device
+        )
+        found[f"fdb {family}"] = shown("bridge", "fdb", "show", "dev", device)
+        found[f"routes {family}"] = shown("ip", f"-{family}", "route", "show", "proto", "116")
+    return found
+
+
+def wait_until_same(host: Host, before: dict[str, str], what: str) -> None:
+    """Waits until the tables are as they were; an error shows what is not."""
+    try:
+        wait_until(lambda: tables(host) == before, PATIENCE_S, what)
+    except TimeoutError as error:
+        after = tables(host)
+        for name, text in before.items():
+            if after[name] != text:
+                error.add_note(f"{name}\nbefore: {text}\nafter: {after[name]}")
+        error.add_note(host.running.output()[-2000:])
+        raise
+
+
+def peer_entries(host: Host, peer: Host, family: int) -> dict[str, tuple[str, ...]]:
+    """Returns the command that takes away each thing a peer is reached by."""
+    device = DEVICES[family]
+    data = json.loads(host.network.leases()[peer.lease_key])
+    mac = data["BackendData" if family == 4 else "BackendV6Data"]["VtepMAC"]
+    end = str(peer.public_ip if family == 4 else peer.public_ipv6)
+    subnet = peer.subnet_of(4 if family == 4 else 6)
+    return {
+        "device": ("ip", "link", "delete", device),
+        "device down": ("ip", "link", "set", device, "down"),
+        "address": ("ip", f"-{family}", "address", "flush", "dev", device),
+        "neighbour": ("ip", "neighbour", "delete", str(subnet[0]), "dev", device),
+        "fdb": ("bridge", "fdb", "delete", mac, "dev", device, "dst", end, "self"),
+        "route": ("ip", f"-{family}", "route", "delete", str(subnet)),
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_somebody_takes_away_is_put_back(network: Network, family: int) -> None:
+    first, second = network.host("t1"), network.host("t2")
+    before = tables(first)
+    assert all(before.values()), before
+    for what, command in peer_entries(first, second, family).items():
+        first.space.run(*command)
+        wait_until_same(first, before, f"the {what} of IPv{family}")
+        reached: Callable[[], bool] = lambda: pings(first, second, 4 if family == 4 else 6)  # noqa: E731
+        wait_until(reached, PATIENCE_S, f"the way to the peer after the {what} was gone")
+    assert first.running.exit_status is None
+
+
+def test_a_changed_device_is_set_right_again(network: Network) -> None:
+    first = network.host("t1")
+    before = tables(first)
+    first.space.run("ip", "link", "set", "flannel.1", "address", "0e:00:00:00:00:77")
+    first.space.run("ip", "link", "set", "flannel-v6.1", "mtu", "1300")
+    wait_until_same(first, before, "Ethernet address and MTU")
+
+
+def test_entries_of_somebody_else_stay(network: Network) -> None:
+    first = network.host("t1")
+    theirs = ("10.5.250.0", "lladdr", "0e:00:00:00:00:78", "dev", "flannel.1", "nud", "permanent")
+    first.space.run("ip", "route", "add", "10.9.0.0/24", "via", "10.99.0.1", "dev", "eth0")
+    first.space.run("ip", "neighbour", "add", "192.0.2.7", *theirs[1:3], "dev", "eth0")
+    first.space.run("ip", "link", "delete", "flannel.1")
+    wait_until(lambda: pings(first, network.host("t2")), PATIENCE_S, "the device")
+    assert "10.9.0.0/24" in first.space.run("ip", "route")
+    assert "192.0.2.7" in first.space.run("ip", "neighbour")
+
+
+def test_a_clean_stop_takes_everything_away(network: Network) -> None:
+    first = network.host("t1")
+    assert first.end(signal.SIGTERM) == 0
+    assert not any(tables(first).values())
+    assert "flannel" not in first.space.run("ip", "link")
+    assert first.space.run("nft", "list", "ruleset") == ""
+    assert first.lease_key in network.leases()
+
+
+@pytest.mark.parametrize("datapath", ["kernel", "userspace"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["clean", "killed"])
+def test_vtep_addresses_stay_the_same_over_a_restart(
+    network: Network, datapath: str, number: signal.Signals
+) -> None:
+    first, second = network.host("t1"), network.host("t2")
+    before = json.loads(network.leases()[first.lease_key])
+    first.end(number)
+    first.options = ("--datapath", datapath)
+    first.start()
+    for family in network.families:
+        wait_until(lambda: pings(second, first, family), PATIENCE_S, "the host")  # noqa: B023
+    after = json.loads(network.leases()[first.lease_key])
+    assert (after["BackendData"], after["BackendV6Data"]) == (
+        before["BackendData"],
+        before["BackendV6Data"],
+    )
+    assert first.status()["backend"]["datapath"] == datapath
+
+
+def test_a_killed_daemon_by_the_kernel_is_followed_by_one_in_user_space(network: Network) -> None:
+    first, second = network.host("t1"), network.host("t2")
+    first.end(signal.SIGKILL)
+    assert pings(second, first), "the kernel goes on alone"
+    first.options = ()
+    first.start()
+    wait_until(lambda: "forwarding" in first.running.output(), PATIENCE_S, "the daemon")
+    assert "removed a vxlan device that was left behind" in first.running.output()
+    link = first.space.run("ip", "-d", "link", "show", "flannel.1")
+    assert " tun " in link
+    assert "flannel-v6.1" not in first.space.run("ip", "link")
+    for family in network.families:
+        wait_until(lambda: pings(first, second, family), PATIENCE_S, "the peer")  # noqa: B023
