@@ -17,7 +17,6 @@ from tunneld.fib.state import (
     HostState,
     State,
 )
-from tunneld.lease.model import IPNetwork
 
 _PLACES: dict[str, Callable[[Any], object]] = {
     "vxlan_devices": attrgetter("name"),
@@ -49,9 +48,7 @@ def _engine(desired: EngineState, actual: EngineState) -> EngineChange:
             for prefix, target in desired.entries.items()
             if actual.entries.get(prefix) != target
         },
-        drop_entries=tuple(
-            sorted(actual.entries.keys() - desired.entries.keys(), key=_network_order)
-        ),
+        drop_entries=tuple(sorted(actual.entries.keys() - desired.entries.keys(), key=str)),
     )
 
 
@@ -62,16 +59,10 @@ def _host(desired: HostState, actual: HostState) -> HostChange:
         # What is put takes the place of what is there: that needs no removal of its own.
         taken = {place(item) for item in wanted}
         sets[f"put_{kind}"] = wanted - there
-        sets[f"drop_{kind}"] = frozenset(
-            item for item in there - wanted if place(item) not in taken
-        )
+        sets[f"drop_{kind}"] = frozenset(item for item in there if place(item) not in taken)
     return HostChange(
         device=None if desired.device == actual.device else desired.device,
         firewall=None if desired.firewall == actual.firewall else desired.firewall,
         subnet_env=None if desired.subnet_env == actual.subnet_env else desired.subnet_env,
         **sets,
     )
-
-
-def _network_order(network: IPNetwork) -> tuple[int, int, int]:
-    return network.version, int(network.network_address), network.prefixlen

@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import pytest
 
+from tests.support.netns import Rig
 from tests.unit.backend.values import HERE, OWN, PEER_MAC, PEER_MAC_V6, Family, network
+from tests.unit.host.conftest import inside
 from tunneld.backend import parse_backend
 from tunneld.daemon.desired import Desired
 from tunneld.daemon.membership import Membership
@@ -94,11 +96,12 @@ class Node:
             None if families == "ipv4" else OWN.ipv6,
         )
         self.own = Lease(key=key, attributes=backend.attributes(HERE), grant_id=1)
+        self.path_mtus = PathMtus(here=HERE, overhead_bytes=backend.overhead_bytes)
         self.desired = Desired(
             config=config,
             backend=backend,
             membership=self.membership,
-            path_mtus=PathMtus(here=HERE, overhead_bytes=backend.overhead_bytes),
+            path_mtus=self.path_mtus,
             here=HERE,
             source_check=backend.source_check,
             rules=Rules(ip_masq=True),
@@ -257,6 +260,16 @@ def test_one_mac_in_two_leases_stays_with_the_older_in_the_kernel(
     assert "the older one keeps it" in warning
 
 
+def test_one_host_with_two_leases_and_one_mac_keeps_both_in_the_kernel(node: MakeNode) -> None:
+    host = node(families="ipv4", datapath="kernel")
+    data = {"VNI": 1, "VtepMAC": PEER_MAC}
+    same = {"public_ip": ip_address("10.99.0.12"), "backend_data": data}
+    state = host.holds(lease(2, families="ipv4", **same), lease(3, families="ipv4", **same))
+    assert to_peers(state, "onlink") == {A, B}
+    assert len(state.host.fdb) == 1
+    assert host.skips() == {}
+
+
 def test_peers_wait_until_it_is_known_whether_they_are_on_the_link(node: MakeNode) -> None:
     host = node("host-gw")
     changes: list[None] = []
@@ -335,6 +348,26 @@ def test_mtu_of_the_underlay_is_followed(node: MakeNode) -> None:
     assert state.host.subnet_env is not None
     assert (state.host.subnet_env.mtu_bytes, host.desired.device_mtu_bytes) == (1330, 1330)
     assert {one.mtu_bytes for one in state.engine.adjacencies.values()} == {1330}
+
+
+@pytest.mark.root
+def test_narrow_path_lowers_the_adjacency_and_gives_the_peer_a_route_that_says_so(
+    node: MakeNode, rig: Rig
+) -> None:
+    space = rig.namespace("host")
+    for address in ("10.99.0.11/32", "10.99.0.12/32"):
+        space.run("ip", "address", "add", address, "dev", "lo")
+    space.run("ip", "link", "set", "lo", "mtu", "1300")
+    host = node(families="ipv4")
+    host.holds(lease(2, families="ipv4"))
+    adjacency = host.desired.by_name("10.5.2.0/24")
+    assert adjacency is not None
+    with inside(space):
+        host.path_mtus.refused(adjacency)
+    state = host.holds(lease(2, families="ipv4"))
+    assert state.engine.adjacencies["10.5.2.0/24"].mtu_bytes == 1250
+    assert Route(destination=A, kind="overlay", mtu_bytes=1250) in state.host.routes
+    assert host.desired.by_name("10.5.2.0/24") == state.engine.adjacencies["10.5.2.0/24"]
 
 
 def test_firewall_knows_the_device_that_was_opened(node: MakeNode) -> None:

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from tests.unit.fib.values import (
     IPV6,
+    NETWORK,
     OWN,
+    PEER,
     Reaches,
     device,
     gateway,
@@ -24,7 +26,7 @@ from tests.unit.fib.values import (
 from tunneld.backend.base import Reach
 from tunneld.fib.compose import Overlay, Rules, compose
 from tunneld.fib.diff import difference
-from tunneld.fib.state import EngineState, FdbEntry, HostState, Neighbour, State
+from tunneld.fib.state import EngineState, FdbEntry, HostState, Neighbour, OverlayNet, State
 from tunneld.lease.model import IPNetwork
 
 NUMBERS = st.integers(2, 9)
@@ -195,6 +197,18 @@ def test_what_is_replaced_is_not_removed_as_well() -> None:
     assert {it.name for it in change.drop_vxlan_devices} == {"flannel-v6.1"}
     assert {it.endpoint.compressed for it in change.put_fdb} == {"192.0.2.7"}
     assert change.drop_fdb == frozenset()
+
+
+def test_own_subnet_that_was_a_peers_has_no_way_to_it_any_more() -> None:
+    there: Reaches = {OWN: kernel(OWN)}
+    elsewhere = kernel_overlay(ipv4=OverlayNet(network=NETWORK, subnet=PEER))
+    before = compose(elsewhere, there, Rules(ip_masq=True))
+    change = difference(compose(kernel_overlay(), {}, Rules(ip_masq=True)), before).host
+    assert [route.kind for route in change.put_routes] == ["unreachable"]
+    assert {(route.kind, route.destination) for route in change.drop_routes} == {
+        ("unreachable", PEER),
+        ("onlink", OWN),
+    }
 
 
 def test_peer_that_leaves_takes_its_entries_along() -> None:

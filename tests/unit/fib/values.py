@@ -102,14 +102,14 @@ def overlay(**other: Any) -> Overlay:
 
 def kernel_overlay(**other: Any) -> Overlay:
     """An overlay of both families on the kernel's vxlan devices."""
-    return overlay(
-        ipv6=IPV6,
-        datapath="kernel",
-        device=None,
-        vxlan_devices=(
+    values: dict[str, Any] = {
+        "ipv6": IPV6,
+        "datapath": "kernel",
+        "device": None,
+        "vxlan_devices": (
             device("flannel.1", OWN, "192.0.2.1"),
             device("flannel-v6.1", OWN_V6, "2001:db8::1", mtu_bytes=1430),
         ),
-        mtu_bytes=1430,
-        **other,
-    )
+        "mtu_bytes": 1430,
+    }
+    return overlay(**values | other)
