@@ -14,6 +14,8 @@ from tests.support.install import install_below
 from tests.support.netns import Rig, remove_leftovers
 from tests.support.systemd_machine import remove_leftover_cgroups
 
+pytest_plugins = ("tests.support.store_fixtures",)
+
 ROOT_TOOLS = ("ip", "nsenter", "nft", "tcpdump", "ping", "iperf3", "etcd", "etcdctl")
 
 # A case's time says nothing on a machine that also runs the root tests.

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.lease.values import holder, key, record
+from tests.support.leases import holder, key, record
 from tunneld.control.server import ControlServer
 from tunneld.errors import StoreUnavailableError
 from tunneld.host.state_dir import StateDir

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.lease.values import key
-from tests.unit.store.servers import SqliteServer, run, until
+from tests.support.leases import key
+from tests.support.stores import SqliteServer, run, until
 from tunneld.daemon.membership import Membership
 from tunneld.errors import NetworkConfigError
 from tunneld.lease.keeper import Keeper

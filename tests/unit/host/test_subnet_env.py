@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -35,11 +35,21 @@ def networks() -> st.SearchStrategy[IPv4Network]:
     )
 
 
+def ipv6_networks() -> st.SearchStrategy[IPv6Network]:
+    return st.builds(
+        lambda base, length: IPv6Network((base, length), strict=False),
+        st.integers(0, 2**128 - 1),
+        st.integers(1, 126),
+    )
+
+
 @st.composite
 def values(draw: st.DrawFn) -> SubnetEnv:
     return SubnetEnv(
         network=draw(st.none() | networks()),
         subnet=draw(st.none() | networks()),
+        network_v6=draw(st.none() | ipv6_networks()),
+        subnet_v6=draw(st.none() | ipv6_networks()),
         mtu_bytes=draw(st.integers(68, 65535)),
         ip_masq=draw(st.booleans()),
     )
@@ -63,6 +73,7 @@ def test_parse_inverts_render(value: SubnetEnv) -> None:
 def test_no_text_at_all_breaks_the_reader(text: str) -> None:
     parse(text)
     parse(f"FLANNEL_NETWORK={text}\nFLANNEL_SUBNET={text}\nFLANNEL_MTU={text}")
+    parse(f"FLANNEL_IPV6_NETWORK={text}\nFLANNEL_IPV6_SUBNET={text}")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +111,16 @@ def test_forms_of_a_dotenv_file_are_understood(line: str) -> None:
 )
 def test_cidr_that_is_not_one_is_ignored(value: str) -> None:
     assert parse(f"FLANNEL_SUBNET={value}\nFLANNEL_MTU=1472\n") == SubnetEnv(
+        network=None, subnet=None, mtu_bytes=1472, ip_masq=False
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "fd00::1", "fd00::1/129", "fd00::1%eth0/64", "fd00::1/64,fd01::1/64", "10.5.102.1/24"],
+)
+def test_ipv6_cidr_that_is_not_one_is_ignored(value: str) -> None:
+    assert parse(f"FLANNEL_IPV6_SUBNET={value}\nFLANNEL_MTU=1472\n") == SubnetEnv(
         network=None, subnet=None, mtu_bytes=1472, ip_masq=False
     )
 

@@ -8,8 +8,8 @@ import re
 from types import TracebackType
 from typing import Self
 
-from tests.unit.lease.values import holder, key
-from tests.unit.store.servers import until
+from tests.support.leases import holder, key
+from tests.support.stores import until
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import Batch, Lease, LeaseAttributes
 from tunneld.lease.network import NetworkConfig

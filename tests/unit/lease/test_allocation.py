@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.lease.values import holder, key, lease, record, reservation, table
+from tests.support.leases import holder, key, lease, record, reservation, table
 from tunneld.errors import SubnetExhaustedError
 from tunneld.lease.allocation import FREE_CHOICES, Candidate, candidates
 from tunneld.lease.model import Holder, Lease, Snapshot, SubnetKey

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.unit.lease.values import holder, lease, record
+from tests.support.leases import holder, lease, record
 from tunneld.lease.coexistence import conflict, flannelds
 from tunneld.lease.network import parse
 

@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from tests.support.leases import key
+from tests.support.stores import EtcdServer, Server, SqliteServer, run, until
 from tests.unit.lease.nodes import Node
-from tests.unit.lease.values import key
-from tests.unit.store.servers import EtcdServer, Server, SqliteServer, run, until
 from tunneld.errors import GrantLostError, LeaseError, SubnetExhaustedError
 from tunneld.lease.keeper import renewal_interval_s
 from tunneld.lease.model import Lease

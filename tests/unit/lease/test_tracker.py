@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.unit.lease.values import key, lease, record, reservation, table, usable
+from tests.support.leases import key, lease, record, reservation, table, usable
 from tunneld.lease.model import (
     Batch,
     ConfigPut,

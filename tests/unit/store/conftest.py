@@ -1,52 +1,10 @@
-"""The stores every conformance test runs on, each under a prefix of its own."""
+"""The stores every conformance test runs on."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
-
 import pytest
 
-from tests.unit.store.servers import Authority, EtcdServer, Server, SqliteServer
-
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def prefix() -> str:
-    return f"/net{next(_numbers)}.example/network"
-
-
-@pytest.fixture(scope="session")
-def etcd_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path_factory.mktemp("etcd-http"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture(scope="session")
-def etcd_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    directory = tmp_path_factory.mktemp("etcd-https")
-    server = EtcdServer(directory, Authority.make(directory / "tls"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    """An etcd for one test, which may kill it."""
-    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+from tests.support.stores import Server, SqliteServer
 
 
 @pytest.fixture(params=["sqlite", "etcd_http", "etcd_https"])

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
-from tests.unit.store.servers import Follower, Server, run, until, until_async
+from tests.support.stores import Follower, Server, run, until, until_async
 from tunneld.errors import GrantLostError, LeaseError, SubnetTakenError
 from tunneld.lease.model import (
     ConfigPut,

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.store.servers import (
+from tests.support.stores import (
     Authority,
     EtcdServer,
     Follower,

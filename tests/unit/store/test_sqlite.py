@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.store.servers import Follower, SqliteServer, run, until
+from tests.support.stores import Follower, SqliteServer, run, until
 from tests.unit.store.test_conformance import A, claim_of, opened
 from tunneld.errors import StoreUnavailableError
 from tunneld.lease.model import ConfigPut, LeaseDeleted
