@@ -133,6 +133,7 @@ class Netlink(Channel):
             ifname=name,
             address=mac,
             mtu=mtu_bytes,
+            txqlen=0,  # as flanneld's: the device has no queue
             **messages.vxlan_request(settings),
         )
 
