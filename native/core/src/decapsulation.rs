@@ -61,3 +61,86 @@ pub fn packet_len(packet: &[u8]) -> Option<usize> {
         Version::Other(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MAC, MAC_B, MAC_V6, framed, packet, vtep};
+
+    fn good() -> Vec<u8> {
+        framed(&packet([10, 5, 2, 2], [10, 5, 1, 2], 63, 100))
+    }
+
+    /// The good datagram with some bytes in place of its own.
+    fn with(place: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut datagram = good();
+        datagram[place..place + bytes.len()].copy_from_slice(bytes);
+        datagram
+    }
+
+    #[test]
+    fn a_frame_for_us_is_opened_without_its_padding() {
+        assert_eq!(open(&vtep(), &good()), Ok(22..122));
+        assert_eq!(open(&vtep(), &[&good()[..], &[0; 46]].concat()), Ok(22..122));
+        // An IPv6 packet of 40 + 8 bytes.
+        let mut ipv6 = with(8, &MAC_V6.0);
+        ipv6[20..28].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 8]);
+        assert_eq!(open(&vtep(), &ipv6), Ok(22..70));
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_one_trims_nothing() {
+        for len in [[0, 0], [0, 19], [0, 101], [0xff, 0xff]] {
+            assert_eq!(open(&vtep(), &with(24, &len)), Ok(22..122), "{len:?}");
+        }
+        assert_eq!(open(&vtep(), &good()[..23]), Ok(22..23));
+        assert_eq!(open(&vtep(), &good()[..22]), Ok(22..22));
+    }
+
+    #[test]
+    fn every_fault_has_its_own_reason() {
+        for len in 0..22 {
+            assert_eq!(open(&vtep(), &good()[..len]), Err(DropReason::TruncatedFrame), "{len}");
+        }
+        let other_version = packet_of_version(0x60);
+        for (datagram, reason) in [
+            (with(0, &[0]), DropReason::VniFlagClear),
+            (with(6, &[8]), DropReason::WrongVni),
+            (with(4, &[0x80]), DropReason::WrongVni),
+            (with(0, &[0x88]), DropReason::ReservedBits),
+            (with(7, &[1]), DropReason::ReservedBits),
+            (with(20, &[0x81, 0x00]), DropReason::VlanTag),
+            (with(20, &[0x88, 0xa8]), DropReason::VlanTag),
+            (with(20, &[0x08, 0x06]), DropReason::ArpInside),
+            (with(20, &[0x88, 0xcc]), DropReason::UnknownEthertype),
+            (with(14, &MAC.0), DropReason::OwnMac),
+            (with(14, &MAC_V6.0), DropReason::OwnMac),
+            (with(8, &MAC_B.0), DropReason::WrongMac),
+            (with(8, &MAC_V6.0), DropReason::WrongMac),
+            (with(8, &[0xff; 6]), DropReason::WrongMac),
+            (with(8, &[0x33, 0x33, 0, 0, 0, 1]), DropReason::WrongMac),
+            (with(20, &[0x86, 0xdd]), DropReason::WrongMac),
+            (other_version, DropReason::EthertypeMismatch),
+            (packet_of_version(0), DropReason::EthertypeMismatch),
+        ] {
+            assert_eq!(open(&vtep(), &datagram), Err(reason));
+        }
+    }
+
+    fn packet_of_version(first: u8) -> Vec<u8> {
+        with(22, &[first])
+    }
+
+    #[test]
+    fn a_family_without_an_address_takes_no_frames() {
+        let ipv6_only = Vtep { mac: None, ..vtep() };
+        assert_eq!(open(&ipv6_only, &good()), Err(DropReason::WrongMac));
+    }
+
+    #[test]
+    fn group_policy_passes_where_it_is_spoken() {
+        let datagram = with(0, &[0x88, 0x48, 0xab, 0xcd]);
+        assert_eq!(open(&vtep(), &datagram), Err(DropReason::ReservedBits));
+        assert_eq!(open(&Vtep { gbp: true, ..vtep() }, &datagram), Ok(22..122));
+    }
+}

@@ -74,3 +74,30 @@ impl Encapsulate for Vxlan {
         slot.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{MAC, MAC_B, MAC_V6, vtep};
+
+    #[test]
+    fn a_frame_says_network_addresses_and_version() {
+        for (version, source, ethertype) in
+            [(Version::V4, MAC, [0x08, 0x00]), (Version::V6, MAC_V6, [0x86, 0xdd])]
+        {
+            let mut slot = [0x55; 60];
+            assert_eq!(Vxlan::new(&vtep(), MAC_B, version).unwrap().finish(&mut slot), 60);
+            let expected =
+                [&[0x08, 0, 0, 0, 0, 0, 7, 0][..], &MAC_B.0, &source.0, &ethertype, &[0x55; 38]];
+            assert_eq!(slot[..], expected.concat());
+        }
+    }
+
+    #[test]
+    fn a_family_without_an_address_has_no_frames() {
+        let ipv4_only = Vtep { mac_v6: None, ..vtep() };
+        assert!(Vxlan::new(&ipv4_only, MAC_B, Version::V4).is_some());
+        assert!(Vxlan::new(&ipv4_only, MAC_B, Version::V6).is_none());
+        assert!(Vxlan::new(&vtep(), MAC_B, Version::Other(5)).is_none());
+    }
+}

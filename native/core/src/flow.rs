@@ -40,3 +40,62 @@ fn ports(header: &ip::Header, packet: &[u8]) -> u64 {
     let ports = packet.get(header.header_len()..).and_then(<[u8]>::first_chunk::<4>);
     ports.map_or(0, |ports| u32::from_be_bytes(*ports).into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::transport_packet;
+
+    fn path_of(packet: &[u8]) -> usize {
+        path(&ip::Header::parse(packet).unwrap(), packet, 4)
+    }
+
+    /// A packet with a port that stands for a flow.
+    fn numbered(number: u16) -> Vec<u8> {
+        let mut packet = transport_packet(ip::PROTOCOL_UDP, &[], &[7; 33]);
+        packet[20..22].copy_from_slice(&number.to_be_bytes());
+        packet
+    }
+
+    #[test]
+    fn flows_are_spread_evenly_over_all_paths() {
+        let mut counts = [0; 4];
+        for number in 0..4_000 {
+            counts[path_of(&numbered(number))] += 1;
+        }
+        assert!(counts.iter().all(|count| (800..1_200).contains(count)), "{counts:?}");
+    }
+
+    #[test]
+    fn what_changes_within_a_flow_does_not_matter() {
+        for number in 0..100 {
+            let packet = numbered(number);
+            let mut later = packet.clone();
+            // Identification, type of service, hop limit, UDP length and checksum, payload.
+            for place in [1, 4, 5, 8, 25, 26, 27, 40] {
+                later[place] ^= 0x5a;
+            }
+            assert_eq!(path_of(&packet), path_of(&later));
+        }
+    }
+
+    #[test]
+    fn all_fragments_of_a_datagram_take_one_path() {
+        for number in 0..100 {
+            let mut first = numbered(number);
+            first[6] = 0x20;
+            let mut later = numbered(!number);
+            later[6..8].copy_from_slice(&[0, 5]);
+            assert_eq!(path_of(&first), path_of(&later));
+        }
+    }
+
+    #[test]
+    fn with_one_path_there_is_nothing_to_choose() {
+        let packet = numbered(3);
+        let header = ip::Header::parse(&packet).unwrap();
+        assert_eq!((path(&header, &packet, 1), path(&header, &packet, 0)), (0, 0));
+        // A header without what should follow it.
+        assert!(path(&header, &packet[..20], 4) < 4);
+    }
+}

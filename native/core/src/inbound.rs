@@ -124,19 +124,19 @@ impl Inbound {
             return Err(DropReason::Oversized);
         }
         let header = parse(packet, settings)?;
-        let vnet = match settings.vtep {
-            Some(_) => unfinished::hint(&header, packet, inner_segment_len, mtu)?,
-            None => VnetHeader::default(),
-        };
         let adjacency = check_source(fib, settings, outer_source, header.source())?;
         if fib.lookup(header.destination()) != Some(Target::Local) {
             return Err(DropReason::WrongDestination);
         }
-        if settings.vtep.is_none() && !ip::take_hop(packet) {
+        let vnet = if settings.vtep.is_some() {
+            unfinished::hint(&header, packet, inner_segment_len, mtu)?
+        } else if ip::take_hop(packet) {
+            VnetHeader::default()
+        } else {
             let error = icmp::Error::TimeExceeded;
             self.replies.push(error, settings, &header, packet, now_ns, &self.counters);
             return Err(DropReason::HopLimitExceeded);
-        }
+        };
         Ok(Accepted { inner, header, adjacency, vnet })
     }
 

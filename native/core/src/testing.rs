@@ -2,10 +2,12 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use tunneld_wire::ethernet::MacAddress;
+use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ip, ipv4};
 
 use crate::adjacency::{Encapsulation, Parameters};
-use crate::fib::{Fib, Settings, SourceCheck};
+use crate::fib::{Fib, Settings, SourceCheck, Vtep};
 use crate::transaction::{Change, Tables, TargetName};
 
 pub(crate) const UNDERLAY_B: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
@@ -122,4 +124,30 @@ pub(crate) fn finish(packet: &mut [u8]) {
         checksum => checksum,
     };
     packet[place..place + 2].copy_from_slice(&checksum.to_be_bytes());
+}
+
+pub(crate) const MAC: MacAddress = MacAddress([0x0e, 0x2a, 0, 0, 0, 1]);
+pub(crate) const MAC_V6: MacAddress = MacAddress([0x0e, 0x2a, 0, 0, 6, 1]);
+pub(crate) const MAC_B: MacAddress = MacAddress([0x0e, 0x2a, 0, 0, 0, 2]);
+
+/// Host A as the end of VXLAN tunnels.
+pub(crate) fn vtep() -> Vtep {
+    Vtep { vni: Vni::new(7).unwrap(), gbp: false, mac: Some(MAC), mac_v6: Some(MAC_V6) }
+}
+
+/// The change of host A where B is reached by VXLAN, and the device's MTU is 1,450.
+pub(crate) fn vxlan_change(source_check: SourceCheck) -> Change {
+    let mut change = change(source_check);
+    let plain = change.settings.unwrap();
+    change.settings = Some(Settings { device_mtu_bytes: 1_450, vtep: Some(vtep()), ..plain });
+    for (_, parameters) in &mut change.put_adjacencies {
+        parameters.encapsulation = Encapsulation::Vxlan { vtep_mac: MAC_B };
+    }
+    change
+}
+
+/// A datagram as B sends it, with `packet` inside.
+pub(crate) fn framed(packet: &[u8]) -> Vec<u8> {
+    let head = [&[0x08, 0, 0, 0, 0, 0, 7, 0][..], &MAC.0, &MAC_B.0, &[0x08, 0x00]];
+    [&head.concat(), packet].concat()
 }

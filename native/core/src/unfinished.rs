@@ -98,6 +98,7 @@ impl Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segmentation::Segmentation;
     use crate::testing::transport_packet;
     use tunneld_wire::checksum::Sum;
 
@@ -142,5 +143,82 @@ mod tests {
             let header = ip::Header::parse(&packet).unwrap();
             assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
         }
+    }
+
+    /// A packet of `payload_len` bytes of payload as a kernel's tunnel hands it over.
+    fn whole(protocol: u8, offset: usize, options: &[u8], payload_len: usize) -> Vec<u8> {
+        let mut packet = transport_packet(protocol, options, &vec![0x5a; payload_len]);
+        let pseudo = Sum::new()
+            .with(&packet[12..20])
+            .with_u16(u16::from(protocol))
+            .with_u16(packet.len() as u16 - 20);
+        packet[20 + offset..][..2].copy_from_slice(&pseudo.fold().to_be_bytes());
+        packet
+    }
+
+    fn hint_for(packet: &mut [u8], segment_len: Option<usize>) -> Result<VnetHeader, DropReason> {
+        let header = ip::Header::parse(packet).unwrap();
+        hint(&header, packet, segment_len, 1_450)
+    }
+
+    /// Segments as `hint` says they are to be cut.
+    fn lengths(packet: &[u8], vnet: &VnetHeader) -> Vec<usize> {
+        let header = ip::Header::parse(packet).unwrap();
+        let cut = Segmentation::new(vnet, &header, packet, false).unwrap();
+        (0..cut.count()).map(|index| cut.segment_len(index)).collect()
+    }
+
+    #[test]
+    fn datagram_of_64_kib_without_cmsg_is_cut_to_the_mtu() {
+        let timestamps = [1, 1, 8, 10, 0, 0, 0, 1, 0, 0, 0, 2];
+        let mut packet = whole(6, 16, &timestamps, 64_000);
+        let vnet = hint_for(&mut packet, None).unwrap();
+        assert_eq!((vnet.gso, vnet.gso_size, vnet.header_len), (Gso::TcpV4, 1_398, 52));
+        assert_eq!((vnet.checksum_start, vnet.checksum_offset), (20, 16));
+        let lengths = lengths(&packet, &vnet);
+        assert_eq!(lengths.len(), 64_000usize.div_ceil(1_398));
+        assert!(lengths.iter().all(|len| *len <= 1_450));
+    }
+
+    #[test]
+    fn uso_cmsg_with_the_inner_size_cuts_datagrams_where_they_end() {
+        let mut packet = whole(17, 6, &[], 40_000);
+        let vnet = hint_for(&mut packet, Some(1_000)).unwrap();
+        assert_eq!((vnet.gso, vnet.gso_size, vnet.header_len), (Gso::UdpL4, 1_000, 28));
+        assert_eq!(lengths(&packet, &vnet), [1_028; 40]);
+        // Also where all of them together are not larger than the device takes.
+        let mut packet = whole(17, 6, &[], 900);
+        assert_eq!(hint_for(&mut packet, Some(300)).unwrap().gso, Gso::UdpL4);
+        assert_eq!(hint_for(&mut packet, None).unwrap().gso, Gso::None);
+    }
+
+    #[test]
+    fn a_checksum_that_was_finished_is_put_back_if_it_was_right() {
+        for (protocol, offset, segment_len) in [(6, 16, None), (17, 6, Some(1_000))] {
+            let mut packet = transport_packet(protocol, &[], &[0x5a; 5_000]);
+            let vnet = hint_for(&mut packet, segment_len).unwrap();
+            assert!(vnet.needs_checksum());
+            assert_eq!(packet, whole(protocol, offset, &[], 5_000));
+            packet[4_000] ^= 1;
+            let mut wrong = transport_packet(protocol, &[], &[0x5a; 5_000]);
+            wrong[4_000] ^= 1;
+            assert_eq!(hint_for(&mut wrong, segment_len), Err(DropReason::Oversized));
+        }
+    }
+
+    #[test]
+    fn what_the_device_cannot_cut_is_oversized() {
+        let mut no_segments = whole(17, 6, &[], 5_000);
+        assert_eq!(hint_for(&mut no_segments, None), Err(DropReason::Oversized));
+        assert_eq!(hint_for(&mut no_segments, Some(1_430)), Err(DropReason::Oversized));
+        let mut other = whole(17, 6, &[], 5_000);
+        other[9] = 1;
+        assert_eq!(hint_for(&mut other, Some(1_000)), Err(DropReason::Oversized));
+        let mut fragment = whole(6, 16, &[], 5_000);
+        fragment[6] = 0x20;
+        assert_eq!(hint_for(&mut fragment, None), Err(DropReason::Oversized));
+        let mut cut = whole(6, 16, &[], 5_000);
+        cut[32] = 0x40;
+        assert_eq!(hint_for(&mut cut, None), Err(DropReason::Oversized));
     }
 }

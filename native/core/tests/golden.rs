@@ -10,11 +10,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tunneld_core::adjacency::{Encapsulation, Parameters};
-use tunneld_core::fib::{Fib, Settings, SourceCheck};
+use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::transaction::{Change, Tables, TargetName};
+use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
+use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ipv4, udp};
 
 const HERE: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 11);
@@ -124,4 +126,79 @@ fn an_unleased_destination_is_answered_as_flanneld_answers_it() {
     assert_eq!(destination, theirs.destination);
     assert_eq!(reply[20..22], answer[20..22], "type and code");
     assert_eq!(reply[28..56], answer[28..], "what both quote of the offender");
+}
+
+/// What the first of the two vxlan hosts knew: its own subnet and its peer's, both inner addresses.
+fn vxlan_fib() -> Fib {
+    let prefix = |text: &str| text.parse().expect("prefix");
+    let mac = |text: &str| text.parse::<MacAddress>().ok();
+    let peer = Parameters {
+        encapsulation: Encapsulation::Vxlan {
+            vtep_mac: mac("7e:72:57:ec:a9:ea").expect("an address"),
+        },
+        endpoint: (THERE, 4789).into(),
+        mtu_bytes: 1_450,
+    };
+    let vtep = Vtep {
+        vni: Vni::new(7).expect("24 bits"),
+        gbp: false,
+        mac: mac("9e:04:85:b2:23:f7"),
+        mac_v6: None,
+    };
+    let settings = Settings {
+        source_check: SourceCheck::Strict,
+        device_mtu_bytes: 1_450,
+        icmp_source: Some(Ipv4Addr::new(10, 5, 97, 0)),
+        icmp_source_v6: None,
+        vtep: Some(vtep),
+    };
+    let change = Change {
+        settings: Some(settings),
+        put_adjacencies: vec![("peer".into(), peer)],
+        put_entries: vec![
+            (prefix("10.5.97.0/24"), TargetName::Local),
+            (prefix("10.5.83.0/24"), TargetName::Adjacency("peer".into())),
+        ],
+        ..Change::default()
+    };
+    Tables::new(1).commit(change).expect("a good change")
+}
+
+/// The datagrams that one of the two vxlan hosts sent.
+fn vxlan_from(address: Ipv4Addr) -> Vec<(SocketAddr, Vec<u8>)> {
+    let all = payloads("flannel-vxlan-vni7-4789.pcap").into_iter();
+    let sent: Vec<_> = all.filter(|(from, _)| from.ip() == address).collect();
+    assert_eq!(sent.len(), 2);
+    sent
+}
+
+#[test]
+fn what_the_kernels_vxlan_device_sent_leaves_here_the_same() {
+    let fib = vxlan_fib();
+    let mut outbound = Outbound::new(0, Arc::default());
+    let sent = vxlan_from(HERE);
+    for (_, payload) in &sent {
+        outbound.handle(&fib, VnetHeader::default(), &payload[22..], NOW_NS);
+    }
+    let left: Vec<_> = outbound.batch().datagrams().collect();
+    assert_eq!(left.len(), sent.len());
+    for (datagram, (_, payload)) in left.iter().zip(&sent) {
+        assert_eq!(datagram.payload, payload);
+        assert_eq!(datagram.endpoint, (THERE, 4789).into());
+    }
+}
+
+#[test]
+fn what_the_kernels_vxlan_device_sent_arrives_here_untouched() {
+    let fib = vxlan_fib();
+    for (from, payload) in vxlan_from(THERE) {
+        assert_ne!(from.port(), 4789, "source ports are hashed");
+        let mut inbound = Inbound::new(0, Arc::default());
+        let (mut datagram, place) = (payload.clone(), 0..payload.len());
+        inbound.handle(&fib, from, &mut datagram, place, None, NOW_NS);
+        assert_eq!(datagram, payload);
+        let deliveries = inbound.deliveries();
+        let [delivery] = deliveries.deliveries() else { panic!("one delivery") };
+        assert!(deliveries.packets(delivery).eq(std::iter::once(22..payload.len())));
+    }
 }

@@ -50,6 +50,45 @@ fn peers_do_not_share_a_train() {
 }
 
 #[test]
+fn each_queue_has_trains_of_its_own_and_its_order() {
+    let mut batch = SendBatch::new(2);
+    let fib = host_a(SourceCheck::Strict).1;
+    let id = fib.by_endpoint(UNDERLAY_B.into()).unwrap();
+    let endpoints: [SocketAddr; 2] =
+        [(UNDERLAY_B, 8472).into(), "[2001:db8::2]:8472".parse().unwrap()];
+    for number in 0..40u8 {
+        let endpoint = endpoints[usize::from(number) / 2 % 2];
+        let queue = batch.queue_for(&endpoint, usize::from(number) % 2);
+        batch.slot(queue, 100).unwrap().fill(number);
+        batch.push(queue, id, endpoint, 78, 100);
+    }
+    assert_eq!(batch.queues().len(), 4);
+    for (number, queue) in (0u8..).zip(batch.queues()) {
+        let [train] = queue.trains() else { panic!("one train") };
+        assert_eq!(train.endpoint, endpoints[usize::from(number) / 2]);
+        assert_eq!((train.count, train.inner_len(&(0..10))), (10, 780));
+        let sent: Vec<_> = queue.datagrams_from(0, 0).map(|one| one.payload[99]).collect();
+        assert_eq!(sent, (0..40).filter(|place| place % 4 == number).collect::<Vec<_>>());
+    }
+    batch.clear();
+    assert_eq!(batch.datagrams().count(), 0);
+}
+
+#[test]
+fn bytes_of_all_queues_count_for_the_room_that_is_left() {
+    let mut batch = SendBatch::new(4);
+    let fib = host_a(SourceCheck::Strict).1;
+    let id = fib.by_endpoint(UNDERLAY_B.into()).unwrap();
+    let mut count = 0;
+    while batch.has_room() {
+        batch.slot(count % 4, 60_000).unwrap();
+        batch.push(count % 4, id, (UNDERLAY_B, 8472).into(), 60_000, 60_000);
+        count += 1;
+    }
+    assert_eq!(count, (ARENA_LEN - MAX_SLOT_LEN) / 60_000 + 1);
+}
+
+#[test]
 fn a_train_has_at_most_64_segments() {
     let mut bench = Bench::new();
     for _ in 0..65 {
