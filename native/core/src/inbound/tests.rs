@@ -1,3 +1,5 @@
+mod vxlan;
+
 use std::net::Ipv4Addr;
 
 use super::*;

@@ -1,3 +1,5 @@
+mod vxlan;
+
 use tunneld_wire::checksum::Sum;
 use tunneld_wire::ipv4;
 

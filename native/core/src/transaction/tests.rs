@@ -1,8 +1,11 @@
 use std::net::Ipv4Addr;
 
+use tunneld_wire::ethernet::MacAddress;
+
 use super::*;
-use crate::fib::{SourceCheck, Target};
-use crate::testing::{UNDERLAY_B, change, host_a, parameters, settings};
+use crate::adjacency::Encapsulation;
+use crate::fib::{SourceCheck, Target, Vtep};
+use crate::testing::{UNDERLAY_B, change, host_a, parameters, settings, vtep};
 
 /// Everything the tables hold, as text.
 fn contents(tables: &Tables) -> String {
@@ -76,6 +79,41 @@ fn the_first_bad_item_is_named() {
     let mut no_port = parameters_b();
     no_port.endpoint.set_port(0);
     refused(put("y", no_port), "adjacency y: port 0, expected 1 to 65535");
+}
+
+#[test]
+fn an_address_of_a_group_or_of_nobody_is_no_end_of_a_tunnel() {
+    for (octets, text) in [([0; 6], "00:00:00:00:00:00"), ([0xff; 6], "ff:ff:ff:ff:ff:ff")] {
+        let vtep_mac = MacAddress(octets);
+        let encapsulation = Encapsulation::Vxlan { vtep_mac };
+        let peer = ("y".to_owned(), Parameters { encapsulation, ..parameters_b() });
+        refused(
+            Change { put_adjacencies: vec![peer], ..Change::default() },
+            &format!("adjacency y: vtep_mac {text}, expected the address of one station"),
+        );
+        let vtep = Some(Vtep { mac_v6: Some(vtep_mac), ..vtep() });
+        let settings = Settings { vtep, ..settings(SourceCheck::Off) };
+        refused(
+            Change { settings: Some(settings), ..Change::default() },
+            &format!("settings: vtep mac_v6 {text}, expected the address of one station"),
+        );
+    }
+}
+
+#[test]
+fn an_endpoint_may_be_of_either_family() {
+    let (mut tables, _) = host_a(SourceCheck::Strict);
+    let endpoint = "[2001:db8::2]:8472".parse().unwrap();
+    let peer = ("d".to_owned(), Parameters { endpoint, ..parameters_b() });
+    let fib = tables.commit(Change { put_adjacencies: vec![peer], ..Change::default() }).unwrap();
+    assert!(fib.by_endpoint(endpoint.ip()).is_some());
+    assert!(fib.by_endpoint(UNDERLAY_B.into()).is_some());
+    let unspecified = "[::]:8472".parse().unwrap();
+    let peer = ("e".to_owned(), Parameters { endpoint: unspecified, ..parameters_b() });
+    refused(
+        Change { put_adjacencies: vec![peer], ..Change::default() },
+        "adjacency e: endpoint ::, expected the address of one host",
+    );
 }
 
 fn parameters_b() -> Parameters {
