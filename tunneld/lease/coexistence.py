@@ -42,13 +42,9 @@ def conflict(
     found = flannelds(leases, records, own)
     if not found:
         return None
-    names = ", ".join(f"{lease.key} of {_address(lease)}" for lease in found)
+    names = ", ".join(f"{lease.key} of {lease.holder}" for lease in found)
     return (
         f"the network has IPv6 only, and a flanneld holds {names}: hosts without IPv4 all have "
         "PublicIP 0.0.0.0, by which flanneld takes other hosts' leases for its own; stop flanneld "
         "there and delete its lease, or give the network IPv4 too (EnableIPv4)"
     )
-
-
-def _address(lease: Lease) -> str:
-    return str(lease.attributes.public_ipv6 or lease.attributes.public_ip)

@@ -360,7 +360,7 @@ class Keeper:
         former = self._lease
         facts = {
             "subnet": str(lease.key),
-            "public_ip": str(lease.attributes.public_ip),
+            "public_ip": str(lease.holder),
             "reason": candidate.origin,
             "revision": lease.mod_revision,
         }
@@ -382,9 +382,7 @@ class Keeper:
                 _log.error(
                     "another host uses the node id of this one: remove it from its state "
                     "directory and restart it",
-                    extra={
-                        "fields": {"node_id": self._node_id, "public_ip": str(record.public_ip)}
-                    },
+                    extra={"fields": {"node_id": self._node_id, "public_ip": str(record.holder)}},
                 )
 
 

@@ -69,6 +69,10 @@ class Holder:
         """Whether PublicIP says anything."""
         return self.public_ip != UNSPECIFIED
 
+    def __str__(self) -> str:
+        ipv4 = [str(self.public_ip)] if self.has_public_ip or self.public_ipv6 is None else []
+        return ",".join(ipv4 if self.public_ipv6 is None else [*ipv4, str(self.public_ipv6)])
+
     def is_host_of(self, other: Holder) -> bool:
         """Returns whether both name one host."""
         if self.has_public_ip:
