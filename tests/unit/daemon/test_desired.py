@@ -263,7 +263,7 @@ def test_one_mac_in_two_leases_stays_with_the_older_in_the_kernel(
 def test_one_host_with_two_leases_and_one_mac_keeps_both_in_the_kernel(node: MakeNode) -> None:
     host = node(families="ipv4", datapath="kernel")
     data = {"VNI": 1, "VtepMAC": PEER_MAC}
-    same = {"public_ip": ip_address("10.99.0.12"), "backend_data": data}
+    same: dict[str, Any] = {"public_ip": ip_address("10.99.0.12"), "backend_data": data}
     state = host.holds(lease(2, families="ipv4", **same), lease(3, families="ipv4", **same))
     assert to_peers(state, "onlink") == {A, B}
     assert len(state.host.fdb) == 1
