@@ -17,8 +17,12 @@ from ipaddress import IPv4Address
 
 from tunneld.errors import CapabilityError, HostError, PortInUseError
 
-BUFFER_BYTES = 8 * 1024 * 1024
-"""Receive and send buffer of an underlay socket. The kernel doubles it for its book-keeping."""
+SEND_BUFFER_BYTES = 8 * 1024 * 1024
+RECEIVE_BUFFER_BYTES = 32 * 1024 * 1024
+"""Of an underlay socket. The kernel doubles them for its book-keeping, and takes the memory only
+for what waits. Where hosts outrun a receiver the queue of all their TCP windows is here: a window
+has 4 MiB at most by default (tcp_wmem), so that this holds about eight, headers included.
+"""
 
 # include/uapi/linux/in.h, include/uapi/asm-generic/socket.h; not in Python's socket module.
 IP_MTU_DISCOVER = 10
@@ -44,8 +48,8 @@ def open_underlay_sockets(address: IPv4Address, port: int, count: int) -> list[s
             sockets.append(opened)
             opened.setblocking(False)
             opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
-            _enlarge(opened, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-            _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+            _enlarge(opened, _SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+            _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             if number:
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
             opened.bind((str(address), port))
@@ -85,12 +89,12 @@ def open_icmp_socket() -> socket.socket:
     return opened
 
 
-def _enlarge(opened: socket.socket, force: int, plain: int) -> None:
+def _enlarge(opened: socket.socket, force: int, plain: int, size_bytes: int) -> None:
     """Sets a buffer past the system's limit, or up to it without CAP_NET_ADMIN."""
     with contextlib.suppress(PermissionError):
-        opened.setsockopt(socket.SOL_SOCKET, force, BUFFER_BYTES)
+        opened.setsockopt(socket.SOL_SOCKET, force, size_bytes)
         return
-    opened.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
+    opened.setsockopt(socket.SOL_SOCKET, plain, size_bytes)
 
 
 def _explain_bind(address: IPv4Address, port: int, error: OSError) -> HostError:
