@@ -9,20 +9,16 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
-import tempfile
 import time
-from datetime import UTC, datetime
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
-from bench.lab import environment, raw
 from bench.lab.overlays import Tunneld
+from bench.lab.session import carry_out
 from bench.lab.topology import remove_all
 from tunneld import __version__
-from tunneld.errors import LabError
-from tunneld.lab.build import sole_use
-from tunneld.lab.main_job import Interrupted, interruptible, uninterruptible
 from tunneld.lease.model import LeaseAttributes, NodeRecord, SubnetKey
 from tunneld.lease.registry import Claim
 from tunneld.store.sqlite import SqliteStore
@@ -89,7 +85,8 @@ def measure(peers: int, directory: Path) -> dict[str, float]:
     finally:
         overlay.stop()
         remove_all()
-    return {**max(seen, key=lambda one: one["rss_mb"]), "ready_s": round(ready_s, 2)}
+    largest = max(seen, key=lambda one: one["rss_mb"])
+    return {"peers": peers, **largest, "ready_s": round(ready_s, 2)}
 
 
 def _memory_mb(pid: int) -> dict[str, float]:
@@ -100,30 +97,7 @@ def _memory_mb(pid: int) -> dict[str, float]:
 
 
 def main() -> int:
-    began = datetime.now(tz=UTC)
-    samples = []
-    try:
-        with sole_use("bench"), interruptible():
-            try:
-                remove_all()
-                for peers in PEERS:
-                    with tempfile.TemporaryDirectory(prefix="tunneld-bench-") as directory:
-                        seen = measure(peers, Path(directory))
-                    samples.append({"peers": peers, **seen})
-                    print(samples[-1], flush=True)
-            finally:
-                with uninterruptible():
-                    remove_all()
-    except Interrupted as interruption:
-        return interruption.exit_status
-    except LabError as error:
-        print(error, file=sys.stderr)
-        return 1
-    about = {"kind": "memory", "began": began.isoformat(timespec="seconds")}
-    path = raw.place(began, "memory")
-    raw.write(path, about | {"machine": environment.describe(), "samples": samples})
-    print(f"raw figures: {path}")
-    return 0
+    return carry_out("memory", (partial(measure, peers) for peers in PEERS))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""`python -m bench.profile`: where the daemons' CPU time goes under one TCP stream. Needs root.
+"""`python -m bench.profile`: where the daemons' CPU time goes, figure by figure. Needs root.
 
-Samples both daemons by their CPU clock while iperf3 runs; kernel stacks tell which system call the
-time belongs to. Shares of one column overlap: a call's share holds what it calls.
+Samples both daemons by their CPU clock while a figure is measured; kernel stacks tell which system
+call the time belongs to. Shares of one row overlap: a call's share holds what it calls.
 Source: perf-record(1), perf-report(1).
 """
 
@@ -12,30 +12,30 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from bench.lab import environment, raw, traffic
+from bench.lab import rounds, traffic
 from bench.lab.overlays import Tunneld
+from bench.lab.rounds import FIGURES, Figure, Plan
+from bench.lab.session import carry_out
 from bench.lab.topology import FLAVOURS, Flavour, remove_all
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
-from tunneld.lab.build import sole_use
-from tunneld.lab.main_job import Interrupted, interruptible, uninterruptible
 
-STREAM_S: Final = 5
+PLAN: Final = Plan(rounds=1, flavours={}, stream_s=5, flood_s=3.0, round_trips=1_500)
+"""How long each figure is measured: some thousand samples."""
 PARTS: Final = {
-    "read from the TUN device": ("tun_chr_read_iter",),
-    "send to the underlay": ("__sys_sendmmsg", "__sys_sendmsg"),
-    "segmentation by the kernel, anywhere": ("__skb_gso_segment",),
-    "receive from the underlay": ("do_recvmmsg", "__sys_recvmsg"),
-    "write to the TUN device, with the kernel's receive path behind it": ("tun_chr_write_iter",),
+    "read TUN": ("tun_chr_read_iter",),
+    "send": ("__sys_sendmmsg", "__sys_sendmsg"),
+    "kernel's segmentation": ("__skb_gso_segment",),
+    "receive": ("do_recvmmsg", "__sys_recvmsg"),
+    "write TUN": ("tun_chr_write_iter",),
     "wait": ("__x64_sys_ppoll", "__x64_sys_poll", "__x64_sys_epoll_wait"),
-    "netfilter, anywhere": ("nf_hook_slow",),
+    "netfilter": ("nf_hook_slow",),
 }
 """What a share is called, and the kernel's functions it is the sum of."""
 _LIMIT_PERCENT: Final = 1.0
@@ -44,20 +44,22 @@ _LINE: Final = re.compile(
 )
 
 
-def measure(flavour: Flavour, directory: Path) -> dict[str, Any]:
-    """Returns shares of the daemons' CPU time, in percent, and what iperf3 got meanwhile."""
+def measure(figure: Figure, flavour: Flavour, directory: Path) -> dict[str, Any]:
+    """Returns shares of the daemons' CPU time, in percent, and what was seen meanwhile."""
+    traffic.load_program()  # built before anything is sampled
     overlay, data = Tunneld(directory), directory / "perf.data"
     overlay.pair.build(flavour)
     try:
         overlay.start()
         overlay.wait_connected()
         with _recording(overlay, data):
-            figures = traffic.tcp(overlay, streams=1, duration_s=STREAM_S)
+            seen = rounds.measure(figure, overlay, PLAN)
     finally:
         overlay.stop()
         remove_all()
     inclusive = _shares(data, "--children", "-F", "overhead_children,sym")
     return {
+        "figure": figure,
         "flavour": flavour,
         "parts": {
             part: round(sum(inclusive.get(name, 0.0) for name in functions), 1)
@@ -65,7 +67,7 @@ def measure(flavour: Flavour, directory: Path) -> dict[str, Any]:
         },
         "objects": _shares(data, "--no-children", "-F", "overhead,dso"),
         "functions": _shares(data, "--no-children", "-F", "overhead,sym"),
-        **figures,
+        **{name: value for name, value in seen.items() if name != "round_trips_us"},
     }
 
 
@@ -113,32 +115,14 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--flavours", nargs="+", choices=FLAVOURS, default=["wire", "gso"])
+    parser.add_argument("--figures", nargs="+", choices=FIGURES, default=list(FIGURES))
     parser.add_argument("--nice", type=int, default=-5, help="for all that is measured")
     args = parser.parse_args()
     os.nice(args.nice)
-    began = datetime.now(tz=UTC)
-    samples = []
-    try:
-        with sole_use("bench"), interruptible():
-            try:
-                remove_all()
-                for flavour in args.flavours:
-                    with tempfile.TemporaryDirectory(prefix="tunneld-bench-") as directory:
-                        samples.append(measure(flavour, Path(directory)))
-                    print(flavour, samples[-1]["parts"], samples[-1]["objects"], flush=True)
-            finally:
-                with uninterruptible():
-                    remove_all()
-    except Interrupted as interruption:
-        return interruption.exit_status
-    except LabError as error:
-        print(error, file=sys.stderr)
-        return 1
-    about = {"kind": "profile", "began": began.isoformat(timespec="seconds")}
-    path = raw.place(began, "profile")
-    raw.write(path, about | {"machine": environment.describe(), "samples": samples})
-    print(f"raw figures: {path}")
-    return 0
+    return carry_out(
+        "profile",
+        (partial(measure, figure, flavour) for figure in args.figures for flavour in args.flavours),
+    )
 
 
 if __name__ == "__main__":

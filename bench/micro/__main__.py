@@ -13,8 +13,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from bench.lab import environment, raw
 
 ROOT = Path(__file__).parents[2]
 RUNS = 200
@@ -44,6 +47,7 @@ def instructions(program: Path, name: str, runs: int) -> int:
 
 
 def main() -> None:
+    began = datetime.now(tz=UTC)
     program = build()
     done = subprocess.run((str(program),), capture_output=True, text=True, check=True)
     cases: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
@@ -59,7 +63,9 @@ def main() -> None:
         shown = "-" if count is None else count
         print(f"{case['name']:<28} {case['ns_per_packet']:>10} {shown:>20}", flush=True)
     if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(cases, indent=1) + "\n")
+        about = {"kind": "micro", "began": began.isoformat(timespec="seconds")}
+        machine = {"machine": environment.describe()}
+        raw.write(Path(sys.argv[1]), about | machine | {"samples": cases})
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from bench.report.evaluation import METRICS, Aim, Evaluation, Metric, Spread
 
 Rows = list[list[str]]
 
+_OWN = "code of tunneld's own"
+
 
 def shown(seen: Spread | None, decimals: int) -> str:
     """Returns `median (quartile–quartile)`; a dash when there is nothing."""
@@ -57,14 +59,26 @@ def memory(document: dict[str, Any]) -> Rows:
 
 
 def profile(document: dict[str, Any]) -> Rows:
-    """Returns where the daemons' time went, an underlay a column; the first row is the head."""
+    """Returns where the daemons' time went, a figure and underlay a row; the first is the head."""
     samples = document["samples"]
-    parts = [
-        [part, *(f"{one['parts'][part]:.0f} %" for one in samples)] for part in samples[0]["parts"]
-    ]
-    own = ["code of tunneld's own", *(f"{_own(one):.0f} %" for one in samples)]
-    cost = ["CPU of the tunnel", *(f"{one['tunnel_cpu_s_per_gb']:.2f} s/GB" for one in samples)]
-    return [["share of the daemons' CPU", *(one["flavour"] for one in samples)], *parts, own, cost]
+    parts = list(samples[0]["parts"])
+    rows = []
+    for one in samples:
+        shares = one["parts"] | {_OWN: _own(one)}
+        figure = one.get("figure", "tcp1")
+        shown = (f"{share:.0f} %" for share in shares.values())
+        rows.append([figure, one["flavour"], *shown, max(parts, key=shares.__getitem__)])
+    return [["figure", "underlay", *parts, _OWN, "most of it"], *rows]
+
+
+def micro(document: dict[str, Any]) -> Rows:
+    """Returns what the native core costs per packet, a case a row; the first row is the head."""
+    rows = []
+    for one in document["samples"]:
+        instructions = one["instructions_per_packet"]
+        shown = "–" if instructions is None else f"{instructions:,.0f}"
+        rows.append([one["name"], f"{one['ns_per_packet']:,.1f}", shown])
+    return [["case", "ns per packet", "instructions per packet"], *rows]
 
 
 def _own(sample: dict[str, Any]) -> float:

@@ -29,7 +29,7 @@ CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_NO_PI, IFF_MULTI_QUEUE, IFF_VNET_HDR = 0x0001, 0x1000, 0x0100, 0x4000
 
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 @contextmanager
@@ -39,12 +39,12 @@ def inside(space: Namespace) -> Iterator[None]:
         open("/proc/thread-self/ns/net", "rb") as home,
         open(f"/run/netns/{space.name}", "rb") as there,
     ):
-        if _libc.setns(there.fileno(), CLONE_NEWNET) != 0:
+        if libc.setns(there.fileno(), CLONE_NEWNET) != 0:
             raise OSError(ctypes.get_errno(), f"setns to {space.name}")
         try:
             yield
         finally:
-            if _libc.setns(home.fileno(), CLONE_NEWNET) != 0:
+            if libc.setns(home.fileno(), CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns back")
 
 

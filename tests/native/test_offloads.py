@@ -5,20 +5,24 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import (
+    PORT,
     Host,
     adjacency,
     inside,
     network,
     open_tun,
     over_ipv4,
+    raw_icmp_socket,
     settings,
     udp_socket,
 )
+from tests.native.older_kernel import refuse_uso
 from tests.native.packets import inner, sized
 from tests.native.super_packets import (
     KernelSegmentation,
@@ -34,6 +38,8 @@ from tunneld.errors import EngineError
 
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 SO_NO_CHECK = 11
+DISCARD = 9
+"""The port of the datagrams in `tests.native.packets`."""
 NAMES = ["tun_tso", "tun_uso", "udp_gso", "udp_gro", "coalesce_tcp", "coalesce_udp"]
 
 
@@ -103,19 +109,35 @@ def test_trains_span_super_packets_and_arrive_in_one_piece(
     assert [int.from_bytes(data[:4], "little") for *_, data in control] == [1_028]
 
 
-def refusing_socket(space: Namespace) -> socket.socket:
+def socket_without_checksums() -> socket.socket:
     """A UDP socket on which the kernel answers every train with EINVAL."""
-    with inside(space):
-        sock = udp_socket("127.0.0.1")
+    sock = udp_socket("127.0.0.1")
     sock.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 1)
     return sock
 
 
-def test_einval_on_a_train_falls_back_and_loses_nothing(
-    space: Namespace, peer_socket: PeerSocket
-) -> None:
-    peer = peer_socket("127.0.0.2")
-    with Host(space, network(), underlay=[refusing_socket(space)]) as host:
+def udp_lite_socket() -> socket.socket:
+    """A socket on which the kernel answers every train with EIO, as it does behind IPsec."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_UDPLITE)
+    sock.bind(("127.0.0.1", PORT))
+    return sock
+
+
+REFUSALS = {
+    "Invalid argument": (socket_without_checksums, socket.IPPROTO_UDP),
+    "Input/output error": (udp_lite_socket, socket.IPPROTO_UDPLITE),
+}
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_a_refused_train_falls_back_and_loses_nothing(space: Namespace, refusal: str) -> None:
+    opened, protocol = REFUSALS[refusal]
+    with inside(space):
+        underlay = opened()
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, protocol)
+        peer.bind(("127.0.0.2", PORT))
+    peer.settimeout(10)
+    with peer, Host(space, network(), underlay=[underlay]) as host:
         header, packet = tcp_super_packet(payload(50_000), 1_000)
         host.write(packet, header)
         got = [peer.recv(70_000) for _ in range(50)]
@@ -123,8 +145,8 @@ def test_einval_on_a_train_falls_back_and_loses_nothing(
         assert select.select([host.engine.event_fd], [], [], 10)[0]
         [event] = host.engine.drain_events()
         assert event["kind"] == "offload_lost"
-        assert event["detail"].startswith("udp_gso: Invalid argument")
-        assert host.engine.offloads()["udp_gso"].startswith("fallback: Invalid argument")
+        assert event["detail"].startswith(f"udp_gso: {refusal}")
+        assert host.engine.offloads()["udp_gso"].startswith(f"fallback: {refusal}")
         # From here on without a try, and without another word.
         host.write(packet, header)
         assert [peer.recv(70_000) for _ in range(50)] == got
@@ -211,21 +233,23 @@ def test_a_switch_must_be_known_and_supported(host: Host) -> None:
         host.engine.set_offload("udp_gso", False)
 
 
-@pytest.fixture
-def device(rig_space: Namespace) -> Iterator[_native.Engine]:
-    """An engine over a real TUN device, flannel0."""
-    with inside(rig_space):
+def device_engine(space: Namespace) -> tuple[_native.Engine, int]:
+    """Makes an engine over a real TUN device, flannel0; returns the device's descriptor too."""
+    with inside(space):
         tun = open_tun("flannel0")
-        with (
-            udp_socket("127.0.0.1") as underlay,
-            socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as icmp,
-        ):
+        with udp_socket("127.0.0.1") as underlay, raw_icmp_socket() as icmp:
             engine = _native.Engine(
                 tun_fds=[tun],
                 underlay=[over_ipv4(underlay)],
                 icmp_fd=icmp.fileno(),
                 icmp6_fd=None,
             )
+    return engine, tun
+
+
+@pytest.fixture
+def device(rig_space: Namespace) -> Iterator[_native.Engine]:
+    engine, tun = device_engine(rig_space)
     yield engine
     engine.stop()
     socket.close(tun)
@@ -247,3 +271,42 @@ def test_switches_reach_the_device(device: _native.Engine, rig_space: Namespace)
     assert is_on("tx-udp-segmentation")
     assert not is_on("tcp-segmentation-offload")
     assert device.offloads()["tun_tso"] == "off"
+
+
+def test_a_kernel_without_uso_carries_datagrams_one_by_one(
+    rig_space: Namespace, peer_socket: PeerSocket
+) -> None:
+    with ThreadPoolExecutor(1) as older_kernel:
+        older_kernel.submit(refuse_uso).result()
+        engine, tun = older_kernel.submit(device_engine, rig_space).result()
+    try:
+        states = engine.offloads()
+        without = {name for name, state in states.items() if state == "unsupported"}
+        assert without == {"tun_uso", "coalesce_udp"}
+        assert {states[name] for name in states if name not in without} == {"on"}
+        features = rig_space.run("ethtool", "-k", "flannel0")
+        assert "tcp-segmentation-offload: on" in features
+        assert "tx-udp-segmentation: off" in features
+        rig_space.sysctl("net/ipv6/conf/flannel0/disable_ipv6", 1)
+        rig_space.run("ip", "address", "add", "10.5.1.0/32", "dev", "flannel0")
+        rig_space.run("ip", "link", "set", "flannel0", "mtu", "1472", "up")
+        rig_space.run("ip", "route", "add", "10.5.0.0/16", "dev", "flannel0")
+        engine.commit(network())
+        engine.start()
+        with inside(rig_space):
+            peer, program = udp_socket("127.0.0.2"), udp_socket("10.5.1.0", DISCARD)
+        with peer, program:
+            for opened in (peer, program):
+                opened.settimeout(10)
+                opened.setsockopt(SOL_UDP, UDP_SEGMENT, 1_000)
+            program.sendto(payload(10_000), ("10.5.2.2", DISCARD))
+            got = [peer.recv(70_000) for _ in range(10)]
+            assert b"".join(packet[28:] for packet in got) == payload(10_000)
+            arriving = [sized("10.5.2.2", "10.5.1.0", 1_000) for _ in range(10)]
+            peer.sendto(b"".join(arriving), ("127.0.0.1", PORT))
+            assert [program.recv(70_000) for _ in arriving] == [one[28:] for one in arriving]
+        assert not any(engine.counters()["drops"].values())
+        assert engine.drain_events() == []
+    finally:
+        engine.stop()
+        socket.close(tun)

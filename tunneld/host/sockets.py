@@ -29,8 +29,12 @@ from tunneld.errors import CapabilityError, HostError, PortInUseError
 from tunneld.host.port_holder import port_holder
 from tunneld.lease.model import IPAddress
 
-BUFFER_BYTES = 8 * 1024 * 1024
-"""Receive and send buffer of an underlay socket. The kernel doubles it for its book-keeping."""
+SEND_BUFFER_BYTES = 8 * 1024 * 1024
+RECEIVE_BUFFER_BYTES = 32 * 1024 * 1024
+"""Of an underlay socket. The kernel doubles them for its book-keeping, and takes the memory only
+for what waits. Where hosts outrun a receiver the queue of all their TCP windows is here: a window
+has 4 MiB at most by default (tcp_wmem), so that this holds about eight, headers included.
+"""
 
 # include/uapi/linux/in.h, in6.h, asm-generic/socket.h, filter.h; not in Python's socket module.
 IP_MTU_DISCOVER = 10
@@ -150,7 +154,7 @@ def _open_receiver(
     sockets: list[socket.socket], address: IPAddress, port: int, number: int, *, shared: bool
 ) -> None:
     opened = _open_udp(sockets, address)
-    _enlarge(opened, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
+    _enlarge(opened, _SO_RCVBUFFORCE, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
     if number:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     opened.bind((str(address), port))
@@ -184,7 +188,7 @@ def _open_udp(sockets: list[socket.socket], address: IPAddress) -> socket.socket
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO)
         opened.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
-    _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF)
+    _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return opened
 
 
@@ -197,12 +201,12 @@ def _refuse_all(opened: socket.socket) -> None:
     opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_of_one)
 
 
-def _enlarge(opened: socket.socket, force: int, plain: int) -> None:
+def _enlarge(opened: socket.socket, force: int, plain: int, size_bytes: int) -> None:
     """Sets a buffer past the system's limit, or up to it without CAP_NET_ADMIN."""
     with contextlib.suppress(PermissionError):
-        opened.setsockopt(socket.SOL_SOCKET, force, BUFFER_BYTES)
+        opened.setsockopt(socket.SOL_SOCKET, force, size_bytes)
         return
-    opened.setsockopt(socket.SOL_SOCKET, plain, BUFFER_BYTES)
+    opened.setsockopt(socket.SOL_SOCKET, plain, size_bytes)
 
 
 def _explain_bind(address: IPAddress, port: int, error: OSError) -> HostError:

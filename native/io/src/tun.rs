@@ -2,15 +2,15 @@
 //!
 //! Path of a packet: TUN → **`tun`** → `core::outbound`; `core::inbound` → **`tun`** → TUN.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::IoSlice;
 use std::os::fd::OwnedFd;
 
-use rustix::io::{Errno, readv, writev};
+use rustix::io::{Errno, read, writev};
 use tunneld_core::batch::MAX_PACKET_LEN;
 use tunneld_core::coalescing::{Headers, MAX_SEGMENTS};
 use tunneld_wire::virtio_net_hdr::Header;
 
-/// A queue, and the buffer its packets are read into.
+/// A queue, and the buffer its packets are read into, each behind its header.
 pub(crate) struct TunReader<'a> {
     queue: &'a OwnedFd,
     buffer: Box<[u8]>,
@@ -18,20 +18,24 @@ pub(crate) struct TunReader<'a> {
 
 impl<'a> TunReader<'a> {
     pub(crate) fn new(queue: &'a OwnedFd) -> Self {
-        Self { queue, buffer: vec![0; MAX_PACKET_LEN].into_boxed_slice() }
+        let buffer = vec![0; Header::LEN + MAX_PACKET_LEN].into_boxed_slice();
+        Self { queue, buffer }
     }
 
     /// Reads one packet. One without a whole header in front comes out empty.
+    ///
+    /// Header and packet are read into one piece: for small packets the kernel's work on a second
+    /// piece shows.
     pub(crate) fn read(&mut self) -> Result<(Header, &[u8]), Errno> {
-        let mut header = [0; Header::LEN];
         let len = loop {
-            let parts = &mut [IoSliceMut::new(&mut header), IoSliceMut::new(&mut self.buffer)];
-            match readv(self.queue, parts) {
+            match read(self.queue, &mut self.buffer[..]) {
                 Err(Errno::INTR) => {}
                 other => break other?,
             }
         };
-        Ok((Header::parse(header), &self.buffer[..len.saturating_sub(Header::LEN)]))
+        let (header, packet) = self.buffer.split_at(Header::LEN);
+        let header = header.first_chunk().map_or_else(Header::default, |raw| Header::parse(*raw));
+        Ok((header, &packet[..len.saturating_sub(Header::LEN)]))
     }
 }
 

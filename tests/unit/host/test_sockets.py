@@ -12,9 +12,10 @@ from tests.support.wait import wait_until
 from tests.unit.host.conftest import inside, refusal, without
 from tunneld.errors import HostError, PortInUseError
 from tunneld.host.sockets import (
-    BUFFER_BYTES,
     IP_MTU_DISCOVER,
     PMTUDISC_DO,
+    RECEIVE_BUFFER_BYTES,
+    SEND_BUFFER_BYTES,
     WorkerSockets,
     open_icmp6_socket,
     open_icmp_socket,
@@ -56,8 +57,9 @@ def test_socket_is_bound_to_the_address_and_sends_with_df(in_space: Namespace) -
 def test_buffers_go_past_the_systems_limit(in_space: Namespace) -> None:
     sockets = open_underlay_sockets([LOCAL], PORT, 1)
     (opened,) = sockets[0].ipv4
-    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
-        assert opened.getsockopt(socket.SOL_SOCKET, option) == 2 * BUFFER_BYTES  # socket(7)
+    wanted = {socket.SO_RCVBUF: RECEIVE_BUFFER_BYTES, socket.SO_SNDBUF: SEND_BUFFER_BYTES}
+    for option, size_bytes in wanted.items():
+        assert opened.getsockopt(socket.SOL_SOCKET, option) == 2 * size_bytes  # socket(7)
     close_all(sockets)
 
 
