@@ -101,8 +101,12 @@ def test_a_lease_that_does_not_fit_is_counted_and_named_once(
 def test_the_own_vtep_address_in_somebody_elses_lease_is_not_believed(calm_site: Site) -> None:
     own = calm_site.data_of(0)["VtepMAC"]
     put(calm_site, lease(BackendData={"VNI": 1, "VtepMAC": own}))
-    skips = lambda: status_of(calm_site.hosts[0])["skipped_leases"].get("own_vtep_mac", 0)  # noqa: E731
-    wait_until(lambda: skips() == 1, 10.0, "a skip as own_vtep_mac")
+
+    def is_skipped() -> bool:
+        counts: dict[str, int] = status_of(calm_site.hosts[0])["skipped_leases"]
+        return counts.get("own_vtep_mac") == 1
+
+    wait_until(is_skipped, 10.0, "a skip as own_vtep_mac")
     calm_site.ping_all()
 
 

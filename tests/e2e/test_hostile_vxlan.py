@@ -36,13 +36,11 @@ class Post:
 
     def inner(self, sender: int = 1) -> Packet:
         place = 0 if self.family == 4 else 1
-        ends = {
-            "src": str(self.site.views[sender].containers[place]),
-            "dst": str(self.site.views[0].containers[place]),
-        }
+        source = str(self.site.views[sender].containers[place])
+        target = str(self.site.views[0].containers[place])
         if self.family == 4:
-            return IP(**ends) / ICMP() / Raw(b"hostile")
-        return IPv6(**ends) / ICMPv6EchoRequest(data=b"hostile")
+            return IP(src=source, dst=target) / ICMP() / Raw(b"hostile")
+        return IPv6(src=source, dst=target) / ICMPv6EchoRequest(data=b"hostile")
 
     def frame(self, **header: Any) -> Packet:
         return Ether(**{"src": self.peer_mac, "dst": self.victim_mac, **header})
