@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import IPv4Address
 from typing import Any
 
 import pytest
@@ -12,11 +11,12 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 
 from tests.e2e.site import Site
+from tunneld.lease.model import IPAddress
 
 pytestmark = pytest.mark.root
 
 
-def packet(source: IPv4Address | str, target: IPv4Address | str, **header: Any) -> bytes:
+def packet(source: IPAddress | str, target: IPAddress | str, **header: Any) -> bytes:
     return bytes(IP(src=str(source), dst=str(target), **header) / ICMP() / Raw(b"hostile"))
 
 

@@ -48,7 +48,7 @@ def tables(host: Host) -> dict[str, str]:
         found[f"address {family}"] = re.sub(
             r"^\d+: | tentative",
             "",
-            shown("ip", f"-{family}", "-o", "address", "show", "dev", device),
+            shown("ip", f"-{family}", "-o", "address", "show", "dev", device, "scope", "global"),
             flags=re.M,
         )
         found[f"neighbours {family}"] = shown(
@@ -140,6 +140,8 @@ def test_vtep_addresses_stay_the_same_over_a_restart(
     first.end(number)
     first.options = ("--datapath", datapath)
     first.start()
+    # The kernel goes on alone: an answer would not say that the daemon is there.
+    wait_until(lambda: "forwarding" in first.running.output(), PATIENCE_S, "the daemon")
     for family in network.families:
         wait_until(lambda: pings(second, first, family), PATIENCE_S, "the host")  # noqa: B023
     after = json.loads(network.leases()[first.lease_key])

@@ -75,17 +75,27 @@ def leaves_nothing(lab_name: str) -> Iterator[Callable[[], None]]:
     check()
 
 
-def assert_passed(done: subprocess.CompletedProcess[str], hosts: int) -> None:
+def assert_passed(
+    done: subprocess.CompletedProcess[str],
+    hosts: int,
+    *,
+    families: str = "4",
+    backend: str = "udp (userspace)",
+    counted: str = "tx and rx above 0 for all {pairs} peers, no drops",
+    wire: str = "UDP 8285",
+) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     said = done.stdout
     for number in range(1, hosts + 1):
         assert f"│ h{number} " in said, "the drawing shows every host"
-    assert said.count(": 3 of 3 answered") == hosts * (hosts - 1)
-    assert "Mbit/s" in said
-    assert "backend:  udp" in said, "tunneld status is shown"
     pairs = hosts * (hosts - 1)
-    assert f"counters: tx and rx above 0 for all {pairs} peers, no drops" in said
-    assert "overlay traffic was UDP 8285 only" in said
+    assert said.count(": 3 of 3 answered") == pairs * len(families)
+    assert said.count("Mbit/s") == len(families)
+    for family in families:
+        assert f"Mbit/s (one TCP stream, IPv{family}, " in said
+    assert f"backend:  {backend}, device " in said, "tunneld status is shown"
+    assert f"counters: {counted.format(pairs=pairs)}" in said
+    assert f"overlay traffic was {wire} only" in said
     assert "left behind: no namespace, no process, no rule, no file" in said
 
 
@@ -101,6 +111,42 @@ def test_make_run_passes_with_three_hosts_on_a_real_etcd(
     done = make_run(lab_name, "HOSTS=3", "STORE=etcd")
     assert_passed(done, 3)
     assert "store:    etcd" in done.stdout
+
+
+VXLAN = "VXLAN on UDP 8472"
+BY_KERNEL = "the kernel moves the packets of all {pairs} peers, and counts none"
+VARIANTS: dict[str, dict[str, str]] = {
+    "BACKEND=udp IPV6=1": {"families": "46"},
+    "BACKEND=udp IPV6=only": {"families": "6"},
+    "BACKEND=vxlan": {"backend": "vxlan (userspace)", "wire": VXLAN},
+    "BACKEND=vxlan IPV6=1": {"families": "46", "backend": "vxlan (userspace)", "wire": VXLAN},
+    "BACKEND=vxlan IPV6=only": {"families": "6", "backend": "vxlan (userspace)", "wire": VXLAN},
+    "BACKEND=vxlan IPV6=1 DATAPATH=kernel": {
+        "families": "46",
+        "backend": "vxlan (kernel)",
+        "wire": VXLAN,
+        "counted": BY_KERNEL,
+    },
+    "BACKEND=vxlan IPV6=only DATAPATH=kernel STORE=etcd": {
+        "families": "6",
+        "backend": "vxlan (kernel)",
+        "wire": VXLAN,
+        "counted": BY_KERNEL,
+    },
+    "BACKEND=host-gw IPV6=1": {
+        "families": "46",
+        "backend": "host-gw (kernel)",
+        "wire": "plain packets",
+        "counted": BY_KERNEL,
+    },
+}
+
+
+@pytest.mark.parametrize("variables", VARIANTS)
+def test_make_run_passes_with_every_backend_family_and_data_path(
+    lab_name: str, leaves_nothing: Callable[[], None], variables: str
+) -> None:
+    assert_passed(make_run(lab_name, *variables.split()), 2, **VARIANTS[variables])
 
 
 def lab_run(name: str, log: Path) -> Process:
@@ -170,7 +216,7 @@ def test_a_lab_stays_up_takes_commands_and_goes_down(
     lab("down")
 
 
-@pytest.mark.parametrize("variable", ["BACKEND=vxlan", "ENCRYPTION=required", "IPV6=1"])
+@pytest.mark.parametrize("variable", ["BACKEND=ipip", "BACKEND=wireguard", "ENCRYPTION=required"])
 def test_a_value_that_is_not_built_yet_ends_with_2_and_says_so(
     lab_name: str, leaves_nothing: Callable[[], None], variable: str
 ) -> None:

@@ -62,6 +62,9 @@ _NETCONFA_IFINDEX = 1
 # include/uapi/linux/netfilter/nfnetlink.h
 _NFNLGRP_NFTABLES = 7
 _NFNL_SUBSYS_NFTABLES = 10
+# include/uapi/linux/netfilter/nf_tables.h
+_NFT_MSG_NEWCHAIN = 3
+_NFTA_CHAIN_TYPE = 7
 
 # include/uapi/linux/netlink.h; not in Python's socket module.
 _NETLINK_NETFILTER = 12
@@ -87,6 +90,8 @@ class Notice:
     the kernel makes for one destination."""
     tables: frozenset[str] = frozenset()
     """Of `firewall`: the tables it touches."""
+    makes_nat: bool = False
+    """Of `firewall`: whether a chain is made in which addresses may be translated."""
 
 
 class Monitor:
@@ -189,13 +194,17 @@ def firewall_notices(data: bytes) -> Iterator[Notice]:
     Every message about a table, chain or rule carries its table's name as attribute 1.
     """
     tables = set()
+    makes_nat = False
     for kind, body in _messages(data):
         if kind >> 8 == _NFNL_SUBSYS_NFTABLES and len(body) >= 4:
-            name = _attributes(body[4:]).get(1, b"")
+            attributes = _attributes(body[4:])
+            name = attributes.get(1, b"")
             if name.endswith(b"\0"):
                 tables.add(name[:-1].decode(errors="replace"))
+            is_chain = kind & 0xFF == _NFT_MSG_NEWCHAIN
+            makes_nat |= is_chain and attributes.get(_NFTA_CHAIN_TYPE) == b"nat\0"
     if tables:
-        yield Notice(kind="firewall", tables=frozenset(tables))
+        yield Notice(kind="firewall", tables=frozenset(tables), makes_nat=makes_nat)
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:

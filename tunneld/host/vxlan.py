@@ -35,6 +35,9 @@ from tunneld.host.netlink import (
 )
 from tunneld.host.port_holder import port_holder
 
+_TXQUEUELEN_PACKETS = 0
+"""As flanneld leaves it; the kernel's own choice would be 1000. No queue is in use."""
+
 _log = logging.getLogger("tunneld.host")
 
 
@@ -176,6 +179,7 @@ class VxlanDevices:
             link.vxlan == self._settings(wanted)
             and link.is_up
             and (link.mac, link.mtu_bytes) == (wanted.mac, wanted.mtu_bytes)
+            and link.txqueuelen == _TXQUEUELEN_PACKETS
             and wanted.address in own
             and forwards
             and not families.accepts_router_advertisements(link)
@@ -199,7 +203,9 @@ class VxlanDevices:
         for old in await self._old_addresses(link, wanted, before):
             await self._netlink.remove_address(link.index, old.address, old.prefix_length)
         try:
-            await self._netlink.set_link(link.index, mtu_bytes=wanted.mtu_bytes)
+            await self._netlink.set_link(
+                link.index, mtu_bytes=wanted.mtu_bytes, txqueuelen=_TXQUEUELEN_PACKETS
+            )
         except HostError as error:
             if getattr(error.__cause__, "code", None) != errno.EADDRINUSE:
                 raise

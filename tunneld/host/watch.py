@@ -106,7 +106,7 @@ class Watch:
                 yield "on_link"
                 if notice.is_default:
                     yield "underlay"
-            case "firewall" if self._firewall_tables() & notice.tables:
+            case "firewall" if notice.makes_nat or self._firewall_tables() & notice.tables:
                 yield "firewall"
             case "iptables":
                 yield "firewall"

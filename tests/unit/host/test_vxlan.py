@@ -105,6 +105,7 @@ def test_devices_are_as_flanneld_makes_them(host: Namespace) -> None:
             "ageing 300 udpcsum noudp6zerocsumtx noudp6zerocsumrx"
         ) in shown
         assert "mtu 1450 qdisc noqueue" in shown
+        assert "qlen" not in shown
         assert ",UP," in shown
         assert "inet 10.5.1.0/32 scope global flannel.1" in host.run("ip", "address")
         assert "link/ether 0e:2a:00:00:00:01" in shown
@@ -171,6 +172,7 @@ def test_what_is_not_permanent_is_not_taken_for_ours(host: Namespace) -> None:
     [
         "ip link set flannel.1 address 0e:00:00:00:00:99",
         "ip link set flannel.1 mtu 1300",
+        "ip link set flannel.1 txqueuelen 1000",
         "ip link set flannel.1 down",
         "ip link delete flannel.1",
         "ip address del 10.5.1.0/32 dev flannel.1",

@@ -28,9 +28,12 @@ from tunneld.host.firewall.family import (
     Version,
     in_families,
 )
+from tunneld.host.firewall.layout import translates
 from tunneld.host.firewall.nft_table import NftTable
 from tunneld.host.firewall.program import attempt
+from tunneld.host.firewall.translation import by_nftables
 from tunneld.host.firewall.xtables import Variant, Xtables, usual_variant, variants
+from tunneld.host.forwarding import docker_sign
 
 _IPTABLES_NFT_TABLES = frozenset({"filter", "nat", "raw"})
 _IPV6 = Path("/proc/sys/net/ipv6")
@@ -61,6 +64,7 @@ class HostFirewall:
             mode: by which means the rules are put in force.
         """
         self._mode = mode
+        self._name = name
         self._table = NftTable(name)
         self._xtables = {
             (version, variant): Xtables(version, variant, name, layout.beside_nftables)
@@ -69,13 +73,15 @@ class HostFirewall:
         }
         self._in_use: _InUse | None = None
         """What was applied last; None: nothing was."""
+        self._translating: frozenset[str] = frozenset()
+        """Tables of others with a place for rules that translate sources."""
         self._told: list[str] | None = None
         self._told_dropping: list[str] = []
 
     @property
     def tables(self) -> frozenset[str]:
         """Names of the nftables tables whose changes may touch our rules."""
-        return _IPTABLES_NFT_TABLES | {self._table.name}
+        return _IPTABLES_NFT_TABLES | {self._table.name} | self._translating
 
     async def observe(self) -> Firewall | None:
         """Returns the rules that are in force; None when they are not all as applied.
@@ -91,7 +97,9 @@ class HostFirewall:
             *(table.observe() for table in tables), *(part.observe() for part in used.beside)
         )
         expected = [*(used.rules for _ in tables), *used.beside.values()]
-        return used.wanted if list(found) == expected else None
+        if list(found) != expected or used.rules != await self._rules(used.wanted):
+            return None
+        return used.wanted
 
     async def apply(self, wanted: Firewall) -> None:
         """Puts the rules in force, and takes away what an earlier choice has left.
@@ -100,8 +108,9 @@ class HostFirewall:
             HostError: no program can do it, or one refuses.
         """
         self._in_use = None
-        rules = in_families(wanted)
-        chosen = await self._choose(wanted, rules)
+        usual = await self._find_programs()
+        rules = await self._rules(wanted)
+        chosen = await self._choose(wanted, rules, usual)
         if chosen.table is not None:
             await chosen.table.apply(rules)
         for part, of_family in chosen.beside.items():
@@ -146,8 +155,32 @@ class HostFirewall:
             if part.version == version and shutil.which(f"{part.program}-save")
         ]
 
-    async def _choose(self, wanted: Firewall, rules: tuple[FamilyRules, ...]) -> _InUse:
-        usual = await self._find_programs()
+    async def _rules(self, wanted: Firewall) -> tuple[FamilyRules, ...]:
+        """Returns what is wanted in each family, as it must be among the rules of others."""
+        if self._mode == "off":
+            return in_families(wanted)
+        return in_families(wanted, await self._translated(wanted))
+
+    async def _translated(self, wanted: Firewall) -> frozenset[Version]:
+        """Returns the families in which others may translate sources, or soon will."""
+        if wanted.masquerade or docker_sign() is not None:
+            # We do so ourselves, or Docker is about to: too late for what it translates meanwhile.
+            return frozenset(VERSIONS)
+        found = await by_nftables(self._name)
+        self._translating = found.tables
+        versions = set(found.versions)
+        for version in (of_family.version for of_family in in_families(wanted)):
+            for part in self._runnable(version):
+                if version not in versions and translates(await part.tables(), self._name):
+                    versions.add(version)
+        return frozenset(versions)
+
+    async def _choose(
+        self,
+        wanted: Firewall,
+        rules: tuple[FamilyRules, ...],
+        usual: Mapping[Version, Variant | None],
+    ) -> _InUse:
         for part in self._xtables.values():
             part.plan = layout.beside_nftables
         if self._mode == "off":
@@ -159,6 +192,8 @@ class HostFirewall:
         }
         if self._mode == "auto" and (not any(usual.values()) or await _nft_works()):
             return _InUse(wanted, rules, self._table, beside)
+        for part in beside:
+            part.plan = layout.beside_iptables
         for of_family in rules:
             variant = usual[of_family.version]
             if variant is None:

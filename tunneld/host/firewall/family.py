@@ -37,7 +37,7 @@ class FamilyRules:
     direct: bool = False
     """Whether overlay packets also come and go by other devices, as they are."""
     keep_sources: bool = True
-    """Whether to see to it that nobody translates sources between overlay subnets."""
+    """Whether somebody may translate sources between overlay subnets, if we let him."""
     masquerade: bool = False
     random_fully: bool = True
     forward: bool = True

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from tunneld.host.firewall.family import FamilyRules
@@ -110,11 +110,18 @@ def beside_nftables(tables: Tables, owner: str, wanted: FamilyRules) -> dict[str
     return layouts
 
 
+def beside_iptables(tables: Tables, owner: str, wanted: FamilyRules) -> dict[str, Layout]:
+    """Returns what must be in the iptables of the other variant, where `everything` is in one."""
+    layouts = beside_nftables(tables, owner, wanted)
+    if translates(tables, owner):
+        layouts["nat"] = _nat(owner, replace(wanted, masquerade=False))
+    return layouts
+
+
 def everything(tables: Tables, owner: str, wanted: FamilyRules) -> dict[str, Layout]:
     """Returns what must be in iptables where there is no nftables table of ours."""
-    layouts = {}
-    if wanted.keep_sources or wanted.masquerade:
-        layouts["nat"] = _nat(owner, wanted)
+    # Its accepts track no connections, so that they may stay where nobody translates.
+    layouts = {"nat": _nat(owner, wanted)}
     if wanted.forward:
         layouts["filter"] = _forward(tables, owner, wanted)
     if wanted.notrack or _may_drop_early(tables, owner):
@@ -163,6 +170,21 @@ def own_rules(tables: Tables, owner: str) -> dict[str, dict[str, list[str]]]:
         for name, table in tables.items()
         if names & table.rules.keys()
     }
+
+
+def translates(tables: Tables, owner: str) -> bool:
+    """Returns whether rules of others may translate sources.
+
+    Not those that only keep them, as another daemon of ours has them.
+    """
+    rules = tables.get("nat", Table()).rules.get("POSTROUTING", ())
+    own = own_chains(owner)
+    return any(not is_keeping(led) and led not in own for led in map(target, rules))
+
+
+def is_keeping(chain: str | None) -> bool:
+    """Returns whether a chain is of ours, of whichever daemon, and only keeps sources."""
+    return chain is not None and chain.startswith(f"{_OWN}KEEP-")
 
 
 def _docker_asks(tables: Tables) -> bool:

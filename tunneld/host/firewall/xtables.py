@@ -60,7 +60,7 @@ class Xtables:
         if self._applied is None:
             return None
         wanted, own = self._applied
-        tables = await self._tables()
+        tables = await self.tables()
         if not layout.is_laid_out(tables, self._owner, self.plan(tables, self._owner, wanted)):
             return None
         return wanted if layout.own_rules(tables, self._owner) == own else None
@@ -72,10 +72,10 @@ class Xtables:
             HostError: iptables refuses.
         """
         self._applied = None
-        tables = await self._tables()
+        tables = await self.tables()
         layouts = self.plan(tables, self._owner, wanted)
         await self._restore(layout.script(tables, self._owner, layouts))
-        tables = await self._tables()
+        tables = await self.tables()
         layouts = self.plan(tables, self._owner, wanted)
         if layout.is_laid_out(tables, self._owner, layouts):
             self._applied = (wanted, layout.own_rules(tables, self._owner))
@@ -87,9 +87,14 @@ class Xtables:
             HostError: iptables refuses.
         """
         self._applied = None
-        await self._restore(layout.script(await self._tables(), self._owner, {}))
+        await self._restore(layout.script(await self.tables(), self._owner, {}))
 
-    async def _tables(self) -> Tables:
+    async def tables(self) -> Tables:
+        """Returns all rules there are, of whomever.
+
+        Raises:
+            HostError: they cannot be listed.
+        """
         choices: tuple[tuple[str, ...], ...] = ((),)
         if self.variant == "legacy":
             # Asking for a table that is not there makes iptables-legacy register it.

@@ -93,11 +93,10 @@ class Netlink(Channel):
         index: int,
         *,
         mtu_bytes: int,
-        txqueuelen: int | None = None,
+        txqueuelen: int,
         is_up: bool = True,
     ) -> None:
-        """Sets a device's MTU, queue length (None: as it is) and administrative state."""
-        queue: dict[str, object] = {} if txqueuelen is None else {"txqlen": txqueuelen}
+        """Sets a device's MTU, queue length and administrative state."""
         await self._call(
             f"set device {index}",
             self._ip.link,
@@ -105,8 +104,7 @@ class Netlink(Channel):
             index=index,
             mtu=mtu_bytes,
             state="up" if is_up else "down",
-            ignored=(),
-            **queue,
+            txqlen=txqueuelen,
         )
 
     async def set_mac(self, index: int, mac: MacAddress) -> None:

@@ -14,10 +14,12 @@ import pytest
 from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import run_inside
 from tests.unit.host.firewall.site import (
+    ADDRESSES,
     CONTAINER,
     REMOTE,
     SUBNET,
     WANTED,
+    WANTED_IN_BOTH,
     Site,
     Tools,
     arrives,
@@ -28,6 +30,7 @@ from tests.unit.host.firewall.site import (
 from tunneld.errors import HostError
 from tunneld.fib.state import FirewallMark, FirewallMode
 from tunneld.host.firewall import HostFirewall
+from tunneld.host.firewall.family import IPTABLES, Version
 
 pytestmark = pytest.mark.root
 
@@ -84,12 +87,32 @@ COMMIT
 }
 
 
-def iptables(host: Namespace, variant: Variant, *argv: str, stdin: str = "") -> str:
-    return host.run(f"/usr/sbin/iptables-{variant}", *argv, stdin=stdin)
+IN_IPV6 = {
+    "10.5.1.2/32": "fd05:0:0:1::2/128",
+    "10.5.1.2": "fd05:0:0:1::2",
+    "10.5.1.0/24": "fd05:0:0:1::/64",
+    "icmp-host-prohibited": "icmp6-adm-prohibited",
+}
 
 
-def restore(host: Namespace, variant: Variant, text: str) -> None:
-    host.run(f"/usr/sbin/iptables-{variant}-restore", "--noflush", stdin=text)
+def translated(text: str, version: Version) -> str:
+    """Returns rules of IPv4 as those of a family."""
+    for ipv4, ipv6 in IN_IPV6.items() if version == 6 else ():
+        text = text.replace(ipv4, ipv6)
+    return text
+
+
+def iptables(
+    host: Namespace, variant: Variant, *argv: str, stdin: str = "", version: Version = 4
+) -> str:
+    program = IPTABLES[version]
+    argv = tuple(translated(word, version) for word in argv)
+    return host.run(f"/usr/sbin/{program}-{variant}", *argv, stdin=stdin)
+
+
+def restore(host: Namespace, variant: Variant, text: str, version: Version = 4) -> None:
+    program = f"/usr/sbin/{IPTABLES[version]}-{variant}-restore"
+    host.run(program, "--noflush", stdin=translated(text, version))
 
 
 def saved(host: Namespace) -> str:
@@ -99,6 +122,8 @@ def saved(host: Namespace) -> str:
         for command in (
             ("/usr/sbin/iptables-legacy-save",),
             ("/usr/sbin/iptables-nft-save",),
+            ("/usr/sbin/ip6tables-legacy-save",),
+            ("/usr/sbin/ip6tables-nft-save",),
             ("/usr/sbin/nft", "list", "ruleset"),
         )
     )
@@ -118,30 +143,34 @@ def run_on(
 
 @pytest.mark.parametrize("tools", ["all", "iptables only"])
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
+@pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("host", HOSTS)
 def test_overlay_packets_pass_with_their_own_addresses_and_a_stop_leaves_no_trace(
     rig: Rig,
     space: Namespace,
     host: str,
+    version: Version,
     variant: Variant,
     tools: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    it = ADDRESSES[version]
+
     async def work(place: Site, firewall: HostFirewall) -> None:
-        restore(space, variant, HOSTS[host])
+        restore(space, variant, HOSTS[host], version)
         before = saved(space)
-        assert await arrives(place) is None
+        assert await arrives(place, it.container) is None
         usable: Tools = "all"
         if tools != "all":
             usable = "iptables-nft only" if variant == "nft" else "iptables-legacy only"
         monkeypatch.setenv("PATH", path_with(usable, tmp_path / "bin"))
-        await firewall.apply(WANTED)
-        assert await firewall.observe() == WANTED
-        assert await arrives(place) == REMOTE
-        assert await departs(place) == CONTAINER
+        await firewall.apply(WANTED_IN_BOTH)
+        assert await firewall.observe() == WANTED_IN_BOTH
+        assert await arrives(place, it.container) == it.remote
+        assert await departs(place, it.remote) == it.container
         await firewall.clear()
-        assert await arrives(place) is None
+        assert await arrives(place, it.container) is None
         if tools == "all":
             assert saved(space) == before
 
@@ -226,21 +255,24 @@ def test_what_docker_keeps_apart_stays_apart(rig: Rig, space: Namespace, variant
     ],
     ids=", ".join,
 )
+@pytest.mark.parametrize("version", [4, 6])
 def test_what_somebody_changes_is_noticed_and_mended(
-    rig: Rig, space: Namespace, variant: Variant, commands: list[str]
+    rig: Rig, space: Namespace, variant: Variant, version: Version, commands: list[str]
 ) -> None:
+    it = ADDRESSES[version]
+
     async def work(place: Site, firewall: HostFirewall) -> None:
-        restore(space, variant, HOSTS["docker-28"])
+        restore(space, variant, HOSTS["docker-28"], version)
         # Docker's rules go with the flush, the policy stays: nothing is forwarded but by us.
-        iptables(space, variant, "-P", "FORWARD", "DROP")
-        await firewall.apply(WANTED)
+        iptables(space, variant, "-P", "FORWARD", "DROP", version=version)
+        await firewall.apply(WANTED_IN_BOTH)
         for command in commands:
-            iptables(space, variant, *command.split())
+            iptables(space, variant, *command.split(), version=version)
         assert await firewall.observe() is None
-        await firewall.apply(WANTED)
-        assert await firewall.observe() == WANTED
-        assert await arrives(place) == REMOTE
-        assert await departs(place) == CONTAINER
+        await firewall.apply(WANTED_IN_BOTH)
+        assert await firewall.observe() == WANTED_IN_BOTH
+        assert await arrives(place, it.container) == it.remote
+        assert await departs(place, it.remote) == it.container
 
     run_on(rig, space, work)
 
@@ -458,5 +490,63 @@ def test_without_any_program_the_error_says_what_to_install(
         with pytest.raises(HostError, match=r"no program `iptables`.*apt-get install iptables"):
             await HostFirewall("flannel0", "iptables").apply(WANTED)
         await HostFirewall("flannel0").clear()
+
+    run_inside(space, work)
+
+
+@pytest.mark.parametrize("mode", ["auto", "iptables"])
+def test_a_family_that_the_network_has_no_longer_leaves_nothing(
+    space: Namespace, mode: FirewallMode
+) -> None:
+    for version in (4, 6):
+        restore(space, "nft", HOSTS["docker-28"], version)
+    before = saved(space)
+
+    async def work() -> None:
+        firewall = HostFirewall("flannel0", mode)
+        await firewall.apply(WANTED)
+        only_ipv4 = saved(space)
+        await firewall.apply(WANTED_IN_BOTH)
+        assert await firewall.observe() == WANTED_IN_BOTH
+        await firewall.apply(WANTED)
+        assert saved(space) == only_ipv4
+        await firewall.apply(replace(WANTED_IN_BOTH, ipv4=None))
+        rules = saved(space)
+        assert "10.5.0.0/16" not in rules
+        assert "fd05::/48" in rules
+        await firewall.clear()
+        assert saved(space) == before
+
+    run_inside(space, work)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("mode", ["auto", "iptables"])
+@pytest.mark.parametrize("host", ["docker-20", "docker-28"])
+def test_peers_reached_without_a_tunnel_pass_docker_by_the_underlay(
+    rig: Rig, space: Namespace, host: str, mode: FirewallMode, version: Version
+) -> None:
+    it = ADDRESSES[version]
+
+    async def work() -> None:
+        async with site(rig, space) as place:
+            restore(space, "nft", HOSTS[host], version)
+            firewall = HostFirewall("host-gw", mode)
+            assert place.stranger.try_run("ip", "address", "add", it.remote, "dev", "lo")
+
+            def passes(source: str) -> bool:
+                ping = ("ping", "-c", "1", "-W", "1", "-I", source, it.container)
+                return place.stranger.try_run(*ping).returncode == 0
+
+            space.run("ip", "route", "replace", it.remote, "via", it.stranger)
+            assert not passes(it.remote)
+            await firewall.apply(replace(WANTED_IN_BOTH, devices=frozenset()))
+            assert passes(it.remote)
+            assert not passes(it.stranger)
+            await firewall.apply(WANTED_IN_BOTH)
+            assert not passes(it.remote)
+            await firewall.apply(replace(WANTED_IN_BOTH, direct=True))
+            assert passes(it.remote)
+            await firewall.clear()
 
     run_inside(space, work)
