@@ -147,8 +147,9 @@ def test_the_sender_is_told_in_words_that_scapy_agrees_with(
 def test_a_flood_of_errors_is_answered_at_a_limited_rate(
     host: Host, container: socket.socket
 ) -> None:
+    packet = inner("10.5.1.2", "10.5.250.7")
     for _ in range(5000):
-        host.write(inner("10.5.1.2", "10.5.250.7"))
+        host.write(packet)
     host.wait_for_drop("no_route", 5000)
     counters = host.engine.counters()
     assert counters["icmp_sent"] + counters["icmp_suppressed"] == 5000
@@ -207,7 +208,7 @@ def test_a_full_underlay_holds_the_sender_back_and_loses_nothing(rig_space: Name
         near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
         near.bind(("127.0.0.1", 8285))
-    with peer, Host(rig_space, underlay=near) as host:
+    with peer, Host(rig_space, underlay=[near]) as host:
         host.engine.commit(
             {
                 "settings": settings(),
