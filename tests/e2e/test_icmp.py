@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
 
 import pytest
 from scapy.layers.inet import ICMP, IP, IPerror
@@ -12,6 +11,7 @@ from tests.e2e.site import Site
 from tests.support.wait import wait_until
 from tunneld.lab import namespaces
 from tunneld.lab.daemons import status_of
+from tunneld.lease.model import IPAddress
 
 pytestmark = pytest.mark.root
 
@@ -33,7 +33,7 @@ def wide_site(site: Site) -> Site:
     return site
 
 
-def answer(site: Site, target: IPv4Address | str, *, size: int = 100, ttl: int = 64) -> IP:
+def answer(site: Site, target: IPAddress | str, *, size: int = 100, ttl: int = 64) -> IP:
     """Sends from the first host's container; returns the first ICMP error that arrives there."""
     answers = site.probe(
         site.hosts[0].container_namespace,

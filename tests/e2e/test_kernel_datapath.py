@@ -12,14 +12,14 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.interop.network import Host, Network, pings
+from tests.interop.network import Family, Host, Network, pings
 from tests.support.netns import Rig
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 
 PATIENCE_S = 30.0
-FAMILIES = (4, 6)
+FAMILIES: tuple[Family, ...] = (4, 6)
 DEVICES = {4: "flannel.1", 6: "flannel-v6.1"}
 BY_KERNEL = ("--datapath", "kernel")
 
@@ -72,13 +72,13 @@ def wait_until_same(host: Host, before: dict[str, str], what: str) -> None:
         raise
 
 
-def peer_entries(host: Host, peer: Host, family: int) -> dict[str, tuple[str, ...]]:
+def peer_entries(host: Host, peer: Host, family: Family) -> dict[str, tuple[str, ...]]:
     """Returns the command that takes away each thing a peer is reached by."""
     device = DEVICES[family]
     data = json.loads(host.network.leases()[peer.lease_key])
     mac = data["BackendData" if family == 4 else "BackendV6Data"]["VtepMAC"]
     end = str(peer.public_ip if family == 4 else peer.public_ipv6)
-    subnet = peer.subnet_of(4 if family == 4 else 6)
+    subnet = peer.subnet_of(family)
     return {
         "device": ("ip", "link", "delete", device),
         "device down": ("ip", "link", "set", device, "down"),
@@ -90,14 +90,14 @@ def peer_entries(host: Host, peer: Host, family: int) -> dict[str, tuple[str, ..
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_somebody_takes_away_is_put_back(network: Network, family: int) -> None:
+def test_what_somebody_takes_away_is_put_back(network: Network, family: Family) -> None:
     first, second = network.host("t1"), network.host("t2")
     before = tables(first)
     assert all(before.values()), before
     for what, command in peer_entries(first, second, family).items():
         first.space.run(*command)
         wait_until_same(first, before, f"the {what} of IPv{family}")
-        reached: Callable[[], bool] = lambda: pings(first, second, 4 if family == 4 else 6)  # noqa: E731
+        reached: Callable[[], bool] = lambda: pings(first, second, family)  # noqa: E731
         wait_until(reached, PATIENCE_S, f"the way to the peer after the {what} was gone")
     assert first.running.exit_status is None
 
