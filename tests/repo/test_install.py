@@ -27,6 +27,8 @@ usr/lib/udev/rules.d/90-tunneld.rules
 usr/share/tunneld/docker.service.d/tunneld.conf
 usr/share/tunneld/network/udp-tuned.json
 usr/share/tunneld/network/udp.json
+usr/share/tunneld/network/vxlan-dual-stack.json
+usr/share/tunneld/network/vxlan.json
 usr/share/tunneld/tunneld.service.d/credentials.conf
 usr/share/tunneld/tunneld.toml
 """
