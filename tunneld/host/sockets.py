@@ -39,7 +39,6 @@ has 4 MiB at most by default (tcp_wmem), so that this holds about eight, headers
 # include/uapi/linux/in.h, in6.h, asm-generic/socket.h, filter.h; not in Python's socket module.
 IP_MTU_DISCOVER = 10
 IPV6_MTU_DISCOVER = 23
-IPV6_DONTFRAG = 62
 PMTUDISC_DO = 2
 """IP_PMTUDISC_DO and IPV6_PMTUDISC_DO."""
 _SO_ATTACH_FILTER = 26
@@ -187,7 +186,6 @@ def _open_udp(sockets: list[socket.socket], address: IPAddress) -> socket.socket
     else:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO)
-        opened.setsockopt(socket.IPPROTO_IPV6, IPV6_DONTFRAG, 1)
     _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     return opened
 

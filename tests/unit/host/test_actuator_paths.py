@@ -358,16 +358,42 @@ def test_change_of_the_way_to_a_peer_is_told_but_not_once_for_each_route(
         host.run("ip", "-batch", "-", stdin="\n".join(routes))
         await eventually(lambda: "on_link" in events, "the change of routes")
         assert events.count("on_link") < 10
-        for change in (
-            "ip route add 2001:db8:9::/64 via 2001:db8::9",
-            "ip link set eth0 down",
-            "ip link set eth0 up",
-        ):
-            events.clear()
-            host.run(*change.split())
-            await eventually(lambda: "on_link" in events, change)
 
     run_actuated(host, tmp_path, HOST_GW, work)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ip route add 10.9.0.0/16 via 192.0.2.9",
+        "ip -6 route add 2001:db8:9::/64 via 2001:db8::9",
+        "ip link set eth0 down",
+    ],
+)
+def test_each_change_of_the_way_to_a_peer_is_told(
+    host: Namespace, tmp_path: Path, change: str
+) -> None:
+    """With the interface its IPv4 routes go, and of those the kernel says nothing."""
+    if "link" in change:
+        host.sysctl("net/ipv6/conf/all/disable_ipv6", 1)
+    events: list[HostEvent] = []
+
+    async def main() -> None:
+        async with Netlink.opened() as netlink:
+            underlay = await find_underlay(Selection(interfaces=("eth0",)), netlink)
+            actuator = Actuator(
+                netlink,
+                device=None,
+                networks=[NETWORK],
+                subnet_file=tmp_path / "subnet.env",
+                underlay=underlay,
+            )
+            actuator.on_change(events.append)
+            host.run(*change.split())
+            await eventually(lambda: "on_link" in events, change)
+            await actuator.close()
+
+    run_inside(host, main)
 
 
 @pytest.mark.parametrize("wanted", STATES.values(), ids=STATES)
