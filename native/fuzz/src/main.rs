@@ -45,7 +45,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    let text = "usage: tunneld-fuzz datagrams|vnet CORPUS SECONDS [--keep]";
+    let text = "usage: tunneld-fuzz datagrams|vnet|vxlan CORPUS SECONDS [--keep]";
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(2)
 }

@@ -1,18 +1,20 @@
 //! What is tried, and the rules that must hold whatever comes in.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use tunneld_core::adjacency::{Encapsulation, Parameters};
 use tunneld_core::coalescing::Kinds;
 use tunneld_core::counters::WorkerCounters;
 use tunneld_core::drop_reason::DropReason;
-use tunneld_core::fib::{Fib, Settings, SourceCheck};
+use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::segmentation::Segmentation;
 use tunneld_core::transaction::{Change, Tables, TargetName};
-use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
+use tunneld_wire::ethernet::MacAddress;
+use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
+use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ip, ipv4};
 
 use crate::mutate::digest;
@@ -28,15 +30,16 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Returns `datagrams` (two bytes of segment length, then a message of the underlay) or
-    /// `vnet` (a virtio_net_hdr, then a packet of the device).
+    /// Returns `datagrams` or `vxlan` (two bytes of segment length, then a message of the
+    /// underlay, raw or VXLAN) or `vnet` (a virtio_net_hdr, then a packet of the device).
     pub(crate) fn named(name: &str) -> Option<Self> {
-        let is_inbound = match name {
-            "datagrams" => true,
-            "vnet" => false,
+        let (is_inbound, vtep) = match name {
+            "datagrams" => (true, None),
+            "vxlan" => (true, Some(vtep()?)),
+            "vnet" => (false, None),
             _ => return None,
         };
-        Some(Self { fib: fib()?, is_inbound })
+        Some(Self { fib: fib(vtep)?, is_inbound })
     }
 
     /// Takes an input through; returns a number for what became of it.
@@ -49,16 +52,25 @@ impl Target {
     }
 }
 
-fn fib() -> Option<Fib> {
+fn vtep() -> Option<Vtep> {
+    Some(Vtep {
+        vni: Vni::new(1)?,
+        gbp: true,
+        mac: Some(MacAddress([0x0e, 0x2a, 0, 0, 0, 1])),
+        mac_v6: Some(MacAddress([0x0e, 0x2a, 0, 0, 6, 1])),
+    })
+}
+
+fn fib(vtep: Option<Vtep>) -> Option<Fib> {
     let peer =
         Parameters { encapsulation: Encapsulation::Raw, endpoint: PEER, mtu_bytes: MTU_BYTES };
-    let change = Change {
+    let mut change = Change {
         settings: Some(Settings {
             source_check: SourceCheck::Strict,
             device_mtu_bytes: MTU_BYTES,
             icmp_source: Some(Ipv4Addr::new(10, 5, 1, 0)),
-            icmp_source_v6: None,
-            vtep: None,
+            icmp_source_v6: vtep.map(|_| Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 0)),
+            vtep,
         }),
         put_adjacencies: vec![("peer".into(), peer)],
         put_entries: vec![
@@ -67,6 +79,12 @@ fn fib() -> Option<Fib> {
         ],
         ..Change::default()
     };
+    if vtep.is_some() {
+        change.put_entries.extend([
+            ("fd00:1::/64".parse().ok()?, TargetName::Local),
+            ("fd00:2::/64".parse().ok()?, TargetName::Adjacency("peer".into())),
+        ]);
+    }
     Tables::new(1).commit(change).ok()
 }
 
@@ -92,10 +110,8 @@ fn datagrams(fib: &Fib, input: &[u8]) -> Result<u64, String> {
     for delivery in batch.deliveries() {
         delivered += delivery.count as u64;
         shape.push(delivery.count.min(3) as u8);
-        let packets: Vec<&[u8]> = batch.packets(delivery).map(|place| &memory[place]).collect();
-        if let Some(packet) = packets.iter().find(|packet| packet.len() > MTU_BYTES.into()) {
-            return Err(format!("a packet of {} bytes is let through", packet.len()));
-        }
+        let packets = batch.singles(delivery).map(|(place, vnet)| finished(&memory[place], vnet));
+        let packets: Vec<Vec<u8>> = packets.collect::<Result<_, _>>()?;
         let Some(headers) = batch.headers(delivery, &memory) else { continue };
         let mut whole = headers.as_bytes().to_vec();
         packets.iter().for_each(|packet| whole.extend(&packet[headers.len..]));
@@ -124,6 +140,29 @@ fn datagrams(fib: &Fib, input: &[u8]) -> Result<u64, String> {
     }
     shape.truncate(6);
     Ok(digest(&[shape, reasons].concat()))
+}
+
+/// Returns a packet that goes alone, finished as the device finishes it.
+///
+/// # Errors
+///
+/// The device would refuse it, or pass on what is larger than its MTU.
+fn finished(packet: &[u8], vnet: VnetHeader) -> Result<Vec<u8>, String> {
+    let mut longest = packet.len();
+    if vnet.gso != Gso::None {
+        let header = ip::Header::parse(packet).map_err(|error| error.to_string())?;
+        let cut = Segmentation::new(&vnet, &header, packet, false)
+            .map_err(|reason| format!("a super-packet is {}", reason.label()))?;
+        longest = cut.segment_len(0);
+    }
+    if longest > MTU_BYTES.into() {
+        return Err(format!("a packet of {longest} bytes is let through"));
+    }
+    let mut whole = packet.to_vec();
+    if vnet.needs_checksum() {
+        vnet.copy_finished(&mut whole, packet).map_err(|error| error.to_string())?;
+    }
+    Ok(whole)
 }
 
 /// A packet leaves as right packets no larger than the peer's MTU, or is dropped once.
@@ -171,7 +210,7 @@ mod tests {
     fn every_kept_input_keeps_the_rules() {
         let corpora =
             std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/fuzz");
-        for name in ["datagrams", "vnet"] {
+        for name in ["datagrams", "vnet", "vxlan"] {
             let mut target = Target::named(name).unwrap();
             let mut count = 0;
             for entry in std::fs::read_dir(corpora.join(name)).unwrap() {

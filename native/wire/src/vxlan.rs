@@ -21,7 +21,7 @@ const GROUP_POLICY: u32 = 0x8048_ffff;
 pub struct Vni(u32);
 
 impl Vni {
-    /// Largest one.
+    /// Number of the largest one.
     pub const MAX: u32 = 0x00ff_ffff;
 
     /// Returns the identifier of that number, if it has no more than 24 bits.
