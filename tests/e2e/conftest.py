@@ -6,11 +6,12 @@ import itertools
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import Site
 from tests.support.etcd import Etcd
@@ -74,6 +75,14 @@ def vxlan_site(root_tools: None) -> Iterator[Site]:
 def host(rig: Rig) -> SingleHost:
     """One host and a switch, no daemon yet."""
     return SingleHost(rig)
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    """The service manager of a daemon."""
+    made = Manager(tmp_path / "notify")
+    with closing(made.socket):
+        yield made
 
 
 @pytest.fixture

@@ -3,81 +3,20 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import socket
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
+from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
 from tests.support.etcd import Etcd
 from tests.support.freeze import freeze, thread_ids
 from tests.support.process import Process
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 
-INTERVAL_S = 4.0
-"""Within this time the manager expects to be told; half of it is the daemon's own patience."""
-
 PREFIX = "/coreos.com/network"
-
-
-class Manager:
-    """The end of the notification socket that is systemd's; keeps all it is told, in order."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(path))
-        self.socket.setblocking(False)
-        self._told: list[str] = []
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            "NOTIFY_SOCKET": str(self.path),
-            "WATCHDOG_USEC": str(round(INTERVAL_S * 1_000_000)),
-        }
-
-    def told(self) -> list[str]:
-        while True:
-            try:
-                self._told.append(self.socket.recv(65536).decode())
-            except BlockingIOError:
-                return list(self._told)
-
-    def wait_for(self, pattern: str, after: int = 0, timeout_s: float = 30.0) -> int:
-        """Returns the number of the first message from `after` on that matches."""
-
-        def found() -> list[int]:
-            messages = enumerate(self.told())
-            return [n for n, text in messages if n >= after and re.search(pattern, text, re.DOTALL)]
-
-        return wait_until(found, timeout_s, f"{pattern!r} from the daemon")[0]
-
-    def falls_silent(self) -> None:
-        """Returns when the daemon has fed no watchdog for the whole interval."""
-
-        def fed() -> bool:
-            before = self.told().count("WATCHDOG=1")
-            try:
-                wait_until(lambda: self.told().count("WATCHDOG=1") > before, INTERVAL_S)
-            except TimeoutError:
-                return False
-            return True
-
-        wait_until(lambda: not fed(), 30.0, "a silent watchdog", poll_s=0.0)
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    made = Manager(tmp_path / "notify")
-    with closing(made.socket):
-        yield made
 
 
 Start = Callable[..., Process]
