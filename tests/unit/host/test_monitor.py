@@ -83,7 +83,13 @@ def test_each_change_of_the_kernel_is_noticed_with_its_place(space: Namespace) -
             await expect(
                 Notice(kind="firewall", tables=frozenset({"filter"})), "iptables-nft -N MINE"
             )
+            space.run("nft", "add", "table", "ip", "theirs")
+            await expect(
+                Notice(kind="firewall", tables=frozenset({"theirs"}), makes_nat=True),
+                "nft add chain ip theirs out { type nat hook postrouting priority 0 ; }",
+            )
             await expect(Notice(kind="iptables"), "iptables-legacy -N MINE")
+            await expect(Notice(kind="iptables"), "ip6tables-legacy -N MINE")
             await expect(link, "ip link del br0")
         finally:
             monitor.close()
