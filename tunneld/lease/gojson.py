@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from math import isfinite
 from typing import Any, NoReturn, TypeAlias
 
@@ -50,6 +51,7 @@ def dumps(value: Json) -> str:
     return text
 
 
+@lru_cache(maxsize=256)
 def fold(name: str) -> str:
     """Returns the form two member names share when Go takes them for the same."""
     # Go folds rune by rune; a full case folding would also make "ß" equal to "ss".

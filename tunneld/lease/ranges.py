@@ -11,19 +11,28 @@ from collections.abc import Iterable, Iterator
 from tunneld.lease.model import IPAddress, IPNetwork
 
 
+def last_address(network: IPNetwork) -> int:
+    """Returns the last address of `network` as a number.
+
+    Asked of the network itself, it would be kept there for good, for each of thousands.
+    """
+    size = 1 << (network.max_prefixlen - network.prefixlen)
+    return int(network.network_address) + size - 1
+
+
 def overlap(one: IPNetwork, other: IPNetwork) -> bool:
     """Returns whether any address is in both. Networks of two families share none."""
     return (
         one.version == other.version
-        and int(one.network_address) <= int(other.broadcast_address)
-        and int(other.network_address) <= int(one.broadcast_address)
+        and int(one.network_address) <= last_address(other)
+        and int(other.network_address) <= last_address(one)
     )
 
 
 def is_inside(address: IPAddress, network: IPNetwork) -> bool:
     """Returns whether `address` is in `network`; never across families."""
     return address.version == network.version and (
-        int(network.network_address) <= int(address) <= int(network.broadcast_address)
+        int(network.network_address) <= int(address) <= last_address(network)
     )
 
 
@@ -37,7 +46,7 @@ class Ranges:
 
     def __init__(self, networks: Iterable[IPNetwork]) -> None:
         ranges = sorted(
-            (int(network.network_address), int(network.broadcast_address)) for network in networks
+            (int(network.network_address), last_address(network)) for network in networks
         )
         self._first: list[int] = []
         self._last: list[int] = []
@@ -50,7 +59,7 @@ class Ranges:
 
     def __contains__(self, network: IPNetwork) -> bool:
         """Returns whether any address of `network` is in a range."""
-        at = bisect_right(self._first, int(network.broadcast_address)) - 1
+        at = bisect_right(self._first, last_address(network)) - 1
         return at >= 0 and self._last[at] >= int(network.network_address)
 
     def gaps(self, first: int, last: int, size: int) -> Iterator[int]:

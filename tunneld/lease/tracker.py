@@ -33,7 +33,7 @@ from tunneld.lease.model import (
     SubnetKey,
 )
 from tunneld.lease.network import NetworkConfig
-from tunneld.lease.ranges import is_inside, is_part, overlap
+from tunneld.lease.ranges import is_inside, is_part, last_address, overlap
 
 MALFORMED_KEY = "malformed_key"
 MALFORMED_VALUE = "malformed_value"
@@ -297,10 +297,8 @@ def _usable(parts: list[_Part]) -> Usable:
     """Returns the lease of parts that may all be used."""
     lease = parts[0].lease
     usable = {part.subnet for part in parts}
-    return Usable(
-        lease=lease,
-        withheld=frozenset(subnet for subnet in lease.key.subnets if subnet not in usable),
-    )
+    withheld = [subnet for subnet in lease.key.subnets if subnet not in usable]
+    return Usable(lease=lease, withheld=frozenset(withheld)) if withheld else Usable.whole(lease)
 
 
 def _fault(part: _Part, own: Lease) -> tuple[str, str] | None:
@@ -342,7 +340,7 @@ def _clusters(parts: Iterable[_Part]) -> Iterator[list[_Part]]:
             cluster = []
             end = -1
         cluster.append(part)
-        end = max(end, int(part.subnet.broadcast_address))
+        end = max(end, last_address(part.subnet))
     if cluster:
         yield cluster
 
