@@ -64,6 +64,13 @@ def site(root_tools: None) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
+def dual_site(root_tools: None) -> Iterator[Site]:
+    """The same over both families."""
+    with standing(Topology(name=new_lab_name(), size=3, store="etcd", ipv6="1")) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
 def vxlan_site(root_tools: None) -> Iterator[Site]:
     """The same with vxlan in user space, over both families."""
     topology = Topology(name=new_lab_name(), size=3, store="etcd", backend="vxlan", ipv6="1")

@@ -16,6 +16,8 @@ from typing import Any
 IP_MTU_DISCOVER = 10
 IP_PMTUDISC_DONT = 0
 IP_PMTUDISC_PROBE = 3
+IPV6_MTU_DISCOVER = 23
+IPV6_PMTUDISC_PROBE = 3
 
 
 def datagram(order: dict[str, Any]) -> list[str]:
@@ -48,7 +50,31 @@ def icmp_answers(order: dict[str, Any]) -> list[str]:
     return answers
 
 
+def icmp6_answers(order: dict[str, Any]) -> list[str]:
+    """As `icmp_answers` over IPv6; each answer is its source and, behind a blank, its bytes."""
+    with (
+        socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6) as listener,
+        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sender,
+    ):
+        sender.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
+        sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, order["ttl"])
+        deadline = time.monotonic() + order["timeout_s"]
+        answers: list[str] = []
+        while not answers and (left := deadline - time.monotonic()) > 0:
+            sender.sendto(bytes(order["size"] - 48), (order["target"], 9))
+            while select.select([listener], [], [], min(left, 0.2))[0]:
+                packet, source = listener.recvfrom(65535)
+                if packet[0] < 128:  # RFC 4443 section 2.1: an error
+                    answers.append(f"{source[0]} {packet.hex()}")
+                    break
+        return answers
+
+
 if __name__ == "__main__":
     order = json.load(sys.stdin)
-    work = {"datagram": datagram, "icmp_answers": icmp_answers}[order.pop("do")]
+    work = {
+        "datagram": datagram,
+        "icmp_answers": icmp_answers,
+        "icmp6_answers": icmp6_answers,
+    }[order.pop("do")]
     json.dump(work(order), sys.stdout)

@@ -32,8 +32,12 @@ class Site:
         self.views: list[HostView] = lab.views
 
     def probe(self, namespace: str, **order: Any) -> list[bytes]:
+        return [bytes.fromhex(item) for item in self.probe_text(namespace, **order)]
+
+    def probe_text(self, namespace: str, **order: Any) -> list[str]:
         command = ("nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-I", str(PROBE))
-        return [bytes.fromhex(item) for item in json.loads(run(*command, stdin=json.dumps(order)))]
+        found: list[str] = json.loads(run(*command, stdin=json.dumps(order)))
+        return found
 
     def send(self, namespace: str, target: IPAddress, *payloads: bytes) -> None:
         """Sends datagrams to a host's overlay port, from whatever address the namespace has."""

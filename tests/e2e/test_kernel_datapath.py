@@ -165,3 +165,30 @@ def test_a_killed_daemon_by_the_kernel_is_followed_by_one_in_user_space(network:
     assert "flannel-v6.1" not in first.space.run("ip", "link")
     for family in network.families:
         wait_until(lambda: pings(first, second, family), PATIENCE_S, "the peer")  # noqa: B023
+
+
+def test_a_smaller_underlay_mtu_takes_effect_at_once(network: Network) -> None:
+    first = network.host("t1")
+    first.space.run("ip", "link", "set", "eth0", "mtu", "1400")
+    wait_until(lambda: first.subnet_env["FLANNEL_MTU"] == "1330", PATIENCE_S, "subnet.env")
+    assert " mtu 1350 " in first.space.run("ip", "link", "show", "flannel.1")
+    assert " mtu 1330 " in first.space.run("ip", "link", "show", "flannel-v6.1")
+
+
+def test_a_new_underlay_address_moves_the_device_and_the_lease(network: Network) -> None:
+    first, second = network.host("t1"), network.host("t2")
+    key = first.lease_key
+    moved = str(network.outside + 76)
+    first.space.run("ip", "address", "delete", f"{first.public_ip}/24", "dev", "eth0")
+    first.space.run("ip", "address", "add", f"{moved}/24", "dev", "eth0")
+    # The kernel took the default route away with the address it belonged to.
+    first.space.run("ip", "route", "replace", "default", "via", str(network.outside))
+    wait_until(
+        lambda: json.loads(network.leases()[key])["PublicIP"] == moved,
+        PATIENCE_S,
+        "the new address in the lease",
+    )
+    for family in network.families:
+        wait_until(lambda: pings(second, first, family), PATIENCE_S, "the peer to follow")  # noqa: B023
+    assert f" local {moved} " in first.space.run("ip", "-d", "link", "show", "flannel.1")
+    assert moved in second.space.run("bridge", "fdb", "show", "dev", "flannel.1")

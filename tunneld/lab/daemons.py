@@ -74,7 +74,7 @@ def view_of(host: Host) -> HostView:
     return HostView(
         label=host.label,
         underlays=tuple(address for name, address in addresses.items() if name in env),
-        device=status_of(host)["backend"]["device"],
+        devices=tuple(status_of(host)["backend"]["devices"]),
         bridges=tuple(ip_interface(env[name]) for name in addresses if name in env),
         mtu_bytes=int(env["FLANNEL_MTU"]),
     )

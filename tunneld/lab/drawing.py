@@ -20,8 +20,8 @@ class HostView:
     label: str
     underlays: tuple[IPAddress, ...]
     """One for each of `bridges`: packets travel in their own family."""
-    device: str | None
-    """None: packets take plain routes."""
+    devices: tuple[str, ...]
+    """Empty: packets take plain routes. The kernel's vxlan has one for each of `bridges`."""
     bridges: tuple[IPv4Interface | IPv6Interface, ...]
     """Of each family of the overlay, IPv4 first."""
     mtu_bytes: int
@@ -60,10 +60,9 @@ def draw(topology: Topology, hosts: Sequence[HostView]) -> str:
 
 
 def _content(host: HostView) -> list[str]:
-    bases = [f"{bridge.network[0]}/{bridge.max_prefixlen}" for bridge in host.bridges]
-    rows = [
+    rows: list[tuple[str, Sequence[object]]] = [
         (host.label, host.underlays),
-        *([] if host.device is None else [(host.device, bases)]),
+        *_devices(host),
         ("br0", host.bridges),
     ]
     width = max(9, *(len(name) + 1 for name, _ in rows))
@@ -76,6 +75,13 @@ def _content(host: HostView) -> list[str]:
         *(f"  └ {host.label}-c {address}" for address in host.containers),
         f"MTU {host.mtu_bytes}",
     ]
+
+
+def _devices(host: HostView) -> list[tuple[str, Sequence[object]]]:
+    bases = [f"{bridge.network[0]}/{bridge.max_prefixlen}" for bridge in host.bridges]
+    if len(host.devices) > 1:
+        return [(device, [base]) for device, base in zip(host.devices, bases, strict=True)]
+    return [(device, bases) for device in host.devices]
 
 
 def _box(content: Sequence[str], inner: int) -> list[str]:

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use tunneld_core::coalescing::Kinds;
+use tunneld_core::fib::Fib;
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::prefix::Prefix;
@@ -12,7 +13,7 @@ use tunneld_wire::checksum::Sum;
 use tunneld_wire::ip;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
-use crate::packets::{Chosen, PEER, fib, packet};
+use crate::packets::{Chosen, PEER, fib, packet, vxlan_fib};
 
 /// Source: MTU 1500 without the outer headers, then without inner IPv4 and TCP.
 const MTU: usize = 1_472;
@@ -43,10 +44,20 @@ pub(crate) fn cases(wanted: &str) -> Vec<Case> {
         makers.push((format!("copy and checksum {len}"), Box::new(move || copy(len))));
     }
     for len in [64, 512, 1_400] {
-        makers.push((format!("encapsulate {len}"), Box::new(move || encapsulate(len))));
+        let fib = || fib(std::iter::empty());
+        makers.push((format!("encapsulate {len}"), Box::new(move || encapsulate(fib(), len))));
     }
     for len in [64, 512, 1_400] {
-        makers.push((format!("segment {len}"), Box::new(move || segment(len))));
+        let name = format!("encapsulate vxlan {len}");
+        makers.push((name, Box::new(move || encapsulate(vxlan_fib(), len))));
+    }
+    for len in [64, 512, 1_400] {
+        let fib = || fib(std::iter::empty());
+        makers.push((format!("segment {len}"), Box::new(move || segment(fib(), len))));
+    }
+    for len in [64, 512, 1_400] {
+        let name = format!("segment vxlan {len}");
+        makers.push((name, Box::new(move || segment(vxlan_fib(), len))));
     }
     for (kind, on) in [("coalesce", true), ("accept singly", false)] {
         for len in [64, 512, 1_400] {
@@ -113,8 +124,8 @@ fn copy(len: usize) -> (usize, Box<dyn FnMut()>) {
 }
 
 /// Packets that come one by one, on their way out.
-fn encapsulate(len: usize) -> (usize, Box<dyn FnMut()>) {
-    let (fib, bytes) = (fib(std::iter::empty()), packet(ip::PROTOCOL_UDP, len, 0, false));
+fn encapsulate(fib: Fib, len: usize) -> (usize, Box<dyn FnMut()>) {
+    let bytes = packet(ip::PROTOCOL_UDP, len, 0, false);
     let mut outbound = Outbound::new(0, Arc::default());
     let run = move || {
         for _ in 0..BATCH {
@@ -130,7 +141,7 @@ fn encapsulate(len: usize) -> (usize, Box<dyn FnMut()>) {
 }
 
 /// Super-packets with segments of `len` bytes, on their way out.
-fn segment(len: usize) -> (usize, Box<dyn FnMut()>) {
+fn segment(fib: Fib, len: usize) -> (usize, Box<dyn FnMut()>) {
     let payload_len = len - 40;
     let count = TRAIN.min((65_535 - 40) / payload_len);
     let whole = packet(ip::PROTOCOL_TCP, 40 + count * payload_len, 0, false);
@@ -142,7 +153,6 @@ fn segment(len: usize) -> (usize, Box<dyn FnMut()>) {
         checksum_offset: 16,
         ..VnetHeader::default()
     };
-    let fib = fib(std::iter::empty());
     let mut outbound = Outbound::new(0, Arc::default());
     let run = move || {
         outbound.handle(&fib, vnet, black_box(&whole), NOW_NS);

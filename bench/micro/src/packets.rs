@@ -3,10 +3,12 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tunneld_core::adjacency::{Encapsulation, Parameters};
-use tunneld_core::fib::{Fib, Settings, SourceCheck};
+use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::checksum::Sum;
+use tunneld_wire::ethernet::MacAddress;
+use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ip, ipv4};
 
 /// The far host.
@@ -15,7 +17,23 @@ pub(crate) const PEER: SocketAddr =
 
 /// Returns a FIB with the own subnet 10.5.1.0/24, a peer with 10.5.2.0/24, and `more` prefixes.
 pub(crate) fn fib(more: impl Iterator<Item = Prefix>) -> Fib {
-    let peer = Parameters { encapsulation: Encapsulation::Raw, endpoint: PEER, mtu_bytes: 1_472 };
+    build(Encapsulation::Raw, None, more)
+}
+
+/// Returns a FIB with the same subnets, where the peer is reached by VXLAN.
+pub(crate) fn vxlan_fib() -> Fib {
+    let mac = |last| MacAddress([0x0e, 0x2a, 0, 0, 0, last]);
+    let vtep = |vni| Vtep { vni, gbp: false, mac: Some(mac(1)), mac_v6: None };
+    let around = Encapsulation::Vxlan { vtep_mac: mac(2) };
+    build(around, Vni::new(1).map(vtep), std::iter::empty())
+}
+
+fn build(
+    encapsulation: Encapsulation,
+    vtep: Option<Vtep>,
+    more: impl Iterator<Item = Prefix>,
+) -> Fib {
+    let peer = Parameters { encapsulation, endpoint: PEER, mtu_bytes: 1_472 };
     let prefix = |subnet| Prefix::new(Ipv4Addr::new(10, 5, subnet, 0), 24);
     let to_peer = || TargetName::Adjacency("peer".into());
     let mut put_entries: Vec<_> = more.map(|prefix| (prefix, to_peer())).collect();
@@ -28,7 +46,7 @@ pub(crate) fn fib(more: impl Iterator<Item = Prefix>) -> Fib {
             device_mtu_bytes: 1_472,
             icmp_source: Some(Ipv4Addr::new(10, 5, 1, 0)),
             icmp_source_v6: None,
-            vtep: None,
+            vtep,
         }),
         put_adjacencies: vec![("peer".into(), peer)],
         put_entries,

@@ -7,32 +7,34 @@
 //! Source: RFC 7348 §5 (source port from a hash of the inner headers), RFC 7424 §2 (only what all
 //! fragments have in common may be hashed).
 
+use std::net::IpAddr;
+
 use tunneld_wire::ip;
 
 /// An odd number whose multiples spread well. Source: Knuth, The Art of Computer Programming 3, §6.4.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Returns the number of the path, below `paths`, for the flow of this packet.
-pub fn path(header: &ip::Header, packet: &[u8], paths: usize) -> usize {
+pub fn path<H: ip::Header>(header: &H, packet: &[u8], paths: usize) -> usize {
     if paths <= 1 {
         return 0;
     }
-    let addresses = match header {
-        ip::Header::V4(header) => {
-            u64::from(header.source.to_bits()) << 32 | u64::from(header.destination.to_bits())
-        }
-        ip::Header::V6(header) => {
-            let halves = |bits: u128| (bits >> 64) as u64 ^ bits as u64;
-            halves(header.source.to_bits()).rotate_left(32) ^ halves(header.destination.to_bits())
-        }
-    };
+    let addresses = folded(header.source()).rotate_left(32) ^ folded(header.destination());
     let ports = ports(header, packet) << 8 | u64::from(header.protocol());
     let hash = (addresses ^ ports.wrapping_mul(SPREAD)).wrapping_mul(SPREAD) >> 32;
     ((hash * paths as u64) >> 32) as usize
 }
 
+/// Returns an address in 64 bits: of IPv6 the subnet and the host, one over the other.
+const fn folded(address: IpAddr) -> u64 {
+    match address {
+        IpAddr::V4(address) => address.to_bits() as u64,
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64 ^ address.to_bits() as u64,
+    }
+}
+
 /// Returns both ports, where every packet of the flow has them.
-fn ports(header: &ip::Header, packet: &[u8]) -> u64 {
+fn ports<H: ip::Header>(header: &H, packet: &[u8]) -> u64 {
     let has_ports = matches!(header.protocol(), ip::PROTOCOL_TCP | ip::PROTOCOL_UDP);
     if !has_ports || header.is_fragment() {
         return 0;
@@ -45,9 +47,10 @@ fn ports(header: &ip::Header, packet: &[u8]) -> u64 {
 mod tests {
     use super::*;
     use crate::testing::transport_packet;
+    use tunneld_wire::ipv4;
 
     fn path_of(packet: &[u8]) -> usize {
-        path(&ip::Header::parse(packet).unwrap(), packet, 4)
+        path(&ipv4::Header::parse(packet).unwrap(), packet, 4)
     }
 
     /// A packet with a port that stands for a flow.
@@ -93,7 +96,7 @@ mod tests {
     #[test]
     fn with_one_path_there_is_nothing_to_choose() {
         let packet = numbered(3);
-        let header = ip::Header::parse(&packet).unwrap();
+        let header = ipv4::Header::parse(&packet).unwrap();
         assert_eq!((path(&header, &packet, 1), path(&header, &packet, 0)), (0, 0));
         // A header without what should follow it.
         assert!(path(&header, &packet[..20], 4) < 4);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use tunneld_wire::ip::{Malformed, Version};
 use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
-use tunneld_wire::{icmp, ip, ipv4};
+use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
 use crate::coalescing::{Coalescing, Delivery, Kinds};
 use crate::counters::WorkerCounters;
@@ -34,14 +34,13 @@ pub struct Inbound {
     replies: Replies,
 }
 
-/// A packet that goes to the device.
-struct Accepted {
-    /// Where it lies in its datagram.
-    inner: Range<usize>,
-    header: ip::Header,
-    adjacency: Option<AdjacencyId>,
-    /// What the device must be told about it.
-    vnet: VnetHeader,
+/// A datagram in the receive memory.
+struct Arrival {
+    outer_source: IpAddr,
+    place: Range<usize>,
+    /// What the kernel says of segments inside.
+    inner_segment_len: Option<usize>,
+    now_ns: u64,
 }
 
 impl Inbound {
@@ -79,20 +78,17 @@ impl Inbound {
         let step = split_len(&memory[place.clone()], segment_len, head);
         // Where the kernel's length is not that of datagrams, it is that of segments inside.
         let inner_segment_len = segment_len.filter(|len| *len < step);
-        let mut start = place.start;
+        let (mut start, last) = (place.start, place.end);
         loop {
-            let end = place.end.min(start + step);
+            let end = last.min(start + step);
             self.counters.packets.add(1);
-            let datagram = &mut memory[start..end];
-            match self.accept(fib, outer_source.ip(), datagram, inner_segment_len, now_ns) {
-                Ok(Accepted { inner, header, adjacency, vnet }) => {
-                    let place = start + inner.start..start + inner.end;
-                    self.deliveries.push(memory, place, &header, adjacency, vnet);
-                }
-                Err(reason) => self.counters.drops(reason).add(1),
+            let (outer_source, place) = (outer_source.ip(), start..end);
+            let arrival = Arrival { outer_source, place, inner_segment_len, now_ns };
+            if let Err(reason) = self.accept(fib, memory, arrival) {
+                self.counters.drops(reason).add(1);
             }
             start = end;
-            if start == place.end {
+            if start == last {
                 return;
             }
         }
@@ -107,37 +103,55 @@ impl Inbound {
     fn accept(
         &mut self,
         fib: &Fib,
-        outer_source: IpAddr,
-        datagram: &mut [u8],
-        inner_segment_len: Option<usize>,
-        now_ns: u64,
-    ) -> Result<Accepted, DropReason> {
+        memory: &mut [u8],
+        mut arrival: Arrival,
+    ) -> Result<(), DropReason> {
         let settings = fib.settings().ok_or(DropReason::NotConfigured)?;
-        let inner = match &settings.vtep {
-            Some(vtep) => decapsulation::open(vtep, datagram)?,
-            None => 0..datagram.len(),
-        };
-        let packet = &mut datagram[inner.clone()];
-        let mtu = usize::from(settings.device_mtu_bytes);
-        // A kernel's tunnel hands over super-packets: how they are cut shows behind the headers.
-        if packet.len() > mtu && settings.vtep.is_none() {
+        let datagram = &memory[arrival.place.clone()];
+        if let Some(vtep) = &settings.vtep {
+            let inner = decapsulation::open(vtep, datagram)?;
+            let start = arrival.place.start;
+            arrival.place = start + inner.start..start + inner.end;
+        } else if datagram.len() > usize::from(settings.device_mtu_bytes) {
+            // A kernel's tunnel hands over super-packets: how they are cut shows behind the
+            // headers.
             return Err(DropReason::Oversized);
         }
-        let header = parse(packet, settings)?;
+        let version = Version::of(&memory[arrival.place.clone()]).ok_or(DropReason::Empty)?;
+        settings.check_family(version)?;
+        match version {
+            Version::V4 => self.accept_as::<ipv4::Header>(fib, settings, memory, arrival),
+            Version::V6 => self.accept_as::<ipv6::Header>(fib, settings, memory, arrival),
+            Version::Other(_) => Err(DropReason::BadVersion),
+        }
+    }
+
+    fn accept_as<H: ip::Header>(
+        &mut self,
+        fib: &Fib,
+        settings: &Settings,
+        memory: &mut [u8],
+        arrival: Arrival,
+    ) -> Result<(), DropReason> {
+        let Arrival { outer_source, place, inner_segment_len, now_ns } = arrival;
+        let packet = &mut memory[place.clone()];
+        let header = parse::<H>(packet)?;
+        let mtu = usize::from(settings.device_mtu_bytes);
         let adjacency = check_source(fib, settings, outer_source, header.source())?;
         if fib.lookup(header.destination()) != Some(Target::Local) {
             return Err(DropReason::WrongDestination);
         }
         let vnet = if settings.vtep.is_some() {
             unfinished::hint(&header, packet, inner_segment_len, mtu)?
-        } else if ip::take_hop(packet) {
+        } else if H::take_hop(packet) {
             VnetHeader::default()
         } else {
             let error = icmp::Error::TimeExceeded;
-            self.replies.push(error, settings, &header, packet, now_ns, &self.counters);
+            self.replies.push(error, settings, packet, now_ns, &self.counters);
             return Err(DropReason::HopLimitExceeded);
         };
-        Ok(Accepted { inner, header, adjacency, vnet })
+        self.deliveries.push(memory, place, &header, adjacency, vnet);
+        Ok(())
     }
 
     /// Returns what goes to the device.
@@ -196,21 +210,18 @@ pub fn split_len(message: &[u8], segment_len: Option<usize>, head: usize) -> usi
 }
 
 /// Reads the inner header, each fault under its own reason.
-fn parse(inner: &[u8], settings: &Settings) -> Result<ip::Header, DropReason> {
-    settings.check_family(Version::of(inner).ok_or(DropReason::Empty)?)?;
-    let header = ip::Header::parse(inner).map_err(|malformed| match malformed {
+fn parse<H: ip::Header>(inner: &[u8]) -> Result<H, DropReason> {
+    let header = H::parse(inner).map_err(|malformed| match malformed {
         Malformed::Truncated { .. } => DropReason::Truncated,
         Malformed::Version { .. } => DropReason::BadVersion,
         Malformed::HeaderLength { .. } => DropReason::BadHeaderLength,
         Malformed::TotalLengthTooLong { .. } => DropReason::InnerLengthTooLong,
         Malformed::TotalLengthTooShort { .. } => DropReason::InnerLengthTooShort,
     })?;
-    match &header {
-        ip::Header::V4(header) if !ipv4::verify_checksum(&inner[..header.header_len]) => {
-            Err(DropReason::BadHeaderChecksum)
-        }
-        _ => Ok(header),
+    if !header.has_right_checksum(inner) {
+        return Err(DropReason::BadHeaderChecksum);
     }
+    Ok(header)
 }
 
 /// Returns the peer that a packet from `source` came by, if it may come that way.

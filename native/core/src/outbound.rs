@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::ip::Version;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
-use tunneld_wire::{icmp, ip, ipv6};
+use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
 use crate::adjacency::Encapsulation;
 use crate::batch::{SendBatch, Train};
@@ -46,8 +46,8 @@ struct Unfinished {
 }
 
 /// A packet whose header has been read.
-struct Parsed<'a> {
-    header: ip::Header,
+struct Parsed<'a, H> {
+    header: H,
     bytes: &'a [u8],
     vnet: VnetHeader,
 }
@@ -95,19 +95,33 @@ impl Outbound {
         now_ns: u64,
     ) -> Result<(), DropReason> {
         let settings = fib.settings().ok_or(DropReason::NotConfigured)?;
-        settings.check_family(Version::of(bytes).ok_or(DropReason::Malformed)?)?;
-        let header = ip::Header::parse(bytes).map_err(|_| DropReason::Malformed)?;
-        if let ip::Header::V6(header) = &header {
-            if !ipv6::is_routable(header.source) || !ipv6::is_routable(header.destination) {
-                return Err(DropReason::NotRoutable);
-            }
+        let version = Version::of(bytes).ok_or(DropReason::Malformed)?;
+        settings.check_family(version)?;
+        match version {
+            Version::V4 => self.forward_as::<ipv4::Header>(fib, settings, vnet, bytes, now_ns),
+            Version::V6 => self.forward_as::<ipv6::Header>(fib, settings, vnet, bytes, now_ns),
+            Version::Other(_) => Err(DropReason::Malformed),
+        }
+    }
+
+    fn forward_as<H: ip::Header>(
+        &mut self,
+        fib: &Fib,
+        settings: &Settings,
+        vnet: VnetHeader,
+        bytes: &[u8],
+        now_ns: u64,
+    ) -> Result<(), DropReason> {
+        let header = H::parse(bytes).map_err(|_| DropReason::Malformed)?;
+        if !header.is_routable() {
+            return Err(DropReason::NotRoutable);
         }
         let packet = Parsed { header, bytes, vnet };
         let adjacency = match fib.lookup(header.destination()) {
             Some(Target::Adjacency(id)) => id,
             Some(Target::Local) => return Err(DropReason::OwnSubnet),
             None => {
-                self.answer(settings, icmp::Error::NoRoute, &packet, now_ns);
+                self.answer(settings, icmp::Error::NoRoute, bytes, now_ns);
                 return Err(DropReason::NoRoute);
             }
         };
@@ -121,18 +135,18 @@ impl Outbound {
     }
 
     /// Decides hop limit and MTU, and writes the datagram into the batch.
-    fn emit<E: Encapsulate>(
+    fn emit<E: Encapsulate, H: ip::Header>(
         &mut self,
         around: &E,
         fib: &Fib,
         settings: &Settings,
         id: AdjacencyId,
-        packet: &Parsed<'_>,
+        packet: &Parsed<'_, H>,
         now_ns: u64,
     ) -> Result<(), DropReason> {
         let parameters = &fib.adjacency(id).parameters;
         if E::TAKES_HOP && packet.header.hop_limit() <= 1 {
-            self.answer(settings, icmp::Error::TimeExceeded, packet, now_ns);
+            self.answer(settings, icmp::Error::TimeExceeded, packet.bytes, now_ns);
             return Err(DropReason::HopLimitExceeded);
         }
         let segmentation = match packet.vnet.gso {
@@ -147,7 +161,7 @@ impl Outbound {
         if longest > usize::from(parameters.mtu_bytes) {
             if packet.header.dont_fragment() {
                 let error = icmp::Error::TooBig { next_hop_mtu_bytes: parameters.mtu_bytes };
-                self.answer(settings, error, packet, now_ns);
+                self.answer(settings, error, packet.bytes, now_ns);
             }
             return Err(DropReason::TooBig);
         }
@@ -164,13 +178,13 @@ impl Outbound {
     }
 
     /// Writes a packet that is no super-packet into the batch.
-    fn copy<E: Encapsulate>(
+    fn copy<E: Encapsulate, H: ip::Header>(
         &mut self,
         around: &E,
         fib: &Fib,
         id: AdjacencyId,
         queue: usize,
-        packet: &Parsed<'_>,
+        packet: &Parsed<'_, H>,
     ) -> Result<(), DropReason> {
         let inner_len = packet.bytes.len();
         let slot = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL);
@@ -186,7 +200,7 @@ impl Outbound {
             inner.copy_from_slice(packet.bytes);
         }
         if E::TAKES_HOP {
-            ip::take_hop(inner);
+            H::take_hop(inner);
         }
         let len = around.finish(slot);
         self.batch.push(queue, id, fib.adjacency(id).parameters.endpoint, inner_len, len);
@@ -229,15 +243,9 @@ impl Outbound {
         }
     }
 
-    fn answer(
-        &mut self,
-        settings: &Settings,
-        error: icmp::Error,
-        packet: &Parsed<'_>,
-        now_ns: u64,
-    ) {
-        let (header, bytes) = (&packet.header, packet.bytes);
-        self.replies.push(error, settings, header, bytes, now_ns, &self.counters);
+    #[cold]
+    fn answer(&mut self, settings: &Settings, error: icmp::Error, offender: &[u8], now_ns: u64) {
+        self.replies.push(error, settings, offender, now_ns, &self.counters);
     }
 
     /// Returns what is to be sent to the underlay.

@@ -5,7 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use tunneld_wire::{icmp, icmpv6, ip};
+use tunneld_wire::ip::Version;
+use tunneld_wire::{icmp, icmpv6, ipv4, ipv6};
 
 use crate::counters::WorkerCounters;
 use crate::fib::Settings;
@@ -44,22 +45,16 @@ impl Default for Replies {
 impl Replies {
     /// Answers `offender` with `error`, unless the rules forbid it or the rate is used up. One
     /// limit holds for both families.
+    #[cold]
     pub fn push(
         &mut self,
         error: icmp::Error,
         settings: &Settings,
-        header: &ip::Header,
         offender: &[u8],
         now_ns: u64,
         counters: &WorkerCounters,
     ) {
-        let may_answer = match header {
-            ip::Header::V4(header) => icmp::may_answer(header, offender),
-            ip::Header::V6(header) => icmpv6::may_answer(header, offender),
-        };
-        if !may_answer {
-            return;
-        }
+        let Some(to) = whom_to_tell(offender) else { return };
         let Some(slot) = self.slots.get_mut(self.used) else {
             counters.icmp_suppressed.add(1);
             return;
@@ -69,16 +64,15 @@ impl Replies {
             return;
         }
         let buffer = &mut slot.buffer;
-        slot.len = match (header, settings.icmp_source, settings.icmp_source_v6) {
-            (ip::Header::V4(header), Some(source), _) => {
-                icmp::emit(error, source, header.source, offender, buffer)
+        (slot.destination, slot.len) = match (to, settings.icmp_source, settings.icmp_source_v6) {
+            (IpAddr::V4(to), Some(source), _) => {
+                (to.into(), icmp::emit(error, source, to, offender, buffer))
             }
-            (ip::Header::V6(header), _, Some(source)) => {
-                icmpv6::emit(error, source, header.source, offender, buffer)
+            (IpAddr::V6(to), _, Some(source)) => {
+                (to.into(), icmpv6::emit(error, source, to, offender, buffer))
             }
             _ => return,
         };
-        slot.destination = header.source();
         self.used += 1;
     }
 
@@ -95,5 +89,18 @@ impl Replies {
     /// Forgets what was due.
     pub const fn clear(&mut self) {
         self.used = 0;
+    }
+}
+
+/// Returns the source of `offender`, if it may be told.
+fn whom_to_tell(offender: &[u8]) -> Option<IpAddr> {
+    match Version::of(offender)? {
+        Version::V4 if icmp::may_answer(offender) => {
+            ipv4::Header::parse(offender).map(|header| header.source.into()).ok()
+        }
+        Version::V6 if icmpv6::may_answer(offender) => {
+            ipv6::Header::parse(offender).map(|header| header.source.into()).ok()
+        }
+        _ => None,
     }
 }

@@ -8,6 +8,7 @@
 //! net/ipv6/ip6_offload.c for the outcome; RFC 3168 §6.1.2 (CWR on the first segment only).
 
 use tunneld_wire::checksum::Sum;
+use tunneld_wire::ip::Version;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::{ip, ipv6, tcp, udp};
 
@@ -58,15 +59,15 @@ impl Segmentation {
     ///
     /// [`DropReason::UnexpectedGso`]: of a kind that no offload of ours makes.
     /// [`DropReason::Malformed`]: the headers are not all there, or not of that kind.
-    pub fn new(
+    pub fn new<H: ip::Header>(
         vnet: &VnetHeader,
-        header: &ip::Header,
+        header: &H,
         packet: &[u8],
         take_hop: bool,
     ) -> Result<Self, DropReason> {
         let network_len = header.header_len();
-        let protocol = match (vnet.gso, header) {
-            (Gso::TcpV4, ip::Header::V4(_)) | (Gso::TcpV6, ip::Header::V6(_)) => ip::PROTOCOL_TCP,
+        let protocol = match (vnet.gso, H::VERSION) {
+            (Gso::TcpV4, Version::V4) | (Gso::TcpV6, Version::V6) => ip::PROTOCOL_TCP,
             (Gso::TcpV4 | Gso::TcpV6, _) => return Err(DropReason::Malformed),
             (Gso::UdpL4, _) => ip::PROTOCOL_UDP,
             (Gso::None | Gso::Other(_), _) => return Err(DropReason::UnexpectedGso),
@@ -100,21 +101,21 @@ impl Segmentation {
         };
         this.template[..headers_len].copy_from_slice(&packet[..headers_len]);
         if take_hop {
-            ip::take_hop(&mut this.template[..headers_len]);
+            H::take_hop(&mut this.template[..headers_len]);
         }
         this.sum_up(header);
         Ok(this)
     }
 
     /// Clears what differs between segments, and sums up the rest.
-    fn sum_up(&mut self, header: &ip::Header) {
+    fn sum_up<H: ip::Header>(&mut self, header: &H) {
         let (network, transport) = self.template[..self.headers_len].split_at_mut(self.network_len);
-        if let ip::Header::V4(header) = header {
+        if H::VERSION == Version::V4 {
+            let identification = u16::from_be_bytes([network[4], network[5]]);
             network[TOTAL_LEN].fill(0);
             network[IDENTIFICATION].fill(0);
             network[HEADER_CHECKSUM].fill(0);
-            let (identification, sum) = (header.identification, Sum::new().with(network));
-            self.network = Network::V4 { identification, sum };
+            self.network = Network::V4 { identification, sum: Sum::new().with(network) };
         }
         match self.transport {
             Transport::Tcp { .. } => {

@@ -3,11 +3,15 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tunneld_wire::ethernet::MacAddress;
+use tunneld_wire::ip::Version;
+use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
 use tunneld_wire::vxlan::Vni;
-use tunneld_wire::{ip, ipv4};
+use tunneld_wire::{ip, ipv4, ipv6};
 
 use crate::adjacency::{Encapsulation, Parameters};
+use crate::drop_reason::DropReason;
 use crate::fib::{Fib, Settings, SourceCheck, Vtep};
+use crate::segmentation::Segmentation;
 use crate::transaction::{Change, Tables, TargetName};
 
 pub(crate) const UNDERLAY_B: Ipv4Addr = Ipv4Addr::new(192, 168, 0, 2);
@@ -74,6 +78,20 @@ pub(crate) fn packet(source: [u8; 4], destination: [u8; 4], hop_limit: u8, len: 
     let mut packet = header.emit().to_vec();
     packet.extend((ipv4::Header::LEN..len).map(|place| place as u8));
     packet
+}
+
+/// How a packet of either version is cut.
+pub(crate) fn segmentation(
+    vnet: &VnetHeader,
+    packet: &[u8],
+    take_hop: bool,
+) -> Result<Segmentation, DropReason> {
+    if Version::of(packet) == Some(Version::V6) {
+        let header = ipv6::Header::parse(packet).map_err(|_| DropReason::Malformed)?;
+        return Segmentation::new(vnet, &header, packet, take_hop);
+    }
+    let header = ipv4::Header::parse(packet).map_err(|_| DropReason::Malformed)?;
+    Segmentation::new(vnet, &header, packet, take_hop)
 }
 
 /// Writes the header checksum anew after a test changed the header.

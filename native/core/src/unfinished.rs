@@ -8,6 +8,7 @@
 //! Source: linux Documentation/networking/checksum-offloads.rst (CHECKSUM_PARTIAL) and
 //! segmentation-offloads.rst (SKB_GSO_UDP_TUNNEL).
 
+use tunneld_wire::ip::Version;
 use tunneld_wire::virtio_net_hdr::{FLAG_NEEDS_CHECKSUM, Gso, Header as VnetHeader};
 use tunneld_wire::{ip, tcp, udp};
 
@@ -22,8 +23,8 @@ use crate::drop_reason::DropReason;
 /// # Errors
 ///
 /// [`DropReason::Oversized`]: larger than the device takes, and no super-packet that it can cut.
-pub fn hint(
-    header: &ip::Header,
+pub fn hint<H: ip::Header>(
+    header: &H,
     packet: &mut [u8],
     segment_len: Option<usize>,
     mtu: usize,
@@ -78,10 +79,10 @@ struct Shape {
 
 impl Shape {
     /// Returns the shape of a TCP segment or UDP datagram whose header is all there.
-    fn of(header: &ip::Header, transport: &[u8]) -> Option<Self> {
+    fn of<H: ip::Header>(header: &H, transport: &[u8]) -> Option<Self> {
         match header.protocol() {
             ip::PROTOCOL_TCP => tcp::Header::parse(transport).map(|tcp| Self {
-                gso: if header.source().is_ipv4() { Gso::TcpV4 } else { Gso::TcpV6 },
+                gso: if H::VERSION == Version::V4 { Gso::TcpV4 } else { Gso::TcpV6 },
                 header_len: tcp.header_len,
                 checksum_offset: tcp::CHECKSUM_OFFSET,
             }),
@@ -101,6 +102,7 @@ mod tests {
     use crate::segmentation::Segmentation;
     use crate::testing::transport_packet;
     use tunneld_wire::checksum::Sum;
+    use tunneld_wire::ipv4;
 
     fn unfinished(protocol: u8, offset: usize) -> Vec<u8> {
         let mut packet = transport_packet(protocol, &[], &[7; 33]);
@@ -116,7 +118,7 @@ mod tests {
     fn unfinished_inner_checksum_is_recognised_and_finished() {
         for (protocol, offset) in [(6, 16), (17, 6)] {
             let mut packet = unfinished(protocol, offset);
-            let header = ip::Header::parse(&packet).unwrap();
+            let header = ipv4::Header::parse(&packet).unwrap();
             let hint = hint(&header, &mut packet, None, 1_450).unwrap();
             let mut finished = vec![0; packet.len()];
             hint.copy_finished(&mut finished, &packet).unwrap();
@@ -128,7 +130,7 @@ mod tests {
     fn finished_and_broken_checksums_are_left_alone() {
         for protocol in [6, 17] {
             let mut packet = transport_packet(protocol, &[], &[7; 33]);
-            let header = ip::Header::parse(&packet).unwrap();
+            let header = ipv4::Header::parse(&packet).unwrap();
             assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
             packet[40] ^= 1;
             assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
@@ -140,7 +142,7 @@ mod tests {
         for (place, value) in [(6, 0x20), (7, 1), (9, 1)] {
             let mut packet = unfinished(17, 6);
             packet[place] = value;
-            let header = ip::Header::parse(&packet).unwrap();
+            let header = ipv4::Header::parse(&packet).unwrap();
             assert_eq!(hint(&header, &mut packet, None, 1_450), Ok(VnetHeader::default()));
         }
     }
@@ -157,13 +159,13 @@ mod tests {
     }
 
     fn hint_for(packet: &mut [u8], segment_len: Option<usize>) -> Result<VnetHeader, DropReason> {
-        let header = ip::Header::parse(packet).unwrap();
+        let header = ipv4::Header::parse(packet).unwrap();
         hint(&header, packet, segment_len, 1_450)
     }
 
     /// Segments as `hint` says they are to be cut.
     fn lengths(packet: &[u8], vnet: &VnetHeader) -> Vec<usize> {
-        let header = ip::Header::parse(packet).unwrap();
+        let header = ipv4::Header::parse(packet).unwrap();
         let cut = Segmentation::new(vnet, &header, packet, false).unwrap();
         (0..cut.count()).map(|index| cut.segment_len(index)).collect()
     }

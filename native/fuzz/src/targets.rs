@@ -13,9 +13,10 @@ use tunneld_core::outbound::Outbound;
 use tunneld_core::segmentation::Segmentation;
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::ethernet::MacAddress;
+use tunneld_wire::ip::{self, Version};
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::vxlan::Vni;
-use tunneld_wire::{ip, ipv4};
+use tunneld_wire::{ipv4, ipv6};
 
 use crate::mutate::digest;
 
@@ -115,9 +116,7 @@ fn datagrams(fib: &Fib, input: &[u8]) -> Result<u64, String> {
         let Some(headers) = batch.headers(delivery, &memory) else { continue };
         let mut whole = headers.as_bytes().to_vec();
         packets.iter().for_each(|packet| whole.extend(&packet[headers.len..]));
-        let header = ip::Header::parse(&whole).map_err(|error| error.to_string())?;
-        let cut = Segmentation::new(&headers.vnet, &header, &whole, false)
-            .map_err(|reason| format!("a super-packet is {}", reason.label()))?;
+        let cut = segmentation(&headers.vnet, &whole)?;
         if cut.count() != packets.len() {
             return Err(format!("{} packets come apart as {}", packets.len(), cut.count()));
         }
@@ -150,10 +149,7 @@ fn datagrams(fib: &Fib, input: &[u8]) -> Result<u64, String> {
 fn finished(packet: &[u8], vnet: VnetHeader) -> Result<Vec<u8>, String> {
     let mut longest = packet.len();
     if vnet.gso != Gso::None {
-        let header = ip::Header::parse(packet).map_err(|error| error.to_string())?;
-        let cut = Segmentation::new(&vnet, &header, packet, false)
-            .map_err(|reason| format!("a super-packet is {}", reason.label()))?;
-        longest = cut.segment_len(0);
+        longest = segmentation(&vnet, packet)?.segment_len(0);
     }
     if longest > MTU_BYTES.into() {
         return Err(format!("a packet of {longest} bytes is let through"));
@@ -163,6 +159,27 @@ fn finished(packet: &[u8], vnet: VnetHeader) -> Result<Vec<u8>, String> {
         vnet.copy_finished(&mut whole, packet).map_err(|error| error.to_string())?;
     }
     Ok(whole)
+}
+
+/// Returns how a super-packet comes apart.
+fn segmentation(vnet: &VnetHeader, whole: &[u8]) -> Result<Segmentation, String> {
+    let cut = if Version::of(whole) == Some(Version::V6) {
+        let header = ipv6::Header::parse(whole).map_err(|error| error.to_string())?;
+        Segmentation::new(vnet, &header, whole, false)
+    } else {
+        let header = ipv4::Header::parse(whole).map_err(|error| error.to_string())?;
+        Segmentation::new(vnet, &header, whole, false)
+    };
+    cut.map_err(|reason| format!("a super-packet is {}", reason.label()))
+}
+
+/// A datagram holds one packet; the header checksum of a segment is right.
+fn is_packet<H: ip::Header>(payload: &[u8], is_segment: bool) -> Result<(), String> {
+    let header = H::parse(payload).map_err(|error| format!("a datagram is no packet: {error}"))?;
+    if is_segment && !header.has_right_checksum(payload) {
+        return Err("a segment has a wrong header checksum".to_owned());
+    }
+    Ok(())
 }
 
 /// A packet leaves as right packets no larger than the peer's MTU, or is dropped once.
@@ -177,15 +194,14 @@ fn vnet(fib: &Fib, input: &[u8]) -> Result<u64, String> {
     loop {
         for datagram in outbound.batch().datagrams() {
             sent += 1;
-            let header = ip::Header::parse(datagram.payload)
-                .map_err(|error| format!("a datagram is no packet: {error}"))?;
+            let is_segment = vnet.gso != tunneld_wire::virtio_net_hdr::Gso::None;
+            if Version::of(datagram.payload) == Some(Version::V6) {
+                is_packet::<ipv6::Header>(datagram.payload, is_segment)?;
+            } else {
+                is_packet::<ipv4::Header>(datagram.payload, is_segment)?;
+            }
             if datagram.payload.len() > MTU_BYTES.into() {
                 return Err(format!("a packet of {} bytes is sent", datagram.payload.len()));
-            }
-            let is_segment = vnet.gso != tunneld_wire::virtio_net_hdr::Gso::None;
-            let network = &datagram.payload[..header.header_len()];
-            if is_segment && header.source().is_ipv4() && !ipv4::verify_checksum(network) {
-                return Err("a segment has a wrong header checksum".to_owned());
             }
         }
         if !outbound.is_unfinished() {

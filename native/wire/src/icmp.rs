@@ -81,13 +81,14 @@ pub fn emit(
     total_len
 }
 
-/// Returns whether an ICMP error may be sent about `packet`, whose header is `header`.
+/// Returns whether an ICMP error may be sent about `packet`.
 ///
 /// Never about ICMP other than queries, later fragments, packets to many, or packets whose
 /// source is not one host.
 ///
 /// Source: RFC 1812 §4.3.2.7.
-pub fn may_answer(header: &ipv4::Header, packet: &[u8]) -> bool {
+pub fn may_answer(packet: &[u8]) -> bool {
+    let Ok(header) = ipv4::Header::parse(packet) else { return false };
     !header.is_later_fragment()
         && ipv4::is_unicast(header.source)
         && ipv4::is_unicast(header.destination)
@@ -166,7 +167,7 @@ mod tests {
         edit(&mut packet);
         let len = packet.len() as u16;
         packet[2..4].copy_from_slice(&len.to_be_bytes());
-        may_answer(&ipv4::Header::parse(&packet).unwrap(), &packet)
+        may_answer(&packet)
     }
 
     fn icmp(kind: u8) -> impl FnOnce(&mut Vec<u8>) {

@@ -64,11 +64,12 @@ pub fn emit(
     total_len
 }
 
-/// Returns whether an ICMP error may be sent about `packet`, whose header is `header`.
+/// Returns whether an ICMP error may be sent about `packet`.
 ///
 /// Never about ICMP errors and redirects, nor about packets to many or from what is not one host.
 /// What cannot be told, in a later fragment, counts as an error: silence is the safe answer.
-pub fn may_answer(header: &ipv6::Header, packet: &[u8]) -> bool {
+pub fn may_answer(packet: &[u8]) -> bool {
+    let Ok(header) = ipv6::Header::parse(packet) else { return false };
     ipv6::is_routable(header.source)
         && ipv6::is_routable(header.destination)
         && (header.protocol != ip::PROTOCOL_ICMPV6

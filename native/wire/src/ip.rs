@@ -1,16 +1,16 @@
 //! Either IP header: what the data path asks of a packet, whatever its version.
 //!
 //! Path of a packet: `core::outbound` and `core::inbound` → **`wire::ip`** → `ipv4` | `ipv6`.
-//! One value for both families, so that everything behind it is written once; what only one of
-//! them has stays in its own file.
+//! The version is looked at once; everything behind is written once, generic over the header. What
+//! only one of them has stays in its own file.
 //!
 //! Source: RFC 791 §3.1, RFC 8200 §3; protocol numbers of IANA.
 
 use core::fmt;
 use core::net::IpAddr;
+use core::ops::Range;
 
 use crate::checksum::Sum;
-use crate::{ipv4, ipv6};
 
 /// Protocol number of ICMP over IPv4.
 pub const PROTOCOL_ICMP: u8 = 1;
@@ -47,103 +47,55 @@ impl Version {
 }
 
 /// A parsed header of either version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Header {
-    /// IPv4, options counted.
-    V4(ipv4::Header),
-    /// IPv6, extension headers walked.
-    V6(ipv6::Header),
-}
+pub trait Header: Copy {
+    /// Which version.
+    const VERSION: Version;
+    /// Length without options and extension headers, in bytes.
+    const LEN: usize;
+    /// Where both addresses stand, the source first: right in front of the transport, where there
+    /// are no options and extension headers.
+    const ADDRESSES: Range<usize>;
 
-impl Header {
-    /// Returns the header of `packet`, which must be exactly one IP packet.
+    /// Returns the header of `packet`, which must be exactly one IP packet of that version.
     ///
     /// # Errors
     ///
-    /// Those of [`ipv4::Header::parse`] and [`ipv6::Header::parse`]; [`Malformed::Version`] where
-    /// it is neither.
-    pub fn parse(packet: &[u8]) -> Result<Self, Malformed> {
-        match Version::of(packet) {
-            Some(Version::V6) => ipv6::Header::parse(packet).map(Self::V6),
-            Some(Version::Other(version)) => Err(Malformed::Version { version }),
-            Some(Version::V4) | None => ipv4::Header::parse(packet).map(Self::V4),
-        }
-    }
+    /// The first [`Malformed`].
+    fn parse(packet: &[u8]) -> Result<Self, Malformed>;
+
+    /// Takes one hop off a packet. Returns false, and leaves the packet alone, where it has none
+    /// left to spend or is shorter than a header.
+    fn take_hop(packet: &mut [u8]) -> bool;
 
     /// Returns the length of everything in front of the transport, in bytes.
-    pub const fn header_len(&self) -> usize {
-        match self {
-            Self::V4(header) => header.header_len,
-            Self::V6(header) => header.header_len,
-        }
-    }
+    fn header_len(&self) -> usize;
 
     /// Returns the protocol of what stands behind `header_len`.
-    pub const fn protocol(&self) -> u8 {
-        match self {
-            Self::V4(header) => header.protocol,
-            Self::V6(header) => header.protocol,
-        }
-    }
+    fn protocol(&self) -> u8;
 
     /// Returns how many hops are left.
-    pub const fn hop_limit(&self) -> u8 {
-        match self {
-            Self::V4(header) => header.hop_limit,
-            Self::V6(header) => header.hop_limit,
-        }
-    }
+    fn hop_limit(&self) -> u8;
 
     /// Returns the source address.
-    pub const fn source(&self) -> IpAddr {
-        match self {
-            Self::V4(header) => IpAddr::V4(header.source),
-            Self::V6(header) => IpAddr::V6(header.source),
-        }
-    }
+    fn source(&self) -> IpAddr;
 
     /// Returns the destination address.
-    pub const fn destination(&self) -> IpAddr {
-        match self {
-            Self::V4(header) => IpAddr::V4(header.destination),
-            Self::V6(header) => IpAddr::V6(header.destination),
-        }
-    }
+    fn destination(&self) -> IpAddr;
 
-    /// Returns whether routers must not fragment the packet: never over IPv6.
-    pub const fn dont_fragment(&self) -> bool {
-        match self {
-            Self::V4(header) => header.dont_fragment(),
-            Self::V6(_) => true,
-        }
-    }
+    /// Returns whether a router may pass on packets from and to these addresses.
+    fn is_routable(&self) -> bool;
+
+    /// Returns whether the header's own checksum is right, where it has one.
+    fn has_right_checksum(&self, packet: &[u8]) -> bool;
+
+    /// Returns whether routers must not fragment the packet.
+    fn dont_fragment(&self) -> bool;
 
     /// Returns whether this is a fragment, the first or a later one.
-    pub const fn is_fragment(&self) -> bool {
-        match self {
-            Self::V4(header) => header.is_fragment(),
-            Self::V6(header) => header.is_fragment(),
-        }
-    }
+    fn is_fragment(&self) -> bool;
 
     /// Returns the sum of the pseudo-header of the transport, but for the length.
-    pub const fn pseudo_header(&self) -> Sum {
-        match self {
-            Self::V4(header) => ipv4::pseudo_header(header, header.protocol),
-            Self::V6(header) => ipv6::pseudo_header(header, header.protocol),
-        }
-    }
-}
-
-/// Takes one hop off a packet of either version.
-///
-/// Returns false, and leaves the packet alone, where it has none left to spend or is no packet.
-pub fn take_hop(packet: &mut [u8]) -> bool {
-    match Version::of(packet) {
-        Some(Version::V4) => ipv4::take_hop(packet),
-        Some(Version::V6) => ipv6::take_hop(packet),
-        Some(Version::Other(_)) | None => false,
-    }
+    fn pseudo_header(&self) -> Sum;
 }
 
 /// Why bytes are not one IP packet. Carries the numbers an operator needs.
@@ -212,13 +164,5 @@ mod tests {
         assert_eq!(Version::of(&[0x60, 0]), Some(Version::V6));
         assert_eq!(Version::of(&[0x54]), Some(Version::Other(5)));
         assert_eq!(Version::of(&[]), None);
-    }
-
-    #[test]
-    fn what_is_no_ip_packet_is_named_by_its_version() {
-        assert_eq!(Header::parse(&[0x54; 60]), Err(Malformed::Version { version: 5 }));
-        assert_eq!(Header::parse(&[]), Err(Malformed::Truncated { need: 20, have: 0 }));
-        assert_eq!(Header::parse(&[0x60]), Err(Malformed::Truncated { need: 40, have: 1 }));
-        assert!(!take_hop(&mut [0x54; 60]));
     }
 }

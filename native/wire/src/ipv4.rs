@@ -13,10 +13,11 @@
 //! |                      Destination Address                      |
 //! ```
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
+use core::ops::Range;
 
 use crate::checksum::{self, Sum};
-use crate::ip::Malformed;
+use crate::ip::{self, Malformed, Version};
 
 const VERSION: u8 = 4;
 const HOP_LIMIT: usize = 8;
@@ -134,6 +135,61 @@ impl Header {
     /// Returns whether this is a fragment other than the first.
     pub const fn is_later_fragment(&self) -> bool {
         self.fragment & FRAGMENT_OFFSET != 0
+    }
+}
+
+impl ip::Header for Header {
+    const VERSION: Version = Version::V4;
+    const LEN: usize = Self::LEN;
+    const ADDRESSES: Range<usize> = 12..20;
+
+    fn parse(packet: &[u8]) -> Result<Self, Malformed> {
+        Self::parse(packet)
+    }
+
+    fn take_hop(packet: &mut [u8]) -> bool {
+        take_hop(packet)
+    }
+
+    fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    fn hop_limit(&self) -> u8 {
+        self.hop_limit
+    }
+
+    fn source(&self) -> IpAddr {
+        self.source.into()
+    }
+
+    fn destination(&self) -> IpAddr {
+        self.destination.into()
+    }
+
+    fn is_routable(&self) -> bool {
+        // One that is not finds no lease.
+        true
+    }
+
+    fn has_right_checksum(&self, packet: &[u8]) -> bool {
+        verify_checksum(&packet[..self.header_len])
+    }
+
+    fn dont_fragment(&self) -> bool {
+        self.dont_fragment()
+    }
+
+    fn is_fragment(&self) -> bool {
+        self.is_fragment()
+    }
+
+    fn pseudo_header(&self) -> Sum {
+        pseudo_header(self, self.protocol)
     }
 }
 

@@ -14,10 +14,11 @@
 //! |                 Destination Address, 16 bytes                 |
 //! ```
 
-use core::net::Ipv6Addr;
+use core::net::{IpAddr, Ipv6Addr};
+use core::ops::Range;
 
 use crate::checksum::Sum;
-use crate::ip::Malformed;
+use crate::ip::{self, Malformed, Version};
 
 const VERSION: u8 = 6;
 const HOP_LIMIT: usize = 7;
@@ -158,6 +159,60 @@ impl Header {
     /// Returns whether this is a fragment other than the first.
     pub const fn is_later_fragment(&self) -> bool {
         self.fragment & FRAGMENT_OFFSET != 0
+    }
+}
+
+impl ip::Header for Header {
+    const VERSION: Version = Version::V6;
+    const LEN: usize = Self::LEN;
+    const ADDRESSES: Range<usize> = 8..40;
+
+    fn parse(packet: &[u8]) -> Result<Self, Malformed> {
+        Self::parse(packet)
+    }
+
+    fn take_hop(packet: &mut [u8]) -> bool {
+        take_hop(packet)
+    }
+
+    fn header_len(&self) -> usize {
+        self.header_len
+    }
+
+    fn protocol(&self) -> u8 {
+        self.protocol
+    }
+
+    fn hop_limit(&self) -> u8 {
+        self.hop_limit
+    }
+
+    fn source(&self) -> IpAddr {
+        self.source.into()
+    }
+
+    fn destination(&self) -> IpAddr {
+        self.destination.into()
+    }
+
+    fn is_routable(&self) -> bool {
+        is_routable(self.source) && is_routable(self.destination)
+    }
+
+    fn has_right_checksum(&self, _packet: &[u8]) -> bool {
+        true
+    }
+
+    fn dont_fragment(&self) -> bool {
+        true
+    }
+
+    fn is_fragment(&self) -> bool {
+        self.is_fragment()
+    }
+
+    fn pseudo_header(&self) -> Sum {
+        pseudo_header(self, self.protocol)
     }
 }
 

@@ -133,7 +133,7 @@ def test_the_drawing_shows_every_host_with_its_lease() -> None:
         HostView(
             label=host.label,
             underlays=(host.address,),
-            device="flannel0",
+            devices=("flannel0",),
             bridges=(IPv4Interface(f"10.5.{host.number}.1/24"),),
             mtu_bytes=1472,
         )
@@ -155,7 +155,7 @@ def test_the_drawing_makes_room_for_ipv6_and_long_names() -> None:
         HostView(
             label=host.label,
             underlays=(host.address, host.address_v6),
-            device="flannel-v6.4096",
+            devices=("flannel.4096", "flannel-v6.4096"),
             bridges=(
                 IPv4Interface("10.5.200.1/24"),
                 IPv6Interface("fd00:1010:5555:200::1/64"),
@@ -165,8 +165,8 @@ def test_the_drawing_makes_room_for_ipv6_and_long_names() -> None:
         for host in topology.hosts
     ]
     drawing = draw(topology, views)
-    assert drawing.count("flannel-v6.4096 10.5.200.0/32") == 3
-    assert drawing.count(" fd00:1010:5555:200::/128 ") == 3
+    assert drawing.count("flannel.4096    10.5.200.0/32") == 3
+    assert drawing.count("flannel-v6.4096 fd00:1010:5555:200::/128 ") == 3
     assert drawing.count("h2-c fd00:1010:5555:200::2 ") == 1
     rows = [line for line in drawing.splitlines() if line.startswith(("│", "┌", "└"))]
     assert max(map(len, rows)) <= 100

@@ -1,6 +1,9 @@
 //! A packet as coalescing sees it: which flow it is of, and whether it may be joined at all.
 
+use std::net::IpAddr;
+
 use tunneld_wire::checksum::Sum;
+use tunneld_wire::ip::Version;
 use tunneld_wire::{ip, ipv4, ipv6, tcp, udp};
 
 use super::Kinds;
@@ -8,42 +11,43 @@ use super::Kinds;
 /// What packets that must keep their order have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Flow {
-    /// Those of IPv4 at the lower end.
-    source: u128,
-    destination: u128,
-    is_v6: bool,
+    /// Source and destination; of IPv4 at the lower end.
+    addresses: [[u64; 2]; 2],
     /// Both ports, as they stand in the packet.
     ports: u32,
     protocol: u8,
+    is_v6: bool,
+    bucket: u8,
 }
 
 impl Flow {
     /// Returns the flow of a packet that is no fragment, if it is TCP or UDP.
-    pub(super) fn of(header: &ip::Header, packet: &[u8]) -> Option<Self> {
+    pub(super) fn of<H: ip::Header>(header: &H, packet: &[u8]) -> Option<Self> {
         let protocol = header.protocol();
         if !matches!(protocol, ip::PROTOCOL_TCP | ip::PROTOCOL_UDP) {
             return None;
         }
         let ports = u32::from_ne_bytes(*packet.get(header.header_len()..)?.first_chunk()?);
-        let (source, destination, is_v6) = match header {
-            ip::Header::V4(header) => {
-                (header.source.to_bits().into(), header.destination.to_bits().into(), false)
-            }
-            ip::Header::V6(header) => (header.source.to_bits(), header.destination.to_bits(), true),
-        };
-        Some(Self { source, destination, is_v6, ports, protocol })
+        let addresses = [halves(header.source()), halves(header.destination())];
+        let [[s0, s1], [d0, d1]] = addresses;
+        let mixed = (s0 ^ s1).rotate_left(32) ^ d0 ^ d1 ^ u64::from(ports).wrapping_mul(SPREAD);
+        let bucket = (mixed.wrapping_mul(SPREAD) >> 40) as u8;
+        Some(Self { addresses, ports, protocol, is_v6: H::VERSION == Version::V6, bucket })
     }
 
-    /// Returns a number below `buckets`, a power of two.
-    ///
-    /// Source: Fibonacci hashing, Knuth, The Art of Computer Programming 3, §6.4.
-    pub(super) const fn bucket(&self, buckets: usize) -> usize {
-        // Of IPv6 addresses, both halves count: the subnet in the upper, the host in the lower.
-        let addresses = self.source.wrapping_mul(1 << 32 | 1) ^ self.destination;
-        let addresses = (addresses >> 64) as u64 ^ addresses as u64;
-        let mixed = (addresses ^ (self.ports as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15))
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 40) as usize & (buckets - 1)
+    /// Returns a number below 256.
+    pub(super) const fn bucket(&self) -> usize {
+        self.bucket as usize
+    }
+}
+
+/// An odd number whose multiples spread well. Source: Knuth, The Art of Computer Programming 3, §6.4.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+const fn halves(address: IpAddr) -> [u64; 2] {
+    match address {
+        IpAddr::V4(address) => [0, address.to_bits() as u64],
+        IpAddr::V6(address) => [(address.to_bits() >> 64) as u64, address.to_bits() as u64],
     }
 }
 
@@ -83,28 +87,17 @@ impl Candidate {
     };
 
     /// Reads a packet that is no fragment.
-    pub(super) fn of(header: &ip::Header, packet: &[u8], kinds: Kinds) -> Self {
-        let common = match header {
-            // Options are in the way of the kernel's own segmentation; and a checksum of all ones,
-            // though right, is not what segmentation would write.
-            ip::Header::V4(header) => Self {
-                may_be_joined: header.header_len == ipv4::Header::LEN && header.checksum != 0xffff,
-                identification: header.identification,
-                is_atomic: header.dont_fragment(),
-                ..Self::SINGLE
-            },
-            // So are extension headers.
-            ip::Header::V6(header) => Self {
-                may_be_joined: header.header_len == ipv6::Header::LEN,
-                is_v6: true,
-                is_atomic: true,
-                ..Self::SINGLE
-            },
-        };
-        if !common.may_be_joined {
+    pub(super) fn of<H: ip::Header>(header: &H, packet: &[u8], kinds: Kinds) -> Self {
+        // Options and extension headers are in the way of the kernel's own segmentation; and a
+        // checksum of all ones, though right, is not what segmentation would write.
+        let is_v6 = H::VERSION == Version::V6;
+        if header.header_len() != H::LEN || (!is_v6 && packet[10..12] == [0xff; 2]) {
             return Self::SINGLE;
         }
-        let transport = &packet[common.network_len()..];
+        let identification = if is_v6 { 0 } else { u16::from_be_bytes([packet[4], packet[5]]) };
+        let is_atomic = header.dont_fragment();
+        let common = Self { may_be_joined: true, is_v6, identification, is_atomic, ..Self::SINGLE };
+        let transport = &packet[H::LEN..];
         match header.protocol() {
             ip::PROTOCOL_TCP if kinds.tcp => Self::of_tcp(common, transport),
             ip::PROTOCOL_UDP if kinds.udp => Self::of_udp(common, transport),

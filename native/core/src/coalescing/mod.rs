@@ -107,11 +107,11 @@ impl Coalescing {
     /// Adds the packet at `place` of `memory`, whose parsed header is `header`: to the newest
     /// delivery of its flow, or as a new one. The hop limit in `header` is the one it came with;
     /// `vnet` is what the device must be told if the packet goes alone.
-    pub fn push(
+    pub fn push<H: ip::Header>(
         &mut self,
         memory: &[u8],
         place: Range<usize>,
-        header: &ip::Header,
+        header: &H,
         adjacency: Option<AdjacencyId>,
         vnet: VnetHeader,
     ) {
@@ -140,7 +140,7 @@ impl Coalescing {
         let number = self.deliveries.len() as u32;
         let older = flow
             .as_ref()
-            .map_or(NONE, |flow| std::mem::replace(&mut self.newest[flow.bucket(BUCKETS)], number));
+            .map_or(NONE, |flow| std::mem::replace(&mut self.newest[flow.bucket()], number));
         self.deliveries.push(Delivery {
             adjacency,
             count: 1,
@@ -159,7 +159,7 @@ impl Coalescing {
     }
 
     fn newest_of(&self, flow: &Flow) -> Option<usize> {
-        let mut number = self.newest[flow.bucket(BUCKETS)];
+        let mut number = self.newest[flow.bucket()];
         while let Some(delivery) = self.deliveries.get(number as usize) {
             if delivery.flow.as_ref() == Some(flow) {
                 return Some(number as usize).filter(|number| *number >= self.barrier);

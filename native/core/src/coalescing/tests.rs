@@ -2,12 +2,11 @@ mod identity;
 
 use std::net::Ipv4Addr;
 
-use tunneld_wire::ipv4;
+use tunneld_wire::{ipv4, ipv6};
 
 use super::*;
 use crate::fib::{Fib, SourceCheck};
-use crate::segmentation::Segmentation;
-use crate::testing::{UNDERLAY_B, UNDERLAY_C, finish, host_a, transport_packet};
+use crate::testing::{UNDERLAY_B, UNDERLAY_C, finish, host_a, segmentation, transport_packet};
 
 const TCP: u8 = ip::PROTOCOL_TCP;
 const UDP: u8 = ip::PROTOCOL_UDP;
@@ -40,9 +39,15 @@ impl Bench {
     fn push_from(&mut self, packet: &[u8], peer: Ipv4Addr) {
         let place = self.memory.len()..self.memory.len() + packet.len();
         self.memory.extend(packet);
-        let header = ip::Header::parse(packet).unwrap();
         let adjacency = self.fib.by_endpoint(peer.into());
-        self.coalescing.push(&self.memory, place, &header, adjacency, VnetHeader::default());
+        let (memory, vnet) = (&self.memory, VnetHeader::default());
+        if packet[0] >> 4 == 6 {
+            let header = ipv6::Header::parse(packet).unwrap();
+            self.coalescing.push(memory, place, &header, adjacency, vnet);
+        } else {
+            let header = ipv4::Header::parse(packet).unwrap();
+            self.coalescing.push(memory, place, &header, adjacency, vnet);
+        }
     }
 
     /// Number of packets in each delivery.
@@ -72,8 +77,7 @@ impl Bench {
                 packets.push(bytes);
                 continue;
             };
-            let header = ip::Header::parse(&bytes).unwrap();
-            let cut = Segmentation::new(&headers.vnet, &header, &bytes, false).unwrap();
+            let cut = segmentation(&headers.vnet, &bytes, false).unwrap();
             for index in 0..cut.count() {
                 let mut slot = vec![0; cut.segment_len(index)];
                 cut.write(&bytes, index, &mut slot);

@@ -1,4 +1,4 @@
-use tunneld_wire::ipv4;
+use tunneld_wire::{ipv4, ipv6};
 
 use super::*;
 use crate::testing::seal;
@@ -37,8 +37,7 @@ fn vnet(gso: Gso, gso_size: u16) -> VnetHeader {
 }
 
 fn cut(vnet: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
-    let header = ip::Header::parse(packet).map_err(|_| DropReason::Malformed)?;
-    let segmentation = Segmentation::new(vnet, &header, packet, true)?;
+    let segmentation = crate::testing::segmentation(vnet, packet, true)?;
     let segments = (0..segmentation.count()).map(|index| {
         let mut slot = vec![0xee; segmentation.segment_len(index)];
         segmentation.write(packet, index, &mut slot);
@@ -50,18 +49,20 @@ fn cut(vnet: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
 /// Checks both checksums of a segment over all its bytes, from scratch.
 #[track_caller]
 fn has_right_checksums(segment: &[u8]) {
-    let header = ip::Header::parse(segment).unwrap();
-    let transport = &segment[header.header_len()..];
-    let addresses = match header {
-        ip::Header::V4(header) => {
-            assert!(ipv4::verify_checksum(&segment[..header.header_len]));
-            &segment[12..20]
-        }
-        ip::Header::V6(_) => &segment[8..40],
-    };
+    if segment[0] >> 4 == 6 {
+        let header = ipv6::Header::parse(segment).unwrap();
+        return sums_to_zero(&segment[8..40], header.protocol, &segment[header.header_len..]);
+    }
+    let header = ipv4::Header::parse(segment).unwrap();
+    assert!(ipv4::verify_checksum(&segment[..header.header_len]));
+    sums_to_zero(&segment[12..20], header.protocol, &segment[header.header_len..]);
+}
+
+#[track_caller]
+fn sums_to_zero(addresses: &[u8], protocol: u8, transport: &[u8]) {
     let sum = Sum::new()
         .with(addresses)
-        .with_u16(u16::from(header.protocol()))
+        .with_u16(u16::from(protocol))
         .with_u16(transport.len() as u16)
         .with(transport);
     assert_eq!(sum.fold(), 0xffff);

@@ -31,8 +31,8 @@ impl Bench {
 
 /// Returns `packet` with only the pseudo-header's sum in its transport checksum.
 fn unfinished(mut packet: Vec<u8>) -> Vec<u8> {
-    let header = ip::Header::parse(&packet).unwrap();
-    let pseudo = header.pseudo_header().with_u16(packet.len() as u16 - 20).fold();
+    let header = ipv4::Header::parse(&packet).unwrap();
+    let pseudo = ip::Header::pseudo_header(&header).with_u16(packet.len() as u16 - 20).fold();
     let field = if packet[9] == ip::PROTOCOL_TCP { 36 } else { 26 };
     packet[field..field + 2].copy_from_slice(&pseudo.to_be_bytes());
     packet

@@ -1,7 +1,5 @@
 //! Outbound where the peers are reached by VXLAN.
 
-use tunneld_wire::ip;
-
 use super::*;
 use crate::testing::{MAC, MAC_B, vxlan_change};
 
@@ -35,7 +33,7 @@ fn segments_leave_in_a_train_of_frames_and_count_without_them() {
     assert_eq!((train.count, train.segment_len), (5, 22 + 28 + 1_000));
     for frame in bench.sent() {
         assert_eq!(frame[..22], framed_for_b(&[])[..]);
-        assert_eq!(ip::Header::parse(&frame[22..]).unwrap().hop_limit(), 64);
+        assert_eq!(ipv4::Header::parse(&frame[22..]).unwrap().hop_limit, 64);
     }
     bench.outbound.sent(&bench.fib, train, &(0..5), NOW_NS);
     let reading = bench.tables.adjacencies().next().unwrap().2.read();
