@@ -3,11 +3,9 @@
 Path of a packet: native `io` -> **sockets of this module** -> the underlay. No packet is sent
 or read here.
 
-Each worker has, in each family, one socket on the backend's port. Where flows are to be spread,
-as VXLAN asks for, there are further ones that only send, each from a port of its own: what
-hashes outer headers on the way (a switch, a network card) then sees several flows. All datagrams
-carry a UDP checksum and may not be fragmented, in either family and encapsulation: a path that
-is too narrow is then noticed, and told to the sender of the inner packet.
+Each worker has, in each family, one socket on the backend's port, and where flows are to be spread,
+as VXLAN asks for, others that only send, each from a port of its own. Datagrams carry a checksum
+and are not fragmented, with any encapsulation: a path that is too narrow is noticed.
 
 Source: flannel `pkg/backend/udp/udp_network_amd64.go` (socket bound to the interface's
 address and the backend's port); RFC 7348 §4.3, §5; Linux ip(7), ipv6(7), udp(7), socket(7).
