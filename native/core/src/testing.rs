@@ -169,3 +169,57 @@ pub(crate) fn framed(packet: &[u8]) -> Vec<u8> {
     let head = [&[0x08, 0, 0, 0, 0, 0, 7, 0][..], &MAC.0, &MAC_B.0, &[0x08, 0x00]];
     [&head.concat(), packet].concat()
 }
+
+/// The same packet over IPv6: the transport and its payload, the traffic class and the hop limit
+/// stay; the addresses are fd00:5:2::2 for 10.5.2.2 and so on. Every checksum is right.
+pub(crate) fn over_ipv6(packet: &[u8]) -> Vec<u8> {
+    let address = |octets: &[u8]| {
+        let mut bytes = [0xfd, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        (bytes[5], bytes[15]) = (octets[2], octets[3]);
+        bytes
+    };
+    let mut made = vec![0x60 | packet[1] >> 4, packet[1] << 4, 0x23, 0x45];
+    made.extend((packet.len() as u16 - 20).to_be_bytes());
+    made.extend([packet[9], packet[8]]);
+    made.extend(address(&packet[12..16]));
+    made.extend(address(&packet[16..20]));
+    made.extend(&packet[20..]);
+    finish_v6(&mut made);
+    made
+}
+
+/// Writes the checksum of a TCP or UDP packet without extension headers anew, word by word.
+pub(crate) fn finish_v6(packet: &mut [u8]) {
+    let place = if packet[6] == ip::PROTOCOL_TCP { 56 } else { 46 };
+    if packet.len() < place + 2 {
+        return;
+    }
+    packet[place..place + 2].fill(0);
+    let mut bytes = packet[8..40].to_vec();
+    bytes.extend([0, packet[6]]);
+    bytes.extend((packet.len() as u16 - 40).to_be_bytes());
+    bytes.extend(&packet[40..]);
+    let mut sum = 0u32;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0));
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    let checksum = match !(sum as u16) {
+        0 if packet[6] == ip::PROTOCOL_UDP => 0xffff,
+        checksum => checksum,
+    };
+    packet[place..place + 2].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Host A where the network has both families: fd00:5:1::/48 here, and so on.
+pub(crate) fn dual_stack(source_check: SourceCheck) -> Change {
+    let mut change = change(source_check);
+    if let Some(settings) = &mut change.settings {
+        settings.icmp_source_v6 = Some("fd00:5:1::".parse().unwrap());
+    }
+    for (prefix, target) in change.put_entries.clone() {
+        let text = prefix.to_string().replace("10.5.", "fd00:5:").replace(".0/24", "::/48");
+        change.put_entries.push((text.parse().unwrap(), target));
+    }
+    change
+}

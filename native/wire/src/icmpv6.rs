@@ -80,3 +80,113 @@ pub fn may_answer(packet: &[u8]) -> bool {
 const fn is_query(kind: u8) -> bool {
     kind >= FIRST_INFORMATIONAL && kind != REDIRECT
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// scapy: IPv6(src="fd00:5:1::2", dst="fd00:5:2::2", hlim=63, tc=0x2e, fl=0x12345)
+    /// / UDP(sport=40000, dport=9) / b"payload".
+    const OFFENDER: [u8; 55] = [
+        0x62, 0xe1, 0x23, 0x45, 0x00, 0x0f, 0x11, 0x3f, 0xfd, 0x00, 0x00, 0x05, 0x00, 0x01, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0xfd, 0x00, 0x00, 0x05, 0x00, 0x02,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02, 0x9c, 0x40, 0x00, 0x09, 0x00,
+        0x0f, 0xac, 0x44, 0x70, 0x61, 0x79, 0x6c, 0x6f, 0x61, 0x64,
+    ];
+
+    /// The header of scapy's IPv6(src="fd00:5:1::", dst="fd00:5:1::2", hlim=64) / error / OFFENDER.
+    const HEADER: [u8; 40] = [
+        0x60, 0x00, 0x00, 0x00, 0x00, 0x3f, 0x3a, 0x40, 0xfd, 0x00, 0x00, 0x05, 0x00, 0x01, 0x00,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xfd, 0x00, 0x00, 0x05, 0x00, 0x01,
+        0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x02,
+    ];
+
+    fn build(error: Error, offender: &[u8]) -> Vec<u8> {
+        let (source, destination) = ("fd00:5:1::".parse(), "fd00:5:1::2".parse());
+        let mut buffer = [0; MAX_LEN];
+        let len = emit(error, source.unwrap(), destination.unwrap(), offender, &mut buffer);
+        buffer[..len].to_vec()
+    }
+
+    #[test]
+    fn errors_are_those_scapy_builds() {
+        for (error, message) in [
+            (Error::NoRoute, [0x01, 0x00, 0x6d, 0x22, 0x00, 0x00, 0x00, 0x00]),
+            (
+                Error::TooBig { next_hop_mtu_bytes: 1_452 },
+                [0x02, 0x00, 0x66, 0x76, 0x00, 0x00, 0x05, 0xac],
+            ),
+            (Error::TimeExceeded, [0x03, 0x00, 0x6b, 0x22, 0x00, 0x00, 0x00, 0x00]),
+        ] {
+            let expected = [&HEADER[..], &message, &OFFENDER].concat();
+            assert_eq!(build(error, &OFFENDER), expected, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_offender_is_cut_at_1280_bytes() {
+        let built = build(Error::TimeExceeded, &[0x60; 65_535]);
+        assert_eq!(built.len(), 1_280);
+        let header = ipv6::Header::parse(&built).unwrap();
+        let sum = ipv6::pseudo_header(&header, 58).with_u16(1_240).with(&built[40..]);
+        assert_eq!(sum.fold(), 0xffff);
+    }
+
+    fn answered(edit: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let mut packet = OFFENDER.to_vec();
+        edit(&mut packet);
+        let len = packet.len() as u16 - 40;
+        packet[4..6].copy_from_slice(&len.to_be_bytes());
+        may_answer(&packet)
+    }
+
+    fn icmp(kind: u8) -> impl FnOnce(&mut Vec<u8>) {
+        move |packet| {
+            packet[6] = ip::PROTOCOL_ICMPV6;
+            packet[40] = kind;
+        }
+    }
+
+    #[test]
+    fn an_ordinary_datagram_is_answered() {
+        assert!(answered(|_| {}));
+    }
+
+    #[test]
+    fn informational_messages_are_answered_and_errors_and_redirects_are_not() {
+        for kind in [128, 129, 200] {
+            assert!(answered(icmp(kind)), "type {kind}");
+        }
+        for kind in [1, 2, 3, 4, 100, 127, 137] {
+            assert!(!answered(icmp(kind)), "type {kind}");
+        }
+        assert!(!answered(|packet| {
+            packet[6] = ip::PROTOCOL_ICMPV6;
+            packet.truncate(40);
+        }));
+    }
+
+    #[test]
+    fn an_error_behind_extension_headers_is_not_answered() {
+        let behind = |kind: u8, fragment: u8| {
+            answered(|packet| {
+                packet[6] = 44;
+                packet.splice(40..40, [58, 0, 0, fragment, 0, 0, 0, 1]);
+                packet[48] = kind;
+            })
+        };
+        assert!(behind(128, 1));
+        assert!(!behind(3, 1));
+        // What a later fragment is about cannot be told.
+        assert!(!behind(128, 8));
+    }
+
+    #[test]
+    fn nothing_is_said_to_or_about_what_is_not_one_host() {
+        for text in ["::", "::1", "fe80::1", "ff02::1", "ff0e::1"] {
+            let octets = text.parse::<Ipv6Addr>().unwrap().octets();
+            assert!(!answered(|packet| packet[8..24].copy_from_slice(&octets)), "from {text}");
+            assert!(!answered(|packet| packet[24..40].copy_from_slice(&octets)), "to {text}");
+        }
+    }
+}

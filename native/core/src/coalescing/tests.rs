@@ -1,4 +1,5 @@
 mod identity;
+mod over_ipv6;
 
 use std::net::Ipv4Addr;
 
