@@ -13,7 +13,7 @@ from collections.abc import Callable
 from tunneld.engine import Engine
 from tunneld.errors import EngineError, HostError
 from tunneld.fib.diff import difference
-from tunneld.fib.state import EngineState, State
+from tunneld.fib.state import State
 from tunneld.host.actuator import Actuator
 from tunneld.log import Periodic
 
@@ -77,13 +77,14 @@ class Reconciler:
         if desired is None:
             return
         engine = self._engine
-        actual = State(
-            engine=EngineState() if engine is None else engine.observe(),
-            host=await self._actuator.observe(),
-        )
+        if engine is not None:
+            # At once, since to look at the host takes its time: what a new peer sends is for us
+            # as soon as it is in here.
+            inside = difference(desired, State(engine=engine.observe(), host=desired.host))
+            if inside.engine:
+                engine.apply(inside.engine)
+        actual = State(engine=desired.engine, host=await self._actuator.observe())
         change = difference(desired, actual)
-        if engine is not None and change.engine:
-            engine.apply(change.engine)
         if change.host:
             await self._actuator.apply(change.host)
         # Something may have happened while the host was being changed: then it is not settled.
