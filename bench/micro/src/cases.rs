@@ -1,7 +1,7 @@
 //! What is measured: each case is some packets through one part of the core.
 
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use tunneld_core::coalescing::Kinds;
@@ -36,7 +36,11 @@ pub(crate) fn cases(wanted: &str) -> Vec<Case> {
     for count in [1_000, 1_000_000] {
         for (law, zipf) in [("zipf", true), ("uniform", false)] {
             let name = format!("lookup {law} {count}");
-            makers.push((name, Box::new(move || lookup(count, zipf))));
+            makers.push((name, Box::new(move || lookup(count, zipf, false))));
+        }
+        for (law, zipf) in [("zipf", true), ("uniform", false)] {
+            let name = format!("lookup v6 {law} {count}");
+            makers.push((name, Box::new(move || lookup(count, zipf, true))));
         }
     }
     for len in [64, 512, 1_400, 65_535] {
@@ -73,15 +77,21 @@ pub(crate) fn cases(wanted: &str) -> Vec<Case> {
 }
 
 /// Lookups in batches, with destinations by Zipf's law or all alike.
-fn lookup(count: usize, zipf: bool) -> (usize, Box<dyn FnMut()>) {
+fn lookup(count: usize, zipf: bool, v6: bool) -> (usize, Box<dyn FnMut()>) {
     const DESTINATIONS: usize = 1 << 18;
     let mut chosen = Chosen(7);
-    // An odd factor makes each number below 2^24 another prefix of 24 bits.
-    let subnet = |number: usize| (number as u32).wrapping_mul(0x9e_3779) << 8;
-    let prefixes = (0..count).map(subnet).filter_map(|bits| {
-        let address = Ipv4Addr::from_bits(bits);
-        Prefix::new(address, 24).ok()
-    });
+    // An odd factor makes each number below 2^24 another prefix of 24 bits; over IPv6 the same
+    // bits are the last of a /64 within fd00::/40.
+    let address = |number: usize, host: u8| -> IpAddr {
+        let bits = (number as u32).wrapping_mul(0x9e_3779) << 8;
+        if v6 {
+            Ipv6Addr::from_bits(0xfd << 120 | u128::from(bits) << 56 | u128::from(host)).into()
+        } else {
+            Ipv4Addr::from_bits(bits | u32::from(host)).into()
+        }
+    };
+    let length = if v6 { 64 } else { 24 };
+    let prefixes = (0..count).filter_map(|number| Prefix::new(address(number, 0), length).ok());
     let fib = fib(prefixes);
     let mut reached = Vec::with_capacity(count);
     let mut total = 0.0;
@@ -93,7 +103,7 @@ fn lookup(count: usize, zipf: bool) -> (usize, Box<dyn FnMut()>) {
         .map(|_| {
             let place = chosen.next() as f64 / u64::MAX as f64 * total;
             let number = reached.partition_point(|reached| *reached < place).min(count - 1);
-            IpAddr::V4(Ipv4Addr::from_bits(subnet(number) | (chosen.next() as u32 & 0xff)))
+            address(number, chosen.next() as u8)
         })
         .collect();
     let mut at = 0;

@@ -1,3 +1,4 @@
+mod over_ipv6;
 mod vxlan;
 
 use std::net::Ipv4Addr;

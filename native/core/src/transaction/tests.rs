@@ -135,6 +135,17 @@ fn bad_settings_are_named() {
         put(&|settings| settings.icmp_source = Some(Ipv4Addr::new(224, 0, 0, 1))),
         "settings: icmp_source 224.0.0.1, expected the address of one host",
     );
+    refused(
+        put(&|settings| settings.icmp_source_v6 = Some("ff02::1".parse().unwrap())),
+        "settings: icmp_source_v6 ff02::1, expected the address of one host",
+    );
+    refused(
+        put(&|settings| {
+            settings.icmp_source_v6 = Some("fd00::1".parse().unwrap());
+            settings.device_mtu_bytes = 1_279;
+        }),
+        "settings: MTU 1279, expected at least 1280 bytes",
+    );
 }
 
 #[test]
@@ -296,4 +307,27 @@ fn keys_of_dropped_adjacencies_are_used_again() {
     assert!(
         tables.commit(change(SourceCheck::Off)).unwrap().by_endpoint(UNDERLAY_B.into()).is_some()
     );
+}
+
+#[test]
+fn entries_of_both_families_stand_side_by_side() {
+    let mut tables = Tables::new(1);
+    let fib = tables.commit(crate::testing::dual_stack(SourceCheck::Strict)).unwrap();
+    let entries: Vec<_> = tables.entries().map(|(p, target)| format!("{p} {target}")).collect();
+    let expected = [
+        "10.5.1.0/24 local",
+        "10.5.2.0/24 b",
+        "10.5.3.0/24 c",
+        "fd00:5:1::/48 local",
+        "fd00:5:2::/48 b",
+        "fd00:5:3::/48 c",
+    ];
+    assert_eq!(entries, expected);
+    let address = "fd00:5:2::9".parse::<std::net::Ipv6Addr>().unwrap();
+    assert_eq!(fib.lookup(address), fib.lookup(Ipv4Addr::new(10, 5, 2, 9)));
+    let fib = tables
+        .commit(Change { drop_entries: vec![prefix("fd00:5:2::/48")], ..Change::default() })
+        .unwrap();
+    assert_eq!(fib.lookup(address), None);
+    assert!(fib.lookup(Ipv4Addr::new(10, 5, 2, 9)).is_some());
 }
