@@ -112,10 +112,10 @@ class BootedNetwork:
         self.switch.bridge("switch", f"{UNDERLAY[1]}/{UNDERLAY.prefixlen}")
         self.etcd = Etcd(self.switch, str(UNDERLAY[1]))
 
-    def start_store(self) -> None:
+    def start_store(self, backend: str = "udp", **members: object) -> None:
         """Starts etcd, and puts the network config there."""
         self.etcd.start()
-        config = {"Network": str(NETWORK), "Backend": {"Type": "udp"}}
+        config = {"Network": str(NETWORK), **members, "Backend": {"Type": backend}}
         self.etcd.put(f"{PREFIX}/config", json.dumps(config))
 
     def add(self, name: str) -> BootedHost:
