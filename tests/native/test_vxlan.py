@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP
@@ -41,9 +42,10 @@ def network(*, gbp: bool = False, check: str = "strict") -> _native.Change:
     }
 
 
-def framed(payload: bytes | Packet = PACKET, *, vni: int = VNI, **frame: object) -> bytes:
+def framed(payload: bytes | Packet = PACKET, *, vni: int = VNI, **frame: Any) -> bytes:
     """Returns a datagram from peer b, all of it right but for what is said otherwise."""
-    ethernet = Ether(**{"src": PEER_MAC, "dst": OUR_MAC, "type": 0x0800} | frame)
+    header: dict[str, Any] = {"src": PEER_MAC, "dst": OUR_MAC, "type": 0x0800}
+    ethernet = Ether(**header | frame)
     if isinstance(payload, bytes):
         payload = Raw(payload)
     return bytes(VXLAN(flags=0x08, vni=vni) / ethernet / payload)
