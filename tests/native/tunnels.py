@@ -1,6 +1,7 @@
 """A host with an engine beside one with a bare kernel vxlan device, a container behind each.
 
-Host n has underlay addresses 192.0.2.n and 2001:db8::n and subnet 10.5.n.0/24; 1 is the engine's.
+Host n has underlay addresses 192.0.2.n and 2001:db8::n and subnets 10.5.n.0/24 and fd00:5:n::/64;
+1 is the engine's.
 The kernel's device is set up by hand, as flannel would.
 """
 
@@ -19,6 +20,8 @@ from tunneld import _native
 
 VNI, PORT = 7, 8472
 MACS = {1: "0e:2a:00:00:00:01", 2: "0e:2a:00:00:00:02"}
+MAC_V6 = "0e:2a:00:00:06:01"
+"""Host 1 has another inner address for IPv6, as hosts of flannel have."""
 DEVICE = "flannel.7"
 SOURCE_PORTS = 4
 
@@ -78,19 +81,23 @@ def make_engine(space: Namespace, family: Family, mtu_bytes: int) -> _native.Eng
             icmp6_fd=None,
         )
     os.close(tun)
-    space.sysctl(f"net/ipv6/conf/{DEVICE}/disable_ipv6", 1)
-    space.run("ip", "address", "add", "10.5.1.0/32", "dev", DEVICE)
+    # Else the kernel sends what is rightly counted as drops: router solicitations, MLD reports.
+    space.sysctl(f"net/ipv6/conf/{DEVICE}/force_mld_version", 1)
+    space.sysctl(f"net/ipv6/conf/{DEVICE}/forwarding", 0)
+    space.run("ip", "link", "set", DEVICE, "addrgenmode", "none", "multicast", "off")
     space.run("ip", "link", "set", DEVICE, "mtu", str(mtu_bytes), "up")
     space.run("ip", "link", "set", DEVICE, "txqueuelen", "1000")
-    space.run("ip", "route", "add", "10.5.0.0/16", "dev", DEVICE)
+    for base, block in (("10.5.1.0/32", "10.5.0.0/16"), ("fd00:5:1::/128", "fd00:5::/32")):
+        space.run("ip", "address", "add", base, "dev", DEVICE)
+        space.run("ip", "route", "add", block, "dev", DEVICE)
     engine.commit(
         {
             "settings": {
                 "source_check": "strict",
                 "device_mtu_bytes": mtu_bytes,
                 "icmp_source": "10.5.1.0",
-                "icmp_source_v6": None,
-                "vtep": {"vni": VNI, "gbp": False, "mac": MACS[1], "mac_v6": None},
+                "icmp_source_v6": "fd00:5:1::",
+                "vtep": {"vni": VNI, "gbp": False, "mac": MACS[1], "mac_v6": MAC_V6},
             },
             "put_adjacencies": [
                 adjacency("peer", underlay(family, 2), mtu_bytes, PORT, vtep_mac=MACS[2])
@@ -98,6 +105,8 @@ def make_engine(space: Namespace, family: Family, mtu_bytes: int) -> _native.Eng
             "put_entries": [
                 {"prefix": "10.5.1.0/24", "target": "local"},
                 {"prefix": "10.5.2.0/24", "target": "peer"},
+                {"prefix": "fd00:5:1::/64", "target": "local"},
+                {"prefix": "fd00:5:2::/64", "target": "peer"},
             ],
         }
     )
@@ -111,15 +120,17 @@ def make_kernel_device(space: Namespace, family: Family, mtu_bytes: int) -> None
         *("ip", "link", "add", DEVICE, "type", "vxlan", "id", str(VNI), "dev", "eth0"),
         *("local", underlay(family, 2), "dstport", str(PORT), "nolearning", "udpcsum"),
     )
-    space.sysctl(f"net/ipv6/conf/{DEVICE}/disable_ipv6", 1)
+    space.run("ip", "link", "set", DEVICE, "addrgenmode", "none", "multicast", "off")
     space.run("ip", "link", "set", DEVICE, "address", MACS[2], "mtu", str(mtu_bytes), "up")
-    space.run("ip", "address", "add", "10.5.2.0/32", "dev", DEVICE)
-    space.run(
-        *("ip", "neighbour", "add", "10.5.1.0", "lladdr", MACS[1], "dev", DEVICE),
-        *("nud", "permanent"),
-    )
-    space.run("bridge", "fdb", "append", MACS[1], "dev", DEVICE, "dst", underlay(family, 1))
-    space.run("ip", "route", "add", "10.5.1.0/24", "via", "10.5.1.0", "dev", DEVICE, "onlink")
+    for own, base, block, mac in (
+        ("10.5.2.0/32", "10.5.1.0", "10.5.1.0/24", MACS[1]),
+        ("fd00:5:2::/128", "fd00:5:1::", "fd00:5:1::/64", MAC_V6),
+    ):
+        space.run("ip", "address", "add", own, "dev", DEVICE)
+        entry = ("lladdr", mac, "dev", DEVICE, "nud", "permanent")
+        space.run("ip", "neighbour", "add", base, *entry)
+        space.run("bridge", "fdb", "append", mac, "dev", DEVICE, "dst", underlay(family, 1))
+        space.run("ip", "route", "add", block, "via", base, "dev", DEVICE, "onlink")
 
 
 @contextmanager
@@ -128,6 +139,12 @@ def tunnel(rig: Rig, flavour: Flavour, family: Family) -> Iterator[Tunnel]:
     mtu_bytes = 1500 - OVERHEAD_BYTES[family]
     ends = [make_node(rig, number, mtu_bytes) for number in (1, 2)]
     (here, container), (there, far_container) = ends
+    for number, (space, inside_it) in enumerate(ends, 1):
+        space.sysctl("net/ipv6/conf/all/forwarding", 1)
+        for place, device, last in ((space, "cni0", 1), (inside_it, "eth0", 2)):
+            address = f"fd00:5:{number}::{last}/64"
+            place.run("ip", "address", "add", address, "dev", device, "nodad")
+        inside_it.run("ip", "route", "add", "default", "via", f"fd00:5:{number}::1")
     make_underlay(rig, [here, there], flavour)
     engine = make_engine(here, family, mtu_bytes)
     make_kernel_device(there, family, mtu_bytes)
