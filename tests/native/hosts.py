@@ -85,6 +85,10 @@ def raw_icmp_socket() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
 
 
+def raw_icmpv6_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
+
+
 def open_tun(name: str) -> int:
     """Opens a queue of a TUN device of the current namespace; returns its descriptor."""
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
@@ -156,6 +160,18 @@ def network(source_check: str = "strict") -> _native.Change:
     }
 
 
+def dual_stack(source_check: str = "strict") -> _native.Change:
+    """The same network with IPv6 in it: `b` has fd00:5:2::/64, `c` fd00:5:3::/64."""
+    change = network(source_check)
+    change["settings"]["icmp_source_v6"] = "fd00:5:1::"
+    change["put_entries"] += [
+        {"prefix": "fd00:5:1::/64", "target": "local"},
+        {"prefix": "fd00:5:2::/64", "target": "b"},
+        {"prefix": "fd00:5:3::/64", "target": "c"},
+    ]
+    return change
+
+
 class Host:
     """An engine in a namespace, at 127.0.0.1 unless `underlay` holds other sockets (which are
     closed); `device` is the far end of its device."""
@@ -169,14 +185,15 @@ class Host:
         self.device, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with inside(space):
             underlay, icmp = underlay or [udp_socket("127.0.0.1")], raw_icmp_socket()
+            icmp6 = raw_icmpv6_socket()
         with ExitStack() as opened:
-            for sock in (near, icmp, *underlay):
+            for sock in (near, icmp, icmp6, *underlay):
                 opened.enter_context(sock)
             self.engine = _native.Engine(
                 tun_fds=[near.fileno()],
                 underlay=[by_family(underlay)],
                 icmp_fd=icmp.fileno(),
-                icmp6_fd=None,
+                icmp6_fd=icmp6.fileno(),
             )
         self.device.settimeout(10)
         if change is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from scapy.layers.inet import ICMP, IP, UDP
+from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
 
 
@@ -23,3 +24,9 @@ def icmp_error(kind: int, code: int, offender: bytes, *, mtu_bytes: int = 0) -> 
     """Returns the ICMP message of an error about `offender`."""
     message = ICMP(type=kind, code=code, unused=0, nexthopmtu=mtu_bytes)
     return bytes(message / Raw(offender[: 576 - 28]))
+
+
+def inner_v6(source: str, destination: str, *, hlim: int = 64, payload: bytes = b"x" * 32) -> bytes:
+    """Returns a UDP packet over IPv6 with every field and checksum right."""
+    packet = IPv6(src=source, dst=destination, hlim=hlim, fl=0x12345)
+    return bytes(packet / UDP(sport=4000, dport=9) / Raw(payload))

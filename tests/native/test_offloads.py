@@ -14,6 +14,7 @@ from tests.native.hosts import (
     PORT,
     Host,
     adjacency,
+    dual_stack,
     inside,
     network,
     open_tun,
@@ -28,7 +29,9 @@ from tests.native.super_packets import (
     KernelSegmentation,
     kernel_segmentation,
     tcp_super_packet,
+    tcp_super_packet_v6,
     udp_super_packet,
+    udp_super_packet_v6,
     vnet_header,
 )
 from tests.support.netns import Namespace, Rig
@@ -81,6 +84,36 @@ def test_segmentation_equals_the_kernels_own_byte_for_byte(
     expected = kernel.cut(header, packet, count)
     host.write(packet, header)
     assert [peer.recv(70_000) for _ in range(count)] == expected
+    assert host.drops() == {}
+
+
+SUPER_PACKETS_V6 = {
+    "plain": (tcp_super_packet_v6(payload(10_000), 1_000), 72, 10),
+    "short last segment": (tcp_super_packet_v6(payload(10_001), 1_400), 72, 8),
+    "PSH, FIN and CWR": (
+        tcp_super_packet_v6(payload(5_000), 1_000, flags="FPAEC", ecn=True),
+        72,
+        5,
+    ),
+    "extension header": (tcp_super_packet_v6(payload(5_000), 1_000, extended=True), 80, 5),
+    "64 KiB": (tcp_super_packet_v6(payload(65_535 - 72), 1_400), 72, 47),
+    "UDP": (udp_super_packet_v6(payload(10_000), 1_000), 48, 10),
+    "UDP, odd and short": (udp_super_packet_v6(payload(9_998), 999), 48, 11),
+}
+
+
+@pytest.mark.parametrize("name", SUPER_PACKETS_V6)
+def test_segmentation_over_ipv6_equals_the_kernels_own_byte_for_byte(
+    kernel: KernelSegmentation, host: Host, peer_socket: PeerSocket, name: str
+) -> None:
+    peer = peer_socket("127.0.0.2")
+    host.engine.commit(dual_stack())
+    (header, packet), headers, count = SUPER_PACKETS_V6[name]
+    expected = kernel.cut(header, packet, count)
+    host.write(packet, header)
+    got = [peer.recv(70_000) for _ in range(count)]
+    assert got == expected
+    assert b"".join(part[headers:] for part in got) == packet[headers:]
     assert host.drops() == {}
 
 
