@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import io
 import sys
 from pathlib import Path
@@ -32,7 +33,8 @@ def config_in(store_option: str) -> str | None:
 def test_shipped_example_is_accepted(tunneld: Tunneld, example: Path) -> None:
     outcome = tunneld("network", "check", example)
     assert (outcome.status, outcome.err) == (0, "")
-    assert "backend udp" in outcome.out
+    backend = json.loads(example.read_text())["Backend"]["Type"]
+    assert f", backend {backend}, " in outcome.out
 
 
 def test_examples_are_shipped() -> None:
