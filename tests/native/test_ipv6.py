@@ -124,7 +124,7 @@ def flow(chosen: random.Random, number: int) -> list[bytes]:
     for _ in range(chosen.randrange(1, 20)):
         data = chosen.randbytes(chosen.choice((500, 500, 500, 100)))
         if number % 2:
-            head = TCP(sport=1000 + number, dport=9, seq=sequence, flags="A")
+            head: TCP | UDP = TCP(sport=1000 + number, dport=9, seq=sequence, flags="A")
             sequence = (sequence + len(data)) % (1 << 32)
         else:
             head = UDP(sport=1000 + number, dport=9)
