@@ -55,7 +55,7 @@ async def remove_vxlan_devices(
         removed.append(link.name)
         _log.warning(
             "removed a vxlan device that was left behind",
-            extra={"fields": {"device": link.name, "vni": vni, "port": port}},
+            extra={"fields": {"device": link.name, "port": port, "detail": f"VNI {vni}"}},
         )
     return tuple(removed)
 
