@@ -95,7 +95,7 @@ async def longest_silence_s(place: Site, spoiler: tuple[str, ...]) -> float:
             drain()
 
     def is_steady(since_s: float) -> bool:
-        late = [at for at in arrived if at > since_s]
+        late = [at for at in arrived if at > since_s][-21:]
         return len(late) > 20 and all(b - a < 0.1 for a, b in pairwise(late))
 
     sending = asyncio.create_task(traffic())
