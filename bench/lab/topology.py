@@ -103,6 +103,9 @@ class Pair:
             host.directory.mkdir(parents=True)
             for namespace in (host.namespace, host.container):
                 namespaces.create(namespace)
+                if self.ipv6:
+                    for scope in ("all", "default"):
+                        namespaces.sysctl(namespace, f"net/ipv6/conf/{scope}/disable_ipv6", 0)
             namespaces.sysctl(host.namespace, "net/ipv4/ip_forward", 1)
             if conntrack:
                 nft = namespaces.inside(host.namespace, "nft", "-f", "-")
