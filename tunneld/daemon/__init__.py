@@ -10,6 +10,7 @@ import uvloop
 
 from tunneld.config import RunOptions
 from tunneld.daemon.node import Node
+from tunneld.host.memory import give_back_what_is_free
 
 
 def run(options: RunOptions, read_options: Callable[[], RunOptions]) -> int:
@@ -20,6 +21,7 @@ def run(options: RunOptions, read_options: Callable[[], RunOptions]) -> int:
     Raises:
         TunneldError: the daemon cannot run on this host, with these options or this network.
     """
+    give_back_what_is_free()
     # Not uvloop.install(): netlink lives on a plain loop in a thread of its own.
     return uvloop.run(_serve(options, read_options))
 

@@ -1,0 +1,37 @@
+"""What the C library keeps of freed memory. In a process of its own: the setting is for good."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+COUNT_BLOCKS_OF_THE_SYSTEM = """
+import ctypes
+from tunneld.host.memory import THRESHOLD_BYTES, give_back_what_is_free
+
+class Info(ctypes.Structure):  # struct mallinfo2 of malloc.h; hblks is its fourth member
+    _fields_ = [(f"member_{number}", ctypes.c_size_t) for number in range(10)]
+
+library = ctypes.CDLL(None)
+library.malloc.restype = ctypes.c_void_p
+library.mallinfo2.restype = Info
+
+def gained():
+    before = library.mallinfo2().member_3
+    library.malloc(ctypes.c_size_t(THRESHOLD_BYTES + 1))
+    return library.mallinfo2().member_3 - before
+
+first = gained()
+give_back_what_is_free()
+print(first, gained())
+"""
+
+
+def test_large_blocks_are_the_systems_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT_BLOCKS_OF_THE_SYSTEM],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["0", "1"]
