@@ -1,7 +1,7 @@
 """`python -m bench.lab`: measures, writes the raw figures, prints the table. Needs root.
 
 python -m bench.lab                    the figures of docs/performance.md, about 25 minutes
-python -m bench.lab --backends         vxlan and IPv6 beside raw IPv4, about 20 minutes
+python -m bench.lab --backends         vxlan and IPv6 beside raw IPv4
 python -m bench.lab --short            a first look, under 3 minutes (`make bench`)
 python -m bench.lab --flavours gso --figures tcp1 --rounds 3 --tunneld-options '--workers 2'
 """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from tests.interop.network import LINKS, Family, Host, Network
@@ -29,7 +29,6 @@ class Scenario:
     """Which link of the underlay each host is on: f1, t1, f2, t2."""
     near: Way = "vxlan"
     """How packets travel between hosts of one link."""
-    masquerade: bool = field(default=False)
 
     def __str__(self) -> str:
         return self.name
