@@ -17,44 +17,24 @@ from tunneld.backend.base import (
     Family,
     Here,
     Reach,
-    SourceCheck,
     Unusable,
-    VxlanDevice,
 )
-from tunneld.backend.families import families_of, overlay_mtu_bytes, require_addresses
+from tunneld.backend.families import families_of, require_addresses
 from tunneld.backend.leases import endpoint, public_addresses, require_type
+from tunneld.backend.untunnelled import Untunnelled
 from tunneld.errors import InterfaceError
-from tunneld.lease.model import IPAddress, LeaseAttributes, SubnetKey
+from tunneld.lease.model import IPAddress, LeaseAttributes
 from tunneld.lease.network import NetworkConfig
 from tunneld.peer import Peer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HostGwBackend:
+class HostGwBackend(Untunnelled):
     """flannel's host-gw backend."""
 
     type: ClassVar[str] = "host-gw"
     datapath: ClassVar[Datapath] = "kernel"
-    port: ClassVar[None] = None
-    device_template: ClassVar[None] = None
-    source_ports: ClassVar[int] = 0
-    source_check: ClassVar[SourceCheck] = "off"
     wants_on_link: ClassVar[bool] = True
-    remarks: ClassVar[tuple[str, ...]] = ()
-
-    families: tuple[Family, ...]
-
-    def overhead_bytes(self, family: Family) -> int:
-        """Returns 0: packets travel as they are."""
-        return 0
-
-    def device_mtu_bytes(self, underlay_mtu_bytes: int) -> int:
-        """Returns the underlay's own MTU.
-
-        Raises:
-            InterfaceError: it is too small for a family of the network.
-        """
-        return overlay_mtu_bytes(underlay_mtu_bytes, self.overhead_bytes, self.families)
 
     def check(self, here: Here) -> None:
         """Refuses a host whose peers could not use its address as a gateway."""
@@ -75,14 +55,6 @@ class HostGwBackend:
         """Returns flannel's lease value: addresses and type."""
         public_ip, public_ipv6 = public_addresses(here, self.families)
         return LeaseAttributes(public_ip=public_ip, public_ipv6=public_ipv6, backend_type=self.type)
-
-    def vtep(self, here: Here) -> None:
-        """Returns nothing: no VXLAN is spoken."""
-        return
-
-    def devices(self, here: Here, own: SubnetKey) -> tuple[VxlanDevice, ...]:
-        """Returns nothing: there is no tunnel."""
-        return ()
 
     def reach(
         self, peer: Peer, family: Family, here: Here, *, on_link: Collection[IPAddress]
