@@ -27,13 +27,13 @@ from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
 from tunneld.daemon.tenure import Rooms, Tenure
 from tunneld.daemon.together import together
-from tunneld.daemon.underlay import UnderlayMovedError, any_underlay
+from tunneld.daemon.underlay import UnderlayMovedError, any_underlay, settled_underlay
 from tunneld.daemon.watchdog import Watchdog
 from tunneld.host.capabilities import require_capabilities
 from tunneld.host.netlink import Netlink
 from tunneld.host.notify import Notifier
 from tunneld.host.state_dir import StateDir
-from tunneld.host.underlay import Selection, Underlay, find_underlay
+from tunneld.host.underlay import Selection, Underlay
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.network import NetworkConfig
 from tunneld.store import open_store
@@ -126,7 +126,7 @@ class Node:
         self._report.network = self._membership.tracker.config_text
         self._report.backend = backend
         # Only now it is known in which families the underlay must have an address.
-        underlay = await find_underlay(self._selection, self._netlink, backend.families)
+        underlay = await settled_underlay(self._selection, self._netlink, backend.families)
         with self._membership.telling(self._compare_config):
             await self._live_on(config, backend, underlay)
 

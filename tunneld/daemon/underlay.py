@@ -1,4 +1,4 @@
-"""Notices when the underlay interface gets another address, MTU or successor."""
+"""Waits for the underlay, and notices when it gets another address, MTU or successor."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from dataclasses import replace
 
 from tunneld.backend.base import Family
 from tunneld.errors import InterfaceError
+from tunneld.host.monitor import Monitor
 from tunneld.host.netlink import Netlink
 from tunneld.host.underlay import Selection, Underlay, find_underlay
 
 _EACH_ALONE: tuple[tuple[Family, ...], tuple[Family, ...]] = ((4,), (6,))
+
+DETECTION_S = 30.0
+"""How long a start waits for duplicate address detection. By default it takes one to two seconds
+(RFC 4862 §5.4.2); an interface without a carrier does not begin with it."""
 
 _log = logging.getLogger("tunneld.daemon")
 
@@ -41,6 +46,53 @@ async def any_underlay(selection: Selection, netlink: Netlink) -> Underlay:
         with contextlib.suppress(InterfaceError):
             return await find_underlay(selection, netlink, ipv6)
         raise
+
+
+async def settled_underlay(
+    selection: Selection,
+    netlink: Netlink,
+    families: Collection[Family],
+    *,
+    patience_s: float = DETECTION_S,
+) -> Underlay:
+    """Returns the underlay once its addresses can be bound to.
+
+    Raises:
+        InterfaceError: there is none, or an address is still tentative after `patience_s`.
+        UsageError: a regular expression does not compile.
+    """
+    changed = asyncio.Event()
+    monitor = Monitor(lambda _notice: changed.set())
+    is_said = False
+    try:
+        async with asyncio.timeout(patience_s):
+            while (found := await find_underlay(selection, netlink, families)).is_tentative:
+                if not is_said:
+                    _log.info("waiting for an underlay address", extra={"fields": _asked(found)})
+                    is_said = True
+                await changed.wait()
+                changed.clear()
+    except TimeoutError:
+        raise InterfaceError(
+            f"{_tentative(found)} after {patience_s:.0f} s; expected duplicate address detection "
+            f"to end: see whether {found.name} has a carrier, and net.ipv6.conf.{found.name}."
+            "dad_transmits"
+        ) from None
+    finally:
+        monitor.close()
+    return found
+
+
+def _tentative(underlay: Underlay) -> str:
+    return f"underlay address {underlay.address_v6} on {underlay.name} is still tentative"
+
+
+def _asked(underlay: Underlay) -> dict[str, str]:
+    return {
+        "interface": underlay.name,
+        "address": str(underlay.address_v6),
+        "detail": "duplicate address detection has not ended",
+    }
 
 
 class UnderlayWatch:
@@ -87,6 +139,12 @@ class UnderlayWatch:
                         extra={"fields": {"interface": self._underlay.name, "error": str(error)}},
                     )
                 self.problem = str(error)
+                continue
+            if found.is_tentative:
+                # Of its end the kernel tells; until then nothing can be bound to the address.
+                if self.problem != (problem := _tentative(found)):
+                    _log.info("waiting for an underlay address", extra={"fields": _asked(found)})
+                self.problem = problem
                 continue
             self.problem = None
             if replace(found, mtu_bytes=self._underlay.mtu_bytes) != self._underlay:

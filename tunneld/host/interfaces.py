@@ -26,6 +26,10 @@ class Interface:
     """Of the families looked for; in each the best one first."""
     every: frozenset[IPAddress]
     """Of both families."""
+    tentative: frozenset[IPAddress] = frozenset()
+    """Those of which the kernel does not know yet whether another host has them too."""
+    duplicate: frozenset[IPAddress] = frozenset()
+    """Those which another host has."""
 
     @property
     def name(self) -> str:
@@ -51,12 +55,14 @@ async def list_interfaces(netlink: Netlink, families: Collection[Family]) -> lis
 def _interface(link: Link, held: list[Address], families: Collection[Family]) -> Interface:
     usual = sorted(
         (one for one in held if one.address.version in families and not _is_of_no_use(one.address)),
-        key=lambda one: (one.address.version, one.address.is_link_local, not one.is_usable),
+        key=lambda one: (one.address.version, one.address.is_link_local, not one.is_lasting),
     )
     return Interface(
         link=link,
         addresses=tuple(one.address for one in usual),
         every=frozenset(one.address for one in held),
+        tentative=frozenset(one.address for one in held if one.is_tentative),
+        duplicate=frozenset(one.address for one in held if one.is_duplicate),
     )
 
 

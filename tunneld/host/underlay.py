@@ -4,7 +4,8 @@ The order is flannel's: each name or address, each regular expression, the way t
 address, and without any of these the default route (or the interface that holds the given
 public IP). An interface with several addresses gives the first one that is not link-local: of
 IPv4 in the kernel's order (primary before secondary), of IPv6 by age, with those that are to stay
-before temporary and deprecated ones. A network of both families needs both on one interface.
+before temporary and deprecated ones. A tentative one counts as what it is about to be, and is
+marked. A network of both families needs both on one interface.
 Where flannel silently takes the first of several interfaces, this module refuses; a regular
 expression never means the loopback interface; and a link-local IPv6 address, which means nothing
 to another host, is none.
@@ -69,6 +70,9 @@ class Underlay:
     """The same for IPv6; None: the network has none."""
     public_ipv6: IPv6Address | None = None
     mtu_bytes: int
+    is_tentative: bool = False
+    """Whether the kernel still asks if another host has `address_v6` (duplicate address detection,
+    RFC 4862 §5.4); nothing can be bound to it before."""
 
     @property
     def addresses(self) -> tuple[IPAddress, ...]:
@@ -161,6 +165,11 @@ def _underlay(
                 f"underlay interface {link.name} has no {name} address; expected one that other "
                 "hosts reach: configure it, or choose another with --iface"
             )
+    if ipv6 in interface.duplicate:
+        raise InterfaceError(
+            f"underlay interface {link.name} has IPv6 address {ipv6}, but so has another host on "
+            "the link; expected one of its own: give one of the two hosts another"
+        )
     if link.mtu_bytes == 0:
         raise InterfaceError(
             f"underlay interface {link.name} has MTU 0; expected at least 68 bytes: set it, or "
@@ -186,4 +195,5 @@ def _underlay(
         address_v6=ipv6,
         public_ipv6=None if ipv6 is None else selection.public_ipv6 or ipv6,
         mtu_bytes=link.mtu_bytes,
+        is_tentative=ipv6 in interface.tentative,
     )

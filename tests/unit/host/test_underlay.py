@@ -247,6 +247,15 @@ def test_lasting_address_goes_before_one_that_is_about_to_end(dual: Namespace) -
     assert str(find(dual, DUAL).address_v6) == "2001:db8::10"
 
 
+def test_tentative_address_counts_as_what_it_is_about_to_be(dual: Namespace) -> None:
+    # A bridge without ports has no carrier, so that the kernel never begins to ask.
+    dual.run("ip", "address", "add", "2001:db8:6::1/64", "dev", "bare0")
+    dual.run("ip", "address", "add", "2001:db8:6::2/64", "dev", "bare0", "nodad")
+    found = find(dual, ONLY_V6, interfaces=("bare0",))
+    assert (str(found.address_v6), found.is_tentative) == ("2001:db8:6::1", True)
+    assert not find(dual, ONLY_V6, interfaces=("2001:db8:6::2",)).is_tentative
+
+
 def test_interface_without_a_global_ipv6_address_is_refused(dual: Namespace) -> None:
     dual.run("ip", "address", "del", "2001:db8::10/64", "dev", "wan0")
     with pytest.raises(InterfaceError, match="wan0 has no global IPv6 address"):

@@ -33,6 +33,7 @@ _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 _IFF_MULTICAST = 0x1000
 _IFA_F_TEMPORARY = 0x01
+_IFA_F_OPTIMISTIC = 0x04
 _IFA_F_DADFAILED = 0x08
 _IFA_F_DEPRECATED = 0x20
 _IFA_F_TENTATIVE = 0x40
@@ -131,14 +132,18 @@ def address(message: Message) -> Address:
     # On a point-to-point device IFA_ADDRESS is the other end.
     own = message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS")
     flags = message.get_attr("IFA_FLAGS") or message["flags"]
-    bad = _IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TENTATIVE | _IFA_F_TEMPORARY
+    if message["family"] == AF_INET:
+        flags = 0  # there the first of these bits means `secondary`
+    # An optimistic address is tentative and in use; one that failed keeps the bit.
+    is_settled = flags & (_IFA_F_OPTIMISTIC | _IFA_F_DADFAILED)
     return Address(
         index=message["index"],
         address=ip_address(own),
         prefix_length=message["prefixlen"],
         scope=message["scope"],
-        # The first of these bits means `secondary` with IPv4.
-        is_usable=message["family"] == AF_INET or not flags & bad,
+        is_lasting=not flags & (_IFA_F_DADFAILED | _IFA_F_DEPRECATED | _IFA_F_TEMPORARY),
+        is_tentative=bool(flags & _IFA_F_TENTATIVE) and not is_settled,
+        is_duplicate=bool(flags & _IFA_F_DADFAILED),
     )
 
 

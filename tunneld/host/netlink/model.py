@@ -85,8 +85,13 @@ class Address:
     address: IPAddress
     prefix_length: int
     scope: int
-    is_usable: bool = True
-    """False: tentative, deprecated, temporary, or known to be somebody else's too (IPv6)."""
+    is_lasting: bool = True
+    """False: deprecated, temporary, or a duplicate (IPv6)."""
+    is_tentative: bool = False
+    """The kernel still asks whether another host has it; until then nothing can be bound to it
+    (IPv6, RFC 4862 §5.4)."""
+    is_duplicate: bool = False
+    """Another host has it, so that the kernel does not use it (IPv6)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
