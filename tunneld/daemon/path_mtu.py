@@ -35,6 +35,7 @@ class PathMtus:
         self.on_change: Callable[[], None] = lambda: None
         """Called when a path has become wider or narrower."""
         self._narrow: dict[tuple[IPAddress, int], int] = {}
+        """By endpoint and port, the largest packet that fits inside, however small."""
 
     def limit(self, reaches: Mapping[IPNetwork, Reach]) -> dict[IPNetwork, Reach]:
         """Returns the reaches, their adjacencies with the MTU of their paths."""
@@ -56,6 +57,8 @@ class PathMtus:
         if adjacency is None:
             return reach
         inner = self._narrow.get((adjacency.endpoint, adjacency.port), adjacency.mtu_bytes)
+        # Nobody sends less than the least MTU of a link for being told to (RFC 8200 §5).
+        inner = max(inner, MIN_MTU_BYTES[4 if adjacency.endpoint.version == 4 else 6])
         if inner >= adjacency.mtu_bytes:
             return reach
         return replace(reach, adjacency=replace(adjacency, mtu_bytes=inner))
@@ -76,8 +79,10 @@ class PathMtus:
         if inner == before:
             return
         self._narrow[endpoint, port] = inner
-        fields = {"endpoint": str(endpoint), "mtu_bytes": inner}
-        if inner < MIN_MTU_BYTES[family]:
+        least = MIN_MTU_BYTES[family]
+        fields: dict[str, str | int] = {"endpoint": str(endpoint), "mtu_bytes": inner}
+        if inner < least:
+            fields["detail"] = f"those of up to {least} bytes are sent all the same, and lost"
             _log.warning(
                 "the path to a peer is too narrow for the smallest packets every host may send",
                 extra={"fields": fields},

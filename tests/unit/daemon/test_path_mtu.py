@@ -115,15 +115,33 @@ def test_each_family_loses_what_its_own_headers_take(narrow: Namespace) -> None:
         assert mtus(found.limit(REACHES)) == {SUBNET: 1430, SUBNET_V6: 1330}
 
 
-def test_path_too_narrow_for_ipv6_is_told(
+@pytest.mark.parametrize(("path_bytes", "inner"), [(1351, 1281), (1350, 1280), (1349, 1280)])
+def test_mtu_inside_never_falls_below_the_least_of_ipv6(
+    narrow: Namespace, path_bytes: int, inner: int
+) -> None:
+    route = ("ip", "-6", "route", "add", f"{FAR_V6}", "via", "2001:db8:1::ff")
+    narrow.run(*route, "mtu", str(path_bytes))
+    with inside(narrow):
+        found, _ = path_mtus()
+        found.refused(to(FAR_V6))
+        assert mtus(found.limit(REACHES))[SUBNET_V6] == inner
+
+
+def test_path_too_narrow_for_ipv6_is_told_and_left_at_the_least(
     narrow: Namespace, caplog: pytest.LogCaptureFixture
 ) -> None:
-    narrow.run("ip", "-6", "route", "add", f"{FAR_V6}", "via", "2001:db8:1::ff", "mtu", "1300")
+    route = ("ip", "-6", "route", "replace", f"{FAR_V6}", "via", "2001:db8:1::ff")
+    narrow.run(*route, "mtu", "1350")
     with inside(narrow), caplog.at_level(logging.WARNING, "tunneld.daemon"):
         found, _ = path_mtus()
         found.refused(to(FAR_V6))
-        assert mtus(found.limit(REACHES))[SUBNET_V6] == 1230
+        assert caplog.text == "", "vxlan takes 70 bytes of it: 1,280 fit"
+        narrow.run(*route, "mtu", "1300")
+        found.refused(to(FAR_V6))
+        assert mtus(found.limit(REACHES))[SUBNET_V6] == 1280
     assert "too narrow" in caplog.text
+    # With IPv4 the least is 68 bytes, and the path is wide enough.
+    assert mtus(found.limit(REACHES))[SUBNET] == 1430
 
 
 def test_endpoint_without_a_route_keeps_what_is_known(narrow: Namespace) -> None:
