@@ -25,6 +25,18 @@ LAB ?= run
 # Of `make fuzz`, for each of its targets.
 FUZZ_SECONDS ?= 60
 
+# The groups of tests that run beside each other, the longest first. Most of their time is waiting.
+TEST_JOBS ?= 3
+TEST_GROUPS := e2e docker host interop unit native booted rest
+TESTS_e2e := tests/e2e
+TESTS_docker := tests/docker tests/unit/docker
+TESTS_host := tests/unit/host
+TESTS_interop := tests/interop
+TESTS_unit := tests/unit --ignore=tests/unit/host --ignore=tests/unit/docker
+TESTS_native := tests/native
+TESTS_booted := tests/migration tests/systemd
+TESTS_rest := tests/bench tests/repo
+
 # Where `make install` puts things.
 export DESTDIR ?=
 export PREFIX ?= /usr/local
@@ -40,7 +52,7 @@ PYTHON_PATHS := tunneld tests bench
 STAGE := tools/stage.sh
 
 .PHONY: help setup tools run test lint fmt build install bench fuzz docs clean
-.PHONY: stage-rust stage-lint stage-pytest
+.PHONY: stage-rust stage-lint stage-pytest $(TEST_GROUPS:%=pytest-%)
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,8 +90,14 @@ test: ## Set up, lint, and run every test, Rust and Python (as root)
 stage-rust:
 	@cargo test --workspace --quiet
 
+# All groups even if one fails, TEST_JOBS at once, each one's output whole when it ends.
 stage-pytest:
-	@$(BIN)/pytest --quiet
+	@$(MAKE) --jobs=$(TEST_JOBS) --keep-going --output-sync=target $(TEST_GROUPS:%=pytest-%)
+
+# The leading + has the first line said at once, and not with the rest.
+$(TEST_GROUPS:%=pytest-%): pytest-%:
+	+@echo "pytest $*: begins"
+	@$(STAGE) "pytest $*" env -u MAKEFLAGS -u MAKELEVEL $(BIN)/pytest --quiet $(TESTS_$*)
 
 stage-lint:
 	@$(BIN)/ruff check --quiet $(PYTHON_PATHS)

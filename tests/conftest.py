@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.support import leftovers
 from tests.support.install import install_below
-from tests.support.netns import Rig, remove_leftovers
-from tests.support.systemd_machine import remove_leftover_cgroups
+from tests.support.netns import Rig
 
-pytest_plugins = ("tests.support.store_fixtures",)
+pytest_plugins = ("tests.support.ending", "tests.support.store_fixtures")
 
 ROOT_TOOLS = ("ip", "nsenter", "nft", "tcpdump", "ping", "iperf3", "etcd", "etcdctl")
 
@@ -25,9 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 def pytest_sessionstart() -> None:
-    if os.geteuid() == 0:
-        remove_leftovers()
-        remove_leftover_cgroups()
+    leftovers.remove_all()
 
 
 @pytest.fixture(scope="session")

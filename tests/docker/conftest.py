@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.docker.site import Kind, Masquerader, Rules, Site, Way
-from tests.support.docker import RELEASES, image, programs, remove_leftover_cgroups
+from tests.support.docker import RELEASES, image, programs
 from tests.support.netns import Rig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,12 +37,6 @@ else:
         Kind("sid", "bip", "legacy", "docker", 2),
         Kind("sid", "network", "nft", "tunneld", 3),
     ]
-
-
-def pytest_sessionstart() -> None:
-    # After the shared conftest's, which has ended the processes.
-    if os.geteuid() == 0:
-        remove_leftover_cgroups()
 
 
 @pytest.fixture(scope="session")

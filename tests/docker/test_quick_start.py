@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.cache import one_at_a_time
 from tests.support.document import scripts
 from tests.support.etcd import Etcd
 from tests.support.machine import SOURCE_TREE, Machine
@@ -37,17 +38,18 @@ def wheel(steps: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of the command that builds it, in a directory where it is alone."""
     command = steps[0].splitlines()[0]
     assert re.fullmatch(r"make build +# dist/tunneld-\*\.whl", command)
-    built = subprocess.run(
-        ["sh", "-ec", command],
-        cwd=SOURCE_TREE,
-        env={**os.environ, "PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    wheels = sorted((SOURCE_TREE / "dist").glob("tunneld-*.whl"), key=os.path.getmtime)
-    return Path(shutil.copy(wheels[-1], tmp_path_factory.mktemp("dist")))
+    with one_at_a_time("wheel"):
+        built = subprocess.run(
+            ["sh", "-ec", command],
+            cwd=SOURCE_TREE,
+            env={**os.environ, "PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert built.returncode == 0, built.stdout + built.stderr
+        wheels = sorted((SOURCE_TREE / "dist").glob("tunneld-*.whl"), key=os.path.getmtime)
+        return Path(shutil.copy(wheels[-1], tmp_path_factory.mktemp("dist")))
 
 
 @pytest.fixture(scope="module")

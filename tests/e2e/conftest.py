@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,20 +15,10 @@ from tests.e2e.single_host import SingleHost
 from tests.e2e.site import Site
 from tests.support.etcd import Etcd
 from tests.support.netns import Rig
-from tunneld.lab import build, namespaces
+from tunneld.lab import build
 from tunneld.lab.topology import Topology
 
 _numbers = itertools.count(1)
-_LAB = re.compile(r"tnl-(?P<name>t(?P<pid>\d+)x\d+)-")
-
-
-def pytest_sessionstart() -> None:
-    """Takes down the labs of test runs that were killed."""
-    if os.geteuid() != 0:
-        return
-    for found in {_LAB.match(name) for name in namespaces.existing("tnl-t")}:
-        if found is not None and not Path(f"/proc/{found['pid']}").exists():
-            build.take_down(found["name"])
 
 
 def new_lab_name() -> str:

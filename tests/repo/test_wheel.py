@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.repo.source import ROOT
+from tests.support.cache import one_at_a_time
 from tunneld import __version__
 
 
@@ -22,7 +23,9 @@ def run(*argv: str | Path, cwd: Path = ROOT) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("wheel")
-    run(Path(sys.executable).with_name("maturin"), "build", "--release", "--quiet", "--out", out)
+    maturin = Path(sys.executable).with_name("maturin")
+    with one_at_a_time("wheel"):
+        run(maturin, "build", "--release", "--quiet", "--out", out)
     (built,) = out.glob("*.whl")
     return built
 

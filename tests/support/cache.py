@@ -1,8 +1,11 @@
-"""The directory for what is fetched or built once on a machine."""
+"""The directory for what is fetched or built once on a machine, and turns for who must not meet."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,3 +15,11 @@ def cache_dir() -> Path:
     path = Path(base) / "tunneld"
     path.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextmanager
+def one_at_a_time(what: str) -> Iterator[None]:
+    """Waits until no other test run on this machine is at the same work."""
+    with (cache_dir() / f"{what}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

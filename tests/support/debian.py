@@ -7,7 +7,6 @@ checks the signatures with the keys that the system trusts for it.
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.support.cache import cache_dir
+from tests.support.cache import cache_dir, one_at_a_time
 
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SOURCES: Final = Path("/etc/apt")
@@ -37,8 +36,7 @@ def unpacked(name: str, packages: Sequence[str]) -> Path:
         UnpackError: there is no mirror, or it does not have a package.
     """
     directory = cache_dir() / name
-    with (cache_dir() / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with one_at_a_time(name):
         if not directory.exists():
             with tempfile.TemporaryDirectory(dir=directory.parent) as scratch:
                 _unpack(Path(scratch), packages)

@@ -6,6 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from tests.support.cache import one_at_a_time
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -15,16 +17,17 @@ def install_below(destination: Path) -> None:
     Raises:
         AssertionError: it failed; the message holds what it said.
     """
-    done = subprocess.run(
-        ["make", "install", f"DESTDIR={destination}", "PREFIX=/usr"],
-        cwd=_ROOT,
-        # Not a part of the make that may be running the caller.
-        env={name: text for name, text in os.environ.items() if not name.startswith("MAKE")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
+    with one_at_a_time("wheel"):
+        done = subprocess.run(
+            ["make", "install", f"DESTDIR={destination}", "PREFIX=/usr"],
+            cwd=_ROOT,
+            # Not a part of the make that may be running the caller.
+            env={name: text for name, text in os.environ.items() if not name.startswith("MAKE")},
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
     if done.returncode != 0:
         msg = f"make install ended with {done.returncode}: {done.stdout}{done.stderr}"
         raise AssertionError(msg)

@@ -8,7 +8,6 @@ Source: go.mod beside this file names the version, go.sum pins all it consists o
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -16,12 +15,10 @@ import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.support.cache import cache_dir
+from tests.support.cache import cache_dir, one_at_a_time
 
 FLANNEL_VERSION: Final = "v0.28.9"
 GO_MINIMUM: Final = (1, 25, 9)
@@ -42,20 +39,13 @@ def flanneld_binary() -> Path:
         BuildError: no C compiler, no Go to be had, or the build failed.
     """
     binary = cache_dir() / f"flanneld-{FLANNEL_VERSION}"
-    with _only_builder():
+    with one_at_a_time("flanneld"):
         if not binary.exists():
             _build(binary)
     said = _run([str(binary), "-version"]).stderr.strip()
     if said != FLANNEL_VERSION:
         raise BuildError(f"{binary} calls itself {said!r}, expected {FLANNEL_VERSION}: remove it")
     return binary
-
-
-@contextmanager
-def _only_builder() -> Iterator[None]:
-    with (cache_dir() / "flanneld.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _build(binary: Path) -> None:
