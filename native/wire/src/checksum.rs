@@ -52,11 +52,10 @@ impl Sum {
 
     /// Returns the sum folded to 16 bits, in host order, not complemented.
     pub const fn fold(self) -> u16 {
-        let mut sum = self.0;
-        while sum >> 16 != 0 {
-            sum = (sum >> 16) + (sum & 0xffff);
-        }
-        u16::from_be(sum as u16)
+        // Halves are added to each other both ways round: the upper sum then has the lower's carry.
+        let sum = (self.0.wrapping_add(self.0.rotate_left(32)) >> 32) as u32;
+        let sum = (sum.wrapping_add(sum.rotate_left(16)) >> 16) as u16;
+        u16::from_be(sum)
     }
 
     /// Returns the checksum field: the folded sum's complement, in host order.
