@@ -3,9 +3,8 @@
 The order is flannel's: each name or address, each regular expression, the way to a given
 address, and without any of these the default route (or the interface that holds the given
 public IP). An interface with several addresses gives the first one that is not link-local: of
-IPv4 in the kernel's order (primary before secondary), of IPv6 by age, with those that are to stay
-before temporary and deprecated ones. A tentative one counts as what it is about to be, and is
-marked. A network of both families needs both on one interface.
+IPv4 in the kernel's order (primary before secondary), of IPv6 by age, temporary and deprecated ones
+last. A network of both families needs both on one interface.
 Where flannel silently takes the first of several interfaces, this module refuses; a regular
 expression never means the loopback interface; and a link-local IPv6 address, which means nothing
 to another host, is none.
