@@ -36,13 +36,14 @@ class Settings(TypedDict):
     """IPv4 address; None: the network has no IPv4."""
     icmp_source_v6: str | None
     vtep: Vtep | None
-    """None: a datagram's payload is the inner packet. Else it is VXLAN, and must be for us."""
+    """None: a datagram's payload is the inner packet, and no adjacency is `vxlan`. Else it is VXLAN,
+    and must be for us."""
 
 @type_check_only
 class Adjacency(TypedDict):
     name: str
     encapsulation: str
-    """`raw` or `vxlan`."""
+    """`raw`, or `vxlan`, which needs settings with a `vtep`."""
     endpoint: str
     """IPv4 or IPv6 address."""
     port: int
@@ -162,8 +163,9 @@ class Engine:
 
         Raises:
             EngineError: names the first bad item: an address, prefix or number that does not
-                parse, an entry whose target is unknown, an adjacency still in use. Or the engine
-                has been stopped.
+                parse, an entry whose target is unknown, an adjacency still in use, one of `vxlan`
+                where the settings, as they are after the change, have no `vtep`. Or the engine has
+                been stopped.
         """
 
     def digest(self) -> Digest:

@@ -49,6 +49,10 @@ BAD = [
     (put(mtu_bytes=67), "adjacency d: MTU 67, expected at least 68 bytes"),
     (put(mtu_bytes=65536), "adjacency d: mtu_bytes 65536, expected 68 to 65535 bytes"),
     (put(encapsulation="gre"), "adjacency d: encapsulation gre, expected raw or vxlan"),
+    (
+        put(encapsulation="vxlan", vtep_mac="02:00:00:00:00:02"),
+        "adjacency d: encapsulation vxlan, expected settings with a vtep",
+    ),
     (put(name="local"), 'its name must be neither empty nor "local"'),
     ({"put_entries": [{"prefix": "10.5.9.1/24", "target": "b"}]}, "10.5.9.1/24: it has host bits"),
     ({"put_entries": [{"prefix": "10.5.9.0/33", "target": "b"}]}, "10.5.9.0/33: its length"),

@@ -33,6 +33,8 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
             }
         }
     }
+    let settings = change.settings.as_ref().or(tables.settings.as_ref());
+    let has_vtep = settings.is_some_and(|settings| settings.vtep.is_some());
     let mut put = BTreeSet::new();
     for (name, parameters) in &change.put_adjacencies {
         let item = || format!("adjacency {name}");
@@ -46,6 +48,9 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         check_mtu(item, parameters.mtu_bytes, MIN_MTU_BYTES)?;
         if let Encapsulation::Vxlan { vtep_mac } = parameters.encapsulation {
             check_mac(item, "vtep_mac", vtep_mac)?;
+            if !has_vtep {
+                return Err(Error::NoVtep { adjacency: name.clone() });
+            }
         }
         if !put.insert(name.as_str()) {
             return Err(Error::NamedTwice { item: item() });
@@ -57,6 +62,16 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         .map(String::as_str)
         .filter(|name| !put.contains(name))
         .collect();
+    // Those that stay as they are must get along with the settings too.
+    if !has_vtep {
+        let stays = |name: &str| !put.contains(name) && !gone.contains(name);
+        let left = tables.adjacencies.iter().find(|(name, known)| {
+            matches!(known.parameters.encapsulation, Encapsulation::Vxlan { .. }) && stays(name)
+        });
+        if let Some((name, _)) = left {
+            return Err(Error::NoVtep { adjacency: name.to_string() });
+        }
+    }
     let mut prefixes = BTreeSet::new();
     for (prefix, target) in &change.put_entries {
         if !prefixes.insert(*prefix) {

@@ -47,6 +47,11 @@ pub enum Error {
         /// The adjacency that has it.
         adjacency: String,
     },
+    /// VXLAN to a peer, where the settings say nothing of this end.
+    NoVtep {
+        /// The adjacency.
+        adjacency: String,
+    },
     /// The same thing twice in one change.
     NamedTwice {
         /// What it is.
@@ -85,6 +90,12 @@ impl fmt::Display for Error {
             }
             Self::PortZero { adjacency } => {
                 write!(f, "adjacency {adjacency}: port 0, expected 1 to 65535")
+            }
+            Self::NoVtep { adjacency } => {
+                write!(
+                    f,
+                    "adjacency {adjacency}: encapsulation vxlan, expected settings with a vtep: put them with it"
+                )
             }
             Self::NamedTwice { item } => {
                 write!(f, "{item}: put twice in one change, expected once")

@@ -101,6 +101,48 @@ fn an_address_of_a_group_or_of_nobody_is_no_end_of_a_tunnel() {
 }
 
 #[test]
+fn vxlan_needs_an_end_of_its_own() {
+    let message = |name: &str| {
+        format!(
+            "adjacency {name}: encapsulation vxlan, expected settings with a vtep: put them with it"
+        )
+    };
+    let over = Parameters {
+        encapsulation: Encapsulation::Vxlan { vtep_mac: MacAddress([2, 0, 0, 0, 0, 2]) },
+        ..parameters_b()
+    };
+    let put = |settings: Option<Settings>| Change {
+        settings,
+        put_adjacencies: vec![("b".into(), over)],
+        ..Change::default()
+    };
+    let without = settings(SourceCheck::Strict);
+    let with = Settings { vtep: Some(vtep()), ..without };
+    refused(put(None), &message("b"));
+    refused(put(Some(without)), &message("b"));
+    assert_eq!(
+        Tables::new(1).commit(put(None)).unwrap_err().to_string(),
+        message("b"),
+        "before there are any settings"
+    );
+
+    let (mut tables, _) = host_a(SourceCheck::Strict);
+    tables.commit(put(Some(with))).unwrap();
+    tables.commit(put(None)).unwrap();
+    let before = contents(&tables);
+    let take_away = Change { settings: Some(without), ..Change::default() };
+    assert_eq!(tables.commit(take_away.clone()).unwrap_err().to_string(), message("b"));
+    assert_eq!(contents(&tables), before);
+    // It may go with the last adjacency that needs it.
+    let raw = vec![("b".into(), parameters_b())];
+    tables.commit(Change { put_adjacencies: raw, ..take_away.clone() }).unwrap();
+    tables.commit(put(Some(with))).unwrap();
+    let gone = vec!["b".into()];
+    let entries = vec![prefix("10.5.2.0/24")];
+    tables.commit(Change { drop_adjacencies: gone, drop_entries: entries, ..take_away }).unwrap();
+}
+
+#[test]
 fn an_endpoint_may_be_of_either_family() {
     let (mut tables, _) = host_a(SourceCheck::Strict);
     let endpoint = "[2001:db8::2]:8472".parse().unwrap();

@@ -56,13 +56,13 @@ fn a_super_packet_too_large_for_a_batch_goes_on_in_frames() {
 }
 
 #[test]
-fn without_an_end_of_tunnels_here_nothing_leaves() {
+fn without_an_address_for_frames_of_its_family_nothing_leaves() {
     let mut change = vxlan_change(SourceCheck::Strict);
-    change.settings.as_mut().unwrap().vtep = None;
+    change.settings.as_mut().unwrap().vtep.as_mut().unwrap().mac = None;
     let mut bench = bench();
     bench.fib = bench.tables.commit(change).unwrap();
     bench.handle(&packet(CONTAINER, AT_B, 64, 100));
-    bench.dropped(DropReason::NotConfigured);
+    bench.dropped(DropReason::Ipv4Disabled);
 }
 
 #[test]
