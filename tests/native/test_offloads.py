@@ -142,6 +142,24 @@ def test_trains_span_super_packets_and_arrive_in_one_piece(
     assert [int.from_bytes(data[:4], "little") for *_, data in control] == [1_028]
 
 
+def test_what_goes_to_others_in_between_does_not_end_a_train(
+    host: Host, peer_socket: PeerSocket
+) -> None:
+    peers = {"10.5.2.2": peer_socket("127.0.0.2"), "10.5.3.2": peer_socket("127.0.0.3")}
+    for peer in peers.values():
+        peer.setsockopt(SOL_UDP, UDP_GRO, 1)
+    host.engine.pause()
+    for number in range(4):
+        for address in peers:
+            host.write(inner("10.5.1.2", address, payload=bytes([number]) * 100))
+    host.engine.resume()
+    for address, peer in peers.items():
+        train, control, *_ = peer.recvmsg(70_000, 64)
+        datagrams = [inner("10.5.1.2", address, ttl=63, payload=bytes([n]) * 100) for n in range(4)]
+        assert train == b"".join(datagrams)
+        assert [int.from_bytes(data[:4], "little") for *_, data in control] == [128]
+
+
 def socket_without_checksums() -> socket.socket:
     """A UDP socket on which the kernel answers every train with EINVAL."""
     sock = udp_socket("127.0.0.1")

@@ -1,9 +1,10 @@
-//! Datagrams of one batch, laid out one behind the other in trains, ready to be sent.
+//! Datagrams of one batch, laid out one behind the other and joined to trains, ready to be sent.
 //!
 //! Path of a packet: `outbound` → **`batch`** → `io` → underlay.
 //! There is a queue for each socket, so that a flow keeps to one; its arena is made once.
-//! Neighbours in a queue of equal size and adjacency lie without a gap and make a train, which
-//! the kernel can take in one piece; a shorter one closes it. Nothing in a queue is reordered.
+//! Datagrams of equal size for one adjacency make a train, which the kernel can take in one call;
+//! a shorter one closes it. What goes elsewhere in between does not: a train lies in as many
+//! pieces as it was interrupted. In a queue nothing for one adjacency is reordered.
 //!
 //! Source: udp(7), UDP_SEGMENT: at most 64 segments (older kernels), 65,507 bytes in all.
 
@@ -21,7 +22,8 @@ pub const MAX_SEGMENTS: usize = 64;
 /// Most bytes in a train: what one UDP datagram holds over IPv4. Over IPv6 it were 65,527.
 pub const MAX_TRAIN_LEN: usize = 65_507;
 
-/// Largest packet a TUN device hands over, in bytes: an IPv4 super-packet.
+/// Largest packet a TUN device hands over, in bytes. The kernel cuts IPv6 packets that would be
+/// longer itself, as the device's `gso_max_size` stays at 65,536.
 pub const MAX_PACKET_LEN: usize = 65_535;
 
 /// Room for the largest packet and whatever an encapsulation puts around it, in bytes.
@@ -43,15 +45,16 @@ pub struct Train {
     pub count: usize,
     /// What the encapsulation adds to each inner packet, in bytes.
     overhead: usize,
-    start: usize,
+    /// Bytes in all.
     len: usize,
+    /// Numbers of its first and its last piece.
+    pieces: (usize, usize),
 }
 
 impl Train {
     /// Returns whether a datagram of `len` bytes may be the next one.
-    fn takes(&self, adjacency: AdjacencyId, overhead: usize, len: usize) -> bool {
-        self.adjacency == adjacency
-            && self.overhead == overhead
+    const fn takes(&self, overhead: usize, len: usize) -> bool {
+        self.overhead == overhead
             && len <= self.segment_len
             && self.len == self.count * self.segment_len
             && self.count < MAX_SEGMENTS
@@ -63,6 +66,15 @@ impl Train {
         let end = (datagrams.end * self.segment_len).min(self.len);
         end - datagrams.start * self.segment_len - datagrams.len() * self.overhead
     }
+}
+
+/// Datagrams of one train that lie in the arena without a gap.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    start: usize,
+    len: usize,
+    /// Number of the train's next piece, once there is one.
+    next: Option<usize>,
 }
 
 /// One datagram in the arena.
@@ -79,6 +91,8 @@ pub struct Queue {
     arena: Box<[u8]>,
     used: usize,
     trains: Vec<Train>,
+    /// At most one for each packet read, and one more for each train.
+    pieces: Vec<Piece>,
 }
 
 impl Default for Queue {
@@ -87,30 +101,70 @@ impl Default for Queue {
             arena: vec![0; ARENA_LEN].into_boxed_slice(),
             used: 0,
             trains: Vec::with_capacity(MAX_TRAINS),
+            pieces: Vec::with_capacity(2 * MAX_TRAINS),
         }
     }
 }
 
 impl Queue {
-    /// Returns what is to be sent, in order.
+    /// Returns what is to be sent, in the order of the first datagrams.
     pub fn trains(&self) -> &[Train] {
         &self.trains
     }
 
-    /// Returns the bytes of a train of this queue.
-    pub fn bytes(&self, train: &Train) -> &[u8] {
-        &self.arena[train.start..train.start + train.len]
+    /// Returns the bytes of a train of this queue, piece by piece, each of whole datagrams.
+    pub fn pieces(&self, train: &Train) -> impl Iterator<Item = &[u8]> {
+        let first = self.pieces.get(train.pieces.0);
+        std::iter::successors(first, |piece| self.pieces.get(piece.next?))
+            .map(|piece| &self.arena[piece.start..piece.start + piece.len])
     }
 
     /// Returns the datagrams of this queue one by one, from datagram `first` of train `train` on.
     pub fn datagrams_from(&self, train: usize, first: usize) -> impl Iterator<Item = Datagram<'_>> {
         self.trains[train..].iter().enumerate().flat_map(move |(number, train)| {
             let first = if number == 0 { first } else { 0 };
-            self.bytes(train)
-                .chunks(train.segment_len)
+            self.pieces(train)
+                .flat_map(|piece| piece.chunks(train.segment_len))
                 .skip(first)
                 .map(|payload| Datagram { endpoint: train.endpoint, payload })
         })
+    }
+
+    /// Takes `len` bytes behind those used as the next datagram for `adjacency`.
+    fn push(&mut self, adjacency: AdjacencyId, endpoint: SocketAddr, overhead: usize, len: usize) {
+        let (start, next) = (self.used, self.pieces.len());
+        self.used += len;
+        // Only the newest train of an adjacency may grow: what is for one peer keeps its order.
+        let newest = self.trains.iter_mut().rev().find(|train| train.adjacency == adjacency);
+        match newest.filter(|train| train.takes(overhead, len)) {
+            Some(train) => {
+                train.count += 1;
+                train.len += len;
+                let last = &mut self.pieces[train.pieces.1];
+                if last.start + last.len == start {
+                    last.len += len;
+                    return;
+                }
+                last.next = Some(next);
+                train.pieces.1 = next;
+            }
+            None => self.trains.push(Train {
+                adjacency,
+                endpoint,
+                segment_len: len,
+                count: 1,
+                overhead,
+                len,
+                pieces: (next, next),
+            }),
+        }
+        self.pieces.push(Piece { start, len, next: None });
+    }
+
+    fn clear(&mut self) {
+        self.trains.clear();
+        self.pieces.clear();
+        self.used = 0;
     }
 }
 
@@ -173,23 +227,7 @@ impl SendBatch {
         len: usize,
     ) {
         let queue = &mut self.queues[queue];
-        let overhead = len - inner_len;
-        match queue.trains.last_mut().filter(|train| train.takes(adjacency, overhead, len)) {
-            Some(train) => {
-                train.count += 1;
-                train.len += len;
-            }
-            None => queue.trains.push(Train {
-                adjacency,
-                endpoint,
-                segment_len: len,
-                count: 1,
-                overhead,
-                start: queue.used,
-                len,
-            }),
-        }
-        queue.used += len;
+        queue.push(adjacency, endpoint, len - inner_len, len);
         self.used += len;
         self.longest = self.longest.max(queue.trains.len());
     }
@@ -206,10 +244,7 @@ impl SendBatch {
 
     /// Forgets what was to be sent.
     pub fn clear(&mut self) {
-        for queue in &mut self.queues {
-            queue.trains.clear();
-            queue.used = 0;
-        }
+        self.queues.iter_mut().for_each(Queue::clear);
         (self.used, self.longest) = (0, 0);
     }
 }

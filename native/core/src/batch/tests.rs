@@ -23,7 +23,8 @@ impl Bench {
     /// The trains, as the lengths of their datagrams.
     fn trains(&self) -> Vec<Vec<usize>> {
         let lens = |train: &Train| -> Vec<usize> {
-            self.batch.queues()[0].bytes(train).chunks(train.segment_len).map(<[u8]>::len).collect()
+            let pieces = self.batch.queues()[0].pieces(train);
+            pieces.flat_map(|piece| piece.chunks(train.segment_len)).map(<[u8]>::len).collect()
         };
         let trains = self.batch.queues()[0].trains();
         assert!(trains.iter().all(|train| lens(train).len() == train.count));
@@ -41,12 +42,39 @@ fn equal_sizes_share_a_train_and_a_shorter_one_closes_it() {
 }
 
 #[test]
-fn peers_do_not_share_a_train() {
+fn peers_do_not_share_a_train_nor_close_one_anothers() {
     let mut bench = Bench::new();
-    for address in [UNDERLAY_B, UNDERLAY_C, UNDERLAY_B] {
+    for address in [UNDERLAY_B, UNDERLAY_C, UNDERLAY_B, UNDERLAY_B, UNDERLAY_C, UNDERLAY_B] {
         bench.push(address, 100);
     }
-    assert_eq!(bench.trains().len(), 3);
+    assert_eq!(bench.trains(), [vec![100; 4], vec![100; 2]]);
+    let queue = &bench.batch.queues()[0];
+    let pieces = |train| queue.pieces(train).map(<[u8]>::len).collect::<Vec<_>>();
+    let [to_b, to_c] = queue.trains() else { panic!("two trains") };
+    assert_eq!((pieces(to_b), pieces(to_c)), (vec![100, 200, 100], vec![100, 100]));
+}
+
+#[test]
+fn what_is_for_one_peer_keeps_its_order() {
+    let mut batch = SendBatch::default();
+    let fib = host_a(SourceCheck::Strict).1;
+    let peers = [UNDERLAY_B, UNDERLAY_C];
+    let mut state = 7u32;
+    let mut sent = [const { Vec::new() }; 2];
+    for number in 0..60u8 {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let (peer, len) = ((state >> 24) as usize % 2, [30, 30, 40][(state >> 28) as usize % 3]);
+        let id = fib.by_endpoint(peers[peer].into()).unwrap();
+        batch.slot(0, len).unwrap().fill(number);
+        batch.push(0, id, (peers[peer], 8285).into(), len, len);
+        sent[peer].push(vec![number; len]);
+    }
+    assert!(batch.queues()[0].trains().len() < 60);
+    for (peer, sent) in peers.iter().zip(&sent) {
+        let to_peer = |datagram: &Datagram<'_>| datagram.endpoint.ip() == *peer;
+        let left = batch.datagrams().filter(to_peer).map(|datagram| datagram.payload);
+        assert!(left.eq(sent.iter().map(|bytes| &bytes[..])), "{peer}");
+    }
 }
 
 #[test]

@@ -19,7 +19,10 @@ pub(crate) use sender::Sender;
 /// The kernel's view of some messages, each with a control message of type `C`.
 struct Table<C> {
     headers: Vec<libc::mmsghdr>,
+    /// Those of all messages, one message's behind the other's.
     parts: Vec<libc::iovec>,
+    /// Number of parts of each message.
+    counts: Vec<usize>,
     addresses: Vec<(Address, libc::socklen_t)>,
     controls: Vec<Option<C>>,
 }
@@ -29,6 +32,7 @@ impl<C> Table<C> {
         Self {
             headers: Vec::with_capacity(capacity),
             parts: Vec::with_capacity(capacity),
+            counts: Vec::with_capacity(capacity),
             addresses: Vec::with_capacity(capacity),
             controls: Vec::with_capacity(capacity),
         }
@@ -37,26 +41,33 @@ impl<C> Table<C> {
     fn clear(&mut self) {
         self.headers.clear();
         self.parts.clear();
+        self.counts.clear();
         self.addresses.clear();
         self.controls.clear();
     }
 
+    /// Adds a message of some parts, each as its start and length.
     fn push(
         &mut self,
-        base: *mut u8,
-        len: usize,
+        parts: impl Iterator<Item = (*mut u8, usize)>,
         address: (Address, libc::socklen_t),
         control: Option<C>,
     ) {
-        self.parts.push(libc::iovec { iov_base: base.cast(), iov_len: len });
+        let before = self.parts.len();
+        self.parts
+            .extend(parts.map(|(base, len)| libc::iovec { iov_base: base.cast(), iov_len: len }));
+        self.counts.push(self.parts.len() - before);
         self.addresses.push(address);
         self.controls.push(control);
     }
 
     /// Writes the headers over all the rest. Nothing may grow between this and the call.
     fn link(&mut self) {
-        let rows = self.parts.iter_mut().zip(&mut self.addresses).zip(&mut self.controls);
-        for ((part, (address, address_len)), control) in rows {
+        let mut parts = &mut self.parts[..];
+        let rows = self.counts.iter().zip(&mut self.addresses).zip(&mut self.controls);
+        for ((count, (address, address_len)), control) in rows {
+            let (own, behind) = parts.split_at_mut(*count);
+            parts = behind;
             let (msg_control, msg_controllen) = match control {
                 Some(control) => (std::ptr::from_mut(control).cast(), size_of::<C>()),
                 None => (std::ptr::null_mut(), 0),
@@ -65,8 +76,8 @@ impl<C> Table<C> {
                 msg_hdr: libc::msghdr {
                     msg_name: std::ptr::from_mut(address).cast(),
                     msg_namelen: *address_len,
-                    msg_iov: part,
-                    msg_iovlen: 1,
+                    msg_iov: own.as_mut_ptr(),
+                    msg_iovlen: own.len(),
                     msg_control,
                     msg_controllen,
                     msg_flags: 0,

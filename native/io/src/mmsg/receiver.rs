@@ -85,7 +85,8 @@ impl Receiver {
         table.clear();
         for slot in self.arena.chunks_exact_mut(SLOT_STRIDE).take(self.limit) {
             let address = (Address::EMPTY, Address::LEN);
-            table.push(slot.as_mut_ptr(), SLOT_LEN, address, Some(Control([0; 64])));
+            let part = std::iter::once((slot.as_mut_ptr(), SLOT_LEN));
+            table.push(part, address, Some(Control([0; 64])));
         }
         table.link();
         let (headers, len) = (table.headers.as_mut_ptr(), table.headers.len() as u32);

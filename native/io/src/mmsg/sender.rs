@@ -49,10 +49,10 @@ impl Sender {
         let table = &mut self.0;
         table.clear();
         for train in &queue.trains()[first..] {
-            let bytes = queue.bytes(train);
+            let pieces = queue.pieces(train).map(part);
             let control = (train.count > 1).then(|| Segment::new(train.segment_len));
             let address = Address::of(train.endpoint);
-            table.push(bytes.as_ptr().cast_mut(), bytes.len(), address, control);
+            table.push(pieces, address, control);
         }
         self.send(socket, queue)
     }
@@ -70,7 +70,7 @@ impl Sender {
         table.clear();
         for datagram in queue.datagrams_from(train, first).take(limit.min(MAX_TRAINS)) {
             let (payload, address) = (datagram.payload, Address::of(datagram.endpoint));
-            table.push(payload.as_ptr().cast_mut(), payload.len(), address, None);
+            table.push(std::iter::once(part(payload)), address, None);
         }
         self.send(socket, queue)
     }
@@ -87,4 +87,9 @@ impl Sender {
             unsafe { libc::sendmmsg(socket.as_raw_fd(), headers, len, libc::MSG_DONTWAIT as _) };
         checked(sent)
     }
+}
+
+/// Returns bytes as part of a message. The kernel only reads them, so that they lose const here.
+const fn part(bytes: &[u8]) -> (*mut u8, usize) {
+    (bytes.as_ptr().cast_mut(), bytes.len())
 }
