@@ -233,7 +233,9 @@ class Host:
     @property
     def lease_key(self) -> str:
         subnets = (self.subnet_of(family) for family in self.network.families)
-        names = (f"{subnet.network_address}-{subnet.prefixlen}" for subnet in subnets)
+        names = [f"{subnet.network_address}-{subnet.prefixlen}" for subnet in subnets]
+        if 4 not in self.network.families:
+            names.insert(0, "0.0.0.0-0")
         return f"{PREFIX}/subnets/{'&'.join(names)}"
 
 
@@ -269,6 +271,8 @@ class Network:
         self.etcd = Etcd(self.switch, str(self.outside))
         self.etcd.start()
         config: dict[str, object] = {"Network": str(NETWORK)}
+        if 4 not in families:
+            config = {"EnableIPv4": False}
         if 6 in families:
             config |= {"EnableIPv6": True, "IPv6Network": str(NETWORK_V6)}
         config["Backend"] = dict(backend or {"Type": "udp"})
