@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.interop.network import Family, Host, Network, pings
+from tests.interop.network import PREFIX, Family, Host, Network, pings
 from tests.support.netns import Rig
 from tests.support.wait import wait_until
 
@@ -192,3 +192,55 @@ def test_a_new_underlay_address_moves_the_device_and_the_lease(network: Network)
         wait_until(lambda: pings(second, first, family), PATIENCE_S, "the peer to follow")  # noqa: B023
     assert f" local {moved} " in first.space.run("ip", "-d", "link", "show", "flannel.1")
     assert moved in second.space.run("bridge", "fdb", "show", "dev", "flannel.1")
+
+
+def test_one_vtep_address_in_two_leases_is_the_older_ones(network: Network) -> None:
+    """The kernel's table has room for one host behind an Ethernet address."""
+    first, second = network.host("t1"), network.host("t2")
+    stranger, theirs = f"{PREFIX}/subnets/10.5.254.0-24&fd00:10:5:fffe::-64", "10.5.254.0"
+    data = json.loads(network.leases()[second.lease_key])
+    mac = data["BackendData"]["VtepMAC"]
+    # A copied state directory; in IPv6 the address is one of its own.
+    copied = data | {"PublicIP": "10.99.0.77", "PublicIPv6": "fd99::77"}
+    copied["BackendV6Data"] = {"VNI": 1, "VtepMAC": "0e:00:00:00:06:77"}
+
+    def entries() -> list[str]:
+        """Returns the IPv4 subnets the kernel leads to that Ethernet address, and by which host."""
+        near = first.space.run("ip", "-4", "neighbour", "show", "dev", "flannel.1")
+        far = first.space.run("bridge", "fdb", "show", "dev", "flannel.1")
+        route = first.space.run("ip", "-4", "route", "show", "proto", "116", "dev", "flannel.1")
+        return [
+            *(line.split()[0] for line in near.splitlines() if mac in line),
+            *(line.split()[2] for line in far.splitlines() if line.startswith(mac)),
+            *(line.split()[0] for line in route.splitlines()),
+        ]
+
+    def skipped() -> int:
+        return int(first.status()["skipped_leases"].get("vtep_mac_taken", 0))
+
+    seconds = [str(second.subnet[0]), str(second.public_ip), str(second.subnet)]
+    assert entries() == seconds
+    network.etcd.put(stranger, json.dumps(copied))
+    wait_until(lambda: skipped() == 1, PATIENCE_S, "a skip as vtep_mac_taken")
+    assert entries() == seconds
+    assert pings(first, second)
+    (line,) = [line for line in first.running.output().splitlines() if "vtep_mac_taken" in line]
+    assert theirs in line
+    assert str(second.subnet) in line
+    assert mac in line
+    # The other family is judged for itself.
+    (peer,) = [peer for peer in first.status()["peers"] if peer["subnet"] == f"{theirs}/24"]
+    assert set(peer["reach"]) == {"ipv6"}
+    fdb = first.space.run("bridge", "fdb", "show", "dev", "flannel-v6.1")
+    assert "0e:00:00:00:06:77 dst fd99::77 " in fdb
+
+    # Taken back at once by its host, the other lease is the younger one from now on.
+    network.etcd.delete(second.lease_key)
+    wait_until(lambda: skipped() == 2, PATIENCE_S, "a skip of the lease that is younger now")
+    wait_until(
+        lambda: entries() == [theirs, "10.99.0.77", f"{theirs}/24"], PATIENCE_S, "the older lease"
+    )
+    network.etcd.delete(stranger)
+    wait_until(lambda: entries() == seconds, PATIENCE_S, "the entries there were before")
+    assert pings(first, second)
+    assert first.status()["state"] == "ready"
