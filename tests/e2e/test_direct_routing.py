@@ -72,6 +72,61 @@ def test_direct_routing_follows_the_routes(
         becomes("direct")
 
 
+@pytest.mark.parametrize(
+    ("datapath", "tunnelled"), [("userspace", "vxlan"), ("kernel", "kernel vxlan")]
+)
+def test_strict_rp_filter_loses_ipv4_where_one_side_alone_sees_the_other_on_the_link(
+    root_tools: None, rig: Rig, datapath: str, tunnelled: str
+) -> None:
+    """What docs/backends.md says of it, and that its ways out are ways out."""
+    backend = {"Type": "vxlan", "DirectRouting": True}
+    network = stand(rig, backend, "--datapath", datapath)
+    first, second, _ = network.hosts
+    for host in (first, second):
+        host.space.sysctl("net/ipv4/conf/all/rp_filter", 1)
+
+    def pings_both_ways(family: Family) -> bool:
+        return pings(first, second, family) and pings(second, first, family)
+
+    for family in FAMILIES:
+        wait_until(lambda: pings_both_ways(family), PATIENCE_S, "plain packets both ways")  # noqa: B023
+    assert rp_filtered(first) == rp_filtered(second) == 0
+
+    for family in FAMILIES:
+        near = underlay(first, family)
+        router = LINKS[0].ipv4[1] if family == 4 else LINKS[0].ipv6[1]
+        second.space.run("ip", f"-{family}", "route", "add", near, "via", str(router))
+        wait_until(lambda: ways(second, family)[near] == tunnelled, PATIENCE_S, "a tunnel")  # noqa: B023
+        assert ways(first, family)[underlay(second, family)] == "direct"
+
+    # Packets of the first host come in plain, where the second would never send to their source.
+    assert not pings(first, second)
+    assert rp_filtered(second) >= 1
+    # Those of the second come in by the tunnel, where the first would never send to theirs.
+    before = rp_filtered(first)
+    assert not pings(second, first)
+    assert rp_filtered(first) > before
+    # The kernel has no such check of IPv6.
+    assert pings_both_ways(6)
+
+    # One way out: loose on the interfaces where such packets come in. The larger value counts.
+    second.space.sysctl("net/ipv4/conf/eth0/rp_filter", 2)
+    first.space.sysctl("net/ipv4/conf/flannel.1/rp_filter", 2)
+    assert pings_both_ways(4)
+    # The other: routes that are the same seen from both sides.
+    second.space.sysctl("net/ipv4/conf/eth0/rp_filter", 1)
+    first.space.sysctl("net/ipv4/conf/flannel.1/rp_filter", 1)
+    assert not pings_both_ways(4)
+    second.space.run("ip", "route", "delete", str(first.public_ip))
+    wait_until(lambda: pings_both_ways(4), PATIENCE_S, "plain packets both ways again")
+
+
+def rp_filtered(host: Host) -> int:
+    """Returns how many packets a host has dropped for the interface they came in by."""
+    listed = host.space.run("nstat", "-asz", "TcpExtIPReversePathFilter")
+    return int(listed.split("TcpExtIPReversePathFilter")[1].split()[0])
+
+
 def test_host_gw_reaches_whom_it_can_and_names_the_others_once(root_tools: None, rig: Rig) -> None:
     network = stand(rig, {"Type": "host-gw"})
     first, second, third = network.hosts
