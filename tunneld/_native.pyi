@@ -36,8 +36,8 @@ class Settings(TypedDict):
     """IPv4 address; None: the network has no IPv4."""
     icmp_source_v6: str | None
     vtep: Vtep | None
-    """None: a datagram's payload is the inner packet, and no adjacency is `vxlan`. Else it is VXLAN,
-    and must be for us."""
+    """None: a datagram's payload is the inner packet, and no adjacency is `vxlan`. Else it is
+    VXLAN, and must be for us."""
 
 @type_check_only
 class Adjacency(TypedDict):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -244,3 +245,49 @@ def test_one_vtep_address_in_two_leases_is_the_older_ones(network: Network) -> N
     wait_until(lambda: entries() == seconds, PATIENCE_S, "the entries there were before")
     assert pings(first, second)
     assert first.status()["state"] == "ready"
+
+
+def test_status_shows_what_the_kernel_counts_on_its_devices(network: Network) -> None:
+    first, second = network.host("t1"), network.host("t2")
+    ways = [f"{way}_{what}" for way in ("rx", "tx") for what in ("packets", "bytes", "dropped")]
+
+    def counted() -> dict[str, dict[str, int]]:
+        return {one["device"]: one for one in first.status()["kernel_devices"]}
+
+    def by_iproute() -> dict[str, dict[str, int]]:
+        links = json.loads(first.space.run("ip", "-s", "-j", "link", "show", "type", "vxlan"))
+        return {
+            link["ifname"]: {
+                way: link["stats64"][way.split("_")[0]][way.split("_")[1]] for way in ways
+            }
+            for link in links
+        }
+
+    def is_same() -> bool:
+        shown = {name: {way: one[way] for way in ways} for name, one in counted().items()}
+        return shown == by_iproute()
+
+    for family in FAMILIES:
+        before = counted()[DEVICES[family]]
+        assert pings(first, second, family)
+        after = counted()[DEVICES[family]]
+        for way in ("tx_packets", "rx_packets"):
+            assert after[way] > before[way], (family, way)
+    wait_until(is_same, PATIENCE_S, "the figures of `ip -s link`")
+
+    # A frame to an address nobody has: the device has no entry for it, and drops it.
+    before = counted()["flannel.1"]
+    frame = "0e00000000990e00000000980800" + "00" * 46
+    script = (
+        "import socket; s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW);"
+        f"s.bind(('flannel.1', 0)); s.send(bytes.fromhex('{frame}'))"
+    )
+    first.space.run(sys.executable, "-c", script)
+    wait_until(
+        lambda: counted()["flannel.1"]["tx_dropped"] == before["tx_dropped"] + 1,
+        PATIENCE_S,
+        "the drop of the device",
+    )
+    text = first.ctl("status").stdout
+    assert "kernel devices, as the kernel counts them:" in text
+    assert first.status()["drops"] == {}, "the engine's, of which there is none"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,8 +22,11 @@ from tunneld.peer import Peer
 
 if TYPE_CHECKING:  # the command line shows a status without loading the data path
     from tunneld.engine import AdjacencyCounters
+    from tunneld.host.netlink import DeviceCounters
 
 _COUNTERS = ("tx_bytes", "rx_bytes", "tx_packets", "rx_packets")
+
+_DEVICE_COUNTERS = ("packets", "bytes", "dropped", "errors")
 
 _NOT_COUNTED = "-"
 
@@ -94,6 +97,9 @@ class StatusInput:
     offloads: Mapping[str, str] = field(default_factory=dict)
     """By name: `on`, `off`, `unsupported` or `fallback: <why>`; none before the data path is."""
     peers: Sequence[PeerStatus] = ()
+    kernel_devices: Sequence[DeviceCounters] = ()
+    """What the kernel has counted on devices by which it moves the packets itself. What the engine
+    counts is not among it, nor the other way round."""
     drops: Mapping[str, int] = field(default_factory=dict)
     """Packets by drop reason; every reason the engine knows, also at 0."""
     skipped: Mapping[str, int] = field(default_factory=dict)
@@ -145,6 +151,7 @@ def render_status(status: StatusInput) -> dict[str, Any]:
         },
         "offloads": dict(status.offloads),
         "peers": [_peer(peer) for peer in status.peers],
+        "kernel_devices": [asdict(counters) for counters in status.kernel_devices],
         "drops": dict(status.drops),
         "skipped_leases": dict(status.skipped),
         "icmp": {"sent": status.icmp_sent, "suppressed": status.icmp_suppressed},
@@ -178,7 +185,16 @@ def render_text(document: Mapping[str, Any]) -> str:
              "rx bytes", "last rx"),
             [row for peer in document["peers"] for row in _peer_rows(peer)],
         )  # fmt: skip
-    lines += _count_lines("drops", document["drops"])
+    devices = document["kernel_devices"]
+    if devices:
+        lines += ["", "kernel devices, as the kernel counts them:"]
+        names = ("device", *(f"{way}_{what}" for way in ("tx", "rx") for what in _DEVICE_COUNTERS))
+        lines += table(
+            [name.replace("_", " ") for name in names],
+            [[device[name] for name in names] for device in devices],
+        )
+    if backend["datapath"] in (None, "userspace"):
+        lines += _count_lines("drops", document["drops"])
     lines += _count_lines("skipped leases", document["skipped_leases"])
     return "\n".join(lines) + "\n"
 

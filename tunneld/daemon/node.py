@@ -189,7 +189,7 @@ class Node:
         )
 
     async def _status(self) -> dict[str, Any]:
-        return render_status(self._report.status())
+        return render_status(await self._report.status())
 
     async def _leave(self) -> dict[str, Any]:
         """Gives the lease back; the answer is sent before the node ends."""

@@ -87,8 +87,13 @@ class Report:
             waiting = f"setting up the data path for {own.key}"
         return f"{waiting}: {problems}" if problems else waiting
 
-    def status(self) -> StatusInput:
-        """Returns what `tunneld status` shows."""
+    async def status(self) -> StatusInput:
+        """Returns what `tunneld status` shows.
+
+        Raises:
+            HostError: the kernel does not tell what it has counted.
+        """
+        kernel_devices = await self.path.actuator.counters() if self.path else []
         counters = self._counters()
         now_s, wall = time.monotonic(), datetime.now(UTC)
         engine = self.path.engine if self.path else None
@@ -105,6 +110,7 @@ class Report:
             store=self._membership.store_status(),
             offloads=engine.offloads() if engine else {},
             peers=self._peers(counters, now_s, wall),
+            kernel_devices=kernel_devices,
             drops=counters.drops if counters else {},
             skipped=self._membership.tracker.skip_counts,
             icmp_sent=counters.icmp_sent if counters else 0,

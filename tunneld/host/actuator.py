@@ -21,7 +21,7 @@ from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
 from tunneld.host.firewall import HostFirewall
 from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding, Version
-from tunneld.host.netlink import Link, Netlink
+from tunneld.host.netlink import DeviceCounters, Link, Netlink
 from tunneld.host.routes import Exits, Routes, Sources
 from tunneld.host.state_dir import StateDir
 from tunneld.host.underlay import Underlay
@@ -103,6 +103,14 @@ class Actuator:
                 firewall=await self._firewall.observe(),
                 subnet_env=await asyncio.to_thread(self._read_subnet_env),
             )
+
+    async def counters(self) -> list[DeviceCounters]:
+        """Returns what the kernel has counted on the devices by which it moves our packets.
+
+        Raises:
+            HostError: the kernel cannot be read.
+        """
+        return await self._vxlan.counters()
 
     async def apply(self, change: HostChange) -> None:
         """Carries out a change: devices, neighbours, routes, firewall, file. May be repeated.

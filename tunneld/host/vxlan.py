@@ -28,6 +28,7 @@ from tunneld.host.leftover import require_leftover
 from tunneld.host.netlink import (
     Address,
     BridgeEntry,
+    DeviceCounters,
     Link,
     NeighbourEntry,
     Netlink,
@@ -84,6 +85,12 @@ class VxlanDevices:
         return VxlanState(
             devices=frozenset(devices), neighbours=frozenset(neighbours), fdb=frozenset(fdb)
         )
+
+    async def counters(self) -> list[DeviceCounters]:
+        """Returns what the kernel has counted on those of our devices that are there."""
+        if not self._wanted:
+            return []
+        return [one for one in await self._netlink.device_counters() if one.device in self._wanted]
 
     async def put(self, wanted: VxlanDevice) -> None:
         """Brings a device to what is wanted, and up; makes it where there is none that fits.

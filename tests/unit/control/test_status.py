@@ -21,6 +21,7 @@ from tunneld.control.status import (
     wall_time,
 )
 from tunneld.engine import AdjacencyCounters
+from tunneld.host.netlink import DeviceCounters
 from tunneld.lease.model import Lease, LeaseAttributes, SubnetKey
 from tunneld.lease.registry import StoreStatus
 from tunneld.peer import Peer
@@ -250,6 +251,7 @@ def test_document_of_a_host_with_one_peer() -> None:
                 },
             }
         ],
+        "kernel_devices": [],
         "drops": {"no_route": 1, "too_big": 0},
         "skipped_leases": {"outside_network": 2, "malformed_key": 0},
         "icmp": {"sent": 1, "suppressed": 0},
@@ -288,6 +290,44 @@ def test_what_the_kernel_moves_is_not_counted_and_says_so() -> None:
     assert rows[head + 2].split() == [
         *("fd00:10:5:34::/64", "2001:db8::12", "kernel", "vxlan", "1430", *"-----")
     ]
+
+
+def test_devices_of_the_kernel_stand_apart_from_what_the_engine_counts() -> None:
+    counters = DeviceCounters(
+        device="flannel-v6.1",
+        rx_packets=2,
+        rx_bytes=168,
+        rx_dropped=1,
+        rx_errors=5,
+        tx_packets=3,
+        tx_bytes=252,
+        tx_dropped=4,
+        tx_errors=6,
+    )
+    backend = BackendStatus(
+        type="vxlan", datapath="kernel", devices=("flannel-v6.1",), mtu_bytes=1430
+    )
+    status = replace(READY, backend=backend, drops={}, kernel_devices=[counters])
+    document = render_status(status)
+    assert document["kernel_devices"] == [
+        {
+            "device": "flannel-v6.1",
+            "rx_packets": 2,
+            "rx_bytes": 168,
+            "rx_dropped": 1,
+            "rx_errors": 5,
+            "tx_packets": 3,
+            "tx_bytes": 252,
+            "tx_dropped": 4,
+            "tx_errors": 6,
+        }
+    ]
+    assert document["drops"] == {}
+    rows = render_text(document).splitlines()
+    head = rows.index("kernel devices, as the kernel counts them:")
+    assert "tx packets  tx bytes  tx dropped  tx errors  rx packets" in rows[head + 1]
+    assert rows[head + 2].split() == ["flannel-v6.1", *"3", "252", *"462", "168", *"15"]
+    assert not any(row.startswith("drops") for row in rows), "nobody counts them by reason"
 
 
 def test_direct_peer_counts_what_still_comes_by_the_tunnel() -> None:

@@ -16,6 +16,7 @@ from tunneld.host.netlink.model import (
     MAIN_TABLE,
     Address,
     BridgeEntry,
+    DeviceCounters,
     Family,
     KernelRoute,
     Link,
@@ -43,6 +44,14 @@ class Netlink(Channel):
     async def link(self, name: str) -> Link | None:
         """Returns the device of that name, or None."""
         return next((link for link in await self.links() if link.name == name), None)
+
+    async def device_counters(self) -> list[DeviceCounters]:
+        """Returns what the kernel has counted on each device, in the order of their index."""
+        found = await self._dump("list the devices", self._ip.get_links)
+        return [
+            messages.device_counters(message)
+            for message in sorted(found, key=lambda message: int(message["index"]))
+        ]
 
     async def addresses(self, family: Family = 4) -> list[Address]:
         """Returns all addresses of a family; on each device the primary IPv4 ones first."""

@@ -15,6 +15,7 @@ from tunneld.host.netlink.model import (
     RTN_UNREACHABLE,
     Address,
     BridgeEntry,
+    DeviceCounters,
     KernelRoute,
     Link,
     NeighbourEntry,
@@ -39,6 +40,8 @@ _IFA_F_DEPRECATED = 0x20
 _IFA_F_TENTATIVE = 0x40
 _RTNH_F_ONLINK = 4
 _RTM_F_CLONED = 0x200
+
+_COUNTED = ("packets", "bytes", "dropped", "errors")
 
 _VXLAN_SWITCHES = {
     "proxy": "IFLA_VXLAN_PROXY",
@@ -78,6 +81,15 @@ def link(message: Message) -> Link:
         kind=kind,
         mac=MacAddress(mac) if len(mac) == 17 else None,
         vxlan=_vxlan(data) if data is not None else None,
+    )
+
+
+def device_counters(message: Message) -> DeviceCounters:
+    """Returns what a RTM_NEWLINK says of a device's traffic."""
+    stats = message.get_attr("IFLA_STATS64")
+    kinds = (f"{way}_{what}" for way in ("rx", "tx") for what in _COUNTED)
+    return DeviceCounters(
+        device=message.get_attr("IFLA_IFNAME"), **{kind: int(stats[kind]) for kind in kinds}
     )
 
 

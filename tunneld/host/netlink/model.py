@@ -78,6 +78,21 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCounters:
+    """What the kernel has counted on a device since that was made (struct rtnl_link_stats64)."""
+
+    device: str
+    rx_packets: int
+    rx_bytes: int
+    rx_dropped: int
+    rx_errors: int
+    tx_packets: int
+    tx_bytes: int
+    tx_dropped: int
+    tx_errors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
     """An address of a device."""
 
