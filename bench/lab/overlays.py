@@ -297,10 +297,29 @@ class TunneldVxlanIPv6(TunneldVxlan):
     ipv6 = True
 
 
+class TunneldHostGw(Tunneld):
+    """No tunnel at all: what the kernel's routing alone makes of the same traffic."""
+
+    name = "host-gw"
+    label = "thgw"
+    what = "tunneld of this tree with its host-gw backend: the kernel's routes, no tunnel"
+    backend = "host-gw"
+
+
+class TunneldHostGwIPv6(TunneldHostGw):
+    """The same over IPv6."""
+
+    name = "host-gw IPv6"
+    label = "thgw6"
+    what = "tunneld of this tree with its host-gw backend over IPv6: the kernel's routes, no tunnel"
+    ipv6 = True
+
+
 OVERLAYS: Final = {
     overlay.name: overlay
     for overlay in (
         *(KernelVxlan, Tunneld, FlannelUdp),
         *(TunneldVxlan, TunneldIPv6, TunneldVxlanIPv6),
+        *(TunneldHostGw, TunneldHostGwIPv6),
     )
 }

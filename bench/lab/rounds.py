@@ -18,6 +18,8 @@ from bench.lab.overlays import (
     KernelVxlan,
     Overlay,
     Tunneld,
+    TunneldHostGw,
+    TunneldHostGwIPv6,
     TunneldIPv6,
     TunneldVxlan,
     TunneldVxlanIPv6,
@@ -39,8 +41,10 @@ TURNS: Final = (KernelVxlan.name, Tunneld.name, KernelVxlan.name, FlannelUdp.nam
 BACKEND_TURNS: Final = (
     *(Tunneld.name, TunneldVxlan.name, Tunneld.name, TunneldIPv6.name),
     *(Tunneld.name, TunneldVxlanIPv6.name, Tunneld.name),
+    *(TunneldHostGw.name, TunneldHostGwIPv6.name),
 )
-"""tunneld beside itself: what another format or family costs."""
+"""tunneld beside itself: what another format or family costs. Plain routes tell what of it is the
+kernel's own."""
 
 Say = Callable[[str], None]
 

@@ -42,14 +42,15 @@ def test_a_ratio_is_taken_to_the_mean_of_all_raw_values_of_its_round() -> None:
 
 
 def test_more_than_ten_per_cent_less_is_marked() -> None:
-    (head, rate, _cpu) = backends.rows(evaluation(8.9))
-    assert head == [
-        "figure",
-        "underlay",
-        TUNNELD,
-        *("tunneld vxlan", "ratio")[:2],
-        *("tunneld IPv6", "ratio"),
-    ]
-    assert rate[4] == "**0.89**"
-    assert rate[6] == "1.00"
-    assert backends.rows(evaluation(9.1))[1][4] == "0.91"
+    head, raw, vxlan, ipv6, *_cpu = backends.rows(evaluation(8.9))
+    assert head == ["figure", "underlay", "hosts joined by", "seen", "by raw IPv4"]
+    assert raw[2:] == [TUNNELD, "10.00 (9.00–11.00)", "–"]
+    assert vxlan[2:] == ["tunneld vxlan", "8.90", "**0.89**"]
+    assert ipv6[2:] == ["tunneld IPv6", "10.00", "1.00"]
+    assert backends.rows(evaluation(9.1))[2][4] == "0.91"
+
+
+def test_what_the_kernel_does_alone_is_not_judged() -> None:
+    samples = [tcp1("tunneld", 1, 10.0), tcp1("host-gw", 1, 5.0)]
+    [_, _, plain, *_] = backends.rows(Evaluation({"samples": samples}))
+    assert plain[2:] == ["host-gw", "5.00", "0.50"]
