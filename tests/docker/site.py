@@ -106,7 +106,7 @@ class Host:
             if daemon.exit_status is not None:
                 msg = f"tunneld ended with {daemon.exit_status}:\n{daemon.output()[-4000:]}"
                 raise AssertionError(msg)
-            return '"ready"' in self.machine.try_run("tunneld", "status", "--json").stdout
+            return self.machine.tunneld_is_ready()
 
         wait_until(ready, START_TIMEOUT_S, f"tunneld of {self.name}", poll_s=0.1)
 

@@ -57,7 +57,7 @@ def see_each_other(site: Site, first: Host, second: Host) -> bool:
 
 
 def running(host: Host) -> bool:
-    return all(c.inspect("{{.State.Running}}") == "true" for c in host.docker.containers)
+    return all(c.inspect()["State"]["Running"] for c in host.docker.containers)
 
 
 def wait_steady(probe: Probe, since_s: float, host: Host) -> None:

@@ -259,12 +259,8 @@ class Network:
         self.switch.sysctl("net/ipv4/ip_forward", 1)
         if 6 in families:
             self.switch.sysctl("net/ipv6/conf/all/forwarding", 1)
-        for number, link in enumerate(LINKS):
+        for link in LINKS:
             self.switch.bridge(link.bridge, f"{link.ipv4[1]}/{link.ipv4.prefixlen}")
-            # Left alone, a bridge takes the lowest address of its ports: each host that is added
-            # may change it, and whoever has resolved the old one talks to nobody for a while.
-            address = f"02:00:00:00:00:0{number + 1}"
-            self.switch.run("ip", "link", "set", link.bridge, "address", address)
             if 6 in families:
                 first = f"{link.ipv6[1]}/{link.ipv6.prefixlen}"
                 self.switch.run("ip", "address", "add", first, "dev", link.bridge, "nodad")

@@ -22,14 +22,15 @@ def nodes(rig: Rig) -> Iterator[tuple[Node, Node]]:
 
 
 def ping(space: Namespace, *argv: str) -> str:
-    return space.run("ping", "-n", "-W", "3", *argv, check=False)
+    """Sends one echo request; of several, ping would wait hardly at all for the last answer."""
+    return space.run("ping", "-n", "-c", "1", "-W", "5", *argv, check=False)
 
 
 def test_containers_reach_each_other_and_lose_four_hops(nodes: tuple[Node, Node]) -> None:
     here, there = nodes
     with Capture(here.space, "eth0") as capture:
-        output = ping(here.container, "-c", "5", "-i", "0.05", "10.5.2.2")
-    assert "5 received" in output
+        output = "".join(ping(here.container, "10.5.2.2") for _ in range(5))
+    assert output.count("1 received") == 5
     # Two hosts forward and two tunnel ends take one hop each, as with flannel.
     assert re.findall(r"ttl=(\d+)", output) == ["60"] * 5
     assert here.drops() == there.drops() == {}
@@ -46,7 +47,7 @@ def test_containers_reach_each_other_and_lose_four_hops(nodes: tuple[Node, Node]
 
 def test_the_host_itself_speaks_with_its_overlay_address(nodes: tuple[Node, Node]) -> None:
     here, _ = nodes
-    assert "2 received" in ping(here.space, "-c", "2", "-i", "0.05", "10.5.2.0")
+    assert "1 received" in ping(here.space, "10.5.2.0")
 
 
 def test_tcp_arrives_whole_with_checksums_left_to_the_device(nodes: tuple[Node, Node]) -> None:
@@ -68,15 +69,15 @@ def test_tcp_arrives_whole_with_checksums_left_to_the_device(nodes: tuple[Node, 
 
 def test_a_container_is_told_what_became_of_its_packets(nodes: tuple[Node, Node]) -> None:
     here, there = nodes
-    unleased = ping(here.container, "-c", "1", "10.5.250.7")
+    unleased = ping(here.container, "10.5.250.7")
     assert "From 10.5.1.0 icmp_seq=1 Destination Net Unreachable" in unleased
     # One hop for the host's own forwarding, the second would be the tunnel's.
-    first = ping(here.container, "-c", "1", "-t", "2", "10.5.2.2")
+    first = ping(here.container, "-t", "2", "10.5.2.2")
     assert "From 10.5.1.0 icmp_seq=1 Time to live exceeded" in first
-    last = ping(here.container, "-c", "1", "-t", "3", "10.5.2.2")
+    last = ping(here.container, "-t", "3", "10.5.2.2")
     assert "From 10.5.2.0 icmp_seq=1 Time to live exceeded" in last
     here.engine.commit({"put_adjacencies": [adjacency("peer", "192.0.2.2", mtu_bytes=1400)]})
-    large = ping(here.container, "-c", "1", "-M", "do", "-s", "1400", "10.5.2.2")
+    large = ping(here.container, "-M", "do", "-s", "1400", "10.5.2.2")
     assert "From 10.5.1.0 icmp_seq=1 Frag needed and DF set (mtu = 1400)" in large
     assert here.drops() == {"no_route": 1, "hop_limit_exceeded": 1, "too_big": 1}
     assert there.drops() == {"hop_limit_exceeded": 1}

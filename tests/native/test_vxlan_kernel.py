@@ -132,6 +132,6 @@ def test_trains_of_an_application_come_apart_into_its_datagrams(
 
 def test_the_tunnel_itself_takes_no_hop(ends: Tunnel) -> None:
     for address in ("10.5.2.2", "fd00:5:2::2"):
-        output = ends.user.container.run("ping", "-n", "-c", "2", "-i", "0.05", address)
+        output = ends.user.container.run("ping", "-n", "-c", "1", "-W", "5", address)
         # Two hosts forward.
-        assert re.findall(r"ttl=(\d+)", output) == ["62"] * 2
+        assert re.findall(r"ttl=(\d+)", output) == ["62"]

@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from tests.support.netns import Namespace
 from tests.support.process import Process
+from tests.support.wait import wait_until
 
 
 class Capture:
@@ -41,7 +42,9 @@ class Capture:
         self.stop()
 
     def stop(self) -> None:
+        """Ends the capture, once tcpdump has read what was on the device until now."""
         if self._process is not None:
+            wait_until(self._process.is_asleep, 10.0, f"tcpdump on {self.device} waiting for more")
             self._process.stop()
             self._process = None
 

@@ -10,6 +10,8 @@ from tests.support.netns import Namespace
 from tests.support.process import Process
 from tests.support.wait import wait_until
 
+SERVES_TIMEOUT_S = 30.0
+
 
 class Etcd:
     """One etcd member on plain HTTP at `address`:`port`."""
@@ -38,6 +40,8 @@ class Etcd:
                 raise AssertionError(msg)
             return self._etcdctl("endpoint", "health", check=False)[0]
 
+        # Before that the question would only take time from who is asked.
+        process.wait_for_output("ready to serve client requests", SERVES_TIMEOUT_S)
         wait_until(healthy, 20.0, f"a healthy etcd at {self.endpoint}")
 
     def stop(self) -> None:

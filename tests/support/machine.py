@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.netns import Namespace, Place, run
+from tunneld.control.client import NotRunningError, request
 
 SOURCE_TREE: Final = Path(__file__).resolve().parents[2]
 
@@ -64,6 +65,19 @@ class Machine(Place):
         self._holder.wait_for_output("built")
         # The namespace ends what runs in it before it ends the holder.
         self.processes = space.processes
+
+    @property
+    def root(self) -> Path:
+        """This host's file system as seen from outside; its Unix sockets can be connected to."""
+        return Path(f"/proc/{self._holder.pid}/root")
+
+    def tunneld_is_ready(self) -> bool:
+        """Says whether a daemon answers at its usual place that it is ready."""
+        try:
+            status = request(self.root / "run/tunneld/tunneld.sock", "status")
+        except NotRunningError:
+            return False
+        return bool(status["state"] == "ready")
 
     def command(self, *argv: str) -> tuple[str, ...]:
         pid = str(self._holder.pid)

@@ -73,6 +73,26 @@ class Process:
                 self._popen.kill()
         return self._popen.wait(timeout_s)
 
+    def pause(self) -> None:
+        """SIGSTOP; returns once every thread stands still, which a busy one does a bit later."""
+        self._popen.send_signal(signal.SIGSTOP)
+        wait_until(self._stands_still, 10.0, f"{self.argv[0]} standing still")
+
+    def _stands_still(self) -> bool:
+        return self._states() == {"T"}
+
+    def is_asleep(self) -> bool:
+        """Says whether all its threads wait for something; what has come is read by then."""
+        return self._states() <= {"S"}
+
+    def _states(self) -> set[str]:
+        """Returns the states of all threads, as proc(5) tells them: `PID (NAME) STATE ...`."""
+        stats = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+        return {stat.rpartition(") ")[2][0] for stat in stats}
+
+    def resume(self) -> None:
+        self._popen.send_signal(signal.SIGCONT)
+
     def kill(self) -> None:
         """SIGKILL, as a crash."""
         if self._popen.poll() is None:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.support.etcd import SERVES_TIMEOUT_S
 from tests.support.process import Process
 from tests.support.wait import wait_until
 from tunneld.lease.model import Batch, Event, Snapshot
@@ -215,6 +216,7 @@ class EtcdServer:
             ),
             self._directory / f"etcd-{self._runs}.log",
         )
+        self.process.wait_for_output("ready to serve client requests", SERVES_TIMEOUT_S)
         wait_until(self._is_healthy, 30.0, f"a healthy etcd at {self.endpoint}")
 
     def _is_healthy(self) -> bool:

@@ -47,6 +47,11 @@ def capture(topology: Topology, path: Path, expression: str) -> Iterator[None]:
             msg = f"lab: tcpdump does not listen; its log: {log}"
             raise LabError(msg)
         yield
+        # Asleep, it has read all that came; a busy machine may not have let it yet.
+        stat = Path(f"/proc/{process.pid}/stat")
+        if not namespaces.became_true(lambda: stat.read_text().rpartition(") ")[2][0] == "S", 10.0):
+            msg = f"lab: tcpdump does not come to the end of what it sees; its log: {log}"
+            raise LabError(msg)
     finally:
         namespaces.stop([process])
 

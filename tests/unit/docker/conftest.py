@@ -40,7 +40,7 @@ class DockerHost:
 
         def is_ready() -> bool:
             assert daemon.exit_status is None, daemon.output()
-            return '"ready"' in self.machine.try_run("tunneld", "status", "--json").stdout
+            return self.machine.tunneld_is_ready()
 
         wait_until(is_ready, 30.0, "a tunneld that is ready", poll_s=0.1)
 
