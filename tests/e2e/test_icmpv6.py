@@ -100,7 +100,7 @@ def test_a_narrow_way_to_one_peer_is_answered_with_its_own_mtu(
 
     wait_until(lowered, 10.0, "packet-too-big with the peer's own MTU")
     mtus = {
-        peer["subnet_v6"]: {name: reach["mtu_bytes"] for name, reach in peer["reach"].items()}
+        peer["ipv6_subnet"]: {name: reach["mtu_bytes"] for name, reach in peer["reach"].items()}
         for peer in status_of(wide_site.hosts[0])["peers"]
     }
     near, other = (str(wide_site.views[number].bridges[1].network) for number in (1, 2))

@@ -202,11 +202,11 @@ def render_text(document: Mapping[str, Any]) -> str:
 def _peer_rows(peer: Mapping[str, Any]) -> list[tuple[object, ...]]:
     """Returns a line for each family in which the peer is reached."""
     if not peer["reach"]:
-        subnets = [peer[name] for name in ("subnet", "subnet_v6") if peer[name]]
+        subnets = [peer[name] for name in ("subnet", "ipv6_subnet") if peer[name]]
         return [(", ".join(subnets), peer["public_ip"] or peer["public_ipv6"], *["-"] * 7)]
     return [
         (
-            peer["subnet" if family == "ipv4" else "subnet_v6"],
+            peer["subnet" if family == "ipv4" else "ipv6_subnet"],
             reach["endpoint"],
             reach["encapsulation"],
             reach["mtu_bytes"],
@@ -226,7 +226,7 @@ def _networks_text(network: Mapping[str, Any]) -> str:
 
 
 def _lease_text(lease: Mapping[str, Any]) -> str:
-    families = (("subnet", "public_ip"), ("subnet_v6", "public_ipv6"))
+    families = (("subnet", "public_ip"), ("ipv6_subnet", "public_ipv6"))
     return ", ".join(f"{lease[net]} at {lease[ip]}" for net, ip in families if lease[net])
 
 
@@ -260,7 +260,7 @@ def _network(text: str | None) -> dict[str, Any]:
 def _subnets(key: SubnetKey | None) -> dict[str, Any]:
     return {
         "subnet": str(key.ipv4) if key and key.has_ipv4 else None,
-        "subnet_v6": _text(key.ipv6) if key else None,
+        "ipv6_subnet": _text(key.ipv6) if key else None,
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tunneld.backend.base import Adjacency, KernelPath, Reach
 from tunneld.backend.mac import parse_mac
+from tunneld.cli.leases import lease_table
 from tunneld.control.status import (
     BackendStatus,
     PeerStatus,
@@ -22,7 +23,7 @@ from tunneld.control.status import (
 )
 from tunneld.engine import AdjacencyCounters
 from tunneld.host.netlink import DeviceCounters
-from tunneld.lease.model import Lease, LeaseAttributes, SubnetKey
+from tunneld.lease.model import Lease, LeaseAttributes, Snapshot, SubnetKey
 from tunneld.lease.registry import StoreStatus
 from tunneld.peer import Peer
 
@@ -201,7 +202,7 @@ def test_document_of_a_host_with_one_peer() -> None:
         "network": {"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}},
         "lease": {
             "subnet": "10.5.17.0/24",
-            "subnet_v6": None,
+            "ipv6_subnet": None,
             "public_ip": "192.0.2.11",
             "public_ipv6": None,
             "expires_at": "2026-08-15T09:30:00.000Z",
@@ -224,7 +225,7 @@ def test_document_of_a_host_with_one_peer() -> None:
         "peers": [
             {
                 "subnet": "10.5.34.0/24",
-                "subnet_v6": None,
+                "ipv6_subnet": None,
                 "public_ip": "192.0.2.12",
                 "public_ipv6": None,
                 "node_id": None,
@@ -263,7 +264,7 @@ def test_peer_of_two_families_counts_both_and_tells_them_apart() -> None:
     peer = dual_stack(by_vxlan(4, 1450, 3, early), by_vxlan(6, 1430, 40, late))
     (shown,) = render_status(replace(READY, peers=(peer,)))["peers"]
     assert_shape(shown, REQUIRED["peers"][0])
-    assert (shown["subnet"], shown["subnet_v6"]) == ("10.5.34.0/24", "fd00:10:5:34::/64")
+    assert (shown["subnet"], shown["ipv6_subnet"]) == ("10.5.34.0/24", "fd00:10:5:34::/64")
     assert (shown["public_ip"], shown["public_ipv6"]) == ("192.0.2.12", "2001:db8::12")
     assert (shown["tx_packets"], shown["tx_bytes"], shown["last_rx"]) == (43, 4300, late)
     assert (shown["encapsulation"], shown["mtu_bytes"]) == ("vxlan", 1430)
@@ -272,6 +273,22 @@ def test_peer_of_two_families_counts_both_and_tells_them_apart() -> None:
         "ipv6": 40,
     }
     assert shown["reach"]["ipv6"]["endpoint"] == "2001:db8::12"
+
+
+def test_subnets_and_addresses_are_named_as_in_the_document_of_leases() -> None:
+    lease = Lease(
+        key=SubnetKey(*SUBNETS),
+        attributes=LeaseAttributes(public_ip=ENDS[0], public_ipv6=ENDS[1]),
+        grant_id=7,
+    )
+    snapshot = Snapshot(revision=1, leases=(lease,))
+    (listed,) = lease_table(snapshot, {}, now=datetime.now(UTC), own_node_id=None)["leases"]
+    document = render_status(replace(READY, lease=lease, peers=(dual_stack(),)))
+    own, (peer,) = document["lease"], document["peers"]
+    names = ("subnet", "ipv6_subnet", "public_ip", "public_ipv6")
+    expected = ["10.5.34.0/24", "fd00:10:5:34::/64", "192.0.2.12", "2001:db8::12"]
+    for found in (listed, own, peer):
+        assert [found[name] for name in names] == expected
 
 
 def test_what_the_kernel_moves_is_not_counted_and_says_so() -> None:
@@ -346,7 +363,7 @@ def test_network_without_ipv4_shows_no_made_up_addresses() -> None:
     document = render_status(replace(READY, lease=lease, peers=()))
     assert document["lease"] == {
         "subnet": None,
-        "subnet_v6": "fd00:10:5:34::/64",
+        "ipv6_subnet": "fd00:10:5:34::/64",
         "public_ip": None,
         "public_ipv6": "2001:db8::12",
         "expires_at": "2026-08-15T09:30:00.000Z",
