@@ -281,7 +281,7 @@ def test_subnets_and_addresses_are_named_as_in_the_document_of_leases() -> None:
         attributes=LeaseAttributes(public_ip=ENDS[0], public_ipv6=ENDS[1]),
         grant_id=7,
     )
-    snapshot = Snapshot(revision=1, leases=(lease,))
+    snapshot = Snapshot(revision=1, config=None, leases=(lease,))
     (listed,) = lease_table(snapshot, {}, now=datetime.now(UTC), own_node_id=None)["leases"]
     document = render_status(replace(READY, lease=lease, peers=(dual_stack(),)))
     own, (peer,) = document["lease"], document["peers"]
