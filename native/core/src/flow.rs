@@ -19,7 +19,8 @@ pub fn path<H: ip::Header>(header: &H, packet: &[u8], paths: usize) -> usize {
     if paths <= 1 {
         return 0;
     }
-    let addresses = folded(header.source()).rotate_left(32) ^ folded(header.destination());
+    let addresses =
+        folded(header.source().into()).rotate_left(32) ^ folded(header.destination().into());
     let ports = ports(header, packet) << 8 | u64::from(header.protocol());
     let hash = (addresses ^ ports.wrapping_mul(SPREAD)).wrapping_mul(SPREAD) >> 32;
     ((hash * paths as u64) >> 32) as usize

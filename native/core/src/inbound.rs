@@ -126,6 +126,7 @@ impl Inbound {
         }
     }
 
+    #[inline(never)]
     fn accept_as<H: ip::Header>(
         &mut self,
         fib: &Fib,
@@ -228,11 +229,12 @@ fn parse<H: ip::Header>(inner: &[u8]) -> Result<H, DropReason> {
 ///
 /// On the strict way an honest packet costs one lookup; the endpoints are searched only to name
 /// what is wrong. Ports are not compared: flannel's peers are known by address alone.
+#[inline]
 fn check_source(
     fib: &Fib,
     settings: &Settings,
     outer_source: IpAddr,
-    source: IpAddr,
+    source: impl Into<IpAddr>,
 ) -> Result<Option<AdjacencyId>, DropReason> {
     if settings.source_check == SourceCheck::Off {
         return Ok(fib.by_endpoint(outer_source));
@@ -243,8 +245,19 @@ fn check_source(
             return Ok(Some(id));
         }
     }
+    judge_source(fib, settings.source_check, outer_source, leased)
+}
+
+/// Returns what becomes of a packet whose source is not leased by the host it came from.
+#[inline(never)]
+fn judge_source(
+    fib: &Fib,
+    check: SourceCheck,
+    outer_source: IpAddr,
+    leased: Option<Target>,
+) -> Result<Option<AdjacencyId>, DropReason> {
     let peer = fib.by_endpoint(outer_source).ok_or(DropReason::UnknownPeer)?;
-    match (leased, settings.source_check) {
+    match (leased, check) {
         (Some(Target::Local), _) => Err(DropReason::SourceIsLocal),
         (_, SourceCheck::Loose | SourceCheck::Off) => Ok(Some(peer)),
         (None, SourceCheck::Strict) => Err(DropReason::SourceNotLeased),

@@ -48,6 +48,9 @@ impl Version {
 
 /// A parsed header of either version.
 pub trait Header: Copy {
+    /// An address of that version.
+    type Address: Copy + Into<IpAddr>;
+
     /// Which version.
     const VERSION: Version;
     /// Length without options and extension headers, in bytes.
@@ -77,10 +80,10 @@ pub trait Header: Copy {
     fn hop_limit(&self) -> u8;
 
     /// Returns the source address.
-    fn source(&self) -> IpAddr;
+    fn source(&self) -> Self::Address;
 
     /// Returns the destination address.
-    fn destination(&self) -> IpAddr;
+    fn destination(&self) -> Self::Address;
 
     /// Returns whether a router may pass on packets from and to these addresses.
     fn is_routable(&self) -> bool;

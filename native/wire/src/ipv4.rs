@@ -13,7 +13,7 @@
 //! |                      Destination Address                      |
 //! ```
 
-use core::net::{IpAddr, Ipv4Addr};
+use core::net::Ipv4Addr;
 use core::ops::Range;
 
 use crate::checksum::{self, Sum};
@@ -139,6 +139,8 @@ impl Header {
 }
 
 impl ip::Header for Header {
+    type Address = Ipv4Addr;
+
     const VERSION: Version = Version::V4;
     const LEN: usize = Self::LEN;
     const ADDRESSES: Range<usize> = 12..20;
@@ -163,12 +165,12 @@ impl ip::Header for Header {
         self.hop_limit
     }
 
-    fn source(&self) -> IpAddr {
-        self.source.into()
+    fn source(&self) -> Ipv4Addr {
+        self.source
     }
 
-    fn destination(&self) -> IpAddr {
-        self.destination.into()
+    fn destination(&self) -> Ipv4Addr {
+        self.destination
     }
 
     fn is_routable(&self) -> bool {
@@ -177,7 +179,10 @@ impl ip::Header for Header {
     }
 
     fn has_right_checksum(&self, packet: &[u8]) -> bool {
-        verify_checksum(&packet[..self.header_len])
+        match packet.first_chunk::<{ Self::LEN }>() {
+            Some(header) if self.header_len == Self::LEN => verify_checksum(header),
+            _ => verify_checksum(&packet[..self.header_len]),
+        }
     }
 
     fn dont_fragment(&self) -> bool {
@@ -194,6 +199,7 @@ impl ip::Header for Header {
 }
 
 /// Returns whether the header checksum is right. `header` is the header with its options.
+#[inline]
 pub fn verify_checksum(header: &[u8]) -> bool {
     Sum::new().with(header).fold() == 0xffff
 }
@@ -212,6 +218,7 @@ pub const fn pseudo_header(header: &Header, protocol: u8) -> Sum {
 ///
 /// Returns false, and leaves the packet alone, where it has none left to spend (RFC 1812
 /// §5.3.1: a packet is not forwarded with a TTL of zero) or is shorter than a header.
+#[inline]
 pub fn take_hop(packet: &mut [u8]) -> bool {
     let Some(header) = packet.first_chunk_mut::<{ Header::LEN }>() else {
         return false;
@@ -221,11 +228,12 @@ pub fn take_hop(packet: &mut [u8]) -> bool {
         return false;
     }
     let protocol = header[HOP_LIMIT + 1];
-    let old = u16::from_be_bytes([hop_limit, protocol]);
-    let new = u16::from_be_bytes([hop_limit - 1, protocol]);
-    let checksum = u16::from_be_bytes([header[CHECKSUM.start], header[CHECKSUM.start + 1]]);
+    // In the order of the bytes, whatever it is: the sum does not care.
+    let old = u16::from_ne_bytes([hop_limit, protocol]);
+    let new = u16::from_ne_bytes([hop_limit - 1, protocol]);
+    let checksum = u16::from_ne_bytes([header[CHECKSUM.start], header[CHECKSUM.start + 1]]);
     header[HOP_LIMIT] = hop_limit - 1;
-    header[CHECKSUM].copy_from_slice(&checksum::update(checksum, old, new).to_be_bytes());
+    header[CHECKSUM].copy_from_slice(&checksum::update(checksum, old, new).to_ne_bytes());
     true
 }
 

@@ -14,7 +14,7 @@
 //! |                 Destination Address, 16 bytes                 |
 //! ```
 
-use core::net::{IpAddr, Ipv6Addr};
+use core::net::Ipv6Addr;
 use core::ops::Range;
 
 use crate::checksum::Sum;
@@ -163,6 +163,8 @@ impl Header {
 }
 
 impl ip::Header for Header {
+    type Address = Ipv6Addr;
+
     const VERSION: Version = Version::V6;
     const LEN: usize = Self::LEN;
     const ADDRESSES: Range<usize> = 8..40;
@@ -187,12 +189,12 @@ impl ip::Header for Header {
         self.hop_limit
     }
 
-    fn source(&self) -> IpAddr {
-        self.source.into()
+    fn source(&self) -> Ipv6Addr {
+        self.source
     }
 
-    fn destination(&self) -> IpAddr {
-        self.destination.into()
+    fn destination(&self) -> Ipv6Addr {
+        self.destination
     }
 
     fn is_routable(&self) -> bool {

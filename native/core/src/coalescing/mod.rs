@@ -69,9 +69,8 @@ pub struct Delivery {
     open: bool,
     /// Whether the checksum of the first packet is known to be right.
     verified: bool,
-    /// Where the next TCP segment must start.
-    next_sequence: u32,
-    next_identification: u16,
+    /// What the next packet's numbers must be.
+    next: (u32, u16),
     pushed: bool,
 }
 
@@ -107,6 +106,7 @@ impl Coalescing {
     /// Adds the packet at `place` of `memory`, whose parsed header is `header`: to the newest
     /// delivery of its flow, or as a new one. The hop limit in `header` is the one it came with;
     /// `vnet` is what the device must be told if the packet goes alone.
+    #[inline]
     pub fn push<H: ip::Header>(
         &mut self,
         memory: &[u8],
@@ -116,46 +116,69 @@ impl Coalescing {
         vnet: VnetHeader,
     ) {
         let packet = &memory[place.clone()];
-        let mut flow = None;
-        let mut candidate = Candidate::SINGLE;
-        if header.is_fragment() {
-            // Which flow it belongs to is not known: all are closed, to keep the order.
-            self.barrier = self.deliveries.len();
-        } else if self.kinds != Kinds::default() {
-            flow = Flow::of(header, packet);
-            // What is a super-packet already goes as it came.
-            if vnet.gso == Gso::None {
-                candidate = Candidate::of(header, packet, self.kinds);
-                candidate.is_unfinished = vnet.needs_checksum();
+        let piece = Piece { start: place.start, len: packet.len(), vnet, next: NONE };
+        // What is a super-packet already goes as it came.
+        let is_single = header.is_fragment() || vnet.gso != Gso::None;
+        let candidate = if is_single { None } else { Candidate::of(header, packet, self.kinds) };
+        if let Some(candidate) = &candidate {
+            // Most often the packet before is of the same flow.
+            let newest = self.deliveries.len().wrapping_sub(1);
+            if self.join::<H>(newest, memory, packet, candidate, adjacency, piece) {
+                return;
             }
         }
-        if let Some(flow) = &flow {
-            if let Some(number) = self.newest_of(flow) {
-                if self.join(number, memory, place.clone(), &candidate, adjacency, vnet) {
+        let transport = (!header.is_fragment()).then(|| (header.header_len(), header.protocol()));
+        self.push_apart::<H>(memory, transport, candidate, adjacency, piece);
+    }
+
+    /// Adds a packet that is not joined to the newest delivery of all. Of one that is no fragment,
+    /// `transport` says where its transport starts, and of what protocol it is.
+    #[inline(never)]
+    fn push_apart<H: ip::Header>(
+        &mut self,
+        memory: &[u8],
+        transport: Option<(usize, u8)>,
+        candidate: Option<Candidate>,
+        adjacency: Option<AdjacencyId>,
+        piece: Piece,
+    ) {
+        let packet = &memory[piece.start..piece.start + piece.len];
+        let mut flow = None;
+        match transport {
+            // Which flow it belongs to is not known: all are closed, to keep the order.
+            None => self.barrier = self.deliveries.len(),
+            Some((header_len, protocol)) if self.kinds != Kinds::default() => {
+                flow = Flow::of::<H>(packet, header_len, protocol);
+            }
+            Some(_) => {}
+        }
+        if let Some(number) = flow.as_ref().and_then(|flow| self.newest_of(flow)) {
+            if let Some(candidate) = &candidate {
+                if self.join::<H>(number, memory, packet, candidate, adjacency, piece) {
                     return;
                 }
             }
+            self.deliveries[number].open = false;
         }
-        let piece = self.add_piece(&place, vnet);
-        let number = self.deliveries.len() as u32;
-        let older = flow
-            .as_ref()
-            .map_or(NONE, |flow| std::mem::replace(&mut self.newest[flow.bucket()], number));
+        let candidate = candidate.unwrap_or(Candidate::SINGLE);
+        let (number, place) = (self.deliveries.len() as u32, self.pieces.len() as u32);
+        let bucket = flow.as_ref().map(|flow| &mut self.newest[flow.bucket()]);
+        let older = bucket.map_or(NONE, |newest| std::mem::replace(newest, number));
         self.deliveries.push(Delivery {
             adjacency,
             count: 1,
-            bytes: place.len(),
-            first: piece,
-            last: piece,
+            bytes: piece.len,
+            first: place,
+            last: place,
             older,
             flow,
-            open: candidate.may_be_joined && !candidate.pushes,
+            open: candidate.may_be_joined() && !candidate.pushes,
             verified: false,
-            next_sequence: candidate.sequence.wrapping_add(candidate.payload_len as u32),
-            next_identification: candidate.identification.wrapping_add(1),
+            next: candidate.next_numbers(),
             pushed: candidate.pushes,
             head: candidate,
         });
+        self.pieces.push(piece);
     }
 
     fn newest_of(&self, flow: &Flow) -> Option<usize> {
@@ -170,48 +193,42 @@ impl Coalescing {
     }
 
     /// Joins a packet to a delivery, if every rule allows it.
-    fn join(
+    #[inline]
+    fn join<H: ip::Header>(
         &mut self,
         number: usize,
         memory: &[u8],
-        place: Range<usize>,
+        packet: &[u8],
         candidate: &Candidate,
         adjacency: Option<AdjacencyId>,
-        vnet: VnetHeader,
+        piece: Piece,
     ) -> bool {
-        let delivery = &self.deliveries[number];
-        let head = self.pieces[delivery.first as usize];
-        let head = &memory[head.start..head.start + head.len];
-        let packet = &memory[place.clone()];
-        if !delivery.takes(candidate, adjacency)
-            || !candidate.has_same_headers(&delivery.head, packet, head)
-        {
-            self.deliveries[number].open = false;
+        let Some(delivery) = self.deliveries.get_mut(number) else { return false };
+        if !delivery.takes(candidate, adjacency) {
             return false;
         }
-        let head_is_right = delivery.verified || delivery.head.verify(head);
-        if !head_is_right || !candidate.verify(packet) {
-            self.deliveries[number].open = false;
+        let first = &self.pieces[delivery.first as usize];
+        let head = &memory[first.start..first.start + first.len];
+        if !candidate.has_same_headers::<H>(packet, head) {
             return false;
         }
-        let piece = self.add_piece(&place, vnet);
-        let delivery = &mut self.deliveries[number];
-        delivery.verified = true;
+        // A checksum that is still to be finished is so in a super-packet as well.
+        if !delivery.verified {
+            delivery.verified = first.vnet.needs_checksum() || delivery.head.verify::<H>(head);
+        }
+        if !delivery.verified || !(piece.vnet.needs_checksum() || candidate.verify::<H>(packet)) {
+            return false;
+        }
+        let place = self.pieces.len() as u32;
         delivery.count += 1;
-        delivery.bytes += place.len();
-        delivery.next_sequence = candidate.sequence.wrapping_add(candidate.payload_len as u32);
-        delivery.next_identification = candidate.identification.wrapping_add(1);
+        delivery.bytes += piece.len;
+        delivery.next = candidate.next_numbers();
         delivery.pushed = candidate.pushes;
-        delivery.open = !candidate.pushes && candidate.payload_len == delivery.head.payload_len;
-        let last = std::mem::replace(&mut delivery.last, piece);
-        self.pieces[last as usize].next = piece;
+        delivery.open = !candidate.pushes && candidate.payload_len() == delivery.head.payload_len();
+        let last = std::mem::replace(&mut delivery.last, place);
+        self.pieces[last as usize].next = place;
+        self.pieces.push(piece);
         true
-    }
-
-    fn add_piece(&mut self, place: &Range<usize>, vnet: VnetHeader) -> u32 {
-        let number = self.pieces.len() as u32;
-        self.pieces.push(Piece { start: place.start, len: place.len(), vnet, next: NONE });
-        number
     }
 
     /// Returns what goes to the device, each flow in order of arrival.
@@ -262,19 +279,18 @@ impl Delivery {
 
     /// Returns the length of the super-packet, in bytes.
     const fn total_len(&self) -> usize {
-        self.bytes - (self.count - 1) * self.head.headers_len
+        self.bytes - (self.count - 1) * self.head.headers_len()
     }
 
     /// Returns whether `next` may follow here, as far as the numbers tell.
     fn takes(&self, next: &Candidate, adjacency: Option<AdjacencyId>) -> bool {
         self.open
-            && next.may_be_joined
+            && next.may_be_joined()
             && self.adjacency == adjacency
-            && next.payload_len <= self.head.payload_len
+            && next.payload_len() <= self.head.payload_len()
             && self.count < MAX_SEGMENTS
-            && self.total_len() + next.payload_len <= MAX_LEN
-            && (!next.is_tcp || next.sequence == self.next_sequence)
-            && (next.is_atomic || next.identification == self.next_identification)
+            && self.total_len() + next.payload_len() <= MAX_LEN
+            && next.numbers() == self.next
     }
 }
 

@@ -23,7 +23,7 @@ impl Headers {
     /// Makes the headers of `total_len` bytes in all out of the first packet's. The checksum is
     /// left unfinished, as the kernel leaves it for what it segments itself.
     pub(super) fn join(head: &Candidate, packet: &[u8], total_len: usize, pushes: bool) -> Self {
-        let len = head.headers_len;
+        let len = head.headers_len();
         let mut bytes = [0; MAX_LEN];
         bytes[..len].copy_from_slice(&packet[..len]);
         let network_len = head.network_len();
@@ -58,7 +58,7 @@ impl Headers {
             gso,
             gso_ecn: false,
             header_len: len as u16,
-            gso_size: head.payload_len as u16,
+            gso_size: head.payload_len() as u16,
             checksum_start: network_len as u16,
             checksum_offset: checksum_offset as u16,
         };

@@ -166,6 +166,7 @@ impl Fib {
     }
 
     /// Returns the target of the longest prefix that contains `address`.
+    #[inline]
     pub fn lookup(&self, address: impl Into<IpAddr>) -> Option<Target> {
         match address.into() {
             IpAddr::V4(address) => self.ipv4.lookup(address),
