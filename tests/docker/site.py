@@ -240,8 +240,8 @@ def ask(
 ) -> IPv4Address | None:
     """Asks who `place` is seen as at `address`; None when no answer comes."""
     done: subprocess.CompletedProcess[str] = place.try_run(
-        *(sys.executable, str(_TRAFFIC), "ask", protocol, str(address), str(port)),
-        *(str(size_bytes), str(timeout_s)),
+        *(sys.executable, "-I", "-S", str(_TRAFFIC), "ask", protocol, str(address)),
+        *(str(port), str(size_bytes), str(timeout_s)),
     )
     return IPv4Address(json.loads(done.stdout)["source"]) if done.returncode == 0 else None
 

@@ -59,7 +59,7 @@ _TRAFFIC: Final = Path(__file__).with_name("traffic.py")
 def start_traffic(space: Place, mode: str, *argv: object) -> Process:
     """Starts one side of `traffic.py` in `space`; its JSON lines are the process's output."""
     return space.start(
-        *(sys.executable, str(_TRAFFIC), mode, *map(str, argv)),
+        *(sys.executable, "-I", "-S", str(_TRAFFIC), mode, *map(str, argv)),
         log=space.directory / f"{mode}-{len(space.processes)}.log",
     )
 

@@ -2,19 +2,20 @@
 
 Every receiver says `listening` once it can be sent to, and writes what it saw as JSON lines.
 Times are of the monotonic clock, which all namespaces of a machine share.
+
+It is started hundreds of times: modules that take long to load are loaded by those who need them.
 """
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
-import random
 import select
 import signal
 import socket
 import struct
+import sys
 import time
+from collections.abc import Callable
 from types import FrameType
 
 CHUNK_BYTES = 1 << 18
@@ -42,6 +43,8 @@ def say(**fields: object) -> None:
 
 def receive_stream(port: int) -> None:
     """Takes one TCP connection to its end and tells the hash of what came."""
+    import hashlib
+
     with create_server(port) as server:
         say(state="listening")
         connection, _ = server.accept()
@@ -56,6 +59,9 @@ def receive_stream(port: int) -> None:
 
 def send_stream(address: str, port: int, size_bytes: int, seed: int) -> None:
     """Sends bytes that no compression or repetition could fake, and tells their hash."""
+    import hashlib
+    import random
+
     source, digest, left = random.Random(seed), hashlib.sha256(), size_bytes
     with socket.create_connection((address, port), timeout=20) as connection:
         connection.settimeout(120)
@@ -135,11 +141,16 @@ def tell_sources(port: int) -> None:
 
 
 def answer(source: str, payload: bytes) -> bytes:
+    import hashlib
+
     return json.dumps({"source": source, "sha256": hashlib.sha256(payload).hexdigest()}).encode()
 
 
 def ask(protocol: str, address: str, port: int, size_bytes: int, timeout_s: float) -> None:
     """Sends one message to `tell_sources` and tells its answer; fails when none comes in time."""
+    import hashlib
+    import random
+
     payload = random.Random(size_bytes).randbytes(size_bytes)
     kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
     with socket.socket(socket.AF_INET, kind) as asking:
@@ -152,32 +163,23 @@ def ask(protocol: str, address: str, port: int, size_bytes: int, timeout_s: floa
     say(source=told["source"])
 
 
+SIDES: dict[str, tuple[Callable[..., None], tuple[Callable[[str], object], ...]]] = {
+    "receive-stream": (receive_stream, (int,)),
+    "receive-probes": (receive_probes, (int,)),
+    "receive-sources": (receive_sources, (int,)),
+    "tell-sources": (tell_sources, (int,)),
+    "send-stream": (send_stream, (str, int, int, int)),
+    "send-probes": (send_probes, (str, int, float)),
+    "send-word": (send_word, (str, int, str, str)),
+    "ask": (ask, (str, str, int, int, float)),
+}
+"""By the name on the command line: what to do, and how its arguments are read."""
+
+
 def main() -> None:
     """Reads the command line and runs one side of one kind of traffic."""
-    parser = argparse.ArgumentParser()
-    modes = parser.add_subparsers(dest="mode", required=True)
-    for name in ("receive-stream", "receive-probes", "receive-sources", "tell-sources"):
-        modes.add_parser(name).add_argument("port", type=int)
-    for name in ("send-stream", "send-probes", "send-word", "ask"):
-        sender = modes.add_parser(name)
-        if name == "ask":
-            sender.add_argument("protocol", choices=("tcp", "udp"))
-        sender.add_argument("address")
-        sender.add_argument("port", type=int)
-        if name == "send-stream":
-            sender.add_argument("size_bytes", type=int)
-            sender.add_argument("seed", type=int)
-        elif name == "send-probes":
-            sender.add_argument("rate_hz", type=float)
-        elif name == "ask":
-            sender.add_argument("size_bytes", type=int)
-            sender.add_argument("timeout_s", type=float)
-        else:
-            sender.add_argument("word")
-            sender.add_argument("source")
-    chosen = vars(parser.parse_args())
-    mode = chosen.pop("mode")
-    globals()[mode.replace("-", "_")](**chosen)
+    side, readers = SIDES[sys.argv[1]]
+    side(*(read(text) for read, text in zip(readers, sys.argv[2:], strict=True)))
 
 
 if __name__ == "__main__":

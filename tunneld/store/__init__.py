@@ -12,9 +12,6 @@ from typing import Literal
 
 from tunneld.errors import UsageError
 from tunneld.lease.registry import Store
-from tunneld.store.etcd.store import EtcdStore
-from tunneld.store.etcd.transport import Credentials, Transport, parse_endpoint
-from tunneld.store.sqlite import SqliteStore
 
 __all__ = ["DEFAULT_ENDPOINTS", "DEFAULT_PREFIX", "StoreOptions", "open_store"]
 
@@ -51,7 +48,7 @@ def open_store(options: StoreOptions) -> Store:
     if options.kind == "sqlite":
         if options.path is None:
             raise UsageError("store sqlite has no file: expected sqlite:PATH; name a file")
-        return SqliteStore(options.path, options.prefix)
+        return _sqlite(options.path, options.prefix)
     if not options.endpoints:
         raise UsageError("store etcd has no endpoint: name one, as http://127.0.0.1:2379")
     if (options.certfile is None) != (options.keyfile is None):
@@ -64,6 +61,26 @@ def open_store(options: StoreOptions) -> Store:
             "a user of etcd needs both a name and a password file: "
             f"username is {options.username}, password file is {options.password_file}; name both"
         )
+    return _etcd(options)
+
+
+# Only the store that is used is loaded: gRPC takes longer than all the rest of `tunneld status`.
+
+
+def _sqlite(path: Path, prefix: str) -> Store:
+    from tunneld.store.sqlite import SqliteStore  # noqa: PLC0415 - as said above
+
+    return SqliteStore(path, prefix)
+
+
+def _etcd(options: StoreOptions) -> Store:
+    from tunneld.store.etcd.store import EtcdStore  # noqa: PLC0415 - as said above
+    from tunneld.store.etcd.transport import (  # noqa: PLC0415
+        Credentials,
+        Transport,
+        parse_endpoint,
+    )
+
     transport = Transport(
         [parse_endpoint(url) for url in options.endpoints],
         Credentials(
