@@ -57,7 +57,7 @@ class Usage:
 def read(tunnel_pids: Iterable[int]) -> Reading:
     """Returns the counters now; the tunnel's are those of all threads of its processes."""
     at_s = time.monotonic()
-    stats = dict(_all_stats())
+    stats = dict(all_stats())
     cpu = [int(ticks) for ticks in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     busy = sum(cpu) - cpu[_IDLE] - cpu[_IOWAIT] - cpu[_STEAL]
     return Reading(
@@ -114,7 +114,8 @@ def _ticks(fields: Sequence[str], places: slice) -> int:
     return sum(int(field) for field in fields[places])
 
 
-def _all_stats() -> Iterator[tuple[int, list[str]]]:
+def all_stats() -> Iterator[tuple[int, list[str]]]:
+    """Yields what /proc/PID/stat says of every process."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
             try:
