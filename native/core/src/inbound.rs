@@ -32,6 +32,13 @@ pub struct Inbound {
     counters: Arc<WorkerCounters>,
     deliveries: Coalescing,
     replies: Replies,
+    checked: Option<Checked>,
+}
+
+/// Addresses that were checked in this batch, and the peer of such packets.
+struct Checked {
+    addresses: [IpAddr; 3],
+    adjacency: Option<AdjacencyId>,
 }
 
 /// A datagram in the receive memory.
@@ -47,7 +54,7 @@ impl Inbound {
     /// Returns the inbound half of `worker`, which counts into `counters` as their only writer.
     pub fn new(worker: usize, counters: Arc<WorkerCounters>) -> Self {
         let (deliveries, replies) = (Coalescing::default(), Replies::default());
-        Self { worker, counters, deliveries, replies }
+        Self { worker, counters, deliveries, replies, checked: None }
     }
 
     /// Says what is joined to super-packets from now on.
@@ -138,10 +145,7 @@ impl Inbound {
         let packet = &mut memory[place.clone()];
         let header = parse::<H>(packet)?;
         let mtu = usize::from(settings.device_mtu_bytes);
-        let adjacency = check_source(fib, settings, outer_source, header.source())?;
-        if fib.lookup(header.destination()) != Some(Target::Local) {
-            return Err(DropReason::WrongDestination);
-        }
+        let adjacency = self.check(fib, settings, outer_source, &header)?;
         let vnet = if settings.vtep.is_some() {
             unfinished::hint(&header, packet, inner_segment_len, mtu)?
         } else if H::take_hop(packet) {
@@ -153,6 +157,28 @@ impl Inbound {
         };
         self.deliveries.push(memory, place, &header, adjacency, vnet);
         Ok(())
+    }
+
+    /// Returns the peer that a packet came by, if it may come that way and is for us. The packet
+    /// before had mostly the same addresses.
+    #[inline]
+    fn check<H: ip::Header>(
+        &mut self,
+        fib: &Fib,
+        settings: &Settings,
+        outer_source: IpAddr,
+        header: &H,
+    ) -> Result<Option<AdjacencyId>, DropReason> {
+        let addresses = [outer_source, header.source().into(), header.destination().into()];
+        if let Some(checked) = self.checked.as_ref().filter(|known| known.addresses == addresses) {
+            return Ok(checked.adjacency);
+        }
+        let adjacency = check_source(fib, settings, outer_source, header.source())?;
+        if fib.lookup(header.destination()) != Some(Target::Local) {
+            return Err(DropReason::WrongDestination);
+        }
+        self.checked = Some(Checked { addresses, adjacency });
+        Ok(adjacency)
     }
 
     /// Returns what goes to the device.
@@ -194,6 +220,7 @@ impl Inbound {
     pub fn clear(&mut self) {
         self.deliveries.clear();
         self.replies.clear();
+        self.checked = None;
     }
 }
 

@@ -48,6 +48,7 @@ pub struct Segmentation {
     headers_len: usize,
     payload_len: usize,
     segment_payload_len: usize,
+    count: usize,
     transport_sum: Sum,
 }
 
@@ -97,6 +98,7 @@ impl Segmentation {
             headers_len,
             payload_len,
             segment_payload_len: usize::from(vnet.gso_size),
+            count: payload_len.div_ceil(usize::from(vnet.gso_size)).max(1),
             transport_sum: Sum::new(),
         };
         this.template[..headers_len].copy_from_slice(&packet[..headers_len]);
@@ -129,8 +131,8 @@ impl Segmentation {
     }
 
     /// Returns the number of segments, at least one.
-    pub fn count(&self) -> usize {
-        self.payload_len.div_ceil(self.segment_payload_len).max(1)
+    pub const fn count(&self) -> usize {
+        self.count
     }
 
     /// Returns the length of segment `index` in bytes, headers included. The first is the longest.

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::testing::{ICMP_SOURCE, NOW_NS, UNDERLAY_B, UNDERLAY_C, host_a, packet, seal};
-use crate::transaction::Tables;
+use crate::transaction::{Change, Tables};
 
 const AT_B: [u8; 4] = [10, 5, 2, 2];
 const AT_C: [u8; 4] = [10, 5, 3, 2];
@@ -190,6 +190,36 @@ fn a_destination_that_is_not_ours_is_refused_whatever_the_source_check() {
             dropped(check, UNDERLAY_B, &datagram, DropReason::WrongDestination);
         }
     }
+}
+
+#[test]
+fn a_packet_that_passed_speaks_for_none_with_another_address() {
+    let mut bench = Bench::new(SourceCheck::Strict);
+    let good = packet(AT_B, CONTAINER, 63, 100);
+    for (outer, source, destination, reason) in [
+        (UNDERLAY_C, AT_B, CONTAINER, DropReason::SourceOfOtherPeer),
+        (STRANGER, AT_B, CONTAINER, DropReason::UnknownPeer),
+        (UNDERLAY_B, AT_C, CONTAINER, DropReason::SourceOfOtherPeer),
+        (UNDERLAY_B, AT_B, AT_C, DropReason::WrongDestination),
+    ] {
+        let before = bench.inbound.counters().drops(reason).read();
+        bench.handle(UNDERLAY_B, &good);
+        bench.handle(outer, &packet(source, destination, 63, 100));
+        assert_eq!(bench.inbound.counters().drops(reason).read(), before + 1, "{outer}");
+    }
+    assert_eq!(bench.inbound.deliveries().deliveries().len(), 4);
+}
+
+#[test]
+fn a_packet_that_passed_speaks_for_none_of_the_next_batch() {
+    let mut bench = Bench::new(SourceCheck::Strict);
+    let good = packet(AT_B, CONTAINER, 63, 100);
+    bench.handle(UNDERLAY_B, &good);
+    bench.inbound.clear();
+    let change = Change { settings: bench.fib.settings().copied(), ..Change::default() };
+    bench.fib = Tables::new(1).commit(change).unwrap();
+    bench.handle(UNDERLAY_B, &good);
+    bench.dropped(DropReason::UnknownPeer);
 }
 
 #[test]
