@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from tests.support.leases import holder, lease, record
+from tests.unit.lease.values import DUAL, ONLY6
 from tunneld.lease.coexistence import conflict, flannelds
-from tunneld.lease.network import parse
 
-ONLY6 = parse('{"EnableIPv4": false, "EnableIPv6": true, "IPv6Network": "fd00:10:5::/48"}')
-DUAL = parse('{"Network": "10.5.0.0/16", "EnableIPv6": true, "IPv6Network": "fd00:10:5::/48"}')
 ME = holder("fd99::11")
 FLANNELD = lease("fd00:10:5:2::/64", "fd99::12")
 
