@@ -22,7 +22,7 @@ from tests.support.stores import (
     run,
     until,
 )
-from tests.unit.store.test_conformance import B, claim_of, opened
+from tests.unit.store.opened import B, claim_of, opened
 from tunneld.errors import StoreRefusedError, StoreUnavailableError, UsageError
 from tunneld.lease.model import ConfigPut
 from tunneld.lease.registry import Store

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.stores import Follower, SqliteServer, run, until
-from tests.unit.store.test_conformance import A, claim_of, opened
+from tests.unit.store.opened import A, claim_of, opened
 from tunneld.errors import StoreUnavailableError
 from tunneld.lease.model import ConfigPut, LeaseDeleted
 from tunneld.store.sqlite import SqliteStore

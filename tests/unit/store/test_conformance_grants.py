@@ -1,0 +1,83 @@
+"""What ends with a grant and what does not, on every store."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import IPv4Address
+
+import pytest
+
+from tests.support.stores import Follower, Server, run, until, until_async
+from tests.unit.store.opened import A, B, claim_of, opened
+from tunneld.errors import GrantLostError
+from tunneld.lease.model import LeaseDeleted, LeasePut, RecordDeleted, Reservation, ReservationPut
+
+
+def test_reservation_outlives_the_grant(server: Server, prefix: str) -> None:
+    reservation = Reservation(key=A, public_ip=IPv4Address("192.0.2.1"))
+
+    async def main() -> None:
+        async with opened(server, prefix) as store:
+            async with Follower(store) as follower:
+                grant = await store.grant(1)
+                await store.claim(claim_of(grant, reservation=reservation))
+                await until(lambda: LeaseDeleted(A) in follower.events)
+                assert ReservationPut(reservation) in follower.events
+            found = await store.read()
+            assert (found.leases, found.reservations) == ((), (reservation,))
+        assert list(server.everything(prefix)) == [f"{prefix}/tunneld/reservations/10.5.1.0-24"]
+
+    run(main())
+
+
+def test_ended_grant_takes_lease_and_record_with_it(server: Server, prefix: str) -> None:
+    async def main() -> None:
+        async with opened(server, prefix) as store, opened(server, prefix) as other:
+            async with Follower(other) as follower:
+                grant = await store.grant(1)
+                lease = await store.claim(claim_of(grant))
+                await until(lambda: RecordDeleted("node-a") in follower.events)
+                assert LeasePut(lease) in follower.events
+                assert LeaseDeleted(A) in follower.events
+            with pytest.raises(GrantLostError):
+                await store.keep_alive(grant)
+            with pytest.raises(GrantLostError):
+                await store.claim(claim_of(grant, B))
+            assert await store.remaining([grant.grant_id]) == {}
+            assert (await store.read()).leases == ()
+
+    run(main())
+
+
+def test_lease_kept_alive_outlives_its_first_time_unseen_by_others(
+    server: Server, prefix: str
+) -> None:
+    async def main() -> None:
+        async with opened(server, prefix) as store:
+            grant = await store.grant(1)
+            lease = await store.claim(claim_of(grant))
+            loop = asyncio.get_running_loop()
+            end = loop.time() + 2.5 * grant.ttl_s
+            async with Follower(store) as follower:
+
+                async def kept_long_enough() -> bool:
+                    assert (await store.keep_alive(grant)).ttl_s == grant.ttl_s
+                    return loop.time() > end
+
+                await until_async(kept_long_enough)
+                assert follower.events == []
+            assert (await store.read()).leases == (lease,)
+
+    run(main())
+
+
+def test_remaining_time_is_told_for_known_grants_only(server: Server, prefix: str) -> None:
+    async def main() -> None:
+        async with opened(server, prefix) as store:
+            grants = [await store.grant(100), await store.grant(1000)]
+            left = await store.remaining([grants[0].grant_id, grants[1].grant_id, 0, 12345])
+            assert set(left) == {grant.grant_id for grant in grants}
+            assert 90 < left[grants[0].grant_id] <= 100
+            assert 990 < left[grants[1].grant_id] <= 1000
+
+    run(main())
