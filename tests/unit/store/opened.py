@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 
 from tests.support.stores import Server
 from tunneld.lease.model import Lease, LeaseAttributes, NodeRecord, Reservation, SubnetKey
 from tunneld.lease.registry import Claim, Grant, Store
-from tunneld.store import open_store
+from tunneld.store import StoreOptions, open_store
 
 A = SubnetKey(IPv4Network("10.5.1.0/24"))
 B = SubnetKey(IPv4Network("10.5.2.0/24"))
 
 
 @asynccontextmanager
-async def opened(server: Server, prefix: str) -> AsyncIterator[Store]:
-    store = open_store(server.options(prefix))
+async def opened_with(options: StoreOptions) -> AsyncIterator[Store]:
+    store = open_store(options)
     try:
         yield store
     finally:
         await store.close()
+
+
+def opened(server: Server, prefix: str) -> AbstractAsyncContextManager[Store]:
+    return opened_with(server.options(prefix))
 
 
 def claim_of(

@@ -1,0 +1,101 @@
+"""An etcd that forgets, or that changes while it is listed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.support.stores import EtcdServer, Follower, run, until
+from tests.unit.store.opened import claim_of, opened
+from tunneld.lease.model import ConfigPut
+from tunneld.lease.registry import Store
+from tunneld.store.etcd import client
+from tunneld.store.etcd.transport import Credentials, Transport, parse_endpoint
+
+
+def test_compacted_history_leads_to_a_new_snapshot(etcd: EtcdServer, prefix: str) -> None:
+    async def main() -> None:
+        async with opened(etcd, prefix) as store, Follower(store) as follower:
+            await store.write_config("1")
+            await until(lambda: ConfigPut("1") in follower.events)
+            # The watch must not follow while history moves on without it.
+            assert etcd.process is not None
+            await asyncio.to_thread(etcd.kill)
+            await until(lambda: not store.status().connected)
+            held = hold_back(store)
+            await asyncio.to_thread(etcd.start)
+            etcd.put(f"{prefix}/config", b"2")
+            etcd.put(f"{prefix}/config", b"3")
+            revision = (await store.read()).revision
+            etcd.ctl("compact", str(revision))
+            held.set()
+            await until(lambda: len(follower.snapshots) == 2)
+            assert follower.snapshots[1].config == "3"
+            await store.write_config("4")
+            await until(lambda: follower.events[-1:] == [ConfigPut("4")])
+
+    run(main())
+
+
+def test_pages_of_a_listing_are_of_one_revision(
+    etcd_http: EtcdServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "PAGE_SIZE", 2)
+    for number in range(6):
+        etcd_http.put(f"{prefix}/subnets/10.5.{number}.0-24", b'{"PublicIP":"192.0.2.1"}')
+
+    async def main() -> None:
+        transport = Transport([parse_endpoint(etcd_http.endpoint)], Credentials())
+        real = transport.call
+
+        async def call(method: Any, request: Any) -> Any:
+            answer = await real(method, request)
+            etcd_http.put(f"{prefix}/subnets/10.5.5.0-24", b'{"PublicIP":"192.0.2.66"}')
+            return answer
+
+        monkeypatch.setattr(transport, "call", call)
+        try:
+            moment, entries = await client.EtcdClient(transport).list(f"{prefix}/")
+        finally:
+            await transport.close()
+        assert [entry.value for entry in entries] == [b'{"PublicIP":"192.0.2.1"}'] * 6
+        assert max(entry.mod_revision for entry in entries) == moment.revision
+
+    run(main())
+
+
+def hold_back(store: Store) -> asyncio.Event:
+    """Keeps the next watch of a store from opening until the event is set."""
+    client = store._client  # type: ignore[attr-defined]
+    real = client.watch
+    released = asyncio.Event()
+
+    async def watch(root: str, start_revision: int) -> AsyncIterator[object]:
+        await released.wait()
+        async for news in real(root, start_revision):
+            yield news
+
+    client.watch = watch
+    return released
+
+
+def test_wiped_etcd_leads_to_a_new_snapshot(etcd: EtcdServer, prefix: str) -> None:
+    async def main() -> None:
+        async with opened(etcd, prefix) as store:
+            await store.claim(claim_of(await store.grant(60)))
+            for number in range(20):
+                await store.write_config(str(number))
+            async with Follower(store) as follower:
+                await asyncio.to_thread(etcd.kill)
+                etcd.wipe()
+                await asyncio.to_thread(etcd.start)
+                await until(lambda: len(follower.snapshots) == 2)
+                assert follower.snapshots[1].revision < follower.snapshots[0].revision
+                assert follower.snapshots[1].leases == ()
+                await store.write_config("after")
+                await until(lambda: ConfigPut("after") in follower.events)
+
+    run(main())
