@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.lab import environment, raw
+from bench.lab import environment, raw, topology
 from bench.lab.overlays import OVERLAYS, Tunneld
 from bench.lab.rounds import BACKEND_TURNS, FIGURES, TURNS, Bench, Plan
 from bench.lab.topology import FLAVOURS, remove_all
@@ -42,7 +42,7 @@ def main() -> int:
         "machine": environment.describe(),
     }
     try:
-        with sole_use("bench"), interruptible():
+        with sole_use(topology.LAB), interruptible():
             remove_all()
             try:
                 _run(_plan(args), document, path)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.lab import environment, raw
+from bench.lab import environment, raw, topology
 from bench.lab.topology import remove_all
 from tunneld.errors import LabError
 from tunneld.lab.build import sole_use
@@ -28,7 +28,7 @@ def carry_out(kind: str, measurements: Iterable[Measurement]) -> int:
     began = datetime.now(tz=UTC)
     samples: list[dict[str, Any]] = []
     try:
-        with sole_use("bench"), interruptible():
+        with sole_use(topology.LAB), interruptible():
             try:
                 remove_all()
                 for measure in measurements:

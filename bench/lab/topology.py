@@ -29,6 +29,8 @@ from tunneld.errors import LabError
 from tunneld.lab import namespaces
 
 PREFIX: Final = "tnb-"
+LAB: Final = "bench"
+"""The name under which one program at a time measures."""
 UNDERLAY: Final = IPv4Network("192.0.2.0/24")
 UNDERLAY_V6: Final = IPv6Network("2001:db8::/64")
 UNDERLAY_MTU_BYTES: Final = 1500

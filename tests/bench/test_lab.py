@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,27 +9,17 @@ import pytest
 from bench.lab import topology
 from bench.lab.overlays import KernelVxlan, Tunneld
 from bench.lab.rounds import FIGURES, Bench, Plan
-from bench.lab.topology import PREFIX
-from tests.support.netns import run
 from tunneld.errors import LabError
-from tunneld.lab.build import sole_use
+from tunneld.lab import namespaces
 
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture(autouse=True)
-def alone(root_tools: None) -> Iterator[None]:
-    with sole_use("bench"):
-        topology.remove_all()
-        yield
-        topology.remove_all()
-
-
 def hosts() -> list[str]:
-    names = [line.split()[0] for line in run("ip", "netns", "list").splitlines()]
-    return [name for name in names if name.startswith(PREFIX)]
+    return namespaces.existing(topology.PREFIX)
 
 
+@pytest.mark.usefixtures("prefix")
 def test_a_round_takes_every_figure_of_every_turn_and_leaves_no_host(tmp_path: Path) -> None:
     turns = (KernelVxlan.name, Tunneld.name, KernelVxlan.name)
     plan = Plan(
@@ -63,6 +52,7 @@ def test_a_round_takes_every_figure_of_every_turn_and_leaves_no_host(tmp_path: P
     assert frames == {KernelVxlan.name: 1514, Tunneld.name: 1514}
 
 
+@pytest.mark.usefixtures("prefix")
 def test_a_wire_that_lets_super_packets_pass_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

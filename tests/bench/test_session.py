@@ -8,32 +8,26 @@ from typing import Any
 import pytest
 
 from bench.lab import raw, session, topology
-from tests.support.netns import run
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 
 pytestmark = pytest.mark.root
 
 
-PREFIX = "tns-"
-"""Not the bench's own: another one may be at work."""
-
-
 @pytest.fixture(autouse=True)
-def results(root_tools: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(topology, "PREFIX", PREFIX)
+def results(prefix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "results"
     monkeypatch.setattr(raw, "RESULTS", place)
     return place
 
 
 def hosts() -> list[str]:
-    return [line for line in run("ip", "netns", "list").splitlines() if line.startswith(PREFIX)]
+    return namespaces.existing(topology.PREFIX)
 
 
 def measured(directory: Path) -> dict[str, Any]:
     assert list(directory.iterdir()) == []
-    namespaces.create(f"{PREFIX}session")
+    namespaces.create(f"{topology.PREFIX}session")
     return {"seen": 1}
 
 

@@ -89,6 +89,11 @@ def test_every_test_is_in_one_group() -> None:
     assert sorted(seen) == sorted((ROOT / "tests").rglob("test_*.py"))
 
 
+def test_what_tests_fetch_is_there_before_the_first_group() -> None:
+    stages = re.findall(r"STAGE\) \"?(\w+)", (ROOT / "Makefile").read_text())
+    assert stages[:5] == ["setup", "rust", "lint", "fetch", "pytest"]
+
+
 def test_all_groups_are_run_and_one_that_fails_is_named(tmp_path: Path) -> None:
     done = make(
         *groups(

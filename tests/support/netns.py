@@ -20,7 +20,7 @@ from typing import Self
 from tests.support.process import Process
 from tests.support.wait import wait_until
 
-NAME = re.compile(r"^tnt-[a-z0-9]+-(?P<pid>\d+)(?:x\d+)?-[A-Za-z0-9.]+$")
+NAME = re.compile(r"^tnt-[a-z0-9]+-(?P<pid>\d+)(?:x\d+)?-[A-Za-z0-9.-]+$")
 
 _numbers = itertools.count(1)
 

@@ -130,7 +130,6 @@ def sole_use(name: str) -> Iterator[None]:
     Raises:
         LabError: another command is at it.
     """
-    ROOT.mkdir(parents=True, exist_ok=True)
     path = ROOT / f"{name}.lock"
     descriptor = _lock(path, name)
     try:
@@ -144,7 +143,12 @@ def sole_use(name: str) -> Iterator[None]:
 
 def _lock(path: Path, name: str) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with suppress(FileExistsError):
+            path.parent.mkdir(parents=True)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:
+            continue  # The end of another lab took the empty directory away in between.
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
