@@ -13,7 +13,7 @@ use tunneld_wire::checksum::Sum;
 use tunneld_wire::ip;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
-use crate::packets::{Chosen, PEER, fib, packet, vxlan_fib};
+use crate::packets::{Chosen, PEER, fib, framed, packet, vxlan_fib};
 
 /// Source: MTU 1500 without the outer headers, then without inner IPv4 and TCP.
 const MTU: usize = 1_472;
@@ -65,8 +65,14 @@ pub(crate) fn cases(wanted: &str) -> Vec<Case> {
     }
     for (kind, on) in [("coalesce", true), ("accept singly", false)] {
         for len in [64, 512, 1_400] {
-            makers.push((format!("{kind} {len}"), Box::new(move || arrive(len, on))));
+            let fib = || fib(std::iter::empty());
+            let raw = move || arrive(fib(), len, on, <[u8]>::to_vec);
+            makers.push((format!("{kind} {len}"), Box::new(raw)));
         }
+    }
+    for len in [64, 512, 1_400] {
+        let vxlan = move || arrive(vxlan_fib(), len, true, framed);
+        makers.push((format!("coalesce vxlan {len}"), Box::new(vxlan)));
     }
     let chosen = makers.into_iter().filter(|(name, _)| wanted.is_empty() || name == wanted);
     let make = |(name, make): (String, Maker)| {
@@ -172,13 +178,18 @@ fn segment(fib: Fib, len: usize) -> (usize, Box<dyn FnMut()>) {
     (count, Box::new(run))
 }
 
-/// A train of packets that arrive, joined to a super-packet or not.
-fn arrive(len: usize, joined: bool) -> (usize, Box<dyn FnMut()>) {
+/// A train of packets that arrive, each as `around` makes it, joined to a super-packet or not.
+fn arrive(
+    fib: Fib,
+    len: usize,
+    joined: bool,
+    around: fn(&[u8]) -> Vec<u8>,
+) -> (usize, Box<dyn FnMut()>) {
     debug_assert!(len <= MTU);
-    let packets = (0..TRAIN).map(|number| packet(ip::PROTOCOL_TCP, len, number, true));
+    let packets = (0..TRAIN).map(|number| around(&packet(ip::PROTOCOL_TCP, len, number, true)));
     let train: Vec<u8> = packets.flatten().collect();
+    let len = train.len() / TRAIN;
     let mut memory = train.clone();
-    let fib = fib(std::iter::empty());
     let mut inbound = Inbound::new(0, Arc::default());
     inbound.set_coalescing(Kinds { tcp: joined, udp: joined });
     let run = move || {

@@ -3,11 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::encapsulation::{Encapsulate, Vxlan};
 use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::checksum::Sum;
 use tunneld_wire::ethernet::MacAddress;
+use tunneld_wire::ip::Version;
 use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ip, ipv4};
 
@@ -22,10 +24,24 @@ pub(crate) fn fib(more: impl Iterator<Item = Prefix>) -> Fib {
 
 /// Returns a FIB with the same subnets, where the peer is reached by VXLAN.
 pub(crate) fn vxlan_fib() -> Fib {
-    let mac = |last| MacAddress([0x0e, 0x2a, 0, 0, 0, last]);
-    let vtep = |vni| Vtep { vni, gbp: false, mac: Some(mac(1)), mac_v6: None };
-    let around = Encapsulation::Vxlan { vtep_mac: mac(2) };
-    build(around, Vni::new(1).map(vtep), std::iter::empty())
+    build(Encapsulation::Vxlan { vtep_mac: mac(2) }, vtep(1), std::iter::empty())
+}
+
+/// Returns `packet` in the frame of that peer.
+pub(crate) fn framed(packet: &[u8]) -> Vec<u8> {
+    let around = vtep(2).and_then(|vtep| Vxlan::new(&vtep, mac(1), Version::V4));
+    let mut datagram = [&[0; Vxlan::HEAD], packet].concat();
+    let len = around.map_or(0, |around| around.finish(&mut datagram));
+    datagram.truncate(len);
+    datagram
+}
+
+const fn mac(host: u8) -> MacAddress {
+    MacAddress([0x0e, 0x2a, 0, 0, 0, host])
+}
+
+fn vtep(host: u8) -> Option<Vtep> {
+    Vni::new(1).map(|vni| Vtep { vni, gbp: false, mac: Some(mac(host)), mac_v6: None })
 }
 
 fn build(
