@@ -10,7 +10,7 @@
 use tunneld_wire::checksum::Sum;
 use tunneld_wire::ip::Version;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
-use tunneld_wire::{ip, ipv6, tcp, udp};
+use tunneld_wire::{ip, ipv4, ipv6, tcp, udp};
 
 use crate::drop_reason::DropReason;
 
@@ -53,6 +53,26 @@ pub struct Segmentation {
 }
 
 impl Segmentation {
+    /// Reads the headers of `packet`, a super-packet of either family that stays as old as it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn of(vnet: &VnetHeader, packet: &[u8]) -> Result<Self, DropReason> {
+        fn read<H: ip::Header>(
+            vnet: &VnetHeader,
+            packet: &[u8],
+        ) -> Result<Segmentation, DropReason> {
+            let header = H::parse(packet).map_err(|_| DropReason::Malformed)?;
+            Segmentation::new(vnet, &header, packet, false)
+        }
+        match Version::of(packet) {
+            Some(Version::V4) => read::<ipv4::Header>(vnet, packet),
+            Some(Version::V6) => read::<ipv6::Header>(vnet, packet),
+            _ => Err(DropReason::Malformed),
+        }
+    }
+
     /// Reads the headers of `packet`, which `vnet` says is a super-packet. With `take_hop` every
     /// segment is one hop older.
     ///

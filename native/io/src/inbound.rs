@@ -2,7 +2,8 @@
 //!
 //! Path of a packet: underlay → **`io::inbound`** (→ `core::inbound`) → TUN.
 //! It writes to the queue that its worker's outbound thread reads: the kernel steers a flow to
-//! the queue that wrote it last. A super-packet that the device refuses goes packet by packet.
+//! the queue that wrote it last. A super-packet that the device refuses goes packet by packet: one
+//! joined here as what it was joined of, a peer's own cut.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -10,10 +11,13 @@ use std::sync::Arc;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
+use tunneld_core::batch::MAX_PACKET_LEN;
 use tunneld_core::coalescing::Kinds;
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
 use tunneld_core::inbound::Inbound;
+use tunneld_core::segmentation::Segmentation;
+use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
 use crate::descriptor::Descriptors;
 use crate::event::Events;
@@ -157,7 +161,7 @@ impl Device<'_> {
             }
             let mut went = 0;
             for (place, vnet) in batch.singles(delivery) {
-                match self.write(&Packet::single(&memory[place.clone()], vnet))? {
+                match self.write_alone(&memory[place.clone()], vnet)? {
                     Outcome::Taken => {
                         inbound.delivered(fib, delivery, 1, place.len(), now_ns);
                         went += 1;
@@ -178,6 +182,39 @@ impl Device<'_> {
             }
         }
         Ok(())
+    }
+
+    fn write_alone(&self, packet: &[u8], vnet: VnetHeader) -> Result<Outcome, Errno> {
+        match self.write(&Packet::single(packet, vnet))? {
+            Outcome::Refused(errno)
+                if vnet.gso != Gso::None && may_be_about_super_packets(errno) =>
+            {
+                self.write_cut(packet, &vnet, errno)
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Writes a peer's super-packet, which the device refused with `refusal`, cut; as kernels
+    /// before 6.2 want it of UDP.
+    #[cold]
+    fn write_cut(
+        &self,
+        packet: &[u8],
+        vnet: &VnetHeader,
+        refusal: Errno,
+    ) -> Result<Outcome, Errno> {
+        let Ok(cut) = Segmentation::of(vnet, packet) else { return Ok(Outcome::Refused(refusal)) };
+        let mut room = [0; MAX_PACKET_LEN];
+        for index in 0..cut.count() {
+            let segment = &mut room[..cut.segment_len(index)];
+            cut.write(packet, index, segment);
+            match self.write(&Packet::single(segment, VnetHeader::default()))? {
+                Outcome::Taken => {}
+                outcome => return Ok(outcome),
+            }
+        }
+        Ok(Outcome::Taken)
     }
 
     fn write(&self, packet: &Packet<'_>) -> Result<Outcome, Errno> {
