@@ -15,6 +15,7 @@ mod inbound;
 mod lane;
 mod mmsg;
 mod offload;
+mod offloads;
 mod outbound;
 mod publish;
 mod pulse;
