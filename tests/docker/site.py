@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final, Literal
 
@@ -35,7 +35,9 @@ from tests.support.wait import wait_until
 
 PREFIX: Final = "/coreos.com/network"
 OVERLAY: Final = IPv4Network("10.5.0.0/16")
+OVERLAY_V6: Final = IPv6Network("fd00:10:5::/48")
 UNDERLAY: Final = IPv4Network("10.99.0.0/24")
+UNDERLAY_V6: Final = IPv6Network("fd99::/64")
 SUBNET_FILE: Final = "/run/flannel/subnet.env"
 OPTIONS_FILE: Final = "/run/docker_opts.env"
 START_TIMEOUT_S: Final = 30.0
@@ -82,6 +84,10 @@ class Host:
             second_address=f"{address}/{UNDERLAY.prefixlen}",
         )
         space.run("ip", "route", "add", "default", "via", str(site.outside))
+        if 6 in site.families:
+            self.address_v6 = UNDERLAY_V6[int(address) & 0xFF]
+            place = f"{self.address_v6}/{UNDERLAY_V6.prefixlen}"
+            space.run("ip", "address", "add", place, "dev", "eth0", "nodad")
         self.machine = Machine(space)
         if site.kind.rules == "legacy":
             for tool in ("iptables", "ip6tables"):
@@ -118,7 +124,9 @@ class Host:
         """Brings up tunneld and Docker, in the order that the site's way asks for."""
         if self.site.kind.way == "bip":
             self.start_tunneld()
-            self.machine.run("tunneld", "docker-opts")
+            self.machine.run(
+                "tunneld", "docker-opts", *(("-6",) if 6 in self.site.families else ())
+            )
             said = dict(line.split("=", 1) for line in self.file(OPTIONS_FILE).splitlines())
             self.docker.start(*said["DOCKER_OPTS"].strip('"').split(), *docker_options)
         else:
@@ -151,16 +159,20 @@ class Host:
 class Site:
     """The switch with etcd, the hosts around it, and a container on each."""
 
-    def __init__(self, rig: Rig, kind: Kind) -> None:
+    def __init__(self, rig: Rig, kind: Kind, families: tuple[Literal[4, 6], ...] = (4,)) -> None:
         self.rig = rig
         self.kind = kind
+        self.families = families
         self.switch = rig.namespace("switch")
         self.outside = UNDERLAY[1]
         """The switch's own address: etcd's, and that of the world outside the overlay."""
         self.switch.bridge("switch", f"{self.outside}/{UNDERLAY.prefixlen}")
         self.etcd = Etcd(self.switch, str(self.outside))
         self.etcd.start()
-        config = {"Network": str(OVERLAY), "Backend": {"Type": "udp"}}
+        config: dict[str, object] = {"Backend": {"Type": "udp"}}
+        config |= {"Network": str(OVERLAY)} if 4 in families else {"EnableIPv4": False}
+        if 6 in families:
+            config |= {"EnableIPv6": True, "IPv6Network": str(OVERLAY_V6)}
         self.etcd.put(f"{PREFIX}/config", json.dumps(config))
         self.hosts: list[Host] = []
         self.containers: dict[str, Container] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.netns import Namespace
+from tests.support.netns import Place
 from tests.support.process import Process
 from tests.support.wait import wait_until
 
@@ -16,7 +16,7 @@ class Capture:
     """Writes what `device` carries to a file while the `with` block runs."""
 
     def __init__(
-        self, space: Namespace, device: str, expression: str = "", path: Path | None = None
+        self, space: Place, device: str, expression: str = "", path: Path | None = None
     ) -> None:
         self.space = space
         self.device = device

@@ -20,7 +20,7 @@ from contextlib import closing, suppress
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPConnection
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -108,6 +108,11 @@ class Container(Place):
     def address(self) -> IPv4Address:
         (network,) = self.inspect()["NetworkSettings"]["Networks"].values()
         return IPv4Address(network["IPAddress"])
+
+    @property
+    def address_v6(self) -> IPv6Address:
+        (network,) = self.inspect()["NetworkSettings"]["Networks"].values()
+        return IPv6Address(network["GlobalIPv6Address"])
 
     def inspect(self) -> dict[str, Any]:
         """Returns what `docker inspect` says."""

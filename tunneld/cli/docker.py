@@ -88,7 +88,7 @@ def _network(
     name: str = args.name
     bridge = docker_network.bridge_name(name, args.bridge)
     version = api.version()
-    if docker_network.drops_overlay(version) and lease.device is None:
+    if docker_network.drops_overlay(version) and not lease.devices:
         raise DockerError(
             f"no daemon answers on {options.control_socket}: Docker {version} must be told the "
             "overlay device; expected a running tunneld (systemctl status tunneld)"
@@ -100,18 +100,18 @@ def _network(
         )
         if wrong:
             raise docker_network.refuse(name, there, wrong)
-        print(f"network {name} is there, on {lease.subnet}, MTU {lease.mtu_bytes}")
+        print(f"network {name} is there, on {lease}, MTU {lease.mtu_bytes}")
         return 0
     other = docker_network.in_the_way(api.networks(), lease, name)
     if other is not None:
         raise DockerError(_taken(other, lease))
     api.create_network(docker_network.create_body(name, bridge, lease, version))
-    print(f"network {name} made: {lease.subnet} on {bridge}, MTU {lease.mtu_bytes}")
+    print(f"network {name} made: {lease} on {bridge}, MTU {lease.mtu_bytes}")
     return 0
 
 
 def _taken(other: docker_network.DockerNetwork, lease: local_lease.LocalLease) -> str:
-    has = f"{docker_network.described(other)} already has addresses of {lease.subnet}"
+    has = f"{docker_network.described(other)} already has addresses of {lease}"
     if docker_network.is_default(other):
         return (
             f"{has}: containers on it are in the overlay without a network of their own; start "

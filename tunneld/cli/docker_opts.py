@@ -54,6 +54,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
     parser.add_argument("-c", action="store_true", help="write all options as one line")
     parser.add_argument("-m", action="store_true", help="leave out --ip-masq")
     parser.add_argument(
+        *("-6", "--ipv6"),
+        action="store_true",
+        help="put docker0 on the IPv6 subnet too, if there is one; not flannel's",
+    )
+    parser.add_argument(
         "-k",
         metavar="NAME",
         default=options.DEFAULT_KEY,
@@ -66,7 +71,11 @@ def run(args: argparse.Namespace) -> int:
     """Writes the file."""
     neither = not (args.i or args.c)
     form = options.Form(
-        individual=args.i or neither, combined=args.c or neither, key=args.k, ip_masq=not args.m
+        individual=args.i or neither,
+        combined=args.c or neither,
+        key=args.k,
+        ip_masq=not args.m,
+        ipv6=args.ipv6,
     )
     text = subnet_env.read_text(Path(args.subnet_file))
     if text is None:

@@ -17,9 +17,14 @@ from tunneld.docker.api import DockerApi
 from tunneld.docker.lease import LocalLease
 from tunneld.errors import HostError
 
-_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+_FORWARDING = {
+    4: Path("/proc/sys/net/ipv4/ip_forward"),
+    6: Path("/proc/sys/net/ipv6/conf/all/forwarding"),
+}
+_SYSCTL = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 _FLAGS = ("bip", "mtu", "ip-masq")
-"""What `tunneld docker-opts` gives dockerd on its command line."""
+_FLAGS_V6 = ("ipv6", "fixed-cidr-v6")
+"""What `tunneld docker-opts -6` gives dockerd on its command line."""
 
 
 _NFTABLES_NOTE = (
@@ -46,7 +51,6 @@ def check(
     *,
     daemon_json: Path,
     drop_ins: Iterable[Path],
-    forwarding: Path = _FORWARDING,
 ) -> Finding:
     """Compares everything.
 
@@ -56,10 +60,10 @@ def check(
     """
     version, backend = api.version(), _firewall_backend(api.info())
     networks = api.networks()
-    device = f" on {lease.device}" if lease.device else ""
+    device = f" on {', '.join(lease.devices)}" if lease.devices else ""
     seen = [
         f"Docker {version}, firewall {backend}",
-        f"lease {lease.subnet}{device}, MTU {lease.mtu_bytes}, "
+        f"lease {lease}{device}, MTU {lease.mtu_bytes}, "
         f"{'tunneld' if lease.ip_masq else 'Docker'} masquerades",
     ]
     off = list(lease.problems)
@@ -74,20 +78,27 @@ def check(
             f"{docker_network.described(network)}: {line}; {remedy}"
             for line in docker_network.differences(network, lease, version)
         ]
-    off += _daemon_json(daemon_json, drop_ins)
-    if _read(forwarding).strip() != "1":
-        off.append(
-            "IPv4 forwarding is off (net.ipv4.ip_forward): packets of containers go nowhere; "
-            "dockerd switches it on when it starts with --ip-forward"
-        )
-    for program, text in rules.listings().items():
-        off += [f"{program}: {line}; tunneld puts it there" for line in rules.missing(text, lease)]
+    flags = _FLAGS + (_FLAGS_V6 if lease.ipv6 is not None else ())
+    off += _daemon_json(daemon_json, drop_ins, flags)
+    for net in lease.nets:
+        family = net.subnet.version
+        if _read(_FORWARDING[family]).strip() != "1":
+            off.append(
+                f"IPv{family} forwarding is off ({_SYSCTL[family]}): packets of containers go "
+                "nowhere; dockerd switches it on when it starts with --ip-forward"
+            )
+        for program, text in rules.listings(family).items():
+            off += [
+                f"{program}: {line}; tunneld puts it there"
+                for line in rules.missing(text, net, lease.devices)
+            ]
     notes = [_NFTABLES_NOTE] if backend == "nftables" else []
     return Finding(seen=tuple(seen), off=tuple(off), notes=tuple(notes))
 
 
 def _is_of_overlay(network: Mapping[str, Any], lease: LocalLease) -> bool:
-    return any(subnet.overlaps(lease.network) for subnet in docker_network.subnets(network))
+    networks = [net.network for net in lease.nets]
+    return docker_network.overlap(docker_network.subnets(network), networks)
 
 
 def _nobody(networks: Iterable[Mapping[str, Any]], lease: LocalLease) -> str:
@@ -97,7 +108,7 @@ def _nobody(networks: Iterable[Mapping[str, Any]], lease: LocalLease) -> str:
         if docker_network.is_default(network)
     ]
     return (
-        f"no network of Docker is on {lease.subnet}: {''.join(has)}so that no container is "
+        f"no network of Docker is on {lease}: {''.join(has)}so that no container is "
         "reached; make one (tunneld docker network NAME), or start dockerd with the options of "
         "tunneld docker-opts"
     )
@@ -110,7 +121,7 @@ def _remedy(network: Mapping[str, Any]) -> str:
     return f"remove it (docker network rm {name}), then `tunneld docker network {name}`"
 
 
-def _daemon_json(path: Path, drop_ins: Iterable[Path]) -> list[str]:
+def _daemon_json(path: Path, drop_ins: Iterable[Path], flags: Iterable[str]) -> list[str]:
     """Returns what dockerd would refuse to start with: one option in two places."""
     if not any(drop_in.exists() for drop_in in drop_ins):
         return []
@@ -120,7 +131,7 @@ def _daemon_json(path: Path, drop_ins: Iterable[Path]) -> list[str]:
         return []
     except (OSError, ValueError) as error:
         return [f"cannot read {path}: {error}"]
-    double = [name for name in _FLAGS if isinstance(content, dict) and name in content]
+    double = [name for name in flags if isinstance(content, dict) and name in content]
     if not double:
         return []
     return [

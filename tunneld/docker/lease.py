@@ -5,33 +5,55 @@ Path of a lease: `host.subnet_env`, `control` -> **`docker.lease`** -> `docker.n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
+from typing import Any, TypeVar
 
 from tunneld.control.client import NotRunningError, request
 from tunneld.errors import DockerError
+from tunneld.fib.state import OverlayNet
 from tunneld.host import subnet_env
+from tunneld.lease.model import IPAddress, IPNetwork
+
+_Net = TypeVar("_Net", IPv4Network, IPv6Network)
+
+AnyNet = OverlayNet[IPv4Network] | OverlayNet[IPv6Network]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalLease:
     """The lease of this host, as far as Docker is concerned with it."""
 
-    network: IPv4Network
-    subnet: IPv4Network
+    ipv4: OverlayNet[IPv4Network] | None
+    ipv6: OverlayNet[IPv6Network] | None = None
+    """None, of either: the network has no such family."""
     mtu_bytes: int
     ip_masq: bool
     """Whether tunneld masquerades what leaves the network; Docker must if it does not."""
-    device: str | None = None
-    """The overlay device; None: no daemon runs that has one."""
+    devices: tuple[str, ...] = ()
+    """The overlay devices; empty: no daemon runs that has one."""
     problems: tuple[str, ...] = ()
     """What the daemon itself finds wrong, a line each."""
 
     @property
-    def gateway(self) -> IPv4Address:
-        """The address of the bridge: the first after the subnet's base, which is the host's."""
-        return self.subnet.network_address + 1
+    def nets(self) -> tuple[AnyNet, ...]:
+        """The families of the network, IPv4 first."""
+        return tuple(net for net in (self.ipv4, self.ipv6) if net is not None)
+
+    @property
+    def subnets(self) -> tuple[IPNetwork, ...]:
+        """The leased subnets, of IPv4 first."""
+        return tuple(net.subnet for net in self.nets)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, self.subnets))
+
+
+def gateway(subnet: IPNetwork) -> IPAddress:
+    """Returns the address of the bridge: the first after the subnet's base, which is the host's."""
+    return subnet.network_address + 1
 
 
 def read(subnet_file: Path, control_socket: Path) -> LocalLease:
@@ -48,32 +70,46 @@ def read(subnet_file: Path, control_socket: Path) -> LocalLease:
             f"there is no {subnet_file}: this host holds no lease yet; expected a running tunneld "
             "(systemctl status tunneld; another file: --subnet-file)"
         )
-    if found.network is None or found.subnet is None or not found.mtu_bytes:
+    whole = (
+        (found.network is None) == (found.subnet is None)
+        and (found.network_v6 is None) == (found.subnet_v6 is None)
+        and (found.subnet is not None or found.subnet_v6 is not None)
+    )
+    if not whole or not found.mtu_bytes:
         raise DockerError(
-            f"{subnet_file} lacks a usable FLANNEL_NETWORK, FLANNEL_SUBNET or FLANNEL_MTU; "
-            "expected what tunneld writes: start it anew"
+            f"{subnet_file} lacks a usable FLANNEL_NETWORK, FLANNEL_SUBNET or FLANNEL_MTU, or one "
+            "of FLANNEL_IPV6_NETWORK and FLANNEL_IPV6_SUBNET; expected what tunneld writes: start "
+            "it anew"
         )
-    device, problems = _daemon(control_socket, found.subnet)
-    return LocalLease(
-        network=found.network,
-        subnet=found.subnet,
+    lease = LocalLease(
+        ipv4=_net(found.network, found.subnet),
+        ipv6=_net(found.network_v6, found.subnet_v6),
         mtu_bytes=found.mtu_bytes,
         ip_masq=found.ip_masq,
-        device=device,
-        problems=problems,
     )
-
-
-def _daemon(control_socket: Path, subnet: IPv4Network) -> tuple[str | None, tuple[str, ...]]:
     try:
         status = request(control_socket, "status")
     except NotRunningError as error:
-        return None, (str(error),)
-    problems = [f"tunneld: {line}" for line in status["problems"]]
-    held = status["lease"]["subnet"]
-    if held != str(subnet):
-        problems.append(
-            f"tunneld holds {held or 'no lease'}, but subnet.env says {subnet}: it is not ready "
+        return replace(lease, problems=(str(error),))
+    return replace(
+        lease,
+        devices=tuple(status["backend"]["devices"]),
+        problems=tuple(_problems(status, lease)),
+    )
+
+
+def _net(network: _Net | None, subnet: _Net | None) -> OverlayNet[_Net] | None:
+    if network is None or subnet is None:
+        return None
+    return OverlayNet(network=network, subnet=subnet)
+
+
+def _problems(status: dict[str, Any], lease: LocalLease) -> Iterator[str]:
+    yield from (f"tunneld: {line}" for line in status["problems"])
+    held = [status["lease"][name] for name in ("subnet", "ipv6_subnet")]
+    text = ", ".join(subnet for subnet in held if subnet)
+    if text != str(lease):
+        yield (
+            f"tunneld holds {text or 'no lease'}, but subnet.env says {lease}: it is not ready "
             "yet, or --subnet-file and --control-socket belong to two daemons"
         )
-    return status["backend"]["device"], tuple(problems)

@@ -9,12 +9,13 @@ masquerade (one of the two daemons, never both).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from ipaddress import IPv4Network
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from ipaddress import ip_address, ip_network
 from typing import Any
 
-from tunneld.docker.lease import LocalLease
+from tunneld.docker.lease import LocalLease, gateway
 from tunneld.errors import DockerError, UsageError
+from tunneld.lease.model import IPNetwork
 
 BRIDGE = "com.docker.network.bridge.name"
 MASQUERADE = "com.docker.network.bridge.enable_ip_masquerade"
@@ -39,6 +40,18 @@ def drops_overlay(version: str) -> bool:
 
     Since 28 it does, in the raw table, unless the interface is trusted.
     """
+    return _is_since_28(version)
+
+
+def has_networks_of_ipv6_alone(version: str) -> bool:
+    """Returns whether this Docker can do without IPv4 (its API 1.48: EnableIPv4).
+
+    Before, it gives an IPv4 subnet of its own choice to a network that names none.
+    """
+    return _is_since_28(version)
+
+
+def _is_since_28(version: str) -> bool:
     found = _MAJOR.match(version)
     return found is not None and int(found[0]) >= 28
 
@@ -66,33 +79,41 @@ def options(lease: LocalLease, version: str, bridge: str | None) -> dict[str, st
     }
     if bridge is not None:
         wanted[BRIDGE] = bridge
-    if drops_overlay(version) and lease.device is not None:
-        wanted[TRUSTED] = lease.device
+    if drops_overlay(version) and lease.devices:
+        wanted[TRUSTED] = ":".join(lease.devices)
     return wanted
 
 
 def create_body(name: str, bridge: str, lease: LocalLease, version: str) -> dict[str, Any]:
     """Returns what to ask dockerd for."""
+    families: dict[str, Any] = {"EnableIPv6": lease.ipv6 is not None}
+    if lease.ipv4 is None and has_networks_of_ipv6_alone(version):
+        families["EnableIPv4"] = False
     return {
         "Name": name,
         "Driver": "bridge",
         "CheckDuplicate": True,
+        **families,
         "IPAM": {
             "Driver": "default",
-            "Config": [{"Subnet": str(lease.subnet), "Gateway": str(lease.gateway)}],
+            "Config": [
+                {"Subnet": str(subnet), "Gateway": str(gateway(subnet))} for subnet in lease.subnets
+            ],
         },
         "Options": options(lease, version, bridge),
     }
 
 
-def subnets(network: DockerNetwork) -> list[IPv4Network]:
-    """Returns the IPv4 subnets of a network of Docker."""
-    found = []
+def subnets(network: DockerNetwork) -> list[IPNetwork]:
+    """Returns the subnets of a network of Docker, in its order."""
+    return [subnet for subnet, _ in _configs(network)]
+
+
+def _configs(network: DockerNetwork) -> Iterator[tuple[IPNetwork, str]]:
+    """Yields each subnet of a network of Docker with its gateway; empty: Docker does not say."""
     for item in (network.get("IPAM") or {}).get("Config") or []:
-        subnet = str(item.get("Subnet") or "")
-        if subnet and ":" not in subnet:
-            found.append(IPv4Network(subnet, strict=False))
-    return found
+        if subnet := item.get("Subnet"):
+            yield ip_network(subnet, strict=False), str(item.get("Gateway") or "").split("/")[0]
 
 
 def is_default(network: DockerNetwork) -> bool:
@@ -111,9 +132,14 @@ def in_the_way(
 ) -> DockerNetwork | None:
     """Returns another network that has addresses of the lease's subnet, or None."""
     for network in networks:
-        if network["Name"] != name and any(s.overlaps(lease.subnet) for s in subnets(network)):
+        if network["Name"] != name and overlap(subnets(network), lease.subnets):
             return network
     return None
+
+
+def overlap(some: Iterable[IPNetwork], others: Collection[IPNetwork]) -> bool:
+    """Returns whether any network of the one kind shares addresses with any of the other."""
+    return any(one.overlaps(other) for one in some for other in others)
 
 
 def differences(
@@ -123,15 +149,8 @@ def differences(
     found = []
     if network.get("Driver") != "bridge":
         return [f"its driver is {network.get('Driver')}, expected bridge"]
-    if subnets(network) != [lease.subnet]:
-        has = ", ".join(map(str, subnets(network))) or "none"
-        found.append(f"its subnet is {has}, the lease is {lease.subnet}")
-    else:
-        config = network["IPAM"]["Config"][0]
-        # dockerd of 20.10 does not say the gateway of docker0.
-        gateway = config.get("Gateway") or str(lease.gateway)
-        if gateway.split("/")[0] != str(lease.gateway):
-            found.append(f"its gateway is {gateway}, expected {lease.gateway}")
+    for subnet in lease.subnets:
+        found += _addresses(network, subnet)
     has_options = network.get("Options") or {}
     for option, wanted in options(lease, version, bridge).items():
         if option == TRUSTED and is_default(network):
@@ -140,6 +159,20 @@ def differences(
         if difference:
             found.append(difference)
     return found
+
+
+def _addresses(network: DockerNetwork, leased: IPNetwork) -> list[str]:
+    """Returns how subnet and gateway differ in one family. What the lease has not is not asked."""
+    which = "" if leased.version == 4 else "IPv6 "
+    there = [one for one in _configs(network) if one[0].version == leased.version]
+    if [subnet for subnet, _ in there] != [leased]:
+        has = ", ".join(str(subnet) for subnet, _ in there) or "none"
+        return [f"its {which}subnet is {has}, the lease is {leased}"]
+    wanted, (_, has) = str(gateway(leased)), there[0]
+    # dockerd of 20.10 does not say the gateway of docker0.
+    if has and ip_address(has) != gateway(leased):
+        return [f"its {which}gateway is {has}, expected {wanted}"]
+    return []
 
 
 def _option(option: str, wanted: str, has: str | None, lease: LocalLease) -> str | None:
@@ -152,7 +185,7 @@ def _option(option: str, wanted: str, has: str | None, lease: LocalLease) -> str
         is_equal = (has or "true").lower() == wanted
         return None if is_equal else f"{who} what leaves it; expected one of Docker and tunneld"
     if option == TRUSTED:
-        is_trusted = has is not None and wanted in has.split(":")
+        is_trusted = has is not None and set(wanted.split(":")) <= set(has.split(":"))
         return None if is_trusted else f"it does not trust {wanted} ({option})"
     return None if has == wanted else f"its {option} is {has}, expected {wanted}"
 

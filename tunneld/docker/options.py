@@ -2,8 +2,8 @@
 
 Path of a lease: `host.subnet_env` -> **`docker.options`** -> EnvironmentFile= -> dockerd.
 
-Order, quotes and blanks are those of flannel's script, whose output users' units read. IPv6 is
-not handled, as there.
+Order, quotes and blanks are those of flannel's script, whose output users' units read. It does not
+handle IPv6: the options for that come only when they are asked for.
 
 Source: flannel `dist/mk-docker-opts.sh`, by what it prints and ends with.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface
 from pathlib import Path
 
 from tunneld.errors import DockerError, HostError
@@ -40,6 +40,8 @@ class Form:
     """Name of the combined line; what the environment has under it is kept in front."""
     ip_masq: bool = True
     """False leaves `--ip-masq` out, which old dockers do not know."""
+    ipv6: bool = False
+    """Whether docker0 is to be on the IPv6 subnet too, where there is one."""
 
 
 def render(text: str | None, form: Form, environment: Mapping[str, str]) -> str:
@@ -48,7 +50,7 @@ def render(text: str | None, form: Form, environment: Mapping[str, str]) -> str:
     Variables of `environment` count where the text is silent, as for a shell that sources it.
 
     Raises:
-        DockerError: FLANNEL_IPMASQ is neither `true` nor `false`.
+        DockerError: FLANNEL_IPMASQ is neither `true` nor `false`, or an IPv6 subnet is none.
     """
     given = {**environment, **(subnet_env.fields(text) if text is not None else {})}
     options = {name: value for name, value in given.items() if name.startswith(_PREFIX)}
@@ -56,6 +58,8 @@ def render(text: str | None, form: Form, environment: Mapping[str, str]) -> str:
         options[f"{_PREFIX}BIP"] = f"--bip={subnet}"
     if mtu := given.get("FLANNEL_MTU"):
         options[f"{_PREFIX}MTU"] = f"--mtu={mtu}"
+    if form.ipv6 and (subnet_v6 := given.get("FLANNEL_IPV6_SUBNET")):
+        options[f"{_PREFIX}IPV6"] = f"--ipv6 --fixed-cidr-v6={_base(subnet_v6)}"
     masquerades = given.get("FLANNEL_IPMASQ")
     if masquerades and form.ip_masq:
         if masquerades not in _MASQUERADE:
@@ -72,6 +76,17 @@ def render(text: str | None, form: Form, environment: Mapping[str, str]) -> str:
         joined = " ".join(words) if options else words[0]
         lines.append(f'{form.key}="{joined}"')
     return "".join(f"{line}\n" for line in lines)
+
+
+def _base(text: str) -> str:
+    """Returns the subnet of the bridge's address; docker0 gets the first address after its base."""
+    try:
+        return str(IPv6Interface(text).network)
+    except ValueError:
+        raise DockerError(
+            f"FLANNEL_IPV6_SUBNET is {text!r}; expected an IPv6 address with a length: it is "
+            "written by the daemon that holds the lease, start that anew"
+        ) from None
 
 
 def foreign_route(text: str | None, environment: Mapping[str, str]) -> str | None:

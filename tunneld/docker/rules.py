@@ -10,38 +10,45 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from tunneld.docker.lease import LocalLease
+from tunneld.docker.lease import AnyNet
 from tunneld.errors import HostError
 from tunneld.host.firewall import layout
 from tunneld.host.firewall.family import FamilyRules
 
-_SAVES = ("iptables-nft-save", "iptables-legacy-save")
+_SAVES = {
+    4: ("iptables-nft-save", "iptables-legacy-save"),
+    6: ("ip6tables-nft-save", "ip6tables-legacy-save"),
+}
 _TIMEOUT_S = 30.0
 
 
-def listings() -> dict[str, str]:
-    """Returns the rules of both kinds of iptables, by the program that lists them.
+def listings(version: int) -> dict[str, str]:
+    """Returns the rules of both kinds of iptables in a family, by the program that lists them.
 
     Raises:
         HostError: a program is there, but does not list them.
     """
-    return {name: _run(name) for name in _SAVES if shutil.which(name) is not None}
+    return {name: _run(name) for name in _SAVES[version] if shutil.which(name) is not None}
 
 
-def missing(text: str, lease: LocalLease) -> list[str]:
+def missing(text: str, net: AnyNet, devices: tuple[str, ...]) -> list[str]:
     """Returns what the rules lack for packets of the overlay to pass, a line each.
 
-    `text` is the output of iptables-save.
+    Args:
+        text: the output of iptables-save or ip6tables-save.
+        net: the overlay in that family.
+        devices: the overlay's; the first one is whom our chains are called after.
     """
-    if lease.device is None:
+    if not devices:
         return []
     tables = layout.parse(text)
+    owner, version = devices[0], net.subnet.version
     wanted = FamilyRules(
-        version=4, network=lease.network, subnet=lease.subnet, devices=(lease.device,)
+        version=4 if version == 4 else 6, network=net.network, subnet=net.subnet, devices=devices
     )
-    own = layout.own_rules(tables, lease.device)
+    own = layout.own_rules(tables, owner)
     found = []
-    for name, needed in layout.beside_nftables(tables, lease.device, wanted).items():
+    for name, needed in layout.beside_nftables(tables, owner, wanted).items():
         there = own.get(name, {})
         for jump in needed.jumps:
             rules = tables[name].rules.get(jump.chain, [])

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from tests.support.wait import wait_until
 from tests.unit.docker.conftest import DockerHost
 from tunneld.docker import rules
-from tunneld.docker.lease import LocalLease
+from tunneld.fib.state import OverlayNet
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -216,12 +215,9 @@ def jumps(text: str) -> list[str]:
 
 def test_each_accept_that_is_missing_among_dockers_rules_is_named(host: DockerHost) -> None:
     env = host.subnet_env()
-    lease = LocalLease(
+    net = OverlayNet(
         network=IPv4Network(env["FLANNEL_NETWORK"]),
         subnet=IPv4Interface(env["FLANNEL_SUBNET"]).network,
-        mtu_bytes=int(env["FLANNEL_MTU"]),
-        ip_masq=True,
-        device="flannel0",
     )
     expected = {"DOCKER-USER"}
     with network(host, *as_arguments(fitting_options(host))):
@@ -233,15 +229,17 @@ def test_each_accept_that_is_missing_among_dockers_rules_is_named(host: DockerHo
         def kept_open() -> str:
             found = host.machine.run("iptables-nft-save")
             chains = {line.split()[1] for line in jumps(found)}
-            return found if chains == expected and not rules.missing(found, lease) else ""
+            return (
+                found if chains == expected and not rules.missing(found, net, ("flannel0",)) else ""
+            )
 
         text = wait_until(kept_open, 10.0, "accepts in front of Docker's drops")
         host.docker.remove(container)
     accepts = jumps(text)
     for line in accepts:
-        (said,) = rules.missing(text.replace(f"{line}\n", ""), lease)
+        (said,) = rules.missing(text.replace(f"{line}\n", ""), net, ("flannel0",))
         assert said.startswith(f"the chain {line.split()[1]} of table ")
-    assert rules.missing(text, replace(lease, device="flannel7")) != []
+    assert rules.missing(text, net, ("flannel7",)) != []
 
 
 def test_check_names_forwarding_that_is_off(host: DockerHost) -> None:

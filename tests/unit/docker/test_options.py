@@ -44,6 +44,17 @@ def test_output_is_byte_for_byte_that_of_flannels_script(form: Form, expected: s
     assert render(SUBNET_ENV, form, {}) == expected
 
 
+def test_ipv6_is_left_out_unless_it_is_asked_for() -> None:
+    text = f"{SUBNET_ENV}FLANNEL_IPV6_NETWORK=fd00:1::/48\nFLANNEL_IPV6_SUBNET=fd00:1:0:4a::1/64\n"
+    assert render(text, Form(), {}) == f"{BIP}{IP_MASQ}{MTU}DOCKER_OPTS={ALL}"
+    ipv6 = 'DOCKER_OPT_IPV6="--ipv6 --fixed-cidr-v6=fd00:1:0:4a::/64"\n'
+    asked = Form(combined=False, ipv6=True)
+    assert render(text, asked, {}) == f"{BIP}{IP_MASQ}{ipv6}{MTU}"
+    assert render(SUBNET_ENV, asked, {}) == f"{BIP}{IP_MASQ}{MTU}"
+    with pytest.raises(DockerError, match=r"FLANNEL_IPV6_SUBNET is '10\.1\.0\.1/24'"):
+        render("FLANNEL_IPV6_SUBNET=10.1.0.1/24\n", asked, {})
+
+
 def test_docker_does_not_masquerade_when_the_overlay_daemon_does() -> None:
     text = SUBNET_ENV.replace("IPMASQ=false", "IPMASQ=true")
     assert 'DOCKER_OPT_IPMASQ="--ip-masq=false"' in render(text, Form(), {})

@@ -1,0 +1,168 @@
+"""`tunneld docker` on real dockerds where the lease has IPv6, beside IPv4 or alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv6Interface, IPv6Network
+from typing import Any
+
+import pytest
+
+from tests.support.docker import RELEASES, Release
+from tests.support.document import scripts
+from tests.support.machine import SOURCE_TREE
+from tests.support.netns import Rig
+from tests.unit.docker.conftest import DUAL, ONLY_V6, DockerHost
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+
+NAME = "overlay"
+TRUSTED = "com.docker.network.bridge.trusted_host_interfaces"
+
+
+@contextmanager
+def standing(rig: Rig, release: Release, config: str, *options: str) -> Iterator[DockerHost]:
+    made = DockerHost(rig, release, config, *options)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.docker.close()
+
+
+@pytest.fixture(params=RELEASES)
+def release(request: pytest.FixtureRequest, root_tools: None) -> Release:
+    found: Release = request.param
+    return found
+
+
+def subnet_v6(host: DockerHost) -> IPv6Network:
+    return IPv6Interface(host.subnet_env()["FLANNEL_IPV6_SUBNET"]).network
+
+
+def inspected(host: DockerHost, name: str = NAME) -> dict[str, Any]:
+    (found,) = host.docker.json("network", "inspect", name)
+    assert isinstance(found, dict)
+    return found
+
+
+def configs(host: DockerHost) -> list[dict[str, str]]:
+    """Returns subnets and gateways of the network, without what Docker adds of its own."""
+    found = inspected(host)["IPAM"]["Config"]
+    return [{name: one[name] for name in ("Subnet", "Gateway")} for one in found]
+
+
+def expect_fit(host: DockerHost, said: str) -> None:
+    """Makes the network twice, and has it checked."""
+    status, out, err = host.tunneld("docker", "network", NAME)
+    assert (status, out, err) == (0, f"network {NAME} made: {said}\n", "")
+    status, out, err = host.tunneld("docker", "network", NAME)
+    assert (status, err) == (0, ""), err
+    assert "is there, on " in out
+    status, out, err = host.tunneld("docker", "check")
+    assert (status, err) == (0, ""), out
+
+
+@pytest.mark.parametrize(
+    ("options", "devices"),
+    [((), "flannel.1"), (("--datapath", "kernel"), "flannel.1:flannel-v6.1")],
+    ids=["userspace", "kernel"],
+)
+def test_a_network_has_the_subnets_of_both_families(
+    rig: Rig, release: Release, options: tuple[str, ...], devices: str
+) -> None:
+    with standing(rig, release, DUAL, *options) as host:
+        env, subnet = host.subnet_env(), subnet_v6(host)
+        gateway = env["FLANNEL_SUBNET"].removesuffix("/24")
+        ipv4 = f"{gateway.removesuffix('.1')}.0/24"
+        expect_fit(host, f"{ipv4}, {subnet} on br-{NAME}, MTU 1430")
+        assert configs(host) == [
+            {"Subnet": ipv4, "Gateway": gateway},
+            {"Subnet": str(subnet), "Gateway": str(subnet[1])},
+        ]
+        assert inspected(host)["EnableIPv6"] is True
+        if host.docker.version_number >= (28,):
+            assert inspected(host)["Options"][TRUSTED] == devices
+        container = host.docker.run("c1", "--network", NAME)
+        assert container.address_v6 in subnet
+        assert container.address_v6 > subnet[1]
+        route = container.run("ip", "-6", "route", "show", "default")
+        assert f"via {subnet[1]} " in route
+        host.docker.remove(container)
+
+
+def test_a_network_of_ipv6_alone_is_made_as_far_as_docker_can(rig: Rig, release: Release) -> None:
+    with standing(rig, release, ONLY_V6) as host:
+        subnet = subnet_v6(host)
+        expect_fit(host, f"{subnet} on br-{NAME}, MTU 1430")
+        ours = {"Subnet": str(subnet), "Gateway": str(subnet[1])}
+        if host.docker.version_number >= (28,):
+            assert configs(host) == [ours]
+            assert inspected(host)["EnableIPv4"] is False
+        else:
+            assert ours in configs(host)
+        container = host.docker.run("c1", "--network", NAME)
+        assert container.address_v6 in subnet
+        host.docker.remove(container)
+
+
+def test_what_does_not_fit_in_ipv6_is_named(rig: Rig, release: Release) -> None:
+    with standing(rig, release, DUAL) as host:
+        subnet = subnet_v6(host)
+        gateway = host.subnet_env()["FLANNEL_SUBNET"].removesuffix("/24")
+        ipv4 = ("--subnet", f"{gateway.removesuffix('.1')}.0/24", "--gateway", gateway)
+        good = ("--ipv6", "--subnet", str(subnet), "--gateway", str(subnet[1]))
+        for options, says in {
+            (): f"its IPv6 subnet is none, the lease is {subnet}",
+            ("--ipv6", "--subnet", "fd00:10:5:ffff::/64"): "its IPv6 subnet is fd00:10:5:ffff::/64",
+            (*good[:4], str(subnet[7])): f"its IPv6 gateway is {subnet[7]}, expected {subnet[1]}",
+        }.items():
+            host.docker.cli("network", "create", *ipv4, *options, NAME)
+            status, out, err = host.tunneld("docker", "network", NAME)
+            assert (status, out) == (1, "")
+            assert says in err
+            assert says in host.tunneld("docker", "check")[1]
+            host.docker.cli("network", "rm", NAME)
+        # Another network in the way in IPv6 only.
+        host.docker.cli("network", "create", *good, NAME)
+        status, _, err = host.tunneld("docker", "network", "second")
+        assert status == 1
+        assert f"network {NAME}" in err
+        assert f"already has addresses of {ipv4[1]}, {subnet}" in err
+        host.docker.cli("network", "rm", NAME)
+
+        host.machine.space.sysctl("net/ipv6/conf/all/forwarding", 0)
+        assert (
+            "IPv6 forwarding is off (net.ipv6.conf.all.forwarding)"
+            in (host.tunneld("docker", "check")[1])
+        )
+
+
+def test_the_network_made_by_hand_is_the_one_the_command_makes(rig: Rig, release: Release) -> None:
+    (script,) = scripts(SOURCE_TREE / "docs" / "docker.md", "IPv6")
+    with standing(rig, release, DUAL) as host:
+        host.machine.run("sh", "-ec", script.replace("flannel0", "flannel.1"))
+        status, out, err = host.tunneld("docker", "network", NAME)
+        assert (status, err) == (0, "")
+        assert "is there" in out
+
+
+def test_docker0_is_on_both_subnets_with_the_options_that_are_written(
+    rig: Rig, release: Release
+) -> None:
+    with standing(rig, release, DUAL) as host:
+        subnet = subnet_v6(host)
+        off = host.tunneld("docker", "check")[1]
+        assert "no network of Docker is on 10.5." in off
+        host.machine.run("tunneld", "docker-opts", "-6")
+        lines = host.machine.run("cat", "/run/docker_opts.env").splitlines()
+        said = dict(line.split("=", 1) for line in lines)
+        host.docker.stop()
+        host.docker.start(*said["DOCKER_OPTS"].strip('"').split())
+        assert str(subnet[1]) in host.machine.run("ip", "-6", "address", "show", "dev", "docker0")
+        status, out, _ = host.tunneld("docker", "check")
+        assert status == 0, out
+        container = host.docker.run("c1")
+        assert container.address_v6 in subnet
+        host.docker.remove(container)
