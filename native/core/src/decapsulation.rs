@@ -14,14 +14,51 @@ use crate::drop_reason::DropReason;
 use crate::encapsulation::{Encapsulate, Vxlan};
 use crate::fib::Vtep;
 
-/// Returns where the inner packet lies in a VXLAN datagram, without padding behind it.
-///
-/// # Errors
-///
-/// The first thing that is wrong with the headers in front.
-pub fn open(vtep: &Vtep, datagram: &[u8]) -> Result<Range<usize>, DropReason> {
-    let (header, frame) = datagram.split_first_chunk().ok_or(DropReason::TruncatedFrame)?;
-    let (frame, packet) = frame.split_first_chunk().ok_or(DropReason::TruncatedFrame)?;
+/// The headers in front of an inner packet.
+type Head = [u8; Vxlan::HEAD];
+
+/// Opens the datagrams of a batch. Headers that the one before had are not checked again.
+#[derive(Default)]
+pub struct Decapsulation {
+    checked: Option<(Head, Version)>,
+}
+
+impl Decapsulation {
+    /// Returns where the inner packet lies in a VXLAN datagram, without padding behind it. All
+    /// datagrams of a batch need the same `vtep`.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong with the headers in front.
+    #[inline]
+    pub fn open(&mut self, vtep: &Vtep, datagram: &[u8]) -> Result<Range<usize>, DropReason> {
+        let (head, packet) = datagram.split_first_chunk().ok_or(DropReason::TruncatedFrame)?;
+        let version = match self.checked {
+            Some((checked, version)) if checked == *head => version,
+            _ => {
+                let version = check(vtep, head)?;
+                self.checked = Some((*head, version));
+                version
+            }
+        };
+        match Version::of(packet) {
+            Some(found) if found != version => return Err(DropReason::EthertypeMismatch),
+            _ => {}
+        }
+        let len = packet_len(packet).filter(|len| *len < packet.len()).unwrap_or(packet.len());
+        Ok(Vxlan::HEAD..Vxlan::HEAD + len)
+    }
+
+    /// Forgets what was checked.
+    pub const fn clear(&mut self) {
+        self.checked = None;
+    }
+}
+
+/// Returns the version that `head` announces, if it is for us.
+fn check(vtep: &Vtep, head: &Head) -> Result<Version, DropReason> {
+    let (header, frame) = head.split_first_chunk().ok_or(DropReason::TruncatedFrame)?;
+    let frame = frame.first_chunk().ok_or(DropReason::TruncatedFrame)?;
     vxlan::check(*header, vtep.vni, vtep.gbp).map_err(|fault| match fault {
         vxlan::Fault::NoVni => DropReason::VniFlagClear,
         vxlan::Fault::OtherVni => DropReason::WrongVni,
@@ -41,12 +78,7 @@ pub fn open(vtep: &Vtep, datagram: &[u8]) -> Result<Range<usize>, DropReason> {
     if vtep.mac_for(version) != Some(frame.destination) {
         return Err(DropReason::WrongMac);
     }
-    match Version::of(packet) {
-        Some(found) if found != version => return Err(DropReason::EthertypeMismatch),
-        _ => {}
-    }
-    let len = packet_len(packet).filter(|len| *len < packet.len()).unwrap_or(packet.len());
-    Ok(Vxlan::HEAD..Vxlan::HEAD + len)
+    Ok(version)
 }
 
 /// Returns the length that `packet` says it has, in bytes, where that can be one.
@@ -66,6 +98,10 @@ pub fn packet_len(packet: &[u8]) -> Option<usize> {
 mod tests {
     use super::*;
     use crate::testing::{MAC, MAC_B, MAC_V6, framed, packet, vtep};
+
+    fn open(vtep: &Vtep, datagram: &[u8]) -> Result<Range<usize>, DropReason> {
+        Decapsulation::default().open(vtep, datagram)
+    }
 
     fn good() -> Vec<u8> {
         framed(&packet([10, 5, 2, 2], [10, 5, 1, 2], 63, 100))
@@ -124,7 +160,21 @@ mod tests {
             (packet_of_version(0), DropReason::EthertypeMismatch),
         ] {
             assert_eq!(open(&vtep(), &datagram), Err(reason));
+            // A good one before it changes nothing.
+            let mut batch = Decapsulation::default();
+            assert_eq!(batch.open(&vtep(), &good()), Ok(22..122));
+            assert_eq!(batch.open(&vtep(), &datagram), Err(reason));
+            assert_eq!(batch.open(&vtep(), &good()), Ok(22..122));
         }
+    }
+
+    #[test]
+    fn headers_are_checked_again_in_the_next_batch() {
+        let mut batch = Decapsulation::default();
+        assert_eq!(batch.open(&vtep(), &good()), Ok(22..122));
+        batch.clear();
+        let ipv6_only = Vtep { mac: None, ..vtep() };
+        assert_eq!(batch.open(&ipv6_only, &good()), Err(DropReason::WrongMac));
     }
 
     fn packet_of_version(first: u8) -> Vec<u8> {

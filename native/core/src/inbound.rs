@@ -17,7 +17,7 @@ use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
 use crate::coalescing::{Coalescing, Delivery, Kinds};
 use crate::counters::WorkerCounters;
-use crate::decapsulation;
+use crate::decapsulation::{self, Decapsulation};
 use crate::drop_reason::DropReason;
 use crate::encapsulation::{Encapsulate, Vxlan};
 use crate::fib::{AdjacencyId, Fib, Settings, SourceCheck, Target};
@@ -32,6 +32,7 @@ pub struct Inbound {
     counters: Arc<WorkerCounters>,
     deliveries: Coalescing,
     replies: Replies,
+    decapsulation: Decapsulation,
     checked: Option<Checked>,
 }
 
@@ -54,7 +55,8 @@ impl Inbound {
     /// Returns the inbound half of `worker`, which counts into `counters` as their only writer.
     pub fn new(worker: usize, counters: Arc<WorkerCounters>) -> Self {
         let (deliveries, replies) = (Coalescing::default(), Replies::default());
-        Self { worker, counters, deliveries, replies, checked: None }
+        let decapsulation = Decapsulation::default();
+        Self { worker, counters, deliveries, replies, decapsulation, checked: None }
     }
 
     /// Says what is joined to super-packets from now on.
@@ -116,7 +118,7 @@ impl Inbound {
         let settings = fib.settings().ok_or(DropReason::NotConfigured)?;
         let datagram = &memory[arrival.place.clone()];
         if let Some(vtep) = &settings.vtep {
-            let inner = decapsulation::open(vtep, datagram)?;
+            let inner = self.decapsulation.open(vtep, datagram)?;
             let start = arrival.place.start;
             arrival.place = start + inner.start..start + inner.end;
         } else if datagram.len() > usize::from(settings.device_mtu_bytes) {
@@ -220,6 +222,7 @@ impl Inbound {
     pub fn clear(&mut self) {
         self.deliveries.clear();
         self.replies.clear();
+        self.decapsulation.clear();
         self.checked = None;
     }
 }
