@@ -131,7 +131,9 @@ def booted(with_docker: Path, tmp_path: Path) -> Iterator[list[SystemdMachine]]:
         switch.bridge("switch", "192.0.2.1/24")
         etcd = Etcd(switch, "192.0.2.1")
         etcd.start()
-        etcd.put(f"{PREFIX}/config", '{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}')
+        config = {"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}
+        ipv6 = {"EnableIPv6": True, "IPv6Network": "fd00:10:5::/48"}
+        etcd.put(f"{PREFIX}/config", json.dumps(config | ipv6))
         machines = []
         try:
             for number in (1, 2):
@@ -142,6 +144,8 @@ def booted(with_docker: Path, tmp_path: Path) -> Iterator[list[SystemdMachine]]:
                     second_address=f"192.0.2.{10 + number}/24",
                 )
                 space.run("ip", "route", "add", "default", "via", "192.0.2.1")
+                place = f"2001:db8::{10 + number}/64"
+                space.run("ip", "address", "add", place, "dev", "eth0", "nodad")
                 machine = SystemdMachine(
                     space,
                     installed=with_docker,
@@ -175,7 +179,7 @@ def boot_with_docker(machine: SystemdMachine) -> None:
 
 
 def docker0(machine: SystemdMachine) -> str:
-    return machine.run("ip", "-4", "-o", "address", "show", "docker0")
+    return machine.run("ip", "-o", "address", "show", "docker0")
 
 
 def test_way_a_joins_containers_of_booted_hosts(booted: list[SystemdMachine]) -> None:
@@ -183,12 +187,11 @@ def test_way_a_joins_containers_of_booted_hosts(booted: list[SystemdMachine]) ->
     for machine in booted:
         for command in [*below(DOCKER0), *below(CHECK)]:
             machine.run("sh", "-ec", command.text)
-        (gateway,) = (
-            line.partition("=")[2]
-            for line in machine.run("cat", SUBNET_FILE).splitlines()
-            if line.startswith("FLANNEL_SUBNET=")
-        )
+        lines = machine.run("cat", SUBNET_FILE).splitlines()
+        env = dict(line.split("=", 1) for line in lines)
+        gateway = env["FLANNEL_SUBNET"]
         assert gateway in docker0(machine)
+        assert env["FLANNEL_IPV6_SUBNET"] in docker0(machine)
         addresses.append(IPv4Address(gateway.partition("/")[0]) + 1)
     for machine, address in zip(booted, reversed(addresses), strict=True):
         answers = partial(answers_http, machine.space, address)

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -212,8 +213,10 @@ class SystemdMachine:
             raise AssertionError(msg)
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         for child in map(int, children):
-            if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
-                return child
+            # One of those that prepare the machine may have ended since.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                if Path(f"/proc/{child}/comm").read_text().strip() == "systemd":
+                    return child
         return 0
 
     def _state(self) -> str:
