@@ -6,12 +6,12 @@ import asyncio
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
 from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import eventually, run_inside
+from tests.unit.host.firewall.hosts import Variant
 from tests.unit.host.firewall.site import (
     CONTAINER,
     NETWORK,
@@ -44,8 +44,6 @@ COMMIT
 -A PREROUTING -d 10.5.1.2/32 ! -i docker0 -j DROP
 COMMIT
 """
-
-Variant = Literal["nft", "legacy"]
 
 SPOILERS = (
     "iptables -F",
