@@ -183,10 +183,8 @@ class Actuator:
                 await self._device.apply(tun, change.device, self._routes)
         for wanted in sorted(change.put_vxlan_devices, key=lambda one: one.name):
             await self._vxlan.put(wanted)
-        kept = {wanted.name for wanted in change.put_vxlan_devices}
         for dropped in change.drop_vxlan_devices:
-            if dropped.name not in kept:
-                await self._vxlan.drop(dropped)
+            await self._vxlan.drop(dropped)
 
     async def _apply_paths(self, change: HostChange) -> None:
         """Neighbours and FDB come before the routes that need them, and go after them."""
@@ -197,7 +195,7 @@ class Actuator:
         exits = await self._exits(await self._netlink.links())
         await self._vxlan.put_entries(exits.vxlan, *entries)
         await self._routes.apply(exits, put=change.put_routes, drop=change.drop_routes)
-        await self._vxlan.drop_entries(exits.vxlan, *dropped, kept=change.put_neighbours)
+        await self._vxlan.drop_entries(exits.vxlan, *dropped)
 
     def _tun(self, links: Iterable[Link]) -> Link | None:
         if self._device is None:

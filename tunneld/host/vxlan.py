@@ -153,13 +153,10 @@ class VxlanDevices:
         indices: Mapping[str, int],
         neighbours: Iterable[Neighbour],
         fdb: Iterable[FdbEntry],
-        *,
-        kept: Iterable[Neighbour],
     ) -> None:
-        """Removes entries. A neighbour in the place of one of `kept` has been replaced already."""
-        places = {(entry.device, entry.address) for entry in kept}
+        """Removes entries; a neighbour whatever its MAC."""
         for entry in neighbours:
-            if entry.device in indices and (entry.device, entry.address) not in places:
+            if entry.device in indices:
                 await self._netlink.remove_neighbour(indices[entry.device], entry.address)
         for forward in fdb:
             if forward.device in indices:

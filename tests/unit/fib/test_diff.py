@@ -199,6 +199,26 @@ def test_what_is_replaced_is_not_removed_as_well() -> None:
     assert change.drop_fdb == frozenset()
 
 
+def test_neighbour_of_another_mac_and_route_of_another_kind_are_replaced_and_not_removed() -> None:
+    new, near = IPv4Network("10.5.2.0/24"), IPv4Network("10.5.3.0/24")
+    there: Reaches = {
+        new: kernel(new, "192.0.2.2", peer_mac(2)),
+        near: kernel(near, "192.0.2.3", peer_mac(3)),
+    }
+    wanted: Reaches = {new: kernel(new, "192.0.2.2", peer_mac(7)), near: gateway("192.0.2.3")}
+    change = difference(
+        compose(kernel_overlay(), wanted, Rules(ip_masq=True)),
+        compose(kernel_overlay(), there, Rules(ip_masq=True)),
+    ).host
+    assert {(it.address, it.mac) for it in change.put_neighbours} == {
+        (new.network_address, peer_mac(7))
+    }
+    assert {it.address for it in change.drop_neighbours} == {near.network_address}
+    assert {it.mac for it in change.drop_fdb} == {peer_mac(2), peer_mac(3)}
+    assert {(it.destination, it.kind) for it in change.put_routes} == {(near, "gateway")}
+    assert change.drop_routes == frozenset()
+
+
 def test_own_subnet_that_was_a_peers_has_no_way_to_it_any_more() -> None:
     there: Reaches = {OWN: kernel(OWN)}
     elsewhere = kernel_overlay(ipv4=OverlayNet(network=NETWORK, subnet=PEER))

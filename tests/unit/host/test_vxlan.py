@@ -143,12 +143,12 @@ def test_entries_are_permanent_replaced_and_removed(host: Namespace) -> None:
         moved = FdbEntry(device="flannel.1", mac=PEER_MAC, endpoint=IPv4Address("192.0.2.9"))
         renamed = replace(NEIGHBOURS[0], mac=OTHER_MAC)
         await devices.put_entries(there, [renamed], [moved])
-        await devices.drop_entries(there, [NEIGHBOURS[0]], [FDB[0]], kept=[renamed])
+        await devices.drop_entries(there, (), [FDB[0]])
         state = await observe(devices, netlink)
         assert state.neighbours == {renamed, NEIGHBOURS[1]}
         assert state.fdb == {moved, FDB[1]}
         for _ in range(2):
-            await devices.drop_entries(there, state.neighbours, state.fdb, kept=())
+            await devices.drop_entries(there, state.neighbours, state.fdb)
         assert await observe(devices, netlink) == VxlanState(devices=frozenset(BOTH))
 
     with_devices(host, work)

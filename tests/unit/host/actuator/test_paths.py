@@ -134,6 +134,24 @@ def test_peer_that_comes_on_link_is_moved_and_moved_back_without_a_gap(
     run_actuated(dual, tmp_path, KERNEL_VXLAN, work)
 
 
+def test_device_that_must_be_another_is_changed_and_not_removed(
+    dual: Namespace, tmp_path: Path
+) -> None:
+    smaller = replace(
+        KERNEL_VXLAN,
+        vxlan_devices=frozenset(replace(one, mtu_bytes=1400) for one in KERNEL_VXLAN.vxlan_devices),
+    )
+
+    async def work(actuator: Actuator) -> None:
+        await reconcile(actuator, KERNEL_VXLAN)
+        before = dual.run("ip", "-o", "link", "show", "flannel.1").split(":")[0]
+        assert await reconcile(actuator, smaller) == 1
+        assert await actuator.observe() == smaller
+        assert dual.run("ip", "-o", "link", "show", "flannel.1").split(":")[0] == before
+
+    run_actuated(dual, tmp_path, smaller, work)
+
+
 def test_successor_of_a_killed_daemon_finds_its_device_and_clears_what_is_stale(
     dual: Namespace, tmp_path: Path
 ) -> None:
