@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 def pytest_sessionstart() -> None:
     leftovers.remove_all()
+
+
+def pytest_collection_finish() -> None:
+    # What was loaded and collected stays to the end; the collector need not look at it each time.
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def second_network(host: Host) -> Iterator[Container]:
 
 
 def reaches(place: Place, address: IPv4Address, port: int) -> bool:
-    return ask(place, "tcp", address, port, timeout_s=0.5) is not None
+    return ask(place, "tcp", address, port, timeout_s=1.0) is not None
 
 
 def look(site: Site, host: Host, own: Container, subnet: str) -> Seen:

@@ -76,7 +76,7 @@ class SingleHost:
             *wrapper,
             *self.run_command(*options),
             env={**self.environment, **(environment or {})},
-            timeout_s=20.0,
+            timeout_s=60.0,
         )
 
     def start_daemon(self, *options: str) -> Process:

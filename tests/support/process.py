@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE, wait_until
 
 
 class Process:
@@ -58,7 +58,7 @@ class Process:
             raise
 
     def wait(self, timeout_s: float = 20.0) -> int:
-        return self._popen.wait(timeout_s)
+        return self._popen.wait(timeout_s * PATIENCE)
 
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
@@ -68,7 +68,7 @@ class Process:
         if self._popen.poll() is None:
             self._popen.terminate()
             try:
-                return self._popen.wait(timeout_s)
+                return self._popen.wait(timeout_s * PATIENCE)
             except subprocess.TimeoutExpired:
                 self._popen.kill()
         return self._popen.wait(timeout_s)

@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.support.etcd import SERVES_TIMEOUT_S
 from tests.support.process import Process
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE, wait_until
 from tunneld.lease.model import Batch, Event, Snapshot
 from tunneld.lease.registry import Store
 from tunneld.store import StoreOptions
@@ -43,14 +43,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
 
 async def until(predicate: Callable[[], bool], timeout_s: float = 15.0) -> None:
     """Waits for a condition of this process."""
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(timeout_s * PATIENCE):
         while not predicate():  # noqa: ASYNC110 - any condition
             await asyncio.sleep(0.01)
 
 
 async def until_async(predicate: Callable[[], Awaitable[bool]], timeout_s: float = 15.0) -> None:
     """Waits for a condition that has to be asked for."""
-    async with asyncio.timeout(timeout_s):
+    async with asyncio.timeout(timeout_s * PATIENCE):
         while not await predicate():  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.01)
 

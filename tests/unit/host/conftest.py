@@ -17,6 +17,7 @@ import pytest
 import uvloop
 
 from tests.support.netns import Namespace, Rig
+from tests.support.wait import PATIENCE
 from tunneld.host.netlink import Netlink
 from tunneld.host.tun import Tun, open_tun
 
@@ -67,6 +68,7 @@ async def overlay(queues: int = 1) -> AsyncIterator[tuple[Tun, Netlink]]:
 
 async def eventually(predicate: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
     """Waits on the loop until `predicate` is true."""
+    timeout_s *= PATIENCE
     deadline = time.monotonic() + timeout_s
     while not predicate():
         if time.monotonic() > deadline:

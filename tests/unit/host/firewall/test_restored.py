@@ -99,7 +99,7 @@ async def spoil_under_traffic(place: Site, spoiler: tuple[str, ...]) -> None:
     sending = asyncio.create_task(traffic())
     try:
         start_s = loop.time()
-        await eventually(lambda: is_steady(start_s), "steady traffic")
+        await eventually(lambda: is_steady(start_s), "steady traffic", timeout_s=30.0)
         program = await asyncio.create_subprocess_exec(*spoiler)
         assert await program.wait() == 0
         spoilt_s = loop.time() + 0.3
