@@ -166,7 +166,7 @@ class Site:
         self.switch = rig.namespace("switch")
         self.outside = UNDERLAY[1]
         """The switch's own address: etcd's, and that of the world outside the overlay."""
-        self.switch.bridge("switch", f"{self.outside}/{UNDERLAY.prefixlen}")
+        self.switch.switch("switch", f"{self.outside}/{UNDERLAY.prefixlen}")
         self.etcd = Etcd(self.switch, str(self.outside))
         self.etcd.start()
         config: dict[str, object] = {"Backend": {"Type": "udp"}}

@@ -128,7 +128,7 @@ def booted(with_docker: Path, tmp_path: Path) -> Iterator[list[SystemdMachine]]:
     """Two booted hosts with tunneld enabled and Docker as its package leaves it."""
     with Rig("pagea", tmp_path) as rig:
         switch = rig.namespace("switch")
-        switch.bridge("switch", "192.0.2.1/24")
+        switch.switch("switch", "192.0.2.1/24")
         etcd = Etcd(switch, "192.0.2.1")
         etcd.start()
         config = {"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}

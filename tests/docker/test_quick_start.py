@@ -56,7 +56,7 @@ def wheel(steps: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hosts(wheel: Path, steps: list[str], module_rig: Rig) -> Iterator[list[Machine]]:
     """Two hosts as they are before the quick start, and the etcd that it takes for granted."""
     switch = module_rig.namespace("switch")
-    switch.bridge("switch", f"{STORE}/24")
+    switch.switch("switch", f"{STORE}/24")
     etcd = Etcd(switch, STORE)
     etcd.start()
     machines = []

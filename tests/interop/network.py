@@ -260,7 +260,7 @@ class Network:
         if 6 in families:
             self.switch.sysctl("net/ipv6/conf/all/forwarding", 1)
         for link in LINKS:
-            self.switch.bridge(link.bridge, f"{link.ipv4[1]}/{link.ipv4.prefixlen}")
+            self.switch.switch(link.bridge, f"{link.ipv4[1]}/{link.ipv4.prefixlen}")
             if 6 in families:
                 first = f"{link.ipv6[1]}/{link.ipv6.prefixlen}"
                 self.switch.run("ip", "address", "add", first, "dev", link.bridge, "nodad")

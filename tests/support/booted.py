@@ -109,7 +109,7 @@ class BootedNetwork:
         self._installed = installed
         self._borrowed = tuple(borrowed)
         self.switch = rig.namespace("switch")
-        self.switch.bridge("switch", f"{UNDERLAY[1]}/{UNDERLAY.prefixlen}")
+        self.switch.switch("switch", f"{UNDERLAY[1]}/{UNDERLAY.prefixlen}")
         self.etcd = Etcd(self.switch, str(UNDERLAY[1]))
 
     def start_store(self, backend: str = "udp", **members: object) -> None:

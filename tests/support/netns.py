@@ -85,19 +85,20 @@ class Place(ABC):
         self.run("sh", "-c", f"echo {value} > /proc/sys/{name}")
 
     def bridge(self, name: str, address: str = "", mtu_bytes: int = 1500) -> None:
-        """Makes a bridge with an Ethernet address of its own.
-
-        Left alone it takes the lowest address of its ports: each port that is added may change it,
-        and whoever has resolved the old one talks to nobody for a while.
-        """
-        own = b"\x02\x00" + next(_numbers).to_bytes(4, "big")
-        self.run(
-            *("ip", "link", "add", name, "address", own.hex(":"), "mtu", str(mtu_bytes)),
-            *("type", "bridge"),
-        )
+        self.run("ip", "link", "add", name, "mtu", str(mtu_bytes), "type", "bridge")
         if address:
             self.run("ip", "address", "add", address, "dev", name)
         self.run("ip", "link", "set", name, "up")
+
+    def switch(self, name: str, address: str) -> None:
+        """Makes a bridge that keeps its Ethernet address; it has a carrier once it has a port.
+
+        Left alone a bridge takes the lowest address of its ports: each port that is added may
+        change it, and whoever has resolved the old one talks to nobody for a while.
+        """
+        self.bridge(name, address)
+        own = b"\x02\x00" + next(_numbers).to_bytes(4, "big")
+        self.run("ip", "link", "set", name, "address", own.hex(":"))
 
 
 class Namespace(Place):
