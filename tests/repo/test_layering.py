@@ -35,6 +35,7 @@ PURE = (
     "tunneld.lease.ranges",
     "tunneld.lease.allocation",
     "tunneld.lease.tracker",
+    "tunneld.lease.selection",
     "tunneld.lease.coexistence",
     "tunneld.peer",
     "tunneld.backend",

@@ -14,7 +14,7 @@ from tunneld.lease.model import (
     Snapshot,
     SubnetKey,
 )
-from tunneld.lease.tracker import Usable
+from tunneld.lease.selection import Usable
 
 
 def key(subnets: str) -> SubnetKey:

@@ -18,7 +18,7 @@ from tunneld.cli.store import opened
 from tunneld.config import load
 from tunneld.control.status import table
 from tunneld.lease.model import UNSPECIFIED, Snapshot
-from tunneld.lease.tracker import Usable
+from tunneld.lease.selection import Usable
 from tunneld.peer import join
 from tunneld.store import StoreOptions
 

@@ -26,7 +26,8 @@ from tunneld.lease.model import Batch, Lease, LeaseAttributes, Snapshot, SubnetK
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.lease.ownership import Held
 from tunneld.lease.registry import Store, StoreStatus
-from tunneld.lease.tracker import LeaseTracker, Skipped, Usable
+from tunneld.lease.selection import Skipped, Usable
+from tunneld.lease.tracker import LeaseTracker
 from tunneld.log import Periodic
 
 REMEMBER_S = 1.0

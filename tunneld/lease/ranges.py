@@ -1,6 +1,7 @@
 """Ranges of addresses, of one family or the other.
 
-Path of a lease: the lease table -> **`lease.ranges`** -> `lease.allocation`, `lease.tracker`. Pure.
+Path of a lease: the lease table -> **`lease.ranges`** -> `lease.allocation`,
+`lease.selection`. Pure.
 """
 
 from __future__ import annotations

@@ -8,14 +8,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from tunneld.lease.model import IPNetwork, NodeRecord, SubnetKey
-from tunneld.lease.tracker import Usable
+from tunneld.lease.selection import Usable
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peer:
     """A remote node as the backends see it.
 
-    Path of a lease: `lease.tracker` -> **`peer`** -> `backend` -> `fib`.
+    Path of a lease: `lease.selection` -> **`peer`** -> `backend` -> `fib`.
     """
 
     key: SubnetKey

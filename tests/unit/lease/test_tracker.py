@@ -26,7 +26,8 @@ from tunneld.lease.model import (
     ReservationPut,
     Snapshot,
 )
-from tunneld.lease.tracker import REASONS, LeaseTracker, Skipped
+from tunneld.lease.selection import Skipped
+from tunneld.lease.tracker import REASONS, LeaseTracker
 
 BAD_KEY = Malformed(name="/n/subnets/garbage", reason="malformed_key", detail="no subnet")
 BAD_VALUE = Malformed(name="/n/subnets/10.5.2.0-24", reason="malformed_value", detail="null")

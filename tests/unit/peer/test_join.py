@@ -12,7 +12,7 @@ from tunneld.lease.model import (
     NodeRecord,
     SubnetKey,
 )
-from tunneld.lease.tracker import Usable
+from tunneld.lease.selection import Usable
 from tunneld.peer import Peer, join
 
 

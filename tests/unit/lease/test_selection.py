@@ -15,7 +15,8 @@ from tests.unit.lease.values import NETWORK
 from tunneld.lease.model import Lease, LeaseAttributes, SubnetKey
 from tunneld.lease.network import parse
 from tunneld.lease.ownership import Overwritten, judge
-from tunneld.lease.tracker import LeaseTracker, Selection
+from tunneld.lease.selection import Selection
+from tunneld.lease.tracker import LeaseTracker
 
 
 def select(*leases: Lease) -> Selection:
