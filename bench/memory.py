@@ -21,7 +21,7 @@ from bench.lab.topology import remove_all
 from tunneld import __version__
 from tunneld.lease.model import LeaseAttributes, NodeRecord, SubnetKey
 from tunneld.lease.registry import Claim
-from tunneld.store.sqlite import SqliteStore
+from tunneld.store.sqlite.store import SqliteStore
 
 PEERS: Final = (1, 1_000, 10_000)
 _PREFIX: Final = "/coreos.com/network"

@@ -68,7 +68,7 @@ def open_store(options: StoreOptions) -> Store:
 
 
 def _sqlite(path: Path, prefix: str) -> Store:
-    from tunneld.store.sqlite import SqliteStore  # noqa: PLC0415 - as said above
+    from tunneld.store.sqlite.store import SqliteStore  # noqa: PLC0415 - as said above
 
     return SqliteStore(path, prefix)
 

@@ -13,7 +13,7 @@ from tests.support.stores import Follower, SqliteServer, run, until
 from tests.unit.store.opened import A, claim_of, opened
 from tunneld.errors import StoreUnavailableError
 from tunneld.lease.model import ConfigPut, LeaseDeleted
-from tunneld.store.sqlite import SqliteStore
+from tunneld.store.sqlite.store import SqliteStore
 
 # Claims subnets until none is free; prints how many it got.
 RACER = """

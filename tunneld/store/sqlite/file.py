@@ -1,40 +1,23 @@
-"""The embedded store: leases of one machine in one SQLite file that several daemons share.
+"""The file of the embedded store: entries, their changes, and grants that run out.
 
-Path of a lease: the file -> **store.sqlite** -> `lease.tracker`.
-No distributed store: the file must lie on a local file system. Time spans run by the machine's
-clock, and whoever looks at the file removes what has run out. A watch looks ten times a second.
-Every call of SQLite runs in a thread of its own, never on the loop.
+Path of a lease: the file -> **store.sqlite.file** -> `store.sqlite.store`.
+Time spans run by the machine's clock, and whoever looks at the file removes what has run out.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import sqlite3
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
-from tunneld.errors import (
-    GrantLostError,
-    StoreError,
-    StoreRefusedError,
-    StoreUnavailableError,
-)
-from tunneld.lease.model import Batch, Lease, Snapshot
-from tunneld.lease.registry import Claim, Grant, StoreStatus
-from tunneld.store import transaction
-from tunneld.store.health import Health
-from tunneld.store.layout import Change, Entry, Layout
+from tunneld.errors import GrantLostError
+from tunneld.store.layout import Change, Entry
 from tunneld.store.transaction import Outcome, Put, Transaction
 
-T = TypeVar("T")
-
-POLL_S = 0.1
 BUSY_TIMEOUT_S = 5.0
 KEPT_REVISIONS = 10_000
 """How far a watch may fall behind before it starts over with a new snapshot."""
@@ -52,115 +35,11 @@ CREATE TABLE IF NOT EXISTS changes (
 """
 
 
-class SqliteStore:
-    """A `lease.registry.Store` in a file."""
+class File:
+    """The file, used by one thread.
 
-    def __init__(self, path: Path, prefix: str, *, kept_revisions: int = KEPT_REVISIONS) -> None:
-        self._layout = Layout(prefix)
-        self._file = _File(path, kept_revisions)
-        self._endpoint = str(path)
-        self._health = Health("sqlite", self._endpoint)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="tunneld-sqlite")
-
-    def status(self) -> StoreStatus:
-        """Returns whether the last look at the file succeeded."""
-        return self._health.status()
-
-    async def read(self) -> Snapshot:
-        """Lists everything at one revision."""
-        return (await self._read())[1]
-
-    async def watch(self) -> AsyncGenerator[Snapshot | Batch, None]:
-        """Yields a snapshot, then every change, looking at the file every `POLL_S`."""
-        file_id = ""
-        revision: int | None = None
-        while True:
-            news: Snapshot | Batch | None = None
-            try:
-                if revision is not None:
-                    found = await self._run(self._file.changes, file_id, revision)
-                    if found is None:
-                        revision = None
-                    else:
-                        revision, changes = found
-                        news = self._layout.batch(changes, revision)
-                if revision is None:
-                    file_id, news = await self._read()
-                    revision = news.revision
-            except StoreError:
-                # Told by `_run`; the file may come back.
-                news = None
-            if isinstance(news, Snapshot) or (news is not None and news.events):
-                yield news
-            await asyncio.sleep(POLL_S)
-
-    async def write_config(self, text: str) -> int:
-        """Writes the network config; returns the revision."""
-        write = Transaction(puts=(Put(self._layout.config, text.encode()),))
-        return (await self._run(self._file.transact, write)).revision
-
-    async def grant(self, ttl_s: float) -> Grant:
-        """Returns a new grant."""
-        return Grant(grant_id=await self._run(self._file.grant, ttl_s), ttl_s=ttl_s)
-
-    async def keep_alive(self, grant: Grant) -> Grant:
-        """Gives the grant its full time again. Raises GrantLostError when it has run out."""
-        ttl_s = await self._run(self._file.keep_alive, grant.grant_id)
-        return Grant(grant_id=grant.grant_id, ttl_s=ttl_s)
-
-    async def claim(self, claim: Claim) -> Lease:
-        """Writes a lease and its record. Raises SubnetTakenError when somebody was faster."""
-        wanted = transaction.claim(self._layout, claim)
-        outcome = await self._run(self._file.transact, wanted)
-        return transaction.claimed(self._layout, claim, outcome)
-
-    async def withdraw(self, lease: Lease, node_id: str) -> bool:
-        """Deletes a lease and the node's record; False when it was written since."""
-        wanted = transaction.withdraw(self._layout, lease, node_id)
-        return transaction.withdrawn(await self._run(self._file.transact, wanted))
-
-    async def remaining(self, grant_ids: Sequence[int]) -> dict[int, float]:
-        """Returns the seconds left of each grant that is known."""
-        left = await self._run(self._file.remaining)
-        return {grant_id: left[grant_id] for grant_id in grant_ids if grant_id in left}
-
-    async def close(self) -> None:
-        """Closes the file."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)
-        self._thread.shutdown(wait=False)
-
-    async def _read(self) -> tuple[str, Snapshot]:
-        file_id, revision, entries = await self._run(self._file.entries, self._layout.root)
-        return file_id, self._layout.snapshot(entries, revision)
-
-    async def _run(self, call: Callable[..., T], *arguments: object) -> T:
-        loop = asyncio.get_running_loop()
-        try:
-            result = await loop.run_in_executor(self._thread, call, *arguments)
-        except (sqlite3.Error, OSError) as error:
-            self._health.failed(self._endpoint, str(error))
-            raise _store_error(self._endpoint, error) from error
-        self._health.answered(self._endpoint, self._file.revision)
-        return result
-
-
-def _store_error(path: str, error: sqlite3.Error | OSError) -> StoreError:
-    is_refused = isinstance(error, PermissionError) or (
-        isinstance(error, sqlite3.Error)
-        and getattr(error, "sqlite_errorname", "").startswith(("SQLITE_READONLY", "SQLITE_PERM"))
-    )
-    if is_refused:
-        return StoreRefusedError(
-            f"store file {path} may not be written: {error}; give this user the right to it"
-        )
-    return StoreUnavailableError(
-        f"store file {path} cannot be used: {error}; check that its directory exists on a local "
-        "file system and that it is a store of tunneld"
-    )
-
-
-class _File:
-    """The file, used by one thread."""
+    Each method may raise what SQLite and the system raise: sqlite3.Error, OSError.
+    """
 
     def __init__(self, path: Path, kept_revisions: int) -> None:
         self._path = path
@@ -170,6 +49,7 @@ class _File:
         """Revision at the last look."""
 
     def close(self) -> None:
+        """Closes the file; the next call opens it again."""
         if self._open_file is not None:
             self._open_file[0].close()
             self._open_file = None
@@ -205,6 +85,11 @@ class _File:
         return revision, [_change(row) for row in rows]
 
     def transact(self, wanted: Transaction) -> Outcome:
+        """Writes all of it under one new revision, or nothing.
+
+        Raises:
+            GrantLostError: a grant of what is put has run out.
+        """
         with self._writing() as db:
             is_done = all(_mod_revision(db, name) == expected for name, expected in wanted.expected)
             if is_done:
@@ -225,6 +110,7 @@ class _File:
             return Outcome(is_done, self.revision, None if row is None else _entry(row))
 
     def grant(self, ttl_s: float) -> int:
+        """Returns the id of a new grant, a positive number of 63 bits."""
         grant_id = 1 + secrets.randbelow(2**63 - 1)
         with self._writing() as db:
             db.execute(
@@ -233,6 +119,11 @@ class _File:
         return grant_id
 
     def keep_alive(self, grant_id: int) -> float:
+        """Gives a grant its full time again, and returns that.
+
+        Raises:
+            GrantLostError: it has run out.
+        """
         with self._writing() as db:
             ttl_s = _check_grant(db, grant_id)
             db.execute(
@@ -242,6 +133,7 @@ class _File:
         return ttl_s
 
     def remaining(self) -> dict[int, float]:
+        """Returns the seconds left of each grant, by its id."""
         now = time.time()
         rows = self._connection().execute(
             "SELECT grant_id, expires_at FROM grants WHERE expires_at > ?", (now,)
