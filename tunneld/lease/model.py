@@ -170,6 +170,10 @@ class Reservation:
         return Holder(self.public_ip, self.public_ipv6)
 
 
+MALFORMED_KEY = "malformed_key"
+MALFORMED_VALUE = "malformed_value"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Malformed:
     """An entry of the store that cannot be read. It is skipped, logged once and counted."""
@@ -177,7 +181,7 @@ class Malformed:
     name: str
     """The full key."""
     reason: str
-    """`malformed_key` or `malformed_value`: the counter's name."""
+    """`MALFORMED_KEY` or `MALFORMED_VALUE`: the counter's name."""
     detail: str
     """What is wrong, in words, for the log."""
 

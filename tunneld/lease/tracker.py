@@ -10,6 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import assert_never
 
 from tunneld.lease.model import (
+    MALFORMED_KEY,
+    MALFORMED_VALUE,
     Batch,
     ConfigPut,
     Event,
@@ -31,8 +33,6 @@ from tunneld.lease.model import (
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.selection import FAULTS, Selection, Skipped, select
 
-MALFORMED_KEY = "malformed_key"
-MALFORMED_VALUE = "malformed_value"
 REASONS = (MALFORMED_KEY, MALFORMED_VALUE, *FAULTS)
 """Why an entry of the store may be skipped, whatever the backend."""
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from tunneld.lease.model import (
+    MALFORMED_KEY,
+    MALFORMED_VALUE,
     Batch,
     ConfigPut,
     Event,
@@ -35,9 +37,6 @@ from tunneld.lease.model import (
     SubnetKey,
 )
 from tunneld.store import format as fmt
-
-MALFORMED_KEY = "malformed_key"
-MALFORMED_VALUE = "malformed_value"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
