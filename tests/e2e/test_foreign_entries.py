@@ -7,26 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.site import PREFIX, Site
+from tests.support.goldens import MALFORMED_KEYS
 from tests.support.wait import wait_until
 from tunneld.lab.daemons import status_of
 
 pytestmark = pytest.mark.root
 
-# Names below `subnets/` that flannel's own parser refuses (its key tests), and the lease values
-# its decoder refuses.
-MALFORMED_KEYS = (
-    "10",
-    "10.12.13.0",
-    "10.12.13-24",
-    "10.12.13.300-24",
-    "10.12.13.0-24hi",
-    "&2001::-56",
-    "10.12.13.0-24&:12:13:-56",
-    "10.12.13.0-24&20011::-56",
-    "10.12.13.0-24&2001-56",
-    "10.12.13.0-24&2001::",
-    "10.12.13.0-24&2001::-56hi",
-)
+# What is put under them, so that the key alone is at fault.
 GOOD_VALUE = '{"PublicIP":"192.0.2.77","PublicIPv6":null}'
 
 

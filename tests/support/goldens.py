@@ -1,4 +1,4 @@
-"""What real flanneld wrote: the blocks of `tests/vectors/flannel-leases.txt`."""
+"""What flanneld wrote (the blocks of `tests/vectors/flannel-leases.txt`), and what it refuses."""
 
 from __future__ import annotations
 
@@ -6,6 +6,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PREFIX = "/coreos.com/network/subnets/"
+
+MALFORMED_KEYS = (
+    "10",
+    "10.12.13.0",
+    "10.12.13-24",
+    "10.12.13.300-24",
+    "10.12.13.0-24hi",
+    "&2001::-56",
+    "10.12.13.0-24&:12:13:-56",
+    "10.12.13.0-24&20011::-56",
+    "10.12.13.0-24&2001-56",
+    "10.12.13.0-24&2001::",
+    "10.12.13.0-24&2001::-56hi",
+)
+"""Last parts of keys that flannel's own tests refuse."""
 
 _FILE = Path(__file__).parents[1] / "vectors" / "flannel-leases.txt"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from ipaddress import IPv4Network
 
+from tests.support.goldens import MALFORMED_KEYS
 from tests.support.stores import Follower, Server, run, until
 from tests.unit.store.opened import A, B, claim_of, opened
 from tunneld.lease.model import (
@@ -18,21 +19,6 @@ from tunneld.lease.model import (
     RecordPut,
     Snapshot,
     SubnetKey,
-)
-
-# The keys that flannel's own tests refuse, below `<prefix>/subnets/`.
-MALFORMED_KEYS = (
-    "10",
-    "10.12.13.0",
-    "10.12.13-24",
-    "10.12.13.300-24",
-    "10.12.13.0-24hi",
-    "&2001::-56",
-    "10.12.13.0-24&:12:13:-56",
-    "10.12.13.0-24&20011::-56",
-    "10.12.13.0-24&2001-56",
-    "10.12.13.0-24&2001::",
-    "10.12.13.0-24&2001::-56hi",
 )
 
 
