@@ -115,6 +115,8 @@ class Event(TypedDict):
 class Heartbeat(TypedDict):
     worker: int
     direction: str
+    thread_id: int
+    """The kernel's number of the thread (gettid(2)); 0 before it has begun to run."""
     alive: bool
     beats: int
     """Rises at least once a second while the thread is healthy, also when there is no traffic."""

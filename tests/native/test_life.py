@@ -67,6 +67,15 @@ def test_threads_have_names_and_end_with_the_engine(host: Host) -> None:
     assert host.engine.drain_events() == []
 
 
+def test_a_thread_tells_its_number_in_the_kernel(host: Host) -> None:
+    def names() -> list[str]:
+        tasks = Path("/proc/self/task")
+        numbers = [beat["thread_id"] for beat in host.engine.heartbeat()]
+        return [(tasks / str(number) / "comm").read_text().strip() for number in numbers if number]
+
+    wait_until(lambda: names() == ["tunneld-out0", "tunneld-in0"])
+
+
 def test_heartbeats_rise_without_traffic_and_while_paused(host: Host) -> None:
     def all_beat_after(before: list[_native.Heartbeat]) -> bool:
         pairs = zip(before, host.engine.heartbeat(), strict=True)

@@ -273,6 +273,7 @@ impl Engine {
         let heartbeat = |lane: &Lane| Heartbeat {
             worker: lane.worker,
             direction: lane.direction,
+            thread_id: lane.pulse.thread_id(),
             alive: lane.pulse.is_alive(),
             beats: lane.pulse.beats(),
         };

@@ -64,6 +64,7 @@ struct Ending {
 
 impl Ending {
     fn run(mut self, run: impl FnOnce() -> Result<(), Errno>) {
+        self.pulse.name_thread();
         self.result = Some(run());
     }
 }

@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::slice;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::io::Errno;
+use rustix::thread::gettid;
 use rustix::time::Timespec;
 use tunneld_core::counters::Counter;
 
@@ -33,6 +34,8 @@ pub(crate) struct Pulse {
     wake: OwnedFd,
     beats: Counter,
     alive: AtomicBool,
+    /// The kernel's number of the thread; 0 before it has one.
+    thread_id: AtomicI32,
 }
 
 impl Pulse {
@@ -44,6 +47,7 @@ impl Pulse {
             wake,
             beats: Counter::default(),
             alive: AtomicBool::new(false),
+            thread_id: AtomicI32::new(0),
         })
     }
 
@@ -67,6 +71,15 @@ impl Pulse {
 
     pub(crate) fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)
+    }
+
+    /// Says which thread of the kernel this is. Only the thread itself may call this.
+    pub(crate) fn name_thread(&self) {
+        self.thread_id.store(gettid().as_raw_nonzero().get(), Ordering::Release);
+    }
+
+    pub(crate) fn thread_id(&self) -> i32 {
+        self.thread_id.load(Ordering::Acquire)
     }
 
     /// Shows that the thread is alive. Only the thread itself may call this.

@@ -40,6 +40,8 @@ pub struct Heartbeat {
     pub worker: usize,
     /// Which of its threads.
     pub direction: Direction,
+    /// The kernel's number of it, 0 before it has one.
+    pub thread_id: i32,
     /// Whether the thread runs.
     pub alive: bool,
     /// Rises at least once a second while it is healthy.

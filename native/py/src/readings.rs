@@ -126,6 +126,7 @@ pub(crate) fn heartbeat<'py>(py: Python<'py>, beat: &Heartbeat) -> PyResult<Boun
     let item = PyDict::new(py);
     item.set_item("worker", beat.worker)?;
     item.set_item("direction", beat.direction.label())?;
+    item.set_item("thread_id", beat.thread_id)?;
     item.set_item("alive", beat.alive)?;
     item.set_item("beats", beat.beats)?;
     Ok(item)
