@@ -137,6 +137,14 @@ class Engine:
             for beat in self._native.heartbeat()
         }
 
+    def threads(self) -> dict[str, int]:
+        """Returns the kernel's number of each thread by its name, of those that have begun."""
+        return {
+            f"{beat['direction']} {beat['worker']}": beat["thread_id"]
+            for beat in self._native.heartbeat()
+            if beat["thread_id"] != 0
+        }
+
     def is_healthy(self) -> bool:
         """Returns whether every thread is running."""
         return all(beat["alive"] for beat in self._native.heartbeat())

@@ -51,6 +51,7 @@ FIELDS: Final = frozenset(
         "peer",
         "peers",
         "pid",
+        "policy",
         "port",
         "prefix",
         "public_ip",

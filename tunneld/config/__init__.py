@@ -32,6 +32,7 @@ from tunneld.store import StoreOptions
 CONFIG_VARIABLE = "TUNNELD_CONFIG"
 
 DatapathChoice = Literal["userspace", "kernel"]
+SchedulingChoice = Literal["auto", "batch", "normal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +61,7 @@ class RunOptions:
     bridge_accept_fwmark: FirewallMark | None
     datapath: DatapathChoice
     workers: int
+    scheduling: SchedulingChoice
     source_check: SourceCheck | None
     """None: what the network config says."""
     healthz_ip: IPv4Address | IPv6Address

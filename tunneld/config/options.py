@@ -274,6 +274,15 @@ OPTIONS: Final = (
         help="packet workers: a queue of the device and a thread for each direction",
     ),
     Option(
+        name="scheduling",
+        group="data path",
+        read=values.choice("auto", "batch", "normal"),
+        metavar="POLICY",
+        default="auto",
+        help="how data threads wait for a processor: batch, normal, or auto (batch until other"
+        " programs hold them up)",
+    ),
+    Option(
         name="source-check",
         group="data path",
         read=values.choice("strict", "loose", "off"),

@@ -23,6 +23,7 @@ from tunneld.peer import Peer
 if TYPE_CHECKING:  # the command line shows a status without loading the data path
     from tunneld.engine import AdjacencyCounters
     from tunneld.host.netlink import DeviceCounters
+    from tunneld.host.scheduling import Policy
 
 _COUNTERS = ("tx_bytes", "rx_bytes", "tx_packets", "rx_packets")
 
@@ -42,6 +43,8 @@ class BackendStatus:
     devices: Sequence[str] = ()
     """Empty: not opened yet, or the backend needs none."""
     mtu_bytes: int | None
+    scheduling: Policy | None = None
+    """Of the data threads; None: there are none, or they do not all have the same of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +144,7 @@ def render_status(status: StatusInput) -> dict[str, Any]:
             "device": next(iter(backend.devices), None) if backend else None,
             "devices": list(backend.devices) if backend else [],
             "mtu_bytes": None if backend is None else backend.mtu_bytes,
+            "scheduling": None if backend is None else backend.scheduling,
         },
         "store": {
             "kind": store.kind,
@@ -172,7 +176,8 @@ def render_text(document: Mapping[str, Any]) -> str:
             "backend",
             backend["type"]
             and f"{backend['type']} ({backend['datapath']}),"
-            f" device {', '.join(backend['devices']) or '-'}, MTU {backend['mtu_bytes'] or '-'}",
+            f" device {', '.join(backend['devices']) or '-'}, MTU {backend['mtu_bytes'] or '-'}"
+            + (f", {backend['scheduling']} scheduling" if backend["scheduling"] else ""),
         ),
         ("store", _store_text(store)),
         ("offloads", _offloads_text(document["offloads"])),

@@ -219,5 +219,7 @@ def _tell_what_has_no_effect(options: RunOptions, backend: Backend) -> None:
     remarks = list(backend.remarks)
     if options.source_check is not None and backend.datapath != "userspace":
         remarks.append("--source-check has no effect: the kernel takes what comes from any host")
+    if options.scheduling != "auto" and backend.datapath != "userspace":
+        remarks.append("--scheduling has no effect: there are no data threads")
     for remark in remarks:
         _log.warning("an option has no effect", extra={"fields": {"detail": remark}})

@@ -24,6 +24,7 @@ from tunneld.daemon.desired import Desired
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.underlay import UnderlayWatch
 from tunneld.engine import AdjacencyCounters, Counters
+from tunneld.host.scheduling import Policy, policy_of
 from tunneld.lease.model import IPNetwork, SubnetKey
 
 NO_TRAFFIC = AdjacencyCounters()
@@ -170,7 +171,15 @@ class Report:
             datapath=self.backend.datapath,
             devices=self.path.devices if self.path else (),
             mtu_bytes=self.desired.device_mtu_bytes if self.desired else None,
+            scheduling=self._scheduling(),
         )
+
+    def _scheduling(self) -> Policy | None:
+        """Returns the policy that the kernel says all data threads have."""
+        engine = self.path.engine if self.path else None
+        found = {policy_of(number) for number in engine.threads().values()} if engine else set()
+        policy = found.pop() if len(found) == 1 else None
+        return None if policy == "other" else policy
 
 
 def _mtu_bytes(reach: Reach, overlay_mtu_bytes: int) -> int:

@@ -25,6 +25,7 @@ from tunneld.daemon.membership import Membership, remember
 from tunneld.daemon.on_link import OnLinkWatch
 from tunneld.daemon.path_mtu import PathMtus
 from tunneld.daemon.report import Report
+from tunneld.daemon.scheduling import Scheduling
 from tunneld.daemon.together import together
 from tunneld.daemon.underlay import UnderlayWatch
 from tunneld.engine import EngineEvent
@@ -153,6 +154,7 @@ class Tenure:
                 self._on_link.run(),
                 membership.hold(self._config, attributes),
                 self._settle(path),
+                self._schedule(path),
                 remember(rooms.cache, membership),
                 _wait_for(self._failure),
                 until(),
@@ -162,6 +164,10 @@ class Tenure:
         await path.reconciler.settled()
         await self._take_over(path)
         self._announce(path)
+
+    async def _schedule(self, path: DataPath) -> None:
+        if path.engine is not None:
+            await Scheduling(path.engine, self._rooms.options.scheduling).run()
 
     async def _take_over(self, path: DataPath) -> None:
         """Clears away what a flanneld has left; ours is in place by now, so that nothing gapes."""

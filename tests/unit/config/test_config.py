@@ -65,6 +65,7 @@ def test_defaults_are_flanneld_s_where_it_has_the_option() -> None:
         bridge_accept_fwmark=None,
         datapath="userspace",
         workers=1,
+        scheduling="auto",
         source_check=None,
         healthz_ip=IPv4Address("0.0.0.0"),
         healthz_port=0,
@@ -149,6 +150,7 @@ def test_every_option_reaches_its_place(tmp_path: Path) -> None:
         underlay-notrack = true
         bridge-accept-fwmark = "0x100/0xf00"
         workers = 2
+        scheduling = "batch"
         source-check = "loose"
         healthz-ip = "::1"
         healthz-port = 8080
@@ -176,6 +178,7 @@ def test_every_option_reaches_its_place(tmp_path: Path) -> None:
     assert options.underlay_notrack is True
     assert options.bridge_accept_fwmark == FirewallMark(value=0x100, mask=0xF00)
     assert (options.workers, options.source_check) == (2, "loose")
+    assert options.scheduling == "batch"
     assert (options.healthz_ip, options.healthz_port) == (IPv6Address("::1"), 8080)
     assert (options.log_format, options.log_level) == ("json", "debug")
 

@@ -54,7 +54,13 @@ READY = StatusInput(
         grant_id=7,
     ),
     expires_at="2026-08-15T09:30:00.000Z",
-    backend=BackendStatus(type="udp", datapath="userspace", devices=("flannel0",), mtu_bytes=1472),
+    backend=BackendStatus(
+        type="udp",
+        datapath="userspace",
+        devices=("flannel0",),
+        mtu_bytes=1472,
+        scheduling="batch",
+    ),
     store=STORE,
     peers=(
         PeerStatus(
@@ -213,6 +219,7 @@ def test_document_of_a_host_with_one_peer() -> None:
             "device": "flannel0",
             "devices": ["flannel0"],
             "mtu_bytes": 1472,
+            "scheduling": "batch",
         },
         "store": {
             "kind": "etcd",
@@ -389,6 +396,7 @@ def test_text_names_what_an_operator_looks_for() -> None:
     text = render_text(render_status(READY))
     for part in ("ready", "10.5.17.0/24 at 192.0.2.11", "MTU 1472", "flannel0", "10.5.34.0/24"):
         assert part in text
+    assert "MTU 1472, batch scheduling\n" in text
     assert "no_route" in text
     assert "too_big" not in text
     assert "outside_network" in text

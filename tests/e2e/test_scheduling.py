@@ -1,0 +1,132 @@
+"""The policy of the data threads of a real daemon, as the kernel tells it. Needs root and etcd."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.e2e.single_host import SingleHost
+from tests.support.etcd import Etcd
+from tests.support.freeze import thread_ids
+from tests.support.process import Process
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.root
+
+PREFIX = "/coreos.com/network"
+NOBODYS_ADDRESS = "10.5.254.1"
+CONFIG = '{"Network":"10.5.0.0/16","SubnetMax":"10.5.200.0"}'
+
+POLICIES = {"batch": os.SCHED_BATCH, "normal": os.SCHED_OTHER}
+
+# Root, without the right to choose the policy of a thread freely.
+UNPRIVILEGED = ("setpriv", "--bounding-set", "-sys_nice")
+IDLE = ("chrt", "--idle", "0")
+
+
+def policies(daemon: Process) -> set[int]:
+    """Returns the policies of its data threads; there is one for each direction at least."""
+    threads = thread_ids(daemon.pid, "tunneld-")
+    assert threads
+    return {os.sched_getscheduler(thread) for thread in threads}
+
+
+def wait_policy(host: SingleHost, daemon: Process, policy: str) -> None:
+    def is_in_force() -> bool:
+        is_shown = host.status()["backend"]["scheduling"] == policy
+        return is_shown and policies(daemon) == {POLICIES[policy]}
+
+    wait_until(is_in_force, 30.0, f"{policy} scheduling")
+
+
+@contextmanager
+def busy_processors(host: SingleHost) -> Iterator[None]:
+    """Holds every processor, and one thing more, and lets packets for nobody wait for them."""
+    count = len(os.sched_getaffinity(0)) + 1
+    programs = [host.space.start(sys.executable, "-c", "while True: pass") for _ in range(count)]
+    programs.append(host.space.start("ping", "-q", "-i", "0.01", NOBODYS_ADDRESS))
+    try:
+        yield
+        assert {program.exit_status for program in programs} == {None}
+    finally:
+        for program in programs:
+            program.kill()
+
+
+@pytest.fixture(autouse=True)
+def _network(etcd: Etcd) -> None:
+    etcd.put(f"{PREFIX}/config", CONFIG)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_policy_that_is_asked_for_is_in_force_whatever_the_daemon_has(
+    host: SingleHost, policy: str
+) -> None:
+    daemon = host.space.start(
+        *("chrt", "--other" if policy == "batch" else "--batch", "0"),
+        *host.run_command("--scheduling", policy, "--workers", "2"),
+        log=host.directory / "tunneld.log",
+        env=host.environment,
+    )
+    host.wait_ready()
+    wait_policy(host, daemon, policy)
+    assert len(thread_ids(daemon.pid, "tunneld-")) >= 2
+    assert os.sched_getscheduler(daemon.pid) != POLICIES[policy]
+    text = host.tunneld("status", "--control-socket", str(host.control_socket)).stdout
+    assert f", {policy} scheduling\n" in text
+    assert daemon.stop() == 0
+    assert "WARNING" not in daemon.output()
+
+
+def test_batch_gives_way_to_normal_while_other_programs_hold_all_processors(
+    host: SingleHost,
+) -> None:
+    daemon = host.start_daemon()
+    host.wait_ready()
+    with busy_processors(host):
+        wait_policy(host, daemon, "normal")
+        assert "policy=normal" in daemon.output()
+        assert "for a processor and ran" in daemon.output()
+    wait_policy(host, daemon, "batch")
+    assert "policy=batch" in daemon.output()
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("asked", ["auto", "batch"])
+def test_policy_that_cannot_be_given_is_said_once_and_packets_move(
+    host: SingleHost, asked: str
+) -> None:
+    # The kernel takes an unprivileged thread out of SCHED_IDLE no more than `nice` could.
+    daemon = host.space.start(
+        *IDLE,
+        *UNPRIVILEGED,
+        *host.run_command("--scheduling", asked),
+        log=host.directory / "tunneld.log",
+        env=host.environment,
+    )
+    status = host.wait_ready()
+    daemon.wait_for_output("the data threads are given no scheduling policy")
+    cause = {"auto": "was started under another policy", "batch": "Operation not permitted"}
+    assert daemon.output().count(cause[asked]) == 1
+    assert policies(daemon) == {os.SCHED_IDLE}
+    assert status["backend"]["scheduling"] is None
+
+    host.space.try_run("ping", "-c", "1", "-W", "1", NOBODYS_ADDRESS)
+    wait_until(lambda: host.status()["drops"]["no_route"] > 0, what="a packet in the data path")
+    assert host.status()["state"] == "ready"
+    assert daemon.stop() == 0
+
+
+def test_nothing_is_said_of_policies_where_the_kernel_moves_the_packets(
+    host: SingleHost, etcd: Etcd
+) -> None:
+    etcd.put(f"{PREFIX}/config", '{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}')
+    daemon = host.start_daemon("--scheduling", "batch")
+    status = host.wait_ready()
+    assert status["backend"]["scheduling"] is None
+    assert daemon.output().count("--scheduling has no effect") == 1
+    assert daemon.stop() == 0
