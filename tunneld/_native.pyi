@@ -114,7 +114,8 @@ class Event(TypedDict):
 @type_check_only
 class Heartbeat(TypedDict):
     worker: int
-    direction: str
+    duty: str
+    """Which directions the thread serves: `outbound`, `inbound` or `both`."""
     thread_id: int
     """The kernel's number of the thread (gettid(2)); 0 before it has begun to run."""
     alive: bool
@@ -132,12 +133,14 @@ class Engine:
         underlay: Sequence[UnderlaySockets],
         icmp_fd: int | None,
         icmp6_fd: int | None,
+        split: bool,
     ) -> Self:
         """Takes duplicates of the descriptors: the caller keeps and closes its own.
 
         The open files behind them become non-blocking, for the caller too.
 
-        Worker i reads and writes TUN queue i and the sockets `underlay[i]`. TUN queues carry a
+        Worker i reads and writes TUN queue i and the sockets `underlay[i]`, with a thread for each
+        direction if `split`, else with one for both. TUN queues carry a
         10-byte virtio_net_hdr; `icmp_fd` is a raw IPv4 socket with IP_HDRINCL, `icmp6_fd` a raw
         IPv6 socket of IPPROTO_RAW (whole packets). Either may be None: then nothing is answered
         in that family.
@@ -151,7 +154,7 @@ class Engine:
         """An eventfd that is readable while `drain_events` has something."""
 
     def start(self) -> None:
-        """Starts the threads: one outbound and one inbound per worker.
+        """Starts the threads.
 
         Raises:
             EngineError: they have been started before, or the kernel gives no threads.

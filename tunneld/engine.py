@@ -69,12 +69,15 @@ class Engine:
         underlay: Sequence[UnderlaySockets],
         icmp_fd: int | None,
         icmp6_fd: int | None = None,
+        split: bool,
     ) -> None:
+        """`split`: a thread for each direction of a worker, rather than one for both."""
         self._native = _native.Engine(
             tun_fds=tun_fds,
             underlay=[{"ipv4": worker.ipv4, "ipv6": worker.ipv6} for worker in underlay],
             icmp_fd=icmp_fd,
             icmp6_fd=icmp6_fd,
+            split=split,
         )
 
     @property
@@ -133,14 +136,13 @@ class Engine:
     def beats(self) -> dict[str, int]:
         """Returns a count for each thread by its name; it rises while the thread is healthy."""
         return {
-            f"{beat['direction']} {beat['worker']}": beat["beats"]
-            for beat in self._native.heartbeat()
+            f"{beat['duty']} {beat['worker']}": beat["beats"] for beat in self._native.heartbeat()
         }
 
     def threads(self) -> dict[str, int]:
         """Returns the kernel's number of each thread by its name, of those that have begun."""
         return {
-            f"{beat['direction']} {beat['worker']}": beat["thread_id"]
+            f"{beat['duty']} {beat['worker']}": beat["thread_id"]
             for beat in self._native.heartbeat()
             if beat["thread_id"] != 0
         }

@@ -25,10 +25,16 @@ def rig_space(rig: Rig) -> Namespace:
     return rig.namespace("own")
 
 
+@pytest.fixture(params=[False, True], ids=["joint", "split"])
+def split(request: pytest.FixtureRequest) -> bool:
+    """Whether each direction of a worker has a thread of its own: both ways move packets alike."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def host(space: Namespace) -> Iterator[Host]:
+def host(space: Namespace, split: bool) -> Iterator[Host]:
     """Host a, running, in the network of `hosts.network`."""
-    with Host(space, network()) as made:
+    with Host(space, network(), split=split) as made:
         yield made
 
 

@@ -174,13 +174,15 @@ def dual_stack(source_check: str = "strict") -> _native.Change:
 
 class Host:
     """An engine in a namespace, at 127.0.0.1 unless `underlay` holds other sockets (which are
-    closed); `device` is the far end of its device."""
+    closed); `device` is the far end of its device. `split`: with a thread for each direction."""
 
     def __init__(
         self,
         space: Namespace,
         change: _native.Change | None = None,
         underlay: Sequence[socket.socket] = (),
+        *,
+        split: bool = False,
     ) -> None:
         self.device, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with inside(space):
@@ -194,6 +196,7 @@ class Host:
                 underlay=[by_family(underlay)],
                 icmp_fd=icmp.fileno(),
                 icmp6_fd=icmp6.fileno(),
+                split=split,
             )
         self.device.settimeout(10)
         if change is not None:

@@ -61,6 +61,7 @@ def make_engine(space: Namespace, number: int) -> _native.Engine:
             underlay=[over_ipv4(underlay) for underlay in sockets],
             icmp_fd=icmp.fileno(),
             icmp6_fd=None,
+            split=False,
         )
     for tun in tuns:
         os.close(tun)

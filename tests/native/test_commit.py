@@ -22,7 +22,9 @@ def make_engine(workers: int = 1) -> _native.Engine:
     with near, far:
         fds = [near.fileno()] * workers
         underlay = [over_ipv4(near)] * workers
-        return _native.Engine(tun_fds=fds, underlay=underlay, icmp_fd=None, icmp6_fd=None)
+        return _native.Engine(
+            tun_fds=fds, underlay=underlay, icmp_fd=None, icmp6_fd=None, split=False
+        )
 
 
 @pytest.fixture

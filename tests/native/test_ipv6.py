@@ -101,7 +101,11 @@ def device(rig_space: Namespace) -> Iterator[tuple[_native.Engine, socket.socket
         tun = open_tun("flannel0")
         with udp_socket("127.0.0.1") as underlay:
             engine = _native.Engine(
-                tun_fds=[tun], underlay=[over_ipv4(underlay)], icmp_fd=None, icmp6_fd=None
+                tun_fds=[tun],
+                underlay=[over_ipv4(underlay)],
+                icmp_fd=None,
+                icmp6_fd=None,
+                split=False,
             )
         rig_space.run("ip", "link", "set", "flannel0", "mtu", "1472", "up")
         seen = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x86DD))

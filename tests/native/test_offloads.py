@@ -294,6 +294,7 @@ def device_engine(space: Namespace) -> tuple[_native.Engine, int]:
                 underlay=[over_ipv4(underlay)],
                 icmp_fd=icmp.fileno(),
                 icmp6_fd=None,
+                split=False,
             )
     return engine, tun
 

@@ -10,9 +10,9 @@ import pytest
 from scapy.layers.inet import IP
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import Host, adjacency, inside, settings
+from tests.native.hosts import Host, adjacency, inside, settings, udp_socket
 from tests.native.packets import icmp_error, inner, sized
-from tests.support.netns import Namespace
+from tests.support.netns import Namespace, Rig
 from tests.support.wait import wait_until
 
 
@@ -225,4 +225,43 @@ def test_a_full_underlay_holds_the_sender_back_and_loses_nothing(rig_space: Name
             host.write(packet)
         got = [int.from_bytes(peer.recv(2000)[28:32], "big") for _ in packets]
         assert got == list(range(1000))
+        assert host.drops() == {}
+
+
+def test_what_arrives_is_served_while_the_underlay_is_full(rig: Rig, split: bool) -> None:
+    space, there = rig.namespace("own"), rig.namespace("there")
+    rig.link(
+        *(space, "eth0", there, "eth0"),
+        first_address="192.0.2.1/24",
+        second_address="192.0.2.2/24",
+    )
+    with inside(there):
+        peer = udp_socket("192.0.2.2")
+    with inside(space):
+        near = udp_socket("192.0.2.1")
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    with peer, Host(space, underlay=[near], split=split) as host:
+        host.engine.commit(
+            {
+                "settings": settings(),
+                "put_adjacencies": [adjacency("b", "192.0.2.2")],
+                "put_entries": [
+                    {"prefix": "10.5.1.0/24", "target": "local"},
+                    {"prefix": "10.5.2.0/24", "target": "b"},
+                ],
+            }
+        )
+        arriving = inner("10.5.2.2", "10.5.1.2")
+        peer.sendto(arriving, ("192.0.2.1", 8285))
+        assert host.read()
+        # About a packet a second: what is queued here stays there for the rest of the test.
+        slow = ("rate", "8kbit", "burst", "2k", "limit", "1mb")
+        space.run("tc", "qdisc", "add", "dev", "eth0", "root", "tbf", *slow)
+        for _ in range(16):
+            host.write(inner("10.5.1.2", "10.5.2.2", payload=bytes(1000)))
+        host.wait_for_traffic("b", "tx_packets", 2)
+        for _ in range(20):
+            peer.sendto(arriving, ("192.0.2.1", 8285))
+            assert host.read()
+        assert host.traffic("b")["tx_packets"] < 16
         assert host.drops() == {}

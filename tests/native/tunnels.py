@@ -79,6 +79,7 @@ def make_engine(space: Namespace, family: Family, mtu_bytes: int) -> _native.Eng
             underlay=[{"ipv4": fds if family == 4 else [], "ipv6": fds if family == 6 else []}],
             icmp_fd=icmp.fileno(),
             icmp6_fd=None,
+            split=False,
         )
     os.close(tun)
     # Else the kernel sends what is rightly counted as drops: router solicitations, MLD reports.

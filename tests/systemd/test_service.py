@@ -127,7 +127,7 @@ def restart(host: BootedHost) -> None:
     host.machine.run("systemctl", "restart", "tunneld")
 
 
-@pytest.mark.parametrize("prefix", ["", "tunneld-out"], ids=["control loop", "data thread"])
+@pytest.mark.parametrize("prefix", ["", "tunneld-"], ids=["control loop", "data thread"])
 def test_a_daemon_that_hangs_is_killed_by_the_watchdog_and_is_back(
     booted: BootedNetwork, impatient: BootedHost, prefix: str
 ) -> None:

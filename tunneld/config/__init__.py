@@ -33,6 +33,7 @@ CONFIG_VARIABLE = "TUNNELD_CONFIG"
 
 DatapathChoice = Literal["userspace", "kernel"]
 SchedulingChoice = Literal["auto", "batch", "normal"]
+ThreadsChoice = Literal["auto", "joint", "split"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,8 @@ class RunOptions:
     datapath: DatapathChoice
     workers: int
     scheduling: SchedulingChoice
+    threads: ThreadsChoice
+    """Whether a worker has one thread for both directions, or one for each."""
     source_check: SourceCheck | None
     """None: what the network config says."""
     healthz_ip: IPv4Address | IPv6Address

@@ -271,7 +271,16 @@ OPTIONS: Final = (
         metavar="N",
         default="1",
         file_type="integer",
-        help="packet workers: a queue of the device and a thread for each direction",
+        help="packet workers, each with a queue of the device and a thread or two",
+    ),
+    Option(
+        name="threads",
+        group="data path",
+        read=values.choice("auto", "joint", "split"),
+        metavar="HOW",
+        default="auto",
+        help="of a worker: joint (one for both directions), split (one for each), or auto:"
+        " split with four cores or more",
     ),
     Option(
         name="scheduling",

@@ -8,13 +8,16 @@ kernel moves the packets, or nobody does, there are no descriptors and no engine
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from tunneld.backend.base import Backend, Here
+from tunneld.config import ThreadsChoice
 from tunneld.daemon.reconcile import Reconciler
 from tunneld.engine import Engine, EngineEvent, UnderlaySockets
 from tunneld.fib.state import FirewallMode, State
@@ -31,6 +34,9 @@ from tunneld.host.state_dir import StateDir
 from tunneld.host.tun import Tun, open_tun
 from tunneld.host.underlay import Underlay
 from tunneld.lease.model import SubnetKey
+
+CORES_TO_SPLIT: Final = 4
+"""Two for the directions, and as many for the programs whose packets these are."""
 
 
 class DataPath:
@@ -63,6 +69,7 @@ class DataPath:
         here: Here,
         underlay: Underlay,
         workers: int,
+        threads: ThreadsChoice,
         network: SubnetKey,
         subnet_file: Path,
         netlink: Netlink,
@@ -103,7 +110,8 @@ class DataPath:
         stack.push_async_callback(actuator.close)
         engine = None
         if opened is not None:
-            engine = opened.engine()
+            cores = len(os.sched_getaffinity(0))
+            engine = opened.engine(split=splits(threads, cores))
             stack.callback(engine.stop)
         reconciler = Reconciler(engine=engine, actuator=actuator, desired=desired)
         return cls(
@@ -143,13 +151,23 @@ class _Descriptors:
     icmp: socket.socket | None
     icmp6: socket.socket | None
 
-    def engine(self) -> Engine:
+    def engine(self, *, split: bool) -> Engine:
         return Engine(
             tun_fds=self.tun.fds,
             underlay=[UnderlaySockets(**worker.descriptors()) for worker in self.workers],
             icmp_fd=None if self.icmp is None else self.icmp.fileno(),
             icmp6_fd=None if self.icmp6 is None else self.icmp6.fileno(),
+            split=split,
         )
+
+
+def splits(choice: ThreadsChoice, cores: int) -> bool:
+    """Returns whether each direction of a worker gets a thread of its own.
+
+    Two threads move more at once where each has a core, and wake each other for every
+    acknowledgment; where cores are short, one thread spares that (docs/adr/0007).
+    """
+    return choice == "split" or (choice == "auto" and cores >= CORES_TO_SPLIT)
 
 
 async def _clear_the_way(

@@ -124,6 +124,7 @@ class Tenure:
                 here=self._here,
                 underlay=self._underlay,
                 workers=options.workers,
+                threads=options.threads,
                 network=whole(self._config),
                 subnet_file=options.subnet_file,
                 netlink=rooms.netlink,

@@ -43,11 +43,6 @@ impl Underlay {
         self.0.iter().filter_map(|family| family.first())
     }
 
-    /// Keeps only the sockets that receive.
-    pub(crate) fn into_receiving(self) -> Vec<OwnedFd> {
-        self.0.into_iter().filter_map(|family| family.into_iter().next()).collect()
-    }
-
     /// Returns how many sockets flows are spread over, in the family that has more of them.
     pub(crate) fn paths(&self) -> usize {
         self.0.iter().map(|family| sending(family).len()).max().unwrap_or(0)

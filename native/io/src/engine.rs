@@ -8,20 +8,19 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use tunneld_core::counters::{AdjacencyReading, Direction};
+use tunneld_core::counters::{AdjacencyReading, Direction, WorkerCounters};
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::transaction::{Change, Tables};
 
+use crate::data_thread::DataThread;
 use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets, duplicate};
 use crate::error::Error;
 use crate::event::{Event, Events};
-use crate::inbound::InboundThread;
-use crate::lane::Lane;
+use crate::lane::{Duty, Lane};
 use crate::offload::{Offload, State};
 use crate::offloads::Offloads;
-use crate::outbound::OutboundThread;
 use crate::publish::Publisher;
 use crate::pulse::Mode;
 use crate::reading::{Heartbeat, Snapshot, WorkerReading};
@@ -40,10 +39,18 @@ struct Control {
     workers: Vec<Descriptors>,
 }
 
+/// What one worker counts in either direction.
+#[derive(Default)]
+struct Tally {
+    outbound: Arc<WorkerCounters>,
+    inbound: Arc<WorkerCounters>,
+}
+
 /// A data path. Dropping it stops the threads.
 pub struct Engine {
-    /// Outbound and inbound of worker 0, then of worker 1, and so on.
+    /// Those of worker 0, then of worker 1, and so on.
     lanes: Vec<Lane>,
+    tallies: Vec<Tally>,
     events: Arc<Events>,
     offloads: Arc<Offloads>,
     control: Mutex<Control>,
@@ -51,7 +58,8 @@ pub struct Engine {
 
 impl Engine {
     /// Returns an engine over duplicates of the descriptors. Worker i takes TUN queue i and UDP
-    /// sockets i; all share the raw sockets, by which ICMP errors leave in either family.
+    /// sockets i; all share the raw sockets, by which ICMP errors leave in either family. With
+    /// `split` it has a thread for each direction, else one for both.
     ///
     /// # Errors
     ///
@@ -61,12 +69,14 @@ impl Engine {
         underlay: &[UnderlaySockets],
         icmp: Option<RawFd>,
         icmp6: Option<RawFd>,
+        split: bool,
     ) -> Result<Self, Error> {
+        let duties: &[Duty] = if split { &[Duty::Outbound, Duty::Inbound] } else { &[Duty::Both] };
         if tun.is_empty() || tun.len() != underlay.len() {
             return Err(Error::Workers { tun_queues: tun.len(), underlays: underlay.len() });
         }
         let mut workers = Vec::with_capacity(tun.len());
-        let mut lanes = Vec::with_capacity(2 * tun.len());
+        let mut lanes = Vec::with_capacity(duties.len() * tun.len());
         for (number, (tun, underlay)) in tun.iter().zip(underlay).enumerate() {
             if underlay.ipv4.is_empty() && underlay.ipv6.is_empty() {
                 return Err(Error::NoSocket { worker: number });
@@ -76,14 +86,16 @@ impl Engine {
                 underlay: Underlay::open(underlay)?,
                 icmp: Icmp::open(icmp, icmp6)?,
             });
-            lanes.push(Lane::new(number, Direction::Outbound)?);
-            lanes.push(Lane::new(number, Direction::Inbound)?);
+            for duty in duties {
+                lanes.push(Lane::new(number, *duty)?);
+            }
         }
         let offloads = Arc::new(Offloads::probe(&workers));
         let tables = Tables::new(workers.len());
         let publisher = Publisher::new();
         let control = Mutex::new(Control { phase: Phase::New, tables, publisher, workers });
-        Ok(Self { lanes, events: Arc::new(Events::new()?), offloads, control })
+        let tallies = tun.iter().map(|_| Tally::default()).collect();
+        Ok(Self { lanes, tallies, events: Arc::new(Events::new()?), offloads, control })
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -104,48 +116,42 @@ impl Engine {
             Phase::Running(_) => return Err(Error::Phase { call: "start", is: "running" }),
         }
         let mut threads = Vec::with_capacity(self.lanes.len());
-        for (descriptors, lanes) in control.workers.iter().zip(self.lanes.chunks_exact(2)) {
-            let started = self.start_worker(descriptors, lanes, &control.publisher, &mut threads);
-            if let Err(error) = started {
-                self.end(threads);
-                control.phase = Phase::Stopped;
-                control.workers.clear();
-                return Err(error);
+        for lane in &self.lanes {
+            match self.start_lane(lane, &control.workers[lane.worker], &control.publisher) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    self.end(threads);
+                    control.phase = Phase::Stopped;
+                    control.workers.clear();
+                    return Err(error);
+                }
             }
         }
         control.phase = Phase::Running(threads);
         Ok(())
     }
 
-    fn start_worker(
+    fn start_lane(
         &self,
+        lane: &Lane,
         descriptors: &Descriptors,
-        lanes: &[Lane],
         publisher: &Publisher,
-        threads: &mut Vec<JoinHandle<()>>,
-    ) -> Result<(), Error> {
-        let [out_lane, in_lane] = lanes else { return Ok(()) };
-        let outbound = Outbound::new(out_lane.worker, Arc::clone(&out_lane.counters))
-            .spread_over(descriptors.underlay.paths());
-        let outbound = OutboundThread {
+    ) -> Result<JoinHandle<()>, Error> {
+        let (worker, tally) = (lane.worker, &self.tallies[lane.worker]);
+        let outbound = || {
+            let core = Outbound::new(worker, Arc::clone(&tally.outbound));
+            (core.spread_over(descriptors.underlay.paths()), publisher.reader())
+        };
+        let inbound = || (Inbound::new(worker, Arc::clone(&tally.inbound)), publisher.reader());
+        let thread = DataThread {
             descriptors: descriptors.again()?,
-            outbound,
-            fibs: publisher.reader(),
-            pulse: Arc::clone(&out_lane.pulse),
+            outbound: (lane.duty != Duty::Inbound).then(outbound),
+            inbound: (lane.duty != Duty::Outbound).then(inbound),
+            pulse: Arc::clone(&lane.pulse),
             events: Arc::clone(&self.events),
             offloads: Arc::clone(&self.offloads),
         };
-        let inbound = InboundThread {
-            descriptors: descriptors.again()?,
-            inbound: Inbound::new(in_lane.worker, Arc::clone(&in_lane.counters)),
-            fibs: publisher.reader(),
-            pulse: Arc::clone(&in_lane.pulse),
-            events: Arc::clone(&self.events),
-            offloads: Arc::clone(&self.offloads),
-        };
-        threads.push(out_lane.spawn(&self.events, move || outbound.run())?);
-        threads.push(in_lane.spawn(&self.events, move || inbound.run())?);
-        Ok(())
+        lane.spawn(&self.events, move || thread.run())
     }
 
     fn end(&self, threads: Vec<JoinHandle<()>>) {
@@ -245,34 +251,44 @@ impl Engine {
 
     /// Returns how many packets each reason cost.
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
-        let sum = |reason| self.lanes.iter().map(|lane| lane.counters.drops(reason).read()).sum();
+        let sum = |reason| self.counters().map(|counters| counters.drops(reason).read()).sum();
         DropReason::ALL.iter().map(|reason| (*reason, sum(*reason))).collect()
     }
 
     /// Returns how many ICMP errors were sent, and how many were held back.
     pub fn icmp(&self) -> (u64, u64) {
-        let sent = self.lanes.iter().map(|lane| lane.counters.icmp_sent.read()).sum();
-        let suppressed = self.lanes.iter().map(|lane| lane.counters.icmp_suppressed.read()).sum();
+        let sent = self.counters().map(|counters| counters.icmp_sent.read()).sum();
+        let suppressed = self.counters().map(|counters| counters.icmp_suppressed.read()).sum();
         (sent, suppressed)
     }
 
-    /// Returns a reading per thread.
+    fn counters(&self) -> impl Iterator<Item = &WorkerCounters> {
+        self.tallies.iter().flat_map(|tally| [&*tally.outbound, &*tally.inbound])
+    }
+
+    /// Returns a reading per worker and direction.
     pub fn worker_counters(&self) -> Vec<WorkerReading> {
-        let reading = |lane: &Lane| WorkerReading {
-            worker: lane.worker,
-            direction: lane.direction,
-            batches: lane.counters.batches.read(),
-            packets: lane.counters.packets.read(),
-            bytes: lane.counters.bytes.read(),
+        let reading = |worker, direction, counters: &WorkerCounters| WorkerReading {
+            worker,
+            direction,
+            batches: counters.batches.read(),
+            packets: counters.packets.read(),
+            bytes: counters.bytes.read(),
         };
-        self.lanes.iter().map(reading).collect()
+        let readings = self.tallies.iter().enumerate().flat_map(|(worker, tally)| {
+            [
+                reading(worker, Direction::Outbound, &tally.outbound),
+                reading(worker, Direction::Inbound, &tally.inbound),
+            ]
+        });
+        readings.collect()
     }
 
     /// Returns a sign of life per thread.
     pub fn heartbeat(&self) -> Vec<Heartbeat> {
         let heartbeat = |lane: &Lane| Heartbeat {
             worker: lane.worker,
-            direction: lane.direction,
+            duty: lane.duty,
             thread_id: lane.pulse.thread_id(),
             alive: lane.pulse.is_alive(),
             beats: lane.pulse.beats(),

@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
-use tunneld_core::counters::Direction;
 
 use crate::error::Error;
+use crate::lane::Duty;
 use crate::offload::Offload;
 
 /// Most events that are kept; beyond, the oldest goes.
@@ -39,7 +39,7 @@ pub enum Event {
         /// Number of the worker.
         worker: usize,
         /// Which of its threads.
-        direction: Direction,
+        duty: Duty,
         /// Why.
         reason: String,
     },

@@ -1,12 +1,11 @@
-//! The inbound thread: receives datagrams from the underlay, writes packets to the device.
+//! The inbound duty: receives datagrams from the underlay, writes packets to the device.
 //!
 //! Path of a packet: underlay → **`io::inbound`** (→ `core::inbound`) → TUN.
 //! It writes to the queue that its worker's outbound thread reads: the kernel steers a flow to
 //! the queue that wrote it last. A super-packet that the device refuses goes packet by packet: one
 //! joined here as what it was joined of, a peer's own cut.
 
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -19,65 +18,79 @@ use tunneld_core::inbound::Inbound;
 use tunneld_core::segmentation::Segmentation;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
-use crate::descriptor::Descriptors;
-use crate::event::Events;
+use crate::data_thread::{Found, Surroundings};
 use crate::mmsg::Receiver;
 use crate::offload::Offload;
-use crate::offloads::Offloads;
 use crate::publish::FibReader;
-use crate::pulse::{Mode, Pulse};
+use crate::pulse::MAX_SOCKETS;
 use crate::tun::Packet;
 use crate::{clock, raw_icmp};
 
-/// What the thread works with.
-pub(crate) struct InboundThread {
-    pub(crate) descriptors: Descriptors,
-    pub(crate) inbound: Inbound,
-    pub(crate) fibs: FibReader,
-    pub(crate) pulse: Arc<Pulse>,
-    pub(crate) events: Arc<Events>,
-    pub(crate) offloads: Arc<Offloads>,
+/// What serves one direction of a worker: from its sockets to its queue of the device.
+pub(crate) struct InboundDuty<'a> {
+    surroundings: Surroundings<'a>,
+    sockets: Vec<BorrowedFd<'a>>,
+    /// For each socket whether there may be something.
+    due: [bool; MAX_SOCKETS],
+    receiver: Receiver,
+    inbound: Inbound,
+    fibs: FibReader,
 }
 
-impl InboundThread {
-    /// Runs until it is told to stop, or until the socket fails for good.
-    pub(crate) fn run(self) -> Result<(), Errno> {
-        let Self { descriptors, mut inbound, mut fibs, pulse, events, offloads } = self;
-        let Descriptors { tun, underlay, icmp } = descriptors;
-        let device = Device { queue: &tun, pulse: &pulse, events: &events, offloads: &offloads };
-        let sockets = underlay.into_receiving();
-        let mut receiver = Receiver::new();
-        while let Some(ready) = pulse.wait_readable(&sockets)? {
-            for (socket, ready) in sockets.iter().zip(&ready) {
-                if ready.contains(PollFlags::ERR) {
-                    discard_errors(socket);
-                }
+impl<'a> InboundDuty<'a> {
+    pub(crate) fn new(surroundings: Surroundings<'a>, inbound: Inbound, fibs: FibReader) -> Self {
+        let sockets = surroundings.descriptors.underlay.receiving().map(OwnedFd::as_fd).collect();
+        let due = [false; MAX_SOCKETS];
+        Self { surroundings, sockets, due, receiver: Receiver::new(), inbound, fibs }
+    }
+
+    /// Returns what there is something to receive from.
+    pub(crate) fn sockets(&self) -> &[BorrowedFd<'a>] {
+        &self.sockets
+    }
+
+    /// Takes note of what a wait said of each socket.
+    pub(crate) fn note(&mut self, ready: &[PollFlags]) {
+        for ((socket, due), ready) in self.sockets.iter().zip(&mut self.due).zip(ready) {
+            if ready.contains(PollFlags::ERR) {
+                discard_errors(*socket);
             }
-            let mut more = ready.map(|ready| !ready.is_empty());
-            while more.contains(&true) && pulse.mode() == Mode::Run {
-                for (socket, more) in sockets.iter().zip(&mut more).filter(|(_, more)| **more) {
-                    pulse.beat();
-                    let fib = fibs.current();
-                    let count = match receiver.receive(socket) {
-                        Ok(batch) => {
-                            *more = batch.full;
-                            batch.count
-                        }
-                        Err(errno) if is_passing(errno) => {
-                            *more = false;
-                            continue;
-                        }
-                        Err(errno) => return Err(errno),
-                    };
-                    inbound.set_coalescing(device.kinds());
-                    take(&mut receiver, count, &mut inbound, fib);
-                    device.deliver(receiver.memory(), &inbound, fib)?;
-                    raw_icmp::send(&icmp, inbound.replies(), inbound.counters());
-                    inbound.clear();
-                }
-            }
+            *due = !ready.is_empty();
         }
-        Ok(())
+    }
+
+    /// Takes note that there may be something in every socket.
+    pub(crate) fn note_all(&mut self) {
+        self.due = [true; MAX_SOCKETS];
+    }
+
+    /// Receives one batch of each socket that is due, and writes it to the device.
+    pub(crate) fn pass(&mut self) -> Result<Found, Errno> {
+        let Self { surroundings, sockets, due, receiver, inbound, fibs } = self;
+        let device = Device(*surroundings);
+        let mut found = Found::Nothing;
+        for (socket, due) in sockets.iter().zip(due).filter(|(_, due)| **due) {
+            surroundings.pulse.beat();
+            let fib = fibs.current();
+            let batch = match receiver.receive(*socket) {
+                Ok(batch) => batch,
+                Err(errno) if is_passing(errno) => {
+                    *due = false;
+                    continue;
+                }
+                Err(errno) => return Err(errno),
+            };
+            *due = batch.full;
+            if batch.full || found == Found::Nothing {
+                found = if batch.full { Found::Part } else { Found::All };
+            }
+            inbound.set_coalescing(device.kinds());
+            take(receiver, batch.count, inbound, fib);
+            device.deliver(receiver.memory(), inbound, fib)?;
+            raw_icmp::send(&surroundings.descriptors.icmp, inbound.replies(), inbound.counters());
+            inbound.clear();
+        }
+        Ok(found)
     }
 }
 
@@ -105,7 +118,7 @@ const fn is_passing(errno: Errno) -> bool {
 }
 
 /// Empties the socket's error queue, which would keep it ready for ever.
-fn discard_errors(underlay: &OwnedFd) {
+fn discard_errors(underlay: BorrowedFd<'_>) {
     let mut buffer = [0; 64];
     while recv(underlay, &mut buffer, RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT).is_ok() {}
 }
@@ -126,18 +139,13 @@ fn take(receiver: &mut Receiver, count: usize, inbound: &mut Inbound, fib: &Fib)
 }
 
 /// Where accepted packets go.
-struct Device<'a> {
-    queue: &'a OwnedFd,
-    pulse: &'a Pulse,
-    events: &'a Events,
-    offloads: &'a Offloads,
-}
+struct Device<'a>(Surroundings<'a>);
 
 impl Device<'_> {
     fn kinds(&self) -> Kinds {
         Kinds {
-            tcp: self.offloads.is_on(Offload::CoalesceTcp),
-            udp: self.offloads.is_on(Offload::CoalesceUdp),
+            tcp: self.0.offloads.is_on(Offload::CoalesceTcp),
+            udp: self.0.offloads.is_on(Offload::CoalesceUdp),
         }
     }
 
@@ -177,7 +185,7 @@ impl Device<'_> {
                 Some(errno) if went > 0 && may_be_about_super_packets(errno) => {
                     let offload =
                         if delivery.is_tcp() { Offload::CoalesceTcp } else { Offload::CoalesceUdp };
-                    self.offloads.fall_back(offload, errno, self.events);
+                    self.0.offloads.fall_back(offload, errno, self.0.events);
                 }
                 _ => {}
             }
@@ -219,11 +227,12 @@ impl Device<'_> {
     }
 
     fn write(&self, packet: &Packet<'_>) -> Result<Outcome, Errno> {
+        let queue = &self.0.descriptors.tun;
         loop {
-            match packet.write(self.queue) {
+            match packet.write(queue) {
                 Ok(()) => return Ok(Outcome::Taken),
                 Err(Errno::AGAIN) => {
-                    if !self.pulse.wait_writable(self.queue)? {
+                    if self.0.pulse.wait_writable(queue.as_fd(), &[])?.is_none() {
                         return Ok(Outcome::Stop);
                     }
                 }

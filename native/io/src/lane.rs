@@ -1,27 +1,55 @@
-//! One data thread as the control side sees it: its start, its counters, its end.
+//! One data thread as the control side sees it: its start, its signs of life, its end.
 
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
 
 use rustix::io::Errno;
-use tunneld_core::counters::{Direction, WorkerCounters};
 
 use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::pulse::Pulse;
 
+/// Which directions of its worker a thread serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// From the device to the underlay.
+    Outbound,
+    /// From the underlay to the device.
+    Inbound,
+    /// Both, in turn.
+    Both,
+}
+
+impl Duty {
+    /// Returns the duty's name outside this program.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+            Self::Both => "both",
+        }
+    }
+
+    /// Returns the middle of the thread's name, which has 15 characters at most (prctl(2)).
+    const fn short(self) -> &'static str {
+        match self {
+            Self::Outbound => "out",
+            Self::Inbound => "in",
+            Self::Both => "both",
+        }
+    }
+}
+
 /// One data thread.
 pub(crate) struct Lane {
     pub(crate) worker: usize,
-    pub(crate) direction: Direction,
-    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) duty: Duty,
     pub(crate) pulse: Arc<Pulse>,
 }
 
 impl Lane {
-    pub(crate) fn new(worker: usize, direction: Direction) -> Result<Self, Error> {
-        let (counters, pulse) = (Arc::default(), Arc::new(Pulse::new()?));
-        Ok(Self { worker, direction, counters, pulse })
+    pub(crate) fn new(worker: usize, duty: Duty) -> Result<Self, Error> {
+        Ok(Self { worker, duty, pulse: Arc::new(Pulse::new()?) })
     }
 
     /// Starts the thread. Its end shows in the pulse; an end nobody asked for is an event too.
@@ -30,20 +58,16 @@ impl Lane {
         events: &Arc<Events>,
         run: impl FnOnce() -> Result<(), Errno> + Send + 'static,
     ) -> Result<JoinHandle<()>, Error> {
-        let short = match self.direction {
-            Direction::Outbound => "out",
-            Direction::Inbound => "in",
-        };
         let ending = Ending {
             worker: self.worker,
-            direction: self.direction,
+            duty: self.duty,
             pulse: Arc::clone(&self.pulse),
             events: Arc::clone(events),
             result: None,
         };
         self.pulse.set_alive(true);
         Builder::new()
-            .name(format!("tunneld-{short}{}", self.worker))
+            .name(format!("tunneld-{}{}", self.duty.short(), self.worker))
             .spawn(move || ending.run(run))
             .map_err(|error| {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::AGAIN);
@@ -55,7 +79,7 @@ impl Lane {
 /// Says that a thread is gone, whichever way it went: at its drop.
 struct Ending {
     worker: usize,
-    direction: Direction,
+    duty: Duty,
     pulse: Arc<Pulse>,
     events: Arc<Events>,
     /// `None`: it did not come to its end.
@@ -77,7 +101,7 @@ impl Drop for Ending {
             Some(Err(errno)) => errno.to_string(),
             None => "it panicked".to_owned(),
         };
-        let (worker, direction) = (self.worker, self.direction);
-        self.events.push(Event::WorkerEnded { worker, direction, reason });
+        let (worker, duty) = (self.worker, self.duty);
+        self.events.push(Event::WorkerEnded { worker, duty, reason });
     }
 }

@@ -1,16 +1,18 @@
 //! Descriptors and threads of the data path: the only crate that touches the kernel.
 //!
 //! Path of a packet: TUN → **`io`** → `core` → **`io`** → underlay, and back.
-//! Each worker has two threads that run every packet to its end: no queue between threads, no
-//! lock and no allocation on a packet's way. What happens to a packet is decided in `core`.
+//! Each worker has a thread, or one for each direction, that runs every packet to its end: no queue
+//! between threads, no lock and no allocation on a packet's way. What happens to a packet is decided in `core`.
 
 #![allow(clippy::disallowed_methods, reason = "this crate is where clock and threads belong")]
 
 mod clock;
+mod data_thread;
 mod descriptor;
 mod engine;
 mod error;
 mod event;
+mod exit;
 mod inbound;
 mod lane;
 mod mmsg;
@@ -27,5 +29,6 @@ pub use descriptor::UnderlaySockets;
 pub use engine::Engine;
 pub use error::Error;
 pub use event::Event;
+pub use lane::Duty;
 pub use offload::{Offload, State as OffloadState};
 pub use reading::{Heartbeat, Snapshot, WorkerReading};

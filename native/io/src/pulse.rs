@@ -1,7 +1,7 @@
 //! What the control side and one data thread say to each other: go, pause, stop, alive.
 
-use std::os::fd::OwnedFd;
-use std::slice;
+use std::iter;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -16,8 +16,14 @@ use crate::event::{clear, signal};
 /// Longest a thread waits before it shows that it is alive.
 const BEAT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
-/// Most descriptors a thread waits for at once: a socket of each family.
-pub(crate) const MAX_WAITED: usize = 2;
+/// Most sockets a thread receives from: one of each family.
+pub(crate) const MAX_SOCKETS: usize = 2;
+
+/// Most descriptors a thread waits for at once: its sockets, and its queue of the device.
+const MAX_WAITED: usize = MAX_SOCKETS + 1;
+
+/// What each descriptor is after a wait; those that nobody waited for are nothing.
+type Ready = [PollFlags; MAX_WAITED];
 
 /// What a thread is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,10 +99,7 @@ impl Pulse {
 
     /// Waits until one of `fds` is readable, through any pauses. Returns what each is, or `None`
     /// to stop.
-    pub(crate) fn wait_readable(
-        &self,
-        fds: &[OwnedFd],
-    ) -> Result<Option<[PollFlags; MAX_WAITED]>, Errno> {
+    pub(crate) fn wait_readable(&self, fds: &[BorrowedFd<'_>]) -> Result<Option<Ready>, Errno> {
         loop {
             self.beat();
             let fds = match self.mode() {
@@ -104,22 +107,33 @@ impl Pulse {
                 Mode::Pause => &[],
                 Mode::Run => fds,
             };
-            let ready = self.poll(fds, PollFlags::IN, &BEAT)?;
+            let ready = self.poll(fds.iter().map(|fd| (*fd, PollFlags::IN)), &BEAT)?;
             if ready.iter().any(|ready| !ready.is_empty()) && self.mode() == Mode::Run {
                 return Ok(Some(ready));
             }
         }
     }
 
-    /// Waits until `fd` is writable. Returns false to stop instead.
-    pub(crate) fn wait_writable(&self, fd: &OwnedFd) -> Result<bool, Errno> {
+    /// Waits until `fd` is writable, or one of `others` readable; in a pause for `fd` alone.
+    /// Returns whether `fd` is writable and what each of the others is, or `None` to stop.
+    pub(crate) fn wait_writable(
+        &self,
+        fd: BorrowedFd<'_>,
+        others: &[BorrowedFd<'_>],
+    ) -> Result<Option<(bool, [PollFlags; MAX_SOCKETS])>, Errno> {
         loop {
             self.beat();
-            if self.mode() == Mode::Stop {
-                return Ok(false);
-            }
-            if !self.poll(slice::from_ref(fd), PollFlags::OUT, &BEAT)?[0].is_empty() {
-                return Ok(true);
+            let others = match self.mode() {
+                Mode::Stop => return Ok(None),
+                Mode::Pause => &[],
+                Mode::Run => others,
+            };
+            let others = others.iter().map(|fd| (*fd, PollFlags::IN));
+            let [writable, others @ ..] =
+                self.poll(iter::once((fd, PollFlags::OUT)).chain(others), &BEAT)?;
+            let writable = !writable.is_empty();
+            if writable || others.iter().any(|ready| !ready.is_empty()) {
+                return Ok(Some((writable, others)));
             }
         }
     }
@@ -128,22 +142,22 @@ impl Pulse {
     /// Returns false to stop instead.
     pub(crate) fn wait_for_memory(&self) -> Result<bool, Errno> {
         self.beat();
-        self.poll(&[], PollFlags::empty(), &Timespec { tv_sec: 0, tv_nsec: 1_000_000 })?;
+        self.poll(iter::empty(), &Timespec { tv_sec: 0, tv_nsec: 1_000_000 })?;
         Ok(self.mode() != Mode::Stop)
     }
 
-    fn poll(
-        &self,
-        fds: &[OwnedFd],
-        interest: PollFlags,
+    fn poll<'a>(
+        &'a self,
+        wanted: impl Iterator<Item = (BorrowedFd<'a>, PollFlags)>,
         timeout: &Timespec,
-    ) -> Result<[PollFlags; MAX_WAITED], Errno> {
+    ) -> Result<Ready, Errno> {
         let mut polled: [PollFd<'_>; 1 + MAX_WAITED] =
             std::array::from_fn(|_| PollFd::new(&self.wake, PollFlags::IN));
-        for (polled, fd) in polled[1..].iter_mut().zip(fds) {
-            *polled = PollFd::new(fd, interest);
+        let mut used = 1;
+        for (polled, (fd, interest)) in polled[1..].iter_mut().zip(wanted) {
+            *polled = PollFd::from_borrowed_fd(fd, interest);
+            used += 1;
         }
-        let used = 1 + fds.len().min(MAX_WAITED);
         match poll(&mut polled[..used], Some(timeout)) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),

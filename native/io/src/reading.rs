@@ -5,6 +5,8 @@ use tunneld_core::counters::Direction;
 use tunneld_core::fib::Settings;
 use tunneld_core::prefix::Prefix;
 
+use crate::lane::Duty;
+
 /// What the engine holds.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
@@ -18,12 +20,12 @@ pub struct Snapshot {
     pub entries: Vec<(Prefix, String)>,
 }
 
-/// A reading of one thread's counters.
+/// A reading of what one worker did in one direction.
 #[derive(Debug, Clone, Copy)]
 pub struct WorkerReading {
     /// Number of the worker.
     pub worker: usize,
-    /// Which of its threads.
+    /// Which of its directions.
     pub direction: Direction,
     /// Batches handled.
     pub batches: u64,
@@ -39,7 +41,7 @@ pub struct Heartbeat {
     /// Number of the worker.
     pub worker: usize,
     /// Which of its threads.
-    pub direction: Direction,
+    pub duty: Duty,
     /// The kernel's number of it, 0 before it has one.
     pub thread_id: i32,
     /// Whether the thread runs.

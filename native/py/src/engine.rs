@@ -16,16 +16,17 @@ pub(crate) struct Engine(tunneld_io::Engine);
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (*, tun_fds, underlay, icmp_fd, icmp6_fd))]
+    #[pyo3(signature = (*, tun_fds, underlay, icmp_fd, icmp6_fd, split))]
     #[allow(clippy::needless_pass_by_value, reason = "PyO3 hands lists over by value")]
     fn new(
         tun_fds: Vec<RawFd>,
         underlay: Vec<Bound<'_, PyDict>>,
         icmp_fd: Option<RawFd>,
         icmp6_fd: Option<RawFd>,
+        split: bool,
     ) -> PyResult<Self> {
         let underlay: Vec<_> = underlay.iter().map(change::sockets).collect::<PyResult<_>>()?;
-        let made = tunneld_io::Engine::new(&tun_fds, &underlay, icmp_fd, icmp6_fd);
+        let made = tunneld_io::Engine::new(&tun_fds, &underlay, icmp_fd, icmp6_fd, split);
         made.map(Self).map_err(to_py)
     }
 
@@ -35,7 +36,7 @@ impl Engine {
         self.0.event_fd()
     }
 
-    /// Starts the threads: one outbound and one inbound per worker.
+    /// Starts the threads.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         py.detach(|| self.0.start()).map_err(to_py)
     }

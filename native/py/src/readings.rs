@@ -5,7 +5,7 @@ use pyo3::types::{PyDict, PyList};
 use tunneld_core::adjacency::Encapsulation;
 use tunneld_core::counters::AdjacencyReading;
 use tunneld_core::fib::Vtep;
-use tunneld_io::{Engine, Event, Heartbeat, Snapshot};
+use tunneld_io::{Duty, Engine, Event, Heartbeat, Snapshot};
 
 pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Bound<'py, PyDict>> {
     let adjacencies = PyList::empty(py);
@@ -111,12 +111,15 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
             item.set_item("size_bytes", py.None())?;
             item.set_item("detail", format!("{}: {errno}", offload.label()))?;
         }
-        Event::WorkerEnded { worker, direction, reason } => {
-            let direction = direction.label();
+        Event::WorkerEnded { worker, duty, reason } => {
+            let thread = match duty {
+                Duty::Both => "thread".to_owned(),
+                Duty::Outbound | Duty::Inbound => format!("{} thread", duty.label()),
+            };
             item.set_item("kind", "worker_ended")?;
             item.set_item("adjacency", py.None())?;
             item.set_item("size_bytes", py.None())?;
-            item.set_item("detail", format!("{direction} thread of worker {worker}: {reason}"))?;
+            item.set_item("detail", format!("{thread} of worker {worker}: {reason}"))?;
         }
     }
     Ok(item)
@@ -125,7 +128,7 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
 pub(crate) fn heartbeat<'py>(py: Python<'py>, beat: &Heartbeat) -> PyResult<Bound<'py, PyDict>> {
     let item = PyDict::new(py);
     item.set_item("worker", beat.worker)?;
-    item.set_item("direction", beat.direction.label())?;
+    item.set_item("duty", beat.duty.label())?;
     item.set_item("thread_id", beat.thread_id)?;
     item.set_item("alive", beat.alive)?;
     item.set_item("beats", beat.beats)?;

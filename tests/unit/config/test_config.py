@@ -66,6 +66,7 @@ def test_defaults_are_flanneld_s_where_it_has_the_option() -> None:
         datapath="userspace",
         workers=1,
         scheduling="auto",
+        threads="auto",
         source_check=None,
         healthz_ip=IPv4Address("0.0.0.0"),
         healthz_port=0,

@@ -1,5 +1,5 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::slice;
+use std::sync::Arc;
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -11,7 +11,10 @@ use tunneld_wire::vxlan::{self, Vni};
 use tunneld_wire::{ip, ipv4};
 
 use super::*;
-use crate::event::Event;
+use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets};
+use crate::event::{Event, Events};
+use crate::offloads::Offloads;
+use crate::pulse::{Mode, Pulse};
 
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2)), 8285);
 const COUNT: usize = 40;
@@ -41,7 +44,7 @@ fn fib(vtep: Option<Vtep>) -> Fib {
 
 /// What the device gets of a batch; too large a write is refused with EMSGSIZE.
 struct Refusing {
-    near: OwnedFd,
+    descriptors: Descriptors,
     far: OwnedFd,
     pulse: Pulse,
     events: Events,
@@ -53,13 +56,16 @@ impl Refusing {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (near, far) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None).unwrap();
         set_socket_send_buffer_size(&near, 8_192).unwrap();
+        let underlay = Underlay::open(&UnderlaySockets::default()).unwrap();
+        let icmp = Icmp { ipv4: None, ipv6: None };
+        let descriptors = Descriptors { tun: near, underlay, icmp };
         let (pulse, events) = (Pulse::new().unwrap(), Events::new().unwrap());
-        Self { near, far, pulse, events, offloads: Offloads::all_on() }
+        Self { descriptors, far, pulse, events, offloads: Offloads::all_on() }
     }
 
     fn device(&self) -> Device<'_> {
-        let Self { near, pulse, events, offloads, .. } = self;
-        Device { queue: near, pulse, events, offloads }
+        let Self { descriptors, pulse, events, offloads, .. } = self;
+        Device(Surroundings { descriptors, pulse, events, offloads })
     }
 
     /// Delivers a batch; returns the packets the device took.
@@ -67,7 +73,7 @@ impl Refusing {
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut packets = Vec::new();
-                while self.pulse.wait_readable(slice::from_ref(&self.far)).unwrap().is_some() {
+                while self.pulse.wait_readable(&[self.far.as_fd()]).unwrap().is_some() {
                     self.drain(&mut packets);
                 }
                 self.drain(&mut packets);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 
@@ -80,7 +80,7 @@ impl Receiver {
     }
 
     /// Receives what is there, without waiting.
-    pub(crate) fn receive(&mut self, socket: &OwnedFd) -> Result<Batch, Errno> {
+    pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<Batch, Errno> {
         let table = &mut self.table;
         table.clear();
         for slot in self.arena.chunks_exact_mut(SLOT_STRIDE).take(self.limit) {
