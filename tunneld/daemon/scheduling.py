@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from tunneld.config import SchedulingChoice
-from tunneld.engine import Engine
 from tunneld.errors import HostError
 from tunneld.host.scheduling import Policy, RunTimes, policy_of, run_times, set_policy
 
@@ -98,43 +98,54 @@ class Choice:
 
 
 class Scheduling:
-    """Gives the data threads of an engine the policy that was asked for, or that is best now."""
+    """Gives the data threads the policy that was asked for, or that is best now."""
 
     def __init__(
         self,
-        engine: Engine,
+        threads: Callable[[], Mapping[str, int]],
         asked: SchedulingChoice,
         *,
-        clock: Callable[[], float] | None = None,
+        read: Callable[[int], RunTimes | None] = run_times,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = engine
+        """`threads` returns the kernel's number of each thread by its name, as `Engine.threads`."""
+        self._threads = threads
         self._asked = asked
-        self._clock = clock or asyncio.get_running_loop().time
+        self._read = read
+        self._clock = clock
+        self._choice = Choice()
         self._given: dict[int, Policy] = {}
         """By the number of the thread."""
 
     async def run(self) -> None:
         """Works until cancelled, or until it cannot; packets move under any policy."""
-        choice = Choice()
+        while True:
+            if not self.step():
+                return
+            await asyncio.sleep(INTERVAL_S)
+
+    def step(self) -> bool:
+        """Looks at the threads once; returns whether there is more to be done for them."""
+        threads = self._threads()
         try:
-            while True:
-                threads = self._engine.threads()
-                if self._asked == "auto":
-                    self._follow(choice, threads)
-                else:
-                    self._give(threads, self._asked)
-                await asyncio.sleep(INTERVAL_S)
+            if self._asked == "auto":
+                self._follow(threads)
+            else:
+                self._give(threads, self._asked)
         except HostError as error:
             self._end(error)
+            return False
+        return True
 
-    def _follow(self, choice: Choice, threads: Mapping[str, int]) -> None:
-        """Lets `choice` choose, and does it.
+    def _follow(self, threads: Mapping[str, int]) -> None:
+        """Chooses by what the threads had, and does it.
 
         Raises:
             HostError: what it goes by is not to be had, or the policy is refused.
         """
         self._respect_others(threads)
-        readings = {name: run_times(thread_id) for name, thread_id in threads.items()}
+        choice = self._choice
+        readings = {name: self._read(thread_id) for name, thread_id in threads.items()}
         there = {name: times for name, times in readings.items() if times is not None}
         cause = choice.take(there, self._clock())
         self._give({name: threads[name] for name in there}, choice.policy)

@@ -168,7 +168,7 @@ class Tenure:
 
     async def _schedule(self, path: DataPath) -> None:
         if path.engine is not None:
-            await Scheduling(path.engine, self._rooms.options.scheduling).run()
+            await Scheduling(path.engine.threads, self._rooms.options.scheduling).run()
 
     async def _take_over(self, path: DataPath) -> None:
         """Clears away what a flanneld has left; ours is in place by now, so that nothing gapes."""

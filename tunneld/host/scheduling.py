@@ -22,7 +22,7 @@ _NUMBERS: Final[dict[Policy, int]] = {"batch": os.SCHED_BATCH, "normal": os.SCHE
 _POLICIES: Final[dict[int, Policy]] = {number: policy for policy, number in _NUMBERS.items()}
 
 _TASKS: Final = Path("/proc/self/task")
-_SCHEDSTAT: Final = re.compile(r"(\d+) (\d+) (\d+)\b", re.ASCII)
+_SCHEDSTAT: Final = re.compile(r"([0-9]+) ([0-9]+) ([0-9]+)\b")
 
 _OTHERWISE: Final = "; or choose yourself: --scheduling=batch or --scheduling=normal"
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunneld.daemon.scheduling import Choice, is_held_up
+from tunneld.daemon.scheduling import Choice, Scheduling, is_held_up
+from tunneld.errors import HostError
 from tunneld.host.scheduling import Policy, RunTimes
 
 DAY_S = 24 * 3600
@@ -149,3 +155,126 @@ def test_changes_are_never_more_than_the_holds_allow(runs: list[tuple[RunTimes, 
             assert batch[1] - batch[0] >= 2
             early = early + 1 if batch[1] - batch[0] < 60 else 0
         assert end - begin == min(10 * 2**early, 600)
+
+
+class Waiting:
+    """Two threads of this test that wait, and what they are said to have had; a second a step."""
+
+    def __init__(self) -> None:
+        self.is_over = threading.Event()
+        self.threads = [threading.Thread(target=self.is_over.wait) for _ in range(2)]
+        for thread in self.threads:
+            thread.start()
+        self.had = IDLE
+        self._totals: dict[int, RunTimes] = {}
+        self.now_s = 0.0
+
+    def ids(self) -> dict[str, int]:
+        names = ("outbound 0", "inbound 0")
+        return {
+            name: thread.native_id
+            for name, thread in zip(names, self.threads, strict=True)
+            if thread.native_id is not None
+        }
+
+    def read(self, thread_id: int) -> RunTimes | None:
+        total = self._totals.get(thread_id, RunTimes(ran_ns=0, waited_ns=0, slices=1))
+        self._totals[thread_id] = RunTimes(
+            ran_ns=total.ran_ns + self.had.ran_ns,
+            waited_ns=total.waited_ns + self.had.waited_ns,
+            slices=total.slices + self.had.slices,
+        )
+        return self._totals[thread_id]
+
+    def clock(self) -> float:
+        self.now_s += 1
+        return self.now_s
+
+    def policies(self) -> set[int]:
+        return {os.sched_getscheduler(thread_id) for thread_id in self.ids().values()}
+
+
+@pytest.fixture
+def waiting() -> Iterator[Waiting]:
+    waiting = Waiting()
+    yield waiting
+    waiting.is_over.set()
+    for thread in waiting.threads:
+        thread.join()
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    found: dict[str, Any] = record.__dict__["fields"]
+    return found
+
+
+def test_the_threads_get_what_is_chosen_and_the_log_says_why(
+    waiting: Waiting, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "tunneld.daemon")
+    scheduling = Scheduling(waiting.ids, "auto", read=waiting.read, clock=waiting.clock)
+    assert scheduling.step()
+    assert waiting.policies() == {os.SCHED_BATCH}
+    waiting.had = BUSY_LOOPS
+    assert [scheduling.step(), scheduling.step()] == [True, True]
+    assert waiting.policies() == {os.SCHED_OTHER}
+    for _ in range(9):
+        scheduling.step()
+    assert waiting.policies() == {os.SCHED_OTHER}
+    scheduling.step()
+    assert waiting.policies() == {os.SCHED_BATCH}
+    assert [fields(record) for record in caplog.records] == [
+        {
+            "policy": "normal",
+            "detail": "outbound 0 waited 160 ms for a processor and ran 5.0 ms, in 100 slices",
+            "wait_s": 10,
+        },
+        {"policy": "batch", "detail": "tried again after 10 s"},
+    ]
+
+
+def test_a_kernel_that_stops_counting_makes_them_normal_for_good(
+    waiting: Waiting, caplog: pytest.LogCaptureFixture
+) -> None:
+    is_counting = True
+
+    def read(thread_id: int) -> RunTimes | None:
+        if not is_counting:
+            raise HostError(f"{thread_id} is not counted")
+        return waiting.read(thread_id)
+
+    scheduling = Scheduling(waiting.ids, "auto", read=read)
+    assert scheduling.step()
+    assert waiting.policies() == {os.SCHED_BATCH}
+    is_counting = False
+    assert not scheduling.step()
+    assert waiting.policies() == {os.SCHED_OTHER}
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "is not counted" in fields(record)["error"]
+
+
+def test_a_thread_that_ends_is_passed_over(
+    waiting: Waiting, caplog: pytest.LogCaptureFixture
+) -> None:
+    ended = threading.Thread(target=lambda: None)
+    ended.start()
+    ended.join()
+    assert ended.native_id is not None
+    ids = {"inbound 1": ended.native_id, **waiting.ids()}
+    for asked in ("auto", "batch"):
+        scheduling = Scheduling(lambda: ids, asked)
+        assert scheduling.step()
+        assert scheduling.step()
+        assert waiting.policies() == {os.SCHED_BATCH}
+    assert caplog.records == []
+
+
+def test_a_thread_that_begins_late_gets_the_policy_too(waiting: Waiting) -> None:
+    ids: dict[str, int] = {}
+    scheduling = Scheduling(lambda: ids, "batch")
+    scheduling.step()
+    assert waiting.policies() == {os.SCHED_OTHER}
+    ids.update(waiting.ids())
+    scheduling.step()
+    assert waiting.policies() == {os.SCHED_BATCH}
