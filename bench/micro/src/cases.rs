@@ -34,13 +34,14 @@ type Maker = Box<dyn FnOnce() -> (usize, Box<dyn FnMut()>)>;
 pub(crate) fn cases(wanted: &str) -> Vec<Case> {
     let mut makers: Vec<(String, Maker)> = Vec::new();
     for count in [1_000, 1_000_000] {
-        for (law, zipf) in [("zipf", true), ("uniform", false)] {
-            let name = format!("lookup {law} {count}");
-            makers.push((name, Box::new(move || lookup(count, zipf, false))));
-        }
-        for (law, zipf) in [("zipf", true), ("uniform", false)] {
-            let name = format!("lookup v6 {law} {count}");
-            makers.push((name, Box::new(move || lookup(count, zipf, true))));
+        for (family, v6) in [("", false), ("v6 ", true)] {
+            for (layout, scattered) in [("", false), ("scattered ", true)] {
+                for (law, zipf) in [("zipf", true), ("uniform", false)] {
+                    let name = format!("lookup {family}{layout}{law} {count}");
+                    let subnets = Subnets { v6, scattered };
+                    makers.push((name, Box::new(move || lookup(count, zipf, subnets))));
+                }
+            }
         }
     }
     for len in [64, 512, 1_400, 65_535] {
@@ -82,23 +83,46 @@ pub(crate) fn cases(wanted: &str) -> Vec<Case> {
     chosen.map(make).collect()
 }
 
+/// Where the prefixes of a table lie, each at a place by chance.
+#[derive(Clone, Copy)]
+struct Subnets {
+    v6: bool,
+    /// Over all of IPv4, or 2^24 of /64; else in one network that has 2^20 subnets, as those of
+    /// an overlay do.
+    scattered: bool,
+}
+
+impl Subnets {
+    const fn length(self) -> u8 {
+        match self {
+            Self { v6: true, .. } => 64,
+            Self { scattered: true, .. } => 24,
+            Self { scattered: false, .. } => 28,
+        }
+    }
+
+    /// Returns an address of subnet `number`. An odd factor makes each number another subnet.
+    fn address(self, number: usize, host: u8) -> IpAddr {
+        let mixed = (number as u32).wrapping_mul(0x9e_3779);
+        let (number, host) = match self.scattered {
+            true => (mixed & 0xff_ffff, host),
+            false => (mixed & 0xf_ffff, host & 0xf),
+        };
+        if self.v6 {
+            let subnet = 0xfd << 120 | u128::from(number) << 64;
+            return Ipv6Addr::from_bits(subnet | u128::from(host)).into();
+        }
+        let base = if self.scattered { 0 } else { 10 << 24 };
+        Ipv4Addr::from_bits(base | number << (32 - self.length()) | u32::from(host)).into()
+    }
+}
+
 /// Lookups in batches, with destinations by Zipf's law or all alike.
-fn lookup(count: usize, zipf: bool, v6: bool) -> (usize, Box<dyn FnMut()>) {
+fn lookup(count: usize, zipf: bool, subnets: Subnets) -> (usize, Box<dyn FnMut()>) {
     const DESTINATIONS: usize = 1 << 18;
     let mut chosen = Chosen(7);
-    // An odd factor makes each number below 2^24 another prefix of 24 bits; over IPv6 the same
-    // bits are the last of a /64 within fd00::/40.
-    let address = |number: usize, host: u8| -> IpAddr {
-        let bits = (number as u32).wrapping_mul(0x9e_3779) << 8;
-        if v6 {
-            Ipv6Addr::from_bits(0xfd << 120 | u128::from(bits) << 56 | u128::from(host)).into()
-        } else {
-            Ipv4Addr::from_bits(bits | u32::from(host)).into()
-        }
-    };
-    let length = if v6 { 64 } else { 24 };
-    let prefixes = (0..count).filter_map(|number| Prefix::new(address(number, 0), length).ok());
-    let fib = fib(prefixes);
+    let prefix = |number| Prefix::new(subnets.address(number, 0), subnets.length()).ok();
+    let fib = fib((0..count).filter_map(prefix));
     let mut reached = Vec::with_capacity(count);
     let mut total = 0.0;
     for rank in 1..=count {
@@ -109,7 +133,7 @@ fn lookup(count: usize, zipf: bool, v6: bool) -> (usize, Box<dyn FnMut()>) {
         .map(|_| {
             let place = chosen.next() as f64 / u64::MAX as f64 * total;
             let number = reached.partition_point(|reached| *reached < place).min(count - 1);
-            address(number, chosen.next() as u8)
+            subnets.address(number, chosen.next() as u8)
         })
         .collect();
     let mut at = 0;

@@ -1,11 +1,14 @@
-//! Longest-prefix match over IPv4: a multibit trie with strides of 16, 8 and 8 bits.
+//! Longest-prefix match over IPv4: a multibit trie with strides of 16, 8 and up to 8 bits.
 //!
 //! A lookup is one to three loads from flat arrays. Prefixes are painted shortest first, each
 //! over the ones before, so that a slot always holds the longest prefix that covers it. A node of
-//! 256 slots is made only where a prefix is longer than the level above can tell.
+//! 256 slots is made only where a prefix is longer than the root can tell, and below it a leaf with
+//! just as many slots as the longest prefix there needs: subnets of 28 bits take 16 of them, one
+//! line of the cache, rather than 256.
 //!
 //! Source: controlled prefix expansion, Srinivasan and Varghese 1999 (ACM TOCS 17:1).
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use crate::fib::{AdjacencyId, Target};
@@ -13,8 +16,24 @@ use crate::fib::{AdjacencyId, Target};
 const ROOT_BITS: u8 = 16;
 const NODE_BITS: u8 = 8;
 const NODE_SLOTS: usize = 1 << NODE_BITS;
+/// Bits that root and nodes tell apart.
+const UPPER_BITS: u8 = ROOT_BITS + NODE_BITS;
 
-/// A slot: nothing, a target, or the number of a node one level down.
+/// Where the slots of a leaf lie: `1 << stride` of them, at a multiple of their number.
+#[derive(Debug, Clone, Copy)]
+struct Leaf {
+    stride: u32,
+    first: usize,
+}
+
+impl Leaf {
+    /// Returns the place of the slot for an address.
+    const fn slot(self, bits: u32) -> usize {
+        self.first + ((bits & 0xff) >> (8 - self.stride)) as usize
+    }
+}
+
+/// A slot: nothing, a target, or what lies one level down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slot(u32);
 
@@ -22,7 +41,10 @@ impl Slot {
     const EMPTY: Self = Self(0);
     const LOCAL: Self = Self(1);
     const FIRST_ADJACENCY: u32 = 2;
-    const NODE: u32 = 1 << 31;
+    /// Marks a slot that leads down.
+    const DOWN: u32 = 1 << 31;
+    /// In the slot above a leaf: where its stride less one stands.
+    const STRIDE_SHIFT: u32 = 28;
 
     const fn of(target: Target) -> Self {
         match target {
@@ -39,8 +61,33 @@ impl Slot {
         }
     }
 
+    /// Returns the slot above a node. There are at most 2^16 nodes.
+    const fn above_node(number: usize) -> Self {
+        Self(number as u32 | Self::DOWN)
+    }
+
+    /// Returns the slot above a leaf, which tells its first slot by its own size: see [`lay_out`].
+    const fn above_leaf(leaf: Leaf) -> Self {
+        let number = (leaf.first >> leaf.stride) as u32;
+        Self(number | (leaf.stride - 1) << Self::STRIDE_SHIFT | Self::DOWN)
+    }
+
+    /// Returns the first slot of the node below a slot of the root.
     const fn node(self) -> Option<usize> {
-        if self.0 & Self::NODE != 0 { Some((self.0 & !Self::NODE) as usize) } else { None }
+        if self.0 & Self::DOWN == 0 {
+            return None;
+        }
+        Some((self.0 & !Self::DOWN) as usize * NODE_SLOTS)
+    }
+
+    /// Returns the leaf below a slot of a node.
+    const fn leaf(self) -> Option<Leaf> {
+        if self.0 & Self::DOWN == 0 {
+            return None;
+        }
+        let stride = ((self.0 & !Self::DOWN) >> Self::STRIDE_SHIFT) + 1;
+        let number = self.0 & ((1 << Self::STRIDE_SHIFT) - 1);
+        Some(Leaf { stride, first: (number as usize) << stride })
     }
 }
 
@@ -48,19 +95,23 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Ipv4Table {
     root: Box<[Slot]>,
-    /// Nodes of both lower levels, 256 slots each.
     nodes: Vec<Slot>,
+    leaves: Box<[Slot]>,
 }
 
 impl Ipv4Table {
     /// Builds the table from first addresses, lengths and targets of prefixes, all distinct.
     pub(super) fn build(mut entries: Vec<(Ipv4Addr, u8, Target)>) -> Self {
+        let (places, slots) = lay_out(&entries);
         // Order among equal lengths does not matter: such prefixes are disjoint.
         entries.sort_by_key(|(_, length, _)| *length);
-        let mut table =
-            Self { root: vec![Slot::EMPTY; 1 << ROOT_BITS].into_boxed_slice(), nodes: Vec::new() };
+        let mut table = Self {
+            root: vec![Slot::EMPTY; 1 << ROOT_BITS].into_boxed_slice(),
+            nodes: Vec::new(),
+            leaves: vec![Slot::EMPTY; slots].into_boxed_slice(),
+        };
         for (address, length, target) in entries {
-            table.paint(address.to_bits(), length, Slot::of(target));
+            table.paint(address.to_bits(), length, Slot::of(target), &places);
         }
         table.nodes.shrink_to_fit();
         table
@@ -70,54 +121,73 @@ impl Ipv4Table {
         let bits = address.to_bits();
         let mut slot = self.root[(bits >> 16) as usize];
         if let Some(node) = slot.node() {
-            slot = self.nodes[node * NODE_SLOTS + (bits >> 8 & 0xff) as usize];
-            if let Some(node) = slot.node() {
-                slot = self.nodes[node * NODE_SLOTS + (bits & 0xff) as usize];
+            slot = self.nodes[node + (bits >> 8 & 0xff) as usize];
+            if let Some(leaf) = slot.leaf() {
+                slot = self.leaves[leaf.slot(bits)];
             }
         }
         slot.target()
     }
 
-    fn paint(&mut self, bits: u32, length: u8, slot: Slot) {
+    fn paint(&mut self, bits: u32, length: u8, slot: Slot, places: &HashMap<u32, Leaf>) {
         let first = (bits >> 16) as usize;
         let Some(rest) = length.checked_sub(ROOT_BITS).filter(|rest| *rest > 0) else {
             self.root[first..first + (1 << (ROOT_BITS - length))].fill(slot);
             return;
         };
-        let node = self.node_below_root(first);
-        let second = node * NODE_SLOTS + (bits >> 8 & 0xff) as usize;
+        let second = self.node_below(first) + (bits >> 8 & 0xff) as usize;
         let Some(rest) = rest.checked_sub(NODE_BITS).filter(|rest| *rest > 0) else {
             self.nodes[second..second + (1 << (NODE_BITS - rest))].fill(slot);
             return;
         };
-        let node = self.node_below_node(second);
-        let third = node * NODE_SLOTS + (bits & 0xff) as usize;
-        self.nodes[third..third + (1 << (NODE_BITS - rest))].fill(slot);
+        let leaf = places[&(bits >> 8)];
+        self.hang(leaf, second);
+        let third = leaf.slot(bits);
+        self.leaves[third..third + (1 << (leaf.stride - u32::from(rest)))].fill(slot);
     }
 
-    fn node_below_root(&mut self, at: usize) -> usize {
+    /// Returns the node below a slot of the root; a new one says in each slot what that said.
+    fn node_below(&mut self, at: usize) -> usize {
         self.root[at].node().unwrap_or_else(|| {
-            let (node, slot) = self.add_node(self.root[at]);
-            self.root[at] = slot;
+            let node = self.nodes.len();
+            self.nodes.resize(node + NODE_SLOTS, self.root[at]);
+            self.root[at] = Slot::above_node(node / NODE_SLOTS);
             node
         })
     }
 
-    fn node_below_node(&mut self, at: usize) -> usize {
-        self.nodes[at].node().unwrap_or_else(|| {
-            let (node, slot) = self.add_node(self.nodes[at]);
-            self.nodes[at] = slot;
-            node
-        })
+    /// Hangs a leaf below a slot of a node, unless it is there; it says in each slot what that said.
+    fn hang(&mut self, leaf: Leaf, at: usize) {
+        if self.nodes[at].leaf().is_none() {
+            self.leaves[leaf.first..leaf.first + (1 << leaf.stride)].fill(self.nodes[at]);
+            self.nodes[at] = Slot::above_leaf(leaf);
+        }
     }
+}
 
-    /// Adds a node whose slots all say what the slot above said; returns its number and the slot
-    /// that points to it. There are at most 2^16 + 2^24 nodes, well below the marking bit.
-    fn add_node(&mut self, above: Slot) -> (usize, Slot) {
-        let node = self.nodes.len() / NODE_SLOTS;
-        self.nodes.resize(self.nodes.len() + NODE_SLOTS, above);
-        (node, Slot(node as u32 | Slot::NODE))
+/// Lays out the leaves: returns each by the first 24 bits of its addresses, and how many slots they
+/// have together.
+///
+/// Small ones come first, so that the number of a leaf, which counts in its own size what lies
+/// before it, is never above 2^24: there can be no more leaves.
+fn lay_out(entries: &[(Ipv4Addr, u8, Target)]) -> (HashMap<u32, Leaf>, usize) {
+    let mut strides: HashMap<u32, u32> = HashMap::new();
+    for (address, length, _) in entries {
+        if let Some(needed) = length.checked_sub(UPPER_BITS).filter(|needed| *needed > 0) {
+            let stride = strides.entry(address.to_bits() >> 8).or_default();
+            *stride = u32::from(needed).max(*stride);
+        }
     }
+    let mut strides: Vec<_> = strides.into_iter().map(|(upper, stride)| (stride, upper)).collect();
+    strides.sort_unstable();
+    let mut slots = 0usize;
+    let mut places = HashMap::with_capacity(strides.len());
+    for (stride, upper) in strides {
+        let first = slots.next_multiple_of(1 << stride);
+        slots = first + (1 << stride);
+        places.insert(upper, Leaf { stride, first });
+    }
+    (places, slots)
 }
 
 #[cfg(test)]
@@ -178,6 +248,22 @@ mod tests {
         assert_eq!(lookup(&entries, "10.5.28.0"), None);
     }
 
+    #[test]
+    fn leaves_of_every_size_stand_side_by_side() {
+        let first = |length: u32| 0x0a05_0000 | length << 8;
+        let entry =
+            |length: u32| (Ipv4Addr::from_bits(first(length)), length as u8, adjacency(length));
+        let mut entries: Vec<_> = (25..=32).rev().map(entry).collect();
+        entries.push(self::entry("10.5.0.0/16", adjacency(0)));
+        let table = Ipv4Table::build(entries);
+        for length in 25..=32 {
+            let past = first(length) + (1 << (32 - length));
+            assert_eq!(table.lookup(Ipv4Addr::from_bits(first(length))), Some(adjacency(length)));
+            assert_eq!(table.lookup(Ipv4Addr::from_bits(past - 1)), Some(adjacency(length)));
+            assert_eq!(table.lookup(Ipv4Addr::from_bits(past)), Some(adjacency(0)));
+        }
+    }
+
     /// xorshift64*: the same numbers in every run.
     struct Seeded(u64);
 
@@ -231,11 +317,12 @@ mod tests {
     }
 
     #[test]
-    fn a_million_subnets_cost_a_hundred_megabytes_at_most() {
+    fn a_million_subnets_cost_five_megabytes_at_most() {
         let entry = |i: u32| (Ipv4Addr::from_bits(i << 4), 28, adjacency(i));
         let entries = (0..1 << 20).map(entry).collect();
         let table = Ipv4Table::build(entries);
-        assert!((table.root.len() + table.nodes.capacity()) * size_of::<Slot>() < 100_000_000);
+        let slots = table.root.len() + table.nodes.capacity() + table.leaves.len();
+        assert!(slots * size_of::<Slot>() < 5_000_000);
         for i in [0, 1, 0x8_0000, (1 << 20) - 1] {
             assert_eq!(table.lookup(Ipv4Addr::from_bits(i << 4 | 9)), Some(adjacency(i)));
         }
