@@ -87,6 +87,7 @@ def test_batch_gives_way_to_normal_while_other_programs_hold_all_processors(
 ) -> None:
     daemon = host.start_daemon()
     host.wait_ready()
+    wait_policy(host, daemon, "batch")
     with busy_processors(host):
         wait_policy(host, daemon, "normal")
         assert "policy=normal" in daemon.output()

@@ -24,6 +24,9 @@ from tunneld.host.scheduling import Policy, RunTimes, policy_of, run_times, set_
 INTERVAL_S: Final = 1.0
 """How often the threads are looked at."""
 
+BEGIN_S: Final = 0.05
+"""Threads that were just started have run by then; one that has not is found at the next look."""
+
 MIN_SLICES: Final = 3
 """Fewer in an interval say nothing: an idle thread runs once a second."""
 
@@ -119,6 +122,7 @@ class Scheduling:
 
     async def run(self) -> None:
         """Works until cancelled, or until it cannot; packets move under any policy."""
+        await asyncio.sleep(BEGIN_S)
         while True:
             if not self.step():
                 return
