@@ -61,16 +61,16 @@ def test_state_is_shown_in_words_from_the_first_wait_to_the_end(
     assert manager.told()[stopping + 1 :].count("WATCHDOG=1") == 0
 
 
-@pytest.mark.parametrize("thread", ["main", "outbound", "inbound"])
+@pytest.mark.parametrize("thread", ["main", "outbound", "inbound", "both"])
 def test_watchdog_is_fed_no_more_once_a_thread_hangs(
     host: SingleHost, etcd: Etcd, manager: Manager, start: Start, thread: str
 ) -> None:
     put_config(etcd)
-    daemon = start()
+    daemon = start("--threads", "joint" if thread == "both" else "split")
     ready = manager.wait_for(r"^READY=1$")
     manager.wait_for(r"^WATCHDOG=1$", ready)
-    prefix = {"main": "", "outbound": "tunneld-out", "inbound": "tunneld-in"}[thread]
-    threads = thread_ids(daemon.pid, prefix)
+    names = {"main": "", "outbound": "tunneld-out", "inbound": "tunneld-in", "both": "tunneld-both"}
+    threads = thread_ids(daemon.pid, names[thread])
     freezer = freeze(threads[0], host.directory / "freeze.log")
     try:
         manager.falls_silent()
