@@ -26,9 +26,10 @@ LAB ?= run
 FUZZ_SECONDS ?= 60
 
 # The groups of tests that run beside each other, the longest first. Most of their time is waiting.
+# Those of the last one need the processors to themselves, and come when the others are through.
 TEST_JOBS ?= 3
-TEST_GROUPS := e2e docker host interop unit native booted rest
-TESTS_e2e := tests/e2e
+TEST_GROUPS := e2e docker host interop unit native booted rest alone
+TESTS_e2e := tests/e2e --ignore=tests/e2e/alone
 TESTS_docker := tests/docker tests/unit/docker
 TESTS_host := tests/unit/host
 TESTS_interop := tests/interop
@@ -36,6 +37,7 @@ TESTS_unit := tests/unit --ignore=tests/unit/host --ignore=tests/unit/docker
 TESTS_native := tests/native
 TESTS_booted := tests/migration tests/systemd
 TESTS_rest := tests/bench tests/repo
+TESTS_alone := tests/e2e/alone
 
 # Where `make install` puts things.
 export DESTDIR ?=
@@ -87,6 +89,7 @@ test: ## Set up, lint, and run every test, Rust and Python (as root)
 	@$(STAGE) lint $(MAKE) stage-lint
 	@$(STAGE) fetch $(MAKE) stage-fetch
 	@$(STAGE) pytest $(MAKE) stage-pytest
+	@$(MAKE) pytest-alone
 
 stage-rust:
 	@cargo test --workspace --quiet
@@ -97,7 +100,8 @@ stage-fetch:
 
 # All groups even if one fails, TEST_JOBS at once, each one's output whole when it ends.
 stage-pytest:
-	@$(MAKE) --jobs=$(TEST_JOBS) --keep-going --output-sync=target $(TEST_GROUPS:%=pytest-%)
+	@$(MAKE) --jobs=$(TEST_JOBS) --keep-going --output-sync=target \
+		$(filter-out pytest-alone,$(TEST_GROUPS:%=pytest-%))
 
 # The leading + has the first line said at once, and not with the rest.
 $(TEST_GROUPS:%=pytest-%): pytest-%:

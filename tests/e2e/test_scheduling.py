@@ -3,58 +3,27 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
+from tests.e2e.policies import (
+    CONFIG,
+    NOBODYS_ADDRESS,
+    POLICIES,
+    PREFIX,
+    policies,
+    wait_policy,
+)
 from tests.e2e.single_host import SingleHost
 from tests.support.etcd import Etcd
 from tests.support.freeze import thread_ids
-from tests.support.process import Process
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 
-PREFIX = "/coreos.com/network"
-NOBODYS_ADDRESS = "10.5.254.1"
-CONFIG = '{"Network":"10.5.0.0/16","SubnetMax":"10.5.200.0"}'
-
-POLICIES = {"batch": os.SCHED_BATCH, "normal": os.SCHED_OTHER}
-
 # Root, without the right to choose the policy of a thread freely.
 UNPRIVILEGED = ("setpriv", "--bounding-set", "-sys_nice")
 IDLE = ("chrt", "--idle", "0")
-
-
-def policies(daemon: Process) -> set[int]:
-    """Returns the policies of its data threads; there is one for each direction at least."""
-    threads = thread_ids(daemon.pid, "tunneld-")
-    assert threads
-    return {os.sched_getscheduler(thread) for thread in threads}
-
-
-def wait_policy(host: SingleHost, daemon: Process, policy: str) -> None:
-    def is_in_force() -> bool:
-        is_shown = host.status()["backend"]["scheduling"] == policy
-        return is_shown and policies(daemon) == {POLICIES[policy]}
-
-    wait_until(is_in_force, 30.0, f"{policy} scheduling")
-
-
-@contextmanager
-def busy_processors(host: SingleHost) -> Iterator[None]:
-    """Holds every processor, and one thing more, and lets packets for nobody wait for them."""
-    count = len(os.sched_getaffinity(0)) + 1
-    programs = [host.space.start(sys.executable, "-c", "while True: pass") for _ in range(count)]
-    programs.append(host.space.start("ping", "-q", "-i", "0.01", NOBODYS_ADDRESS))
-    try:
-        yield
-        assert {program.exit_status for program in programs} == {None}
-    finally:
-        for program in programs:
-            program.kill()
 
 
 @pytest.fixture(autouse=True)
@@ -80,21 +49,6 @@ def test_policy_that_is_asked_for_is_in_force_whatever_the_daemon_has(
     assert f", {policy} scheduling\n" in text
     assert daemon.stop() == 0
     assert "WARNING" not in daemon.output()
-
-
-def test_batch_gives_way_to_normal_while_other_programs_hold_all_processors(
-    host: SingleHost,
-) -> None:
-    daemon = host.start_daemon()
-    host.wait_ready()
-    wait_policy(host, daemon, "batch")
-    with busy_processors(host):
-        wait_policy(host, daemon, "normal")
-        assert "policy=normal" in daemon.output()
-        assert "for a processor and ran" in daemon.output()
-    wait_policy(host, daemon, "batch")
-    assert "policy=batch" in daemon.output()
-    assert daemon.stop() == 0
 
 
 @pytest.mark.parametrize("asked", ["auto", "batch"])
