@@ -192,6 +192,8 @@ def test_a_peer_out_of_reach_costs_only_its_own_packets(
         assert peer.recv(2000)
         assert peer.recv(2000)
     host.wait_for_drop("underlay_unreachable", 60)
+    # A packet may be there before the thread that sent it has counted it.
+    host.wait_for_traffic("b", "tx_packets", 40)
     assert host.drops() == {"underlay_unreachable": 60}
     assert host.traffic("b")["tx_packets"] == 40
     assert host.traffic("c")["tx_packets"] == 0
