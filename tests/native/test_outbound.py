@@ -226,7 +226,9 @@ def test_a_full_underlay_holds_the_sender_back_and_loses_nothing(rig_space: Name
         for packet in packets:
             host.write(packet)
         got = [int.from_bytes(peer.recv(2000)[28:32], "big") for _ in packets]
-        assert got == list(range(1000))
+        # Not in this order: the loopback has a queue for each processor, and the slow one's timer
+        # may be on another than the sender.
+        assert sorted(got) == list(range(1000))
         assert host.drops() == {}
 
 
