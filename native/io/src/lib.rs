@@ -2,7 +2,8 @@
 //!
 //! Path of a packet: TUN → **`io`** → `core` → **`io`** → underlay, and back.
 //! Each worker has a thread, or one for each direction, that runs every packet to its end: no queue
-//! between threads, no lock and no allocation on a packet's way. What happens to a packet is decided in `core`.
+//! between threads, no lock and no allocation on a packet's way. What happens to a packet is decided
+//! in `core`.
 
 #![allow(clippy::disallowed_methods, reason = "this crate is where clock and threads belong")]
 
