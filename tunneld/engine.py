@@ -135,14 +135,12 @@ class Engine:
 
     def beats(self) -> dict[str, int]:
         """Returns a count for each thread by its name; it rises while the thread is healthy."""
-        return {
-            f"{beat['duty']} {beat['worker']}": beat["beats"] for beat in self._native.heartbeat()
-        }
+        return {_name(beat): beat["beats"] for beat in self._native.heartbeat()}
 
     def threads(self) -> dict[str, int]:
         """Returns the kernel's number of each thread by its name, of those that have begun."""
         return {
-            f"{beat['duty']} {beat['worker']}": beat["thread_id"]
+            _name(beat): beat["thread_id"]
             for beat in self._native.heartbeat()
             if beat["thread_id"] != 0
         }
@@ -194,6 +192,11 @@ def from_plain(digest: _native.Digest) -> EngineState:
         },
         entries={ip_network(item["prefix"]): item["target"] for item in digest["entries"]},
     )
+
+
+def _name(beat: _native.Heartbeat) -> str:
+    """Returns what a data thread is called in the log, e.g. `outbound 0`."""
+    return f"{beat['duty']} {beat['worker']}"
 
 
 def _plain_settings(settings: EngineSettings) -> _native.Settings:
