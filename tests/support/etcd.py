@@ -11,6 +11,8 @@ from tests.support.process import Process
 from tests.support.wait import wait_until
 
 SERVES_TIMEOUT_S = 30.0
+PATIENT = ("--dial-timeout=30s", "--command-timeout=60s")
+"""Options of etcdctl: by itself it gives an etcd that is held up two seconds to answer."""
 
 
 class Etcd:
@@ -74,7 +76,8 @@ class Etcd:
         }
 
     def _etcdctl(self, *argv: str, check: bool = True, stdin: str = "") -> tuple[bool, str]:
-        command = ("env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={self.endpoint}", *argv)
+        command = ("env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={self.endpoint}", *PATIENT)
+        command += argv
         if check:
             return True, self.space.run(*command, stdin=stdin)
         done = self.space.try_run(*command)

@@ -25,7 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.etcd import SERVES_TIMEOUT_S
+from tests.support.etcd import PATIENT, SERVES_TIMEOUT_S
 from tests.support.process import Process
 from tests.support.wait import PATIENCE, wait_until
 from tunneld.lease.model import Batch, Event, Snapshot
@@ -258,12 +258,12 @@ class EtcdServer:
         cacert = [] if self._authority is None else [f"--cacert={self._authority.cafile}"]
         user = [] if self.user is None else [f"--user={self.user}"]
         return subprocess.run(
-            ["etcdctl", f"--endpoints={self.endpoint}", *cacert, *user, *argv],
+            ["etcdctl", f"--endpoints={self.endpoint}", *PATIENT, *cacert, *user, *argv],
             env={**os.environ, "ETCDCTL_API": "3"},
             input=stdin,
             capture_output=True,
             check=is_checked,
-            timeout=30,
+            timeout=30 * PATIENCE,
         )
 
 
