@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support import leftovers
 from tests.support.install import install_below
@@ -19,9 +19,10 @@ pytest_plugins = ("tests.support.ending", "tests.support.store_fixtures")
 
 ROOT_TOOLS = ("ip", "nsenter", "nft", "tcpdump", "ping", "iperf3", "etcd", "etcdctl")
 
-# A case's time says nothing on a machine that also runs the root tests.
-settings.register_profile("default", deadline=None, print_blob=True)
-settings.register_profile("fuzz", deadline=None, print_blob=True, max_examples=1_000)
+# A case's time, or that of making one up, says nothing on a machine that also runs the root tests.
+UNHURRIED = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", UNHURRIED)
+settings.register_profile("fuzz", UNHURRIED, max_examples=1_000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
