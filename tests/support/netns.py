@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.process import Process
-from tests.support.wait import wait_until
+from tests.support.wait import PATIENCE, wait_until
 
 NAME = re.compile(r"^tnt-[a-z0-9]+-(?P<pid>\d+)(?:x\d+)?-[A-Za-z0-9.-]+$")
 
@@ -32,7 +32,7 @@ def run(*argv: str, check: bool = True, timeout_s: float = 30.0, stdin: str = ""
         AssertionError: it ended with something else than 0; the message holds its stderr.
     """
     done = subprocess.run(
-        argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
+        argv, input=stdin, capture_output=True, text=True, timeout=timeout_s * PATIENCE, check=False
     )
     if check and done.returncode != 0:
         msg = f"{' '.join(argv)} ended with {done.returncode}: {done.stdout}{done.stderr}"
@@ -65,7 +65,7 @@ class Place(ABC):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=timeout_s * PATIENCE,
             check=False,
             env=None if env is None else dict(env),
         )

@@ -71,7 +71,7 @@ class Process:
                 return self._popen.wait(timeout_s * PATIENCE)
             except subprocess.TimeoutExpired:
                 self._popen.kill()
-        return self._popen.wait(timeout_s)
+        return self._popen.wait(timeout_s * PATIENCE)
 
     def pause(self) -> None:
         """SIGSTOP; returns once every thread stands still, which a busy one does a bit later."""
@@ -97,4 +97,4 @@ class Process:
         """SIGKILL, as a crash."""
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGKILL)
-        self._popen.wait(10)
+        self._popen.wait(10 * PATIENCE)
