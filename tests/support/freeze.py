@@ -23,10 +23,15 @@ _WALL = 0x40000000
 
 def thread_ids(pid: int, prefix: str = "") -> list[int]:
     """Returns the threads of a process whose names begin with `prefix`; the main one is first."""
-    tasks = Path(f"/proc/{pid}/task")
-    return sorted(
-        int(task.name) for task in tasks.iterdir() if (task / "comm").read_text().startswith(prefix)
-    )
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            name = (task / "comm").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since
+        if name.startswith(prefix):
+            found.append(int(task.name))
+    return sorted(found)
 
 
 def freeze(thread: int, log: Path) -> Process:
