@@ -76,8 +76,8 @@ class Etcd:
         }
 
     def _etcdctl(self, *argv: str, check: bool = True, stdin: str = "") -> tuple[bool, str]:
-        command = ("env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={self.endpoint}", *PATIENT)
-        command += argv
+        etcdctl = ("env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={self.endpoint}", *PATIENT)
+        command = (*etcdctl, *argv)
         if check:
             return True, self.space.run(*command, stdin=stdin)
         done = self.space.try_run(*command)
