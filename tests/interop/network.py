@@ -330,10 +330,13 @@ class Network:
         return itertools.permutations(self.hosts, 2)
 
 
-def pings(first: Host, second: Host, family: Family = 4) -> bool:
-    """Sends one echo request from container to container; says whether the reply came."""
+def pings(first: Host, second: Host, family: Family = 4, *, patience_s: int = 5) -> bool:
+    """Sends one echo request from container to container; says whether the reply came.
+
+    A daemon on its way may be held up for a second or more while other tests run.
+    """
     address = second.container_address(family)
-    return first.container.try_run("ping", "-c1", "-W1", address).returncode == 0
+    return first.container.try_run("ping", "-c1", f"-W{patience_s}", address).returncode == 0
 
 
 def wait_connected(
