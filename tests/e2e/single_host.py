@@ -79,9 +79,11 @@ class SingleHost:
             timeout_s=60.0,
         )
 
-    def start_daemon(self, *options: str) -> Process:
+    def start_daemon(self, *options: str, environment: Mapping[str, str] | None = None) -> Process:
         return self.space.start(
-            *self.run_command(*options), log=self.directory / "tunneld.log", env=self.environment
+            *self.run_command(*options),
+            log=self.directory / "tunneld.log",
+            env={**self.environment, **(environment or {})},
         )
 
     def wait_ready(self) -> dict[str, Any]:

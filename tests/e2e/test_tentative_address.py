@@ -7,10 +7,12 @@ it was set up, so that a test can hold it for as long as it wants.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
 from tests.support.process import Process
 from tests.support.wait import wait_until
@@ -31,14 +33,20 @@ def config(backend: str) -> str:
     return json.dumps({"Network": "10.5.0.0/16", **ipv6, "Backend": {"Type": backend}})
 
 
-def start(host: SingleHost, tmp_path: Path, backend: str = "udp", datapath: str = "") -> Process:
+def start(
+    host: SingleHost,
+    tmp_path: Path,
+    backend: str = "udp",
+    datapath: str = "",
+    environment: Mapping[str, str] | None = None,
+) -> Process:
     """Starts a daemon on a store that needs no link."""
     store = ("--store", f"sqlite:{tmp_path / 'store.db'}")
     path = tmp_path / "network.json"
     path.write_text(config(backend))
     assert host.tunneld("network", "set", str(path), *store).returncode == 0
     by = ("--datapath", datapath) if datapath else ()
-    return host.start_daemon(*store, "--iface", "eth0", *by)
+    return host.start_daemon(*store, "--iface", "eth0", *by, environment=environment)
 
 
 def is_tentative(host: SingleHost, address: str = ADDRESS) -> bool:
@@ -61,19 +69,24 @@ def let_go(host: SingleHost) -> None:
     [("udp", ""), ("vxlan", ""), ("vxlan", "kernel"), ("host-gw", "")],
 )
 def test_a_daemon_started_at_once_waits_for_the_address(
-    host: SingleHost, tmp_path: Path, backend: str, datapath: str
+    host: SingleHost, manager: Manager, tmp_path: Path, backend: str, datapath: str
 ) -> None:
     hold(host)
     host.space.run("ip", "-6", "address", "add", f"{ADDRESS}/64", "dev", "eth0")
-    daemon = start(host, tmp_path, backend, datapath)
+    daemon = start(host, tmp_path, backend, datapath, manager.environment)
     wait_until(lambda: WAITING in daemon.output(), 20.0, "a line that says so")
     assert ADDRESS in daemon.output()
     assert is_tentative(host)
-    assert host.status()["state"] == "starting"
+    problem = f"underlay address {ADDRESS} on eth0 is still tentative"
+    assert (host.status()["state"], host.status()["problems"]) == ("starting", [problem])
+    shown = host.tunneld("status", "--control-socket", str(host.control_socket))
+    assert f": starting\n  {problem}\n" in shown.stdout
+    manager.wait_for(rf"^STATUS={WAITING}: {problem}$")
     assert not host.subnet_file.exists()
 
     let_go(host)
     status = host.wait_ready()
+    assert status["problems"] == []
     assert not is_tentative(host)
     assert status["lease"]["public_ipv6"] == ADDRESS
     assert daemon.output().count(WAITING) == 1

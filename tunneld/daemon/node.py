@@ -126,7 +126,12 @@ class Node:
         self._report.network = self._membership.tracker.config_text
         self._report.backend = backend
         # Only now it is known in which families the underlay must have an address.
-        underlay = await settled_underlay(self._selection, self._netlink, backend.families)
+        underlay = await settled_underlay(
+            self._selection,
+            self._netlink,
+            backend.families,
+            tell=self._report.waits_for_underlay,
+        )
         with self._membership.telling(self._compare_config):
             await self._live_on(config, backend, underlay)
 

@@ -43,11 +43,16 @@ class Report:
         self.desired: Desired | None = None
         self.path: DataPath | None = None
         self.underlay: UnderlayWatch | None = None
+        self._tentative: str | None = None
 
     @property
     def peer_count(self) -> int:
         """How many peers are reached, in whatever family."""
         return len({peer.key for peer, _ in self.desired.peers.values()}) if self.desired else 0
+
+    def waits_for_underlay(self, problem: str | None) -> None:
+        """Takes why no underlay address can be bound to yet, in one line; None: one can."""
+        self._tentative = problem
 
     def forget(self) -> None:
         """The data path is being taken down: nothing may be read from it any more."""
@@ -66,7 +71,7 @@ class Report:
             None if store.connected else f"store: {store.problem or 'not connected'}",
             self._membership.problem,
             self.path.reconciler.problem if self.path else None,
-            self.underlay.problem if self.underlay else None,
+            self.underlay.problem if self.underlay else self._tentative,
         ]
         return tuple(line for line in found if line)
 
@@ -82,6 +87,8 @@ class Report:
             return f"degraded: {problems} ({text})" if problems else text
         if self.network is None:
             waiting = "waiting for the network config"
+        elif self._tentative is not None:
+            waiting = "waiting for an underlay address"
         elif own is None:
             waiting = "waiting for a lease"
         else:

@@ -54,8 +54,11 @@ async def settled_underlay(
     families: Collection[Family],
     *,
     patience_s: float = DETECTION_S,
+    tell: Callable[[str | None], None] = lambda _problem: None,
 ) -> Underlay:
     """Returns the underlay once its addresses can be bound to.
+
+    `tell` is told what keeps them from being bound to, in one line, and None once nothing does.
 
     Raises:
         InterfaceError: there is none, or an address is still tentative after `patience_s`.
@@ -63,13 +66,14 @@ async def settled_underlay(
     """
     changed = asyncio.Event()
     monitor = Monitor(lambda _notice: changed.set())
-    is_said = False
+    said = None
     try:
         async with asyncio.timeout(patience_s):
             while (found := await find_underlay(selection, netlink, families)).is_tentative:
-                if not is_said:
+                if said != (problem := _tentative(found)):
                     _log.info("waiting for an underlay address", extra={"fields": _asked(found)})
-                    is_said = True
+                    said = problem
+                    tell(problem)
                 await changed.wait()
                 changed.clear()
     except TimeoutError:
@@ -80,6 +84,7 @@ async def settled_underlay(
         ) from None
     finally:
         monitor.close()
+    tell(None)
     return found
 
 
