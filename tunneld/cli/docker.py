@@ -88,10 +88,10 @@ def _network(
     name: str = args.name
     bridge = docker_network.bridge_name(name, args.bridge)
     version = api.version()
-    if docker_network.drops_overlay(version) and not lease.devices:
+    if docker_network.drops_overlay(version) and lease.devices is None:
         raise DockerError(
-            f"no daemon answers on {options.control_socket}: Docker {version} must be told the "
-            "overlay device; expected a running tunneld (systemctl status tunneld)"
+            f"Docker {version} must be told the overlay device, which no daemon on "
+            f"{options.control_socket} tells; expected a tunneld that is ready (tunneld status)"
         )
     there = api.network(name)
     if there is not None:

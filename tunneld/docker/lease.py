@@ -32,8 +32,9 @@ class LocalLease:
     mtu_bytes: int
     ip_masq: bool
     """Whether tunneld masquerades what leaves the network; Docker must if it does not."""
-    devices: tuple[str, ...] = ()
-    """The overlay devices; empty: no daemon runs that has one."""
+    devices: tuple[str, ...] | None = None
+    """The overlay devices; empty: there are none, packets come by the underlay as they are
+    (`host-gw`). None: no daemon is ready to tell."""
     problems: tuple[str, ...] = ()
     """What the daemon itself finds wrong, a line each."""
 
@@ -91,9 +92,10 @@ def read(subnet_file: Path, control_socket: Path) -> LocalLease:
         status = request(control_socket, "status")
     except NotRunningError as error:
         return replace(lease, problems=(str(error),))
+    is_starting = status["state"] == "starting"
     return replace(
         lease,
-        devices=tuple(status["backend"]["devices"]),
+        devices=None if is_starting else tuple(status["backend"]["devices"]),
         problems=tuple(_problems(status, lease)),
     )
 

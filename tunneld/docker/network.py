@@ -38,7 +38,8 @@ _DEVICE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 def drops_overlay(version: str) -> bool:
     """Returns whether this Docker drops what comes to a container by another host interface.
 
-    Since 28 it does, in the raw table, unless the interface is trusted.
+    Since 28 it does, in the raw table, unless the interface is trusted. Our own rule in front lets
+    the overlay pass; an underlay interface is not to be trusted: anybody may be on it.
     """
     return _is_since_28(version)
 

@@ -31,20 +31,25 @@ def listings(version: int) -> dict[str, str]:
     return {name: _run(name) for name in _SAVES[version] if shutil.which(name) is not None}
 
 
-def missing(text: str, net: AnyNet, devices: tuple[str, ...]) -> list[str]:
+def missing(text: str, net: AnyNet, devices: tuple[str, ...] | None) -> list[str]:
     """Returns what the rules lack for packets of the overlay to pass, a line each.
 
     Args:
         text: the output of iptables-save or ip6tables-save.
         net: the overlay in that family.
-        devices: the overlay's; the first one is whom our chains are called after.
+        devices: the overlay's; the first one is whom our chains are called after. None: nobody
+            tells them.
     """
-    if not devices:
+    if devices is None:
         return []
     tables = layout.parse(text)
-    owner, version = devices[0], net.subnet.version
+    owner, version = next(iter(devices), layout.ROUTED), net.subnet.version
     wanted = FamilyRules(
-        version=4 if version == 4 else 6, network=net.network, subnet=net.subnet, devices=devices
+        version=4 if version == 4 else 6,
+        network=net.network,
+        subnet=net.subnet,
+        devices=devices,
+        direct=not devices,
     )
     own = layout.own_rules(tables, owner)
     found = []

@@ -19,7 +19,7 @@ from tunneld.fib.state import FirewallMode, HostChange, HostState, SubnetEnv
 from tunneld.host import subnet_env
 from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
-from tunneld.host.firewall import HostFirewall
+from tunneld.host.firewall import ROUTED, HostFirewall
 from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding, Version
 from tunneld.host.netlink import DeviceCounters, Link, Netlink
 from tunneld.host.routes import Exits, Routes, Sources
@@ -66,7 +66,7 @@ class Actuator:
         self._device = None if device is None else OverlayDevice(device, netlink)
         self._vxlan = VxlanDevices(netlink, underlay.index)
         self._routes = Routes(netlink, networks)
-        self._firewall = HostFirewall(name or device or "routed", firewall)
+        self._firewall = HostFirewall(name or device or ROUTED, firewall)
         self._forwarding = GlobalForwarding(forwarding, state_dir)
         self._subnet_file = subnet_file
         self._watch = Watch(

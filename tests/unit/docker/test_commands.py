@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Interface, IPv4Network
-from typing import Any
 
 import pytest
 
 from tests.support.wait import wait_until
-from tests.unit.docker.conftest import DockerHost
+from tests.unit.docker.conftest import NAME, TRUSTED, DockerHost, jumps
 from tunneld.docker import rules
 from tunneld.fib.state import OverlayNet
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
-
-NAME = "overlay"
 
 
 @contextmanager
@@ -39,12 +35,6 @@ def other_subnet_env(host: DockerHost, **changed: str) -> tuple[str, str]:
     return ("--subnet-file", path)
 
 
-def inspected(host: DockerHost) -> dict[str, Any]:
-    (found,) = host.docker.json("network", "inspect", NAME)
-    assert isinstance(found, dict)
-    return found
-
-
 def fitting_options(host: DockerHost) -> dict[str, str]:
     """What a network on the lease has, by the names of `docker network create`."""
     env = host.subnet_env()
@@ -56,7 +46,7 @@ def fitting_options(host: DockerHost) -> dict[str, str]:
         "com.docker.network.bridge.enable_ip_masquerade": "false",
     }
     if host.docker.version_number >= (28,):
-        options["com.docker.network.bridge.trusted_host_interfaces"] = "flannel0"
+        options[TRUSTED] = "flannel0"
     return options
 
 
@@ -76,7 +66,7 @@ def test_a_network_is_made_once_and_fits_the_lease(host: DockerHost) -> None:
         subnet = fitting_options(host)["--subnet"]
         assert (status, err) == (0, "")
         assert out == f"network {NAME} made: {subnet} on br-{NAME}, MTU 1472\n"
-        found = inspected(host)
+        found = host.inspected()
         config = {"Subnet": subnet, "Gateway": host.subnet_env()["FLANNEL_SUBNET"][:-3]}
         assert found["IPAM"]["Config"] == [config]
         expected = {k: v for k, v in fitting_options(host).items() if not k.startswith("--")}
@@ -85,7 +75,7 @@ def test_a_network_is_made_once_and_fits_the_lease(host: DockerHost) -> None:
 
         status, out, err = host.tunneld("docker", "network", NAME)
         assert (status, out, err) == (0, f"network {NAME} is there, on {subnet}, MTU 1472\n", "")
-        assert inspected(host)["Id"] == found["Id"]
+        assert host.inspected()["Id"] == found["Id"]
 
         container = host.docker.run("c1", "--network", NAME)
         assert str(container.address) == f"{config['Gateway'][:-2]}.2"
@@ -143,7 +133,7 @@ def test_a_network_that_does_not_trust_the_device_is_named_where_docker_drops(
     host: DockerHost,
 ) -> None:
     options = fitting_options(host)
-    trusted = options.pop("com.docker.network.bridge.trusted_host_interfaces", None)
+    trusted = options.pop(TRUSTED, None)
     with network(host, *as_arguments(options)):
         status, _, err = host.tunneld("docker", "network", NAME)
         assert status == (1 if trusted else 0)
@@ -181,7 +171,7 @@ def test_whoever_masquerades_the_other_does_not(host: DockerHost) -> None:
     assert "nobody masquerades" in out
     assert host.tunneld("docker", "network", NAME, *option)[0] == 0
     try:
-        options = inspected(host)["Options"]
+        options = host.inspected()["Options"]
         assert options["com.docker.network.bridge.enable_ip_masquerade"] == "true"
         assert host.tunneld("docker", "check", *option)[0] == 0
     finally:
@@ -206,11 +196,6 @@ def test_rules_that_drop_the_overlay_are_off_while_no_daemon_keeps_them_open(
                 assert "must be told the overlay device" in err
         finally:
             host.start_tunneld()
-
-
-def jumps(text: str) -> list[str]:
-    """Returns the lines of iptables-save that lead to our chains."""
-    return [line for line in text.splitlines() if re.fullmatch(r"-A .* -j TUNNELD-.*", line)]
 
 
 def test_each_accept_that_is_missing_among_dockers_rules_is_named(host: DockerHost) -> None:

@@ -2,66 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from ipaddress import IPv6Interface, IPv6Network
-from typing import Any
 
 import pytest
 
-from tests.support.docker import RELEASES, Release
+from tests.support.docker import Release
 from tests.support.document import scripts
 from tests.support.machine import SOURCE_TREE
 from tests.support.netns import Rig
-from tests.unit.docker.conftest import DUAL, ONLY_V6, DockerHost
+from tests.unit.docker.conftest import DUAL, NAME, ONLY_V6, TRUSTED, DockerHost, standing
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
-
-NAME = "overlay"
-TRUSTED = "com.docker.network.bridge.trusted_host_interfaces"
-
-
-@contextmanager
-def standing(rig: Rig, release: Release, config: str, *options: str) -> Iterator[DockerHost]:
-    made = DockerHost(rig, release, config, *options)
-    try:
-        made.start()
-        yield made
-    finally:
-        made.docker.close()
-
-
-@pytest.fixture(params=RELEASES)
-def release(request: pytest.FixtureRequest, root_tools: None) -> Release:
-    found: Release = request.param
-    return found
 
 
 def subnet_v6(host: DockerHost) -> IPv6Network:
     return IPv6Interface(host.subnet_env()["FLANNEL_IPV6_SUBNET"]).network
 
 
-def inspected(host: DockerHost, name: str = NAME) -> dict[str, Any]:
-    (found,) = host.docker.json("network", "inspect", name)
-    assert isinstance(found, dict)
-    return found
-
-
 def configs(host: DockerHost) -> list[dict[str, str]]:
     """Returns subnets and gateways of the network, without what Docker adds of its own."""
-    found = inspected(host)["IPAM"]["Config"]
+    found = host.inspected()["IPAM"]["Config"]
     return [{name: one[name] for name in ("Subnet", "Gateway")} for one in found]
-
-
-def expect_fit(host: DockerHost, said: str) -> None:
-    """Makes the network twice, and has it checked."""
-    status, out, err = host.tunneld("docker", "network", NAME)
-    assert (status, out, err) == (0, f"network {NAME} made: {said}\n", "")
-    status, out, err = host.tunneld("docker", "network", NAME)
-    assert (status, err) == (0, ""), err
-    assert "is there, on " in out
-    status, out, err = host.tunneld("docker", "check")
-    assert (status, err) == (0, ""), out
 
 
 @pytest.mark.parametrize(
@@ -76,14 +37,14 @@ def test_a_network_has_the_subnets_of_both_families(
         env, subnet = host.subnet_env(), subnet_v6(host)
         gateway = env["FLANNEL_SUBNET"].removesuffix("/24")
         ipv4 = f"{gateway.removesuffix('.1')}.0/24"
-        expect_fit(host, f"{ipv4}, {subnet} on br-{NAME}, MTU 1430")
+        host.expect_fit(f"{ipv4}, {subnet} on br-{NAME}, MTU 1430")
         assert configs(host) == [
             {"Subnet": ipv4, "Gateway": gateway},
             {"Subnet": str(subnet), "Gateway": str(subnet[1])},
         ]
-        assert inspected(host)["EnableIPv6"] is True
+        assert host.inspected()["EnableIPv6"] is True
         if host.docker.version_number >= (28,):
-            assert inspected(host)["Options"][TRUSTED] == devices
+            assert host.inspected()["Options"][TRUSTED] == devices
         container = host.docker.run("c1", "--network", NAME)
         assert container.address_v6 in subnet
         assert container.address_v6 > subnet[1]
@@ -95,11 +56,11 @@ def test_a_network_has_the_subnets_of_both_families(
 def test_a_network_of_ipv6_alone_is_made_as_far_as_docker_can(rig: Rig, release: Release) -> None:
     with standing(rig, release, ONLY_V6) as host:
         subnet = subnet_v6(host)
-        expect_fit(host, f"{subnet} on br-{NAME}, MTU 1430")
+        host.expect_fit(f"{subnet} on br-{NAME}, MTU 1430")
         ours = {"Subnet": str(subnet), "Gateway": str(subnet[1])}
         if host.docker.version_number >= (28,):
             assert configs(host) == [ours]
-            assert inspected(host)["EnableIPv4"] is False
+            assert host.inspected()["EnableIPv4"] is False
         else:
             assert ours in configs(host)
         container = host.docker.run("c1", "--network", NAME)

@@ -20,6 +20,9 @@ from typing import Literal
 
 from tunneld.host.firewall.family import FamilyRules
 
+ROUTED = "routed"
+"""What tables and chains are called after where the overlay has no device of its own."""
+
 DOCKER_USER = "DOCKER-USER"
 """The chain Docker keeps for the operator's rules and never changes."""
 
