@@ -130,7 +130,7 @@ def flanneld_pids() -> list[int]:
     return [
         int(process.name)
         for process in _processes()
-        if _command(process).startswith("flanneld") and _namespace(process) in (own, None)
+        if _command(process).startswith("flanneld") and _may_be_in(own, process)
     ]
 
 
@@ -170,11 +170,13 @@ def _command(process: Path) -> str:
     return _read(process / "comm").strip()
 
 
-def _namespace(process: Path) -> int | None:
+def _may_be_in(namespace: int, process: Path) -> bool:
     try:
-        return (process / "ns/net").stat().st_ino
+        return (process / "ns/net").stat().st_ino == namespace
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it has ended, and is perhaps not yet waited for
     except OSError:
-        return None
+        return True
 
 
 def _read(path: Path) -> str:

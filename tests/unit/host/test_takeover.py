@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +14,15 @@ from tests.interop.flanneld.build import flanneld_binary
 from tests.support.etcd import Etcd
 from tests.support.netns import Namespace
 from tests.support.wait import wait_until
-from tests.unit.host.conftest import run_inside
+from tests.unit.host.conftest import inside, run_inside
 from tunneld.host.firewall import layout
 from tunneld.host.netlink import Netlink
-from tunneld.host.takeover import removal, remove_flannel_rules, warn_of_flannel_routes
+from tunneld.host.takeover import (
+    flanneld_pids,
+    removal,
+    remove_flannel_rules,
+    warn_of_flannel_routes,
+)
 
 FLANNEL = re.compile(r'FLANNEL-|flannel-ipv|"flanneld ')
 SAVES = ("iptables-nft-save", "ip6tables-nft-save", "iptables-legacy-save", "ip6tables-legacy-save")
@@ -111,6 +118,21 @@ def test_host_where_flanneld_never_ran_is_left_as_it_is(space: Namespace) -> Non
     assert take_over(space) == ()
     assert rules(space) == before
     assert not space.run("cat", "/proc/net/ip_tables_names").split()
+
+
+@pytest.mark.root
+def test_flanneld_that_has_ended_but_was_not_waited_for_does_not_run(
+    space: Namespace, tmp_path: Path
+) -> None:
+    program = tmp_path / "flanneld"
+    program.symlink_to("/bin/cat")
+    with inside(space), subprocess.Popen([program], stdin=subprocess.PIPE) as process:
+        assert flanneld_pids() == [process.pid]
+        assert process.stdin is not None
+        process.stdin.close()
+        state = Path(f"/proc/{process.pid}/stat")
+        wait_until(lambda: ") Z " in state.read_text(), what="the end of the program")
+        assert flanneld_pids() == []
 
 
 def test_rules_of_versions_without_chains_are_known_by_their_comment() -> None:
