@@ -8,6 +8,7 @@ import datetime
 import ipaddress
 import json
 import os
+import random
 import shutil
 import socket
 import sqlite3
@@ -110,9 +111,18 @@ class Server(Protocol):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Returns a port that a server may take, and find free again when it is restarted.
+
+    Below net.ipv4.ip_local_port_range, of which every connection of the machine gets its own.
+    """
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 @dataclass(frozen=True)
@@ -310,7 +320,7 @@ class _Write:
     """A transaction under a new revision."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=10, isolation_level=None)
+        self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
 
     def __enter__(self) -> sqlite3.Connection:
         self._db.execute("BEGIN IMMEDIATE")
