@@ -30,6 +30,7 @@ def run(*argv: str, check: bool = True, timeout_s: float = 30.0, stdin: str = ""
 
     Raises:
         AssertionError: it ended with something else than 0; the message holds its stderr.
+        TimeoutExpired: it went on for `timeout_s` times `PATIENCE`.
     """
     done = subprocess.run(
         argv, input=stdin, capture_output=True, text=True, timeout=timeout_s * PATIENCE, check=False
@@ -69,6 +70,14 @@ class Place(ABC):
             check=False,
             env=None if env is None else dict(env),
         )
+
+    def wait_for_answer(self, address: str) -> None:
+        """Waits until an address answers a ping: what is sent while links come up may be lost."""
+
+        def answers() -> bool:
+            return self.try_run("ping", "-c", "1", "-W", "1", address).returncode == 0
+
+        wait_until(answers, 20.0, f"an answer of {address} in {self.name}")
 
     def start(
         self, *argv: str, log: Path | None = None, env: Mapping[str, str] | None = None

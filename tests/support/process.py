@@ -87,8 +87,13 @@ class Process:
 
     def _states(self) -> set[str]:
         """Returns the states of all threads, as proc(5) tells them: `PID (NAME) STATE ...`."""
-        stats = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
-        return {stat.rpartition(") ")[2][0] for stat in stats}
+        states = set()
+        for path in Path(f"/proc/{self.pid}/task").glob("*/stat"):
+            try:
+                states.add(path.read_text().rpartition(") ")[2][0])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # the thread has just ended
+        return states
 
     def resume(self) -> None:
         self._popen.send_signal(signal.SIGCONT)
