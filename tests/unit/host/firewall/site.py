@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tests.support.netns import Namespace, Rig
+from tests.support.wait import PATIENCE
 from tests.unit.host.conftest import eventually, inside, overlay
 from tunneld.fib.state import Device, Firewall, OverlayNet, Route
 from tunneld.host.device import OverlayDevice
@@ -42,6 +43,10 @@ BRIDGE = "docker0"
 REMOTE = "10.5.2.5"
 CONTAINER = "10.5.1.2"
 DEVICE = "10.5.1.0"
+COMES_S: Final = 10.0 * PATIENCE
+"""How long what passes may take; it comes at once unless the machine is busy."""
+DROPPED_S: Final = 0.5
+"""How long to look for what must not come."""
 HOST_OUTSIDE = "192.0.2.1"
 STRANGER = "192.0.2.2"
 
@@ -160,7 +165,7 @@ def udp_socket(space: Namespace, *, bound: str = "", port: int = 0, to: str = ""
             opened = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
         else:
             opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    opened.settimeout(5)
+    opened.settimeout(COMES_S)
     opened.bind((bound, port))
     return opened
 
@@ -170,7 +175,7 @@ def sends(space: Namespace, to: str, *, bound: str = "", port: int = 7) -> None:
         sender.sendto(b"probe", (to, port))
 
 
-async def leaves_by_the_tun(place: Site, within_s: float = 5.0, *, to: str = REMOTE) -> str:
+async def leaves_by_the_tun(place: Site, within_s: float = COMES_S, *, to: str = REMOTE) -> str:
     """Returns the source of the next datagram to the remote container, read from the TUN."""
     version = ip_address(to).version
     async with asyncio.timeout(within_s):
@@ -221,24 +226,39 @@ def source_seen_by(receiver: socket.socket) -> str:
     return str(source)
 
 
-async def arrives(place: Site, to: str = CONTAINER) -> str | None:
-    """Returns the source that the container sees of a datagram off the TUN; None: nothing came."""
+async def arrives(place: Site, to: str = CONTAINER) -> str:
+    """Returns the source that the container sees of a datagram off the TUN."""
     receiver = udp_socket(place.container, to=to)
-    receiver.settimeout(0.5)
+    comes_in_by_the_tun(place, to, receiver.getsockname()[1])
+    return source_seen_by(receiver)
+
+
+async def is_kept_out(place: Site, to: str = CONTAINER) -> bool:
+    """Says whether the container sees nothing of a datagram off the TUN."""
+    receiver = udp_socket(place.container, to=to)
+    receiver.settimeout(DROPPED_S)
     comes_in_by_the_tun(place, to, receiver.getsockname()[1])
     try:
-        return source_seen_by(receiver)
+        source_seen_by(receiver)
     except TimeoutError:
-        return None
+        return True
+    return False
 
 
-async def departs(place: Site, to: str = REMOTE) -> str | None:
-    """Returns the source of the container's datagram when it reaches the TUN; None: it did not."""
+async def departs(place: Site, to: str = REMOTE) -> str:
+    """Returns the source of the container's datagram when it reaches the TUN."""
+    sends(place.container, to)
+    return await leaves_by_the_tun(place, to=to)
+
+
+async def is_kept_in(place: Site, to: str = REMOTE) -> bool:
+    """Says whether the container's datagram does not reach the TUN."""
     sends(place.container, to)
     try:
-        return await leaves_by_the_tun(place, within_s=0.5, to=to)
+        await leaves_by_the_tun(place, DROPPED_S, to=to)
     except TimeoutError:
-        return None
+        return True
+    return False
 
 
 Tools = Literal["all", "nft only", "iptables-nft only", "iptables-legacy only"]
