@@ -68,6 +68,8 @@ def narrow(rig: Rig) -> Namespace:
     ):
         space.run("ip", "route", "add", "default", "via", gateway)
         space.run("ip", "-6", "route", "add", "default", "via", gateway_v6)
+    for endpoint in (FAR, FAR_V6):
+        near.wait_for_answer(str(endpoint))
     return near
 
 

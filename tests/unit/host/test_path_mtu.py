@@ -35,6 +35,7 @@ def test_path_mtu_follows_what_the_kernel_learns_and_forgets(rig: Rig) -> None:
     router.sysctl("net/ipv4/ip_forward", 1)
     near.run("ip", "route", "add", "default", "via", "192.0.2.254")
     far.run("ip", "route", "add", "default", "via", "198.51.100.254")
+    near.wait_for_answer(str(THERE))
     with inside(near):
         assert path_mtu(HERE, THERE, 8285) == 1500
         (worker,) = open_underlay_sockets([HERE], 8285, 1)
@@ -67,6 +68,7 @@ def test_ipv6_path_mtu_follows_what_the_kernel_learns(rig: Rig) -> None:
         space.run("ip", "address", "add", address, "dev", device, "nodad")
     near.run("ip", "route", "add", "default", "via", "2001:db8:1::fe")
     far.run("ip", "route", "add", "default", "via", "2001:db8:2::fe")
+    near.wait_for_answer(str(there))
     with inside(near):
         assert path_mtu(here, there, 8285) == 1500
         (worker,) = open_underlay_sockets([here], 8285, 1)

@@ -76,20 +76,27 @@ def test_arriving_flows_spread_over_several_sockets(in_space: Namespace) -> None
     for _ in range(64):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.sendto(b"flow", ("127.0.0.1", PORT))
-    counts = []
-    for worker in sockets:
-        (opened,) = worker.ipv4
-        count = 0
-        while True:
-            try:
-                opened.recv(100)
-            except BlockingIOError:
-                break
-            count += 1
-        counts.append(count)
+    counts = [0, 0]
+
+    def have_all_come() -> bool:
+        for number, worker in enumerate(sockets):
+            counts[number] += len(sources_of_what_came(worker))
+        return sum(counts) >= 64
+
+    wait_until(have_all_come, what="64 datagrams")
     assert sum(counts) == 64
     assert min(counts) > 0
     close_all(sockets)
+
+
+def sources_of_what_came(worker: WorkerSockets) -> list[int]:
+    """Returns the source port of each datagram that lies at the worker's port; takes them away."""
+    found = []
+    while True:
+        try:
+            found.append(worker_sockets(worker)[0].recvfrom(100)[1][1])
+        except BlockingIOError:
+            return found
 
 
 @pytest.mark.parametrize("shares", [False, True], ids=["alone", "with SO_REUSEPORT"])
@@ -172,13 +179,14 @@ def test_flows_leave_by_ports_of_their_own_and_nothing_comes_in_there(
             stranger.sendto(b"in", one.getsockname())
         with pytest.raises(BlockingIOError):
             one.recv(100)
-    sources = set()
-    for worker in sockets:
-        while True:
-            try:
-                sources.add(worker_sockets(worker)[0].recvfrom(100)[1][1])
-            except BlockingIOError:
-                break
+    sources: set[int] = set()
+
+    def have_all_come() -> bool:
+        for worker in sockets:
+            sources.update(sources_of_what_came(worker))
+        return len(sources) >= len(ports)
+
+    wait_until(have_all_come, what="a datagram of each socket")
     assert sources == ports
     close_all(sockets)
 
@@ -215,7 +223,7 @@ def test_icmp6_socket_sends_whole_packets_and_receives_nothing(rig: Rig) -> None
     offender = IPv6(src="2001:db8::2", dst="fd00:5:2::5") / UDP(sport=1, dport=2)
     packet = IPv6(src="fd00:5:1::", dst="2001:db8::2") / ICMPv6DestUnreach() / bytes(offender)
     with inside(near), open_icmp6_socket() as opened, Capture(far, "eth0", "icmp6") as capture:
-        near.run("ping", "-c", "1", "-W", "5", "2001:db8::2")
+        near.wait_for_answer("2001:db8::2")
         opened.sendto(bytes(packet), ("2001:db8::2", 0))
         wait_until(lambda: any(ICMPv6DestUnreach in p for p in capture.packets()), what="the error")
         with pytest.raises(BlockingIOError):
@@ -232,7 +240,7 @@ def test_icmp_socket_sends_whole_packets_and_receives_nothing(rig: Rig) -> None:
     offender = IP(src="192.0.2.2", dst="10.5.2.5") / UDP(sport=1, dport=2)
     packet = IP(src="10.5.1.0", dst="192.0.2.2", ttl=64) / ICMP(type=3, code=0) / bytes(offender)
     with inside(near), open_icmp_socket() as opened, Capture(far, "eth0", "icmp") as capture:
-        near.run("ping", "-c", "1", "-W", "5", "192.0.2.2")
+        near.wait_for_answer("192.0.2.2")
         opened.sendto(bytes(packet), ("192.0.2.2", 0))
         wait_until(lambda: any(p["ICMP"].type == 3 for p in capture.packets()), what="the error")
         with pytest.raises(BlockingIOError):

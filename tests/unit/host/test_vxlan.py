@@ -6,11 +6,13 @@ import socket
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.netns import Namespace, Rig
+from tests.support.wait import wait_until
 from tests.unit.host.conftest import inside, run_inside
 from tunneld.backend.base import VxlanDevice
 from tunneld.backend.mac import MacAddress
@@ -340,6 +342,8 @@ def test_device_of_a_flanneld_that_runs_is_left_to_it(host: Namespace, tmp_path:
     program.symlink_to("/bin/sleep")
     host.run(*FLANNELD.split())
     flanneld = host.start(str(program), "600")
+    name = Path(f"/proc/{flanneld.pid}/comm")
+    wait_until(lambda: name.read_text() == "flanneld\n", what="the start of the program")
 
     async def work(devices: VxlanDevices, netlink: Netlink) -> None:
         with pytest.raises(HostError, match=rf"flanneld \(process {flanneld.pid}\) runs"):
@@ -375,7 +379,9 @@ def test_traffic_passes_to_a_kernel_device_set_up_by_hand(rig: Rig, host: Namesp
         await devices.put_entries(await indices(netlink), NEIGHBOURS, FDB)
         host.run("ip", "route", "add", "10.5.2.0", "dev", "flannel.1")
         host.run("ip", "route", "add", "fd00:5:2::", "dev", "flannel-v6.1")
+        for address in ("192.0.2.2", "2001:db8::2"):
+            host.wait_for_answer(address)
         for address in ("10.5.2.0", "fd00:5:2::"):
-            assert " 0% packet loss" in host.run("ping", "-c", "2", "-W", "5", address)
+            assert " 0% packet loss" in host.run("ping", "-c", "2", "-W", "20", address)
 
     with_devices(host, work)
