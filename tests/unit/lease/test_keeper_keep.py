@@ -41,12 +41,13 @@ def test_time_to_live_must_be_positive(ttl_s: float) -> None:
 
 def test_kept_lease_outlives_its_time_and_peers_see_no_write(server: Server, prefix: str) -> None:
     async def main() -> None:
-        async with Node(server.options(prefix), ME, ttl_s=3.0) as node:
+        # Renewed each third of it: a machine that stops for a moment is still in time.
+        async with Node(server.options(prefix), ME, ttl_s=7.5) as node:
             first = await node.acquire(NETWORK)
             begin_s = node.keeper.expires_at_s
             assert begin_s is not None
             keeping = asyncio.create_task(node.keeper.keep())
-            await until(lambda: (node.keeper.expires_at_s or 0.0) > begin_s + 3.5)
+            await until(lambda: (node.keeper.expires_at_s or 0.0) > begin_s + 8.0)
             keeping.cancel()
             assert (await node.store.read()).leases == (first,)
             assert node.keeper.state == "held"
@@ -83,10 +84,10 @@ def test_remembered_lease_is_held_until_a_listing_says_otherwise(
 
 def test_remembered_lease_is_renewed_before_its_end(server: Server, prefix: str) -> None:
     async def main() -> None:
-        async with Node(server.options(prefix), ME, ttl_s=3.0) as node:
+        async with Node(server.options(prefix), ME, ttl_s=30.0) as node:
             first = await node.acquire(NETWORK)
             await node.sees(first)
-            again = Node(server.options(prefix), ME, ttl_s=3.0)
+            again = Node(server.options(prefix), ME, ttl_s=30.0)
             again.tracker.reset(node.tracker.view)
             again.keeper.adopt(first, 2.0, again.tracker)
             begin_s = again.keeper.expires_at_s or 0.0
@@ -102,7 +103,7 @@ def test_host_cut_off_past_the_end_of_its_lease_goes_on_degraded(
     etcd: EtcdServer, prefix: str
 ) -> None:
     async def main() -> None:
-        async with Node(etcd.options(prefix), ME, ttl_s=2.0) as node:
+        async with Node(etcd.options(prefix), ME, ttl_s=6.0) as node:
             first = await node.acquire(NETWORK)
             keeping = asyncio.create_task(node.keeper.keep())
             await asyncio.to_thread(etcd.kill)

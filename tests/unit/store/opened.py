@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 
 from tests.support.stores import Server
+from tunneld.errors import GrantLostError
 from tunneld.lease.model import Lease, LeaseAttributes, NodeRecord, Reservation, SubnetKey
 from tunneld.lease.registry import Claim, Grant, Store
 from tunneld.store import StoreOptions, open_store
@@ -48,3 +49,18 @@ def claim_of(
         drop=drop,
         reservation=reservation,
     )
+
+
+async def claimed_for(
+    ttl_s: float, store: Store, reservation: Reservation | None = None
+) -> tuple[Grant, Lease]:
+    """Returns a new grant of a short time, and a lease under it.
+
+    A machine that is busy may let the time pass before the claim, which then writes nothing.
+    """
+    while True:
+        grant = await store.grant(ttl_s)
+        try:
+            return grant, await store.claim(claim_of(grant, reservation=reservation))
+        except GrantLostError:
+            continue

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from tests.support.stores import Follower, Server, run, until, until_async
-from tests.unit.store.opened import A, B, claim_of, opened
+from tests.unit.store.opened import A, B, claim_of, claimed_for, opened
 from tunneld.errors import GrantLostError
 from tunneld.lease.model import LeaseDeleted, LeasePut, RecordDeleted, Reservation, ReservationPut
 
@@ -19,8 +19,7 @@ def test_reservation_outlives_the_grant(server: Server, prefix: str) -> None:
     async def main() -> None:
         async with opened(server, prefix) as store:
             async with Follower(store) as follower:
-                grant = await store.grant(1)
-                await store.claim(claim_of(grant, reservation=reservation))
+                await claimed_for(1, store, reservation)
                 await until(lambda: LeaseDeleted(A) in follower.events)
                 assert ReservationPut(reservation) in follower.events
             found = await store.read()
@@ -34,8 +33,7 @@ def test_ended_grant_takes_lease_and_record_with_it(server: Server, prefix: str)
     async def main() -> None:
         async with opened(server, prefix) as store, opened(server, prefix) as other:
             async with Follower(other) as follower:
-                grant = await store.grant(1)
-                lease = await store.claim(claim_of(grant))
+                grant, lease = await claimed_for(1, store)
                 await until(lambda: RecordDeleted("node-a") in follower.events)
                 assert LeasePut(lease) in follower.events
                 assert LeaseDeleted(A) in follower.events
@@ -54,10 +52,11 @@ def test_lease_kept_alive_outlives_its_first_time_unseen_by_others(
 ) -> None:
     async def main() -> None:
         async with opened(server, prefix) as store:
-            grant = await store.grant(1)
+            # Long enough for a machine that stops for a moment.
+            grant = await store.grant(5)
             lease = await store.claim(claim_of(grant))
             loop = asyncio.get_running_loop()
-            end = loop.time() + 2.5 * grant.ttl_s
+            end = loop.time() + 1.5 * grant.ttl_s
             async with Follower(store) as follower:
 
                 async def kept_long_enough() -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stores import EtcdServer, Follower, run
+from tests.support.stores import EtcdServer, Follower, run, until
 from tests.unit.store.opened import opened
 from tunneld.errors import UsageError
 from tunneld.store import StoreOptions, open_store
@@ -66,6 +66,6 @@ def test_nothing_of_a_closed_store_is_left_open(etcd_https: EtcdServer, prefix: 
         for _ in range(5):
             async with opened(etcd_https, prefix) as store, Follower(store):
                 await store.read()
-        assert open_sockets() == before
+        await until(lambda: open_sockets() == before)
 
     run(main())

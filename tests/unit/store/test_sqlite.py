@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.stores import Follower, SqliteServer, run, until
-from tests.unit.store.opened import A, claim_of, opened
+from tests.support.wait import PATIENCE
+from tests.unit.store.opened import A, claimed_for, opened
 from tunneld.errors import StoreUnavailableError
 from tunneld.lease.model import ConfigPut, LeaseDeleted
 from tunneld.store.sqlite.store import SqliteStore
@@ -62,7 +63,7 @@ def test_processes_sharing_a_new_file_never_hold_one_subnet_twice(server: Sqlite
         )
         for node in range(4)
     ]
-    outputs = [racer.communicate(timeout=60)[0] for racer in racers]
+    outputs = [racer.communicate(timeout=60 * PATIENCE)[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0] * 4, outputs
     assert sum(map(int, outputs)) == 50
     assert len(server.everything("/race/subnets/")) == 50
@@ -73,7 +74,8 @@ def test_watcher_that_fell_behind_gets_a_new_snapshot(server: SqliteServer, pref
         store = SqliteStore(server.path, prefix, kept_revisions=5)
         try:
             async with Follower(store) as follower:
-                # All of one look's time: the watch sees nothing in between.
+                # The watch sees nothing in between: the last look has ended, and the loop stands.
+                store._thread.submit(bool).result()
                 for number in range(50):
                     server.put(f"{prefix}/config", str(number).encode())
                 await store.write_config("last")
@@ -104,7 +106,8 @@ def test_replaced_file_leads_to_a_new_snapshot(server: SqliteServer, prefix: str
         async with opened(server, prefix) as store, opened(server, prefix) as writer:
             await writer.write_config("old")
             async with Follower(store) as follower:
-                for path in server.path.parent.iterdir():
+                # The file itself last: whoever looks before still has the others open.
+                for path in sorted(server.path.parent.iterdir(), reverse=True):
                     path.unlink()
                 await writer.write_config("new")
                 await until(lambda: bool(follower.snapshots[1:] and follower.seen[-1:]))
@@ -121,7 +124,7 @@ def test_replaced_file_leads_to_a_new_snapshot(server: SqliteServer, prefix: str
 def test_ended_lease_is_removed_by_whoever_looks(server: SqliteServer, prefix: str) -> None:
     async def main() -> None:
         async with opened(server, prefix) as store:
-            await store.claim(claim_of(await store.grant(0.3)))
+            await claimed_for(0.3, store)
         # The holder is gone, nobody withdrew the lease.
         async with opened(server, prefix) as other, Follower(other) as follower:
             await until(
