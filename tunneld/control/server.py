@@ -27,6 +27,8 @@ MAX_REQUEST_BYTES: Final = 65536
 MAX_CONNECTIONS: Final = 64
 IDLE_S: Final = 30.0
 """How long a connection may stay without a request."""
+PATIENCE_S: Final = 1.0
+"""How long a reply that is being made may still take when the server closes."""
 
 _log = logging.getLogger("tunneld.control")
 
@@ -65,7 +67,7 @@ class ControlServer:
         if self._server is None:
             return
         self._server.close()
-        await self._connections.close(patience_s=1.0)
+        await self._connections.close(patience_s=PATIENCE_S)
         with suppress(FileNotFoundError):
             if self._path.lstat().st_ino == self._inode:
                 self._path.unlink()

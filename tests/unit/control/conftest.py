@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import uvloop
 
+from tests.support.wait import PATIENCE
+
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
@@ -19,7 +21,7 @@ async def outcome_of(coroutine: Coroutine[Any, Any, None]) -> BaseException | No
     the middle and leave the test hanging instead of failing.
     """
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(30 * PATIENCE):
             await coroutine
     except BaseException as error:
         return error

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.wait import PATIENCE
 from tunneld.control.health import Health, HealthServer
 from tunneld.errors import HostError, PortInUseError
 
@@ -32,7 +33,7 @@ async def serving(health: Health) -> AsyncIterator[HealthServer]:
 
 
 def fetch(port: int, method: str, path: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10 * PATIENCE)
     try:
         connection.request(method, path)
         response = connection.getresponse()
@@ -107,7 +108,7 @@ def test_silent_clients_do_not_keep_the_server_from_closing(run: Run) -> None:
         server = HealthServer(LOOPBACK, 0, lambda: WELL)
         await server.start()
         writers = [(await asyncio.open_connection("127.0.0.1", server.port))[1] for _ in range(10)]
-        await asyncio.wait_for(server.close(), timeout=5)
+        await asyncio.wait_for(server.close(), timeout=5 * PATIENCE)
         for writer in writers:
             writer.close()
 

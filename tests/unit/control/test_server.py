@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.wait import PATIENCE
+from tunneld.control import server as server_module
 from tunneld.control.client import NotRunningError, request
 from tunneld.control.server import MAX_REQUEST_BYTES, ControlServer, Handler
 from tunneld.errors import ControlError, LeaseError
@@ -36,7 +38,7 @@ async def serving(path: Path, **handlers: Handler) -> AsyncIterator[ControlServe
         await server.close()
 
 
-async def ask(path: Path, op: str, timeout_s: float = 10.0) -> Any:
+async def ask(path: Path, op: str, timeout_s: float = 10.0 * PATIENCE) -> Any:
     return await asyncio.to_thread(request, path, op, timeout_s=timeout_s)
 
 
@@ -188,7 +190,11 @@ def test_socket_is_gone_after_close(tmp_path: Path, run: Run) -> None:
     run(check())
 
 
-def test_reply_on_its_way_is_finished_while_the_server_closes(tmp_path: Path, run: Run) -> None:
+def test_reply_on_its_way_is_finished_while_the_server_closes(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "PATIENCE_S", 10 * PATIENCE)
+
     async def check() -> None:
         path = tmp_path / "s"
         asked, go_on = asyncio.Event(), asyncio.Event()
@@ -218,7 +224,7 @@ def test_idle_client_does_not_keep_the_server_from_closing(tmp_path: Path, run: 
         await server.start()
         _, writer = await asyncio.open_unix_connection(str(tmp_path / "s"))
         await ask(tmp_path / "s", "ping")
-        await asyncio.wait_for(server.close(), timeout=5)
+        await asyncio.wait_for(server.close(), timeout=5 * PATIENCE)
         writer.close()
 
     run(check())
