@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.leases import holder, key, record
+from tests.support.wait import PATIENCE
 from tunneld.control.server import ControlServer
 from tunneld.errors import StoreUnavailableError
 from tunneld.host.state_dir import StateDir
@@ -99,7 +100,7 @@ def daemon(path: Path, **answers: Any) -> Iterator[None]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
     try:
-        assert up.wait(10)
+        assert up.wait(10 * PATIENCE)
         yield
     finally:
         loop.call_soon_threadsafe(done.set)

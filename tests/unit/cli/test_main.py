@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.wait import PATIENCE
 from tunneld import __version__, cli
 from tunneld.cli import SUMMARIES
 from tunneld.errors import InterfaceError
@@ -171,7 +172,7 @@ def test_module_can_be_run() -> None:
         [sys.executable, "-m", "tunneld", "--version"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
@@ -183,7 +184,7 @@ def test_reader_that_stops_reading_is_no_traceback() -> None:
         ["sh", "-c", f"{sys.executable} -m tunneld run --help | true"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )

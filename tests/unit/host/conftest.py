@@ -91,7 +91,7 @@ def refusal(code: str, *prefix: str) -> str:
         [*prefix, sys.executable, "-c", script],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=60 * PATIENCE,
         check=True,
         cwd=REPOSITORY,
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.wait import PATIENCE
 from tunneld.errors import HostError
 from tunneld.host.notify import Notifier
 
@@ -21,7 +22,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
     name = str(tmp_path / "notify") if request.param == "path" else f"@tnt-h4-{os.getpid()}"
     with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as bound:
         bound.bind(name.replace("@", "\0", 1))
-        bound.settimeout(5)
+        bound.settimeout(10 * PATIENCE)
         yield bound, name
 
 

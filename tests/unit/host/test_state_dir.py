@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.wait import PATIENCE
 from tests.unit.host.conftest import REPOSITORY
 from tunneld.errors import HostError, StateDirInUseError
 from tunneld.host.state_dir import StateDir
@@ -66,7 +67,7 @@ def test_second_process_is_refused_and_told_the_pid_of_the_first(tmp_path: Path)
         with pytest.raises(StateDirInUseError, match=rf"in use by process {first.pid};"):
             StateDir(tmp_path)
         first.send_signal(signal.SIGKILL)
-        first.wait(10)
+        first.wait(10 * PATIENCE)
     with StateDir(tmp_path) as state:
         with pytest.raises(StateDirInUseError):
             StateDir(tmp_path)

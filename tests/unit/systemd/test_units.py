@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.wait import PATIENCE
+
 ROOT = Path(__file__).parents[3]
 UNITS = ROOT / "systemd"
 SERVICES = ("tunneld.service", "tunneld@.service")
@@ -39,7 +41,9 @@ def values(name: str, directive: str) -> list[str]:
 def analyze(*argv: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
     assert program, "systemd-analyze is missing; `make setup` installs it"
-    return subprocess.run([program, *argv], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(
+        [program, *argv], capture_output=True, text=True, timeout=60 * PATIENCE, check=False
+    )
 
 
 @pytest.fixture
