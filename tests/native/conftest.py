@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.native.hosts import Host, inside, network, udp_socket
+from tests.native.hosts import TIMEOUT_S, Host, inside, network, udp_socket
 from tests.support.netns import Namespace, Rig
 
 PeerSocket = Callable[[str], socket.socket]
@@ -46,7 +46,7 @@ def peer_socket(space: Namespace) -> Iterator[PeerSocket]:
         def open_one(address: str) -> socket.socket:
             with inside(space):
                 sock = opened.enter_context(udp_socket(address))
-            sock.settimeout(10)
+            sock.settimeout(TIMEOUT_S)
             return sock
 
         yield open_one

@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
@@ -24,6 +25,8 @@ from tunneld import _native
 PORT = 8285
 MTU_BYTES = 1472
 VNET_HEADER = bytes(10)
+TIMEOUT_S = 60.0
+"""How long a test waits for what comes at once where nobody else needs the processors."""
 
 CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
@@ -129,6 +132,54 @@ def settings(
     }
 
 
+def pause(engine: _native.Engine) -> None:
+    """Pauses an engine; returns once no thread of it reads any more.
+
+    One that was just about to read takes what is there, and only then sees the pause.
+    """
+    engine.pause()
+    # The pause has woken those that slept: who sleeps now, waits for its end.
+    wait_until(lambda: all(map(_sleeps, engine.heartbeat())), what="every thread at rest")
+
+
+def _sleeps(beat: _native.Heartbeat) -> bool:
+    number = beat["thread_id"]
+    if not number:
+        return False
+    stat = Path(f"/proc/self/task/{number}/stat").read_text()
+    return stat.rpartition(") ")[2].startswith("S")
+
+
+def keep_order(engine: _native.Engine) -> None:
+    """Keeps each thread of a running engine on one processor.
+
+    A link inside the machine has a queue for each processor: who is moved between two packets may
+    overtake himself, on a machine that is busy.
+    """
+    processors = sorted(os.sched_getaffinity(0))
+    beats = wait_until(lambda: _begun(engine), what="every thread of the engine")
+    for beat in beats:
+        processor = processors[beat["worker"] % len(processors)]
+        os.sched_setaffinity(beat["thread_id"], {processor})
+
+
+@contextmanager
+def in_order(engine: _native.Engine) -> Iterator[None]:
+    """Keeps this thread on one processor, and the engine's for good."""
+    processors = os.sched_getaffinity(0)
+    keep_order(engine)
+    os.sched_setaffinity(0, {max(processors)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, processors)
+
+
+def _begun(engine: _native.Engine) -> list[_native.Heartbeat]:
+    beats = engine.heartbeat()
+    return beats if all(beat["thread_id"] for beat in beats) else []
+
+
 def over_ipv4(*sockets: socket.socket | int) -> _native.UnderlaySockets:
     """Sockets of one worker."""
     fds = [sock if isinstance(sock, int) else sock.fileno() for sock in sockets]
@@ -198,7 +249,7 @@ class Host:
                 icmp6_fd=icmp6.fileno(),
                 split=split,
             )
-        self.device.settimeout(10)
+        self.device.settimeout(TIMEOUT_S)
         if change is not None:
             self.engine.commit(change)
 
@@ -239,6 +290,8 @@ class Host:
         return self.engine.counters()["adjacencies"][name]
 
     def wait_for_traffic(self, name: str, key: str, count: int) -> None:
+        """Waits for a count of traffic: packets are counted first, then their bytes."""
+
         def there() -> bool:
             reading = cast(dict[str, int], self.traffic(name))
             return reading[key] >= count

@@ -13,7 +13,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, PadN
 from scapy.packet import Raw
 
-from tests.native.hosts import inside, open_tun
+from tests.native.hosts import TIMEOUT_S, inside, open_tun
 from tests.support.netns import Namespace
 
 NEEDS_CSUM = 1
@@ -122,7 +122,7 @@ class KernelSegmentation:
         os.write(self._tun, header + packet)
         found: list[bytes] = []
         while len(found) < count:
-            ready = select.select([self._far], [], [], 10)[0]
+            ready = select.select([self._far], [], [], TIMEOUT_S)[0]
             assert ready, f"{len(found)} of {count} packets came"
             frame, _ = self._far.recvfrom(70_000)
             is_v4 = frame[12:14] == b"\x08\x00" and frame[26:30] == bytes([10, 5, 1, 2])

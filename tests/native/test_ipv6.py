@@ -12,7 +12,17 @@ from scapy.layers.inet6 import ICMPv6MLReport2, ICMPv6ND_RS, IPv6
 from scapy.packet import Raw
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import Host, dual_stack, inside, open_tun, over_ipv4, udp_socket
+from tests.native.hosts import (
+    TIMEOUT_S,
+    Host,
+    dual_stack,
+    in_order,
+    inside,
+    open_tun,
+    over_ipv4,
+    pause,
+    udp_socket,
+)
 from tests.native.packets import inner_v6
 from tests.support.netns import Namespace
 from tests.support.wait import wait_until
@@ -37,7 +47,7 @@ def container(space: Namespace) -> Iterator[socket.socket]:
         sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
     with sock:
         sock.bind((CONTAINER, 0))
-        sock.settimeout(10)
+        sock.settimeout(TIMEOUT_S)
         yield sock
 
 
@@ -112,7 +122,7 @@ def device(rig_space: Namespace) -> Iterator[tuple[_native.Engine, socket.socket
     seen.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
     seen.setsockopt(263, 15, 1)  # SOL_PACKET, PACKET_VNET_HDR
     seen.bind(("flannel0", 0x86DD))
-    seen.settimeout(10)
+    seen.settimeout(TIMEOUT_S)
     engine.commit(dual_stack())
     engine.start()
     with seen:
@@ -167,7 +177,7 @@ def test_random_flows_come_out_as_they_went_in(
     engine, seen = device
     with inside(rig_space):
         peer = udp_socket("127.0.0.2")
-    with peer:
+    with peer, in_order(engine):
         joined = exchange(engine, peer, seen)
     assert joined > 30
     # The host's own words on the link are all that was dropped.
@@ -181,7 +191,7 @@ def exchange(engine: _native.Engine, peer: socket.socket, seen: socket.socket) -
     joined = 0
     for _ in range(30):
         flows = {number: flow(chosen, number) for number in range(1, 7)}
-        engine.pause()
+        pause(engine)
         for number in chosen.sample(sorted(flows), len(flows)):
             for packet in flows[number]:
                 peer.sendto(packet, HERE)

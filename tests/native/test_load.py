@@ -5,22 +5,21 @@ TUNNELD_LONG_TESTS=1 runs the same for longer.
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.native.hosts import keep_order
 from tests.native.nodes import Node, two_nodes
 from tests.support.netns import Namespace, Rig
 
 LONG = os.environ.get("TUNNELD_LONG_TESTS") == "1"
 GROWTH_LIMIT_BYTES = 64 << 20
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")
@@ -76,26 +75,75 @@ def test_a_large_transfer_arrives_byte_for_byte(nodes: tuple[Node, Node]) -> Non
     size = 2_000_000_000 if LONG else 200_000_000
     receiver = there.container.start(sys.executable, "-c", RECEIVE)
     receiver.wait_for_output("listening")
-    digest = python(here.container, SEND, str(size), timeout_s=600).strip()
+    digest = python(here.container, SEND, str(size), timeout_s=200).strip()
     receiver.wait_for_output(f"{size} {digest}")
     assert healthy(here, there)
     assert here.drops() == there.drops() == {}
 
 
+# Either end: over each of so many connections so many bytes both ways, all at once.
+STREAMS = """
+import selectors, socket, sys
+count, size = int(sys.argv[1]), int(sys.argv[2])
+if len(sys.argv) == 4:
+    peers = [socket.create_connection((sys.argv[3], 5002)) for _ in range(count)]
+else:
+    with socket.create_server(("", 5002), backlog=count) as server:
+        print("listening", flush=True)
+        peers = [server.accept()[0] for _ in range(count)]
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+chooser, block = selectors.DefaultSelector(), memoryview(bytes(1 << 17))
+left, got, open_ways = dict.fromkeys(peers, size), dict.fromkeys(peers, 0), {}
+for peer in peers:
+    peer.setblocking(False)
+    open_ways[peer] = READ | WRITE
+    chooser.register(peer, READ | WRITE)
+while open_ways:
+    for key, ready in chooser.select():
+        peer, before = key.fileobj, open_ways[key.fileobj]
+        if ready & WRITE:
+            left[peer] -= peer.send(block[:left[peer]])
+            if not left[peer]:
+                peer.shutdown(socket.SHUT_WR)
+                open_ways[peer] &= ~WRITE
+        if ready & READ:
+            data = peer.recv(1 << 17)
+            got[peer] += len(data)
+            if not data:
+                open_ways[peer] &= ~READ
+        if not open_ways[peer]:
+            chooser.unregister(peer)
+            del open_ways[peer]
+        elif open_ways[peer] != before:
+            chooser.modify(peer, open_ways[peer])
+print("streams", len(got), "bytes of each", *sorted(set(got.values())), flush=True)
+"""
+
+
 def test_16_streams_both_ways_all_move_and_nothing_grows(nodes: tuple[Node, Node]) -> None:
     here, there = nodes
-    there.container.start("iperf3", "-s", "-1", "--forceflush").wait_for_output("listening")
+    size = 150_000_000 if LONG else 15_000_000
+    argv, all_moved = ("16", str(size)), f"streams 16 bytes of each {size}\n"
+    receiver = there.container.start(sys.executable, "-c", STREAMS, *argv)
+    receiver.wait_for_output("listening")
     before = resident_bytes()
-    seconds = "30" if LONG else "3"
-    argv = ("iperf3", "-c", "10.5.2.2", "-P", "16", "--bidir", "-t", seconds, "--json")
-    done = here.container.try_run(*argv, timeout_s=90)
-    assert done.returncode == 0, done.stdout + done.stderr
-    streams = json.loads(done.stdout)["end"]["streams"]
-    assert len(streams) == 32
-    assert all(stream["receiver"]["bytes"] > 100_000 for stream in streams)
+    assert python(here.container, STREAMS, *argv, "10.5.2.2", timeout_s=200) == all_moved
+    receiver.wait_for_output(all_moved)
     assert healthy(here, there)
     assert here.drops() == there.drops() == {}
     assert resident_bytes() - before < GROWTH_LIMIT_BYTES
+
+
+FLOOD = """
+import signal, socket, sys
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.connect(("10.5.2.2", 9))
+s.send(bytes(64))
+print("sending", flush=True)
+while True:
+    s.send(bytes(64))
+"""
 
 
 def test_a_flood_on_a_slow_receiver_harms_nobody_else(nodes: tuple[Node, Node]) -> None:
@@ -108,24 +156,16 @@ def test_a_flood_on_a_slow_receiver_harms_nobody_else(nodes: tuple[Node, Node]) 
         "import socket, signal; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
         "s.bind(('', 9)); print('bound', flush=True); signal.pause()",
     ).wait_for_output("bound")
-    seconds = 20 if LONG else 2
-    flood = here.container.start(
-        sys.executable,
-        "-c",
-        "import socket, time; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);"
-        "s.connect(('10.5.2.2', 9));"
-        f"end = time.monotonic() + {seconds}; n = 0\n"
-        "while time.monotonic() < end:\n    s.send(bytes(64)); n += 1\n"
-        "print('sent', n, flush=True)",
-    )
-    output = here.container.run(
-        "ping", "-n", "-c", "20", "-i", "0.05", "-W", "3", "10.5.2.2", timeout_s=60
-    )
-    # Its packets share queues with the flood, so that some may be lost there; none is held up.
-    received = re.search(r"(\d+) received", output)
-    assert received
-    assert int(received[1]) >= 10
-    flood.wait_for_output("sent", timeout_s=60)
+    flood = here.container.start(sys.executable, "-c", FLOOD)
+    flood.wait_for_output("sending")
+    count = 400 if LONG else 40
+    # One by one: of several at once, ping waits hardly at all for the last answers.
+    ping = ("ping", "-n", "-c", "1", "-W", "2", "10.5.2.2")
+    answered = [here.container.try_run(*ping).returncode == 0 for _ in range(count)]
+    # They share queues with the flood, so that some may be lost there; none is held up.
+    assert sum(answered) >= count / 2
+    assert flood.exit_status is None, "it ended before the pings"
+    assert flood.stop() == 0
     assert healthy(here, there)
     assert here.drops() == there.drops() == {}
     assert resident_bytes() - before < GROWTH_LIMIT_BYTES
@@ -143,7 +183,7 @@ print("listening", flush=True)
 sender, _ = server.accept()
 sender.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 next_round, wrong, count = {}, 0, 0
-while count < flows * rounds and select.select([s], [], [], 10)[0]:
+while count < flows * rounds and select.select([s], [], [], 60)[0]:
     data, (_, source) = s.recvfrom(2000)
     number, = struct.unpack("!I", data[:4])
     wrong += number != next_round.get(source, 0)
@@ -155,7 +195,9 @@ print("flows", len(next_round), "packets", count, "wrong", wrong, flush=True)
 """
 
 FLOWS_SEND = """
-import socket, struct, sys
+import os, socket, struct, sys
+# Moved to another processor, a sender may overtake himself.
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 flows, rounds = int(sys.argv[1]), int(sys.argv[2])
 receiver = socket.create_connection(("10.5.2.2", 5001))
 s = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
@@ -192,6 +234,8 @@ wait(sent)
 
 def test_10_000_flows_arrive_each_in_order(nodes: tuple[Node, Node]) -> None:
     here, there = nodes
+    for node in nodes:
+        keep_order(node.engine)
     flows, rounds = "10000", "20" if LONG else "4"
     receiver = there.container.start(sys.executable, "-c", FLOWS_RECEIVE, flows, rounds)
     receiver.wait_for_output("listening")

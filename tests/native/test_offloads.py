@@ -12,13 +12,16 @@ import pytest
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import (
     PORT,
+    TIMEOUT_S,
     Host,
     adjacency,
     dual_stack,
+    in_order,
     inside,
     network,
     open_tun,
     over_ipv4,
+    pause,
     raw_icmp_socket,
     settings,
     udp_socket,
@@ -132,7 +135,7 @@ def test_trains_span_super_packets_and_arrive_in_one_piece(
 ) -> None:
     peer = peer_socket("127.0.0.2")
     peer.setsockopt(SOL_UDP, UDP_GRO, 1)
-    host.engine.pause()
+    pause(host.engine)
     for _ in range(3):
         header, packet = udp_super_packet(payload(4_000), 1_000)
         host.write(packet, header)
@@ -148,7 +151,7 @@ def test_what_goes_to_others_in_between_does_not_end_a_train(
     peers = {"10.5.2.2": peer_socket("127.0.0.2"), "10.5.3.2": peer_socket("127.0.0.3")}
     for peer in peers.values():
         peer.setsockopt(SOL_UDP, UDP_GRO, 1)
-    host.engine.pause()
+    pause(host.engine)
     for number in range(4):
         for address in peers:
             host.write(inner("10.5.1.2", address, payload=bytes([number]) * 100))
@@ -187,13 +190,13 @@ def test_a_refused_train_falls_back_and_loses_nothing(space: Namespace, refusal:
         underlay = opened()
         peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, protocol)
         peer.bind(("127.0.0.2", PORT))
-    peer.settimeout(10)
+    peer.settimeout(TIMEOUT_S)
     with peer, Host(space, network(), underlay=[underlay]) as host:
         header, packet = tcp_super_packet(payload(50_000), 1_000)
         host.write(packet, header)
         got = [peer.recv(70_000) for _ in range(50)]
         assert b"".join(part[52:] for part in got) == payload(50_000)
-        assert select.select([host.engine.event_fd], [], [], 10)[0]
+        assert select.select([host.engine.event_fd], [], [], TIMEOUT_S)[0]
         [event] = host.engine.drain_events()
         assert event["kind"] == "offload_lost"
         assert event["detail"].startswith(f"udp_gso: {refusal}")
@@ -212,7 +215,7 @@ def test_emsgsize_mid_train_lowers_the_adjacencys_mtu_and_keeps_gso(rig_space: N
     rig_space.run("ip", "link", "set", "lo", "mtu", "1300")
     with inside(rig_space):
         peer = udp_socket("127.0.0.2")
-    peer.settimeout(10)
+    peer.settimeout(TIMEOUT_S)
     with peer, Host(rig_space) as host:
         host.engine.commit(
             {
@@ -240,13 +243,14 @@ def test_a_batch_for_many_peers_goes_out_in_order_without_gso(
     peers = {"10.5.2.2": peer_socket("127.0.0.2"), "10.5.3.2": peer_socket("127.0.0.3")}
     host.engine.set_offload("udp_gso", False)
     sent: dict[str, list[bytes]] = {"10.5.2.2": [], "10.5.3.2": []}
-    for number in range(200):
-        address = ("10.5.2.2", "10.5.3.2")[number // 3 % 2]
-        data = number.to_bytes(4, "big") * (1 + number % 3)
-        host.write(inner("10.5.1.2", address, payload=data))
-        sent[address].append(data)
-    for address, peer in peers.items():
-        assert [peer.recv(70_000)[28:] for _ in sent[address]] == sent[address]
+    with in_order(host.engine):
+        for number in range(200):
+            address = ("10.5.2.2", "10.5.3.2")[number // 3 % 2]
+            data = number.to_bytes(4, "big") * (1 + number % 3)
+            host.write(inner("10.5.1.2", address, payload=data))
+            sent[address].append(data)
+        for address, peer in peers.items():
+            assert [peer.recv(70_000)[28:] for _ in sent[address]] == sent[address]
     assert host.drops() == {}
 
 
@@ -349,7 +353,7 @@ def test_a_kernel_without_uso_carries_datagrams_one_by_one(
             peer, program = udp_socket("127.0.0.2"), udp_socket("10.5.1.0", DISCARD)
         with peer, program:
             for opened in (peer, program):
-                opened.settimeout(10)
+                opened.settimeout(TIMEOUT_S)
                 opened.setsockopt(SOL_UDP, UDP_SEGMENT, 1_000)
             program.sendto(payload(10_000), ("10.5.2.2", DISCARD))
             got = [peer.recv(70_000) for _ in range(10)]

@@ -23,7 +23,7 @@ def nodes(rig: Rig) -> Iterator[tuple[Node, Node]]:
 
 def ping(space: Namespace, *argv: str) -> str:
     """Sends one echo request; of several, ping would wait hardly at all for the last answer."""
-    return space.run("ping", "-n", "-c", "1", "-W", "5", *argv, check=False)
+    return space.run("ping", "-n", "-c", "1", "-W", "30", *argv, check=False)
 
 
 def test_containers_reach_each_other_and_lose_four_hops(nodes: tuple[Node, Node]) -> None:
@@ -81,5 +81,9 @@ def test_a_container_is_told_what_became_of_its_packets(nodes: tuple[Node, Node]
     assert "From 10.5.1.0 icmp_seq=1 Frag needed and DF set (mtu = 1400)" in large
     assert here.drops() == {"no_route": 1, "hop_limit_exceeded": 1, "too_big": 1}
     assert there.drops() == {"hop_limit_exceeded": 1}
-    assert here.engine.counters()["icmp_sent"] == 3
-    assert there.engine.counters()["icmp_sent"] == 1
+
+    def answers() -> list[int]:
+        return [node.engine.counters()["icmp_sent"] for node in nodes]
+
+    # One is counted after it has left: ping may have it before.
+    wait_until(lambda: answers() == [3, 1], what="three answers of the one, one of the other")

@@ -12,7 +12,16 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import Host, adjacency, inside, settings, udp_socket, vxlan_socket
+from tests.native.hosts import (
+    TIMEOUT_S,
+    Host,
+    adjacency,
+    in_order,
+    inside,
+    settings,
+    udp_socket,
+    vxlan_socket,
+)
 from tests.native.packets import inner, sized
 from tests.native.super_packets import udp_super_packet
 from tests.support.netns import Namespace
@@ -73,8 +82,9 @@ def test_a_packet_leaves_as_scapy_writes_it_without_losing_a_hop(
         packet = sized("10.5.1.2", "10.5.2.2", size)
         host.write(packet)
         assert peer.recv(70_000) == framed(packet, src=OUR_MAC, dst=PEER_MAC)
-    host.wait_for_traffic("b", "tx_packets", 3)
-    assert host.traffic("b")["tx_bytes"] == 28 + 100 + MTU_BYTES
+    host.wait_for_traffic("b", "tx_bytes", 28 + 100 + MTU_BYTES)
+    reading = host.traffic("b")
+    assert (reading["tx_packets"], reading["tx_bytes"]) == (3, 28 + 100 + MTU_BYTES)
     assert host.drops() == {}
 
 
@@ -116,8 +126,9 @@ def test_an_honest_frame_arrives_and_padding_behind_it_does_not(
         assert host.read() == packet
         peer.sendto(framed(packet + b"\xff" * 7), HERE)
         assert host.read() == packet
-    host.wait_for_traffic("b", "rx_packets", 8)
-    assert host.traffic("b")["rx_bytes"] == 2 * (28 + 46 + 100 + MTU_BYTES)
+    host.wait_for_traffic("b", "rx_bytes", 2 * (28 + 46 + 100 + MTU_BYTES))
+    reading = host.traffic("b")
+    assert (reading["rx_packets"], reading["rx_bytes"]) == (8, 2 * (28 + 46 + 100 + MTU_BYTES))
     assert host.drops() == {}
 
 
@@ -251,7 +262,7 @@ def test_both_families_of_the_underlay_are_received_and_sent_by(ipv6_space: Name
         stranger = vxlan_socket(IPV6_STRANGER, 8285)
     with b, c, stranger, both_families(ipv6_space) as host:
         for sock in (b, c):
-            sock.settimeout(10)
+            sock.settimeout(TIMEOUT_S)
         for number in range(20):
             by_b = inner("10.5.2.2", "10.5.1.2", payload=bytes([number]))
             by_c = inner("10.5.3.2", "10.5.1.2", payload=bytes([number]))
@@ -288,7 +299,7 @@ def test_a_size_that_an_ipv6_underlay_refuses_is_reported_and_keeps_gso(
     with inside(ipv6_space):
         peer = vxlan_socket(IPV6_B, 8285)
     with peer, both_families(ipv6_space) as host:
-        peer.settimeout(10)
+        peer.settimeout(TIMEOUT_S)
         # Ten segments that do not fit, and a short one that does.
         header, packet = udp_super_packet(bytes(14_100), 1_400)
         host.write(packet, header)
@@ -309,7 +320,7 @@ def test_a_flow_keeps_its_source_port_and_flows_are_spread_over_all(
     with inside(space):
         sockets = [udp_socket("127.0.0.1", 0 if number else 8285) for number in range(5)]
     ports = [sock.getsockname()[1] for sock in sockets]
-    with Host(space, network(), sockets) as host:
+    with Host(space, network(), sockets) as host, in_order(host.engine):
         for number in range(400):
             address = f"10.5.2.{2 + number % 100}"
             host.write(inner("10.5.1.2", address, payload=number.to_bytes(4, "big")))
