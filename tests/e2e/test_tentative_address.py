@@ -74,7 +74,7 @@ def test_a_daemon_started_at_once_waits_for_the_address(
     hold(host)
     host.space.run("ip", "-6", "address", "add", f"{ADDRESS}/64", "dev", "eth0")
     daemon = start(host, tmp_path, backend, datapath, manager.environment)
-    wait_until(lambda: WAITING in daemon.output(), 20.0, "a line that says so")
+    daemon.wait_for_output(WAITING)
     assert ADDRESS in daemon.output()
     assert is_tentative(host)
     problem = f"underlay address {ADDRESS} on eth0 is still tentative"
@@ -94,7 +94,7 @@ def test_a_daemon_started_at_once_waits_for_the_address(
 
 
 def test_the_kernels_own_pace_is_waited_for(host: SingleHost, tmp_path: Path) -> None:
-    wait_until(lambda: not is_tentative(host, "fe80::"), 10.0, "the link-local address")
+    wait_until(lambda: not is_tentative(host, "fe80::"), what="the link-local address")
     host.space.sysctl("net/ipv6/conf/eth0/dad_transmits", 5)
     host.space.run("ip", "-6", "address", "add", f"{ADDRESS}/64", "dev", "eth0")
     daemon = start(host, tmp_path)
@@ -110,9 +110,14 @@ def test_a_running_daemon_moves_to_an_address_once_that_is_settled(
     host.wait_ready()
     hold(host)
     host.space.run("ip", "-6", "address", "add", "2001:db8::12/64", "dev", "eth0")
-    wait_until(lambda: WAITING in daemon.output(), 10.0, "a line that says so")
-    wait_until(lambda: host.status()["state"] == "degraded", 10.0, "a daemon that says why")
-    assert "2001:db8::12 on eth0 is still tentative" in " ".join(host.status()["problems"])
+    daemon.wait_for_output(WAITING)
+
+    def says_why() -> bool:
+        status = host.status()
+        said = "2001:db8::12 on eth0 is still tentative" in " ".join(status["problems"])
+        return said and bool(status["state"] == "degraded")
+
+    wait_until(says_why, 20.0, "a daemon that says why")
 
     let_go(host)
     wait_until(
@@ -134,14 +139,15 @@ def test_an_address_another_host_has_is_refused(host: SingleHost, tmp_path: Path
     assert f"IPv6 address {ADDRESS}, but so has another host" in line
 
 
-def test_the_wait_has_an_end_and_says_what_to_look_at(host: SingleHost) -> None:
+@pytest.mark.parametrize("patience_s", [0.0, 0.1])
+def test_the_wait_has_an_end_and_says_what_to_look_at(host: SingleHost, patience_s: float) -> None:
     hold(host)
     host.space.run("ip", "-6", "address", "add", f"{ADDRESS}/64", "dev", "eth0")
 
     async def work() -> Underlay:
         async with Netlink.opened() as netlink:
             selection = Selection(interfaces=("eth0",))
-            return await settled_underlay(selection, netlink, (4, 6), patience_s=0.1)
+            return await settled_underlay(selection, netlink, (4, 6), patience_s=patience_s)
 
     with pytest.raises(InterfaceError, match=rf"{ADDRESS} on eth0 is still tentative .*carrier"):
         run_inside(host.space, work)

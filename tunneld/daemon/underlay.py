@@ -68,14 +68,16 @@ async def settled_underlay(
     monitor = Monitor(lambda _notice: changed.set())
     said = None
     try:
+        found = await find_underlay(selection, netlink, families)
         async with asyncio.timeout(patience_s):
-            while (found := await find_underlay(selection, netlink, families)).is_tentative:
+            while found.is_tentative:
                 if said != (problem := _tentative(found)):
                     _log.info("waiting for an underlay address", extra={"fields": _asked(found)})
                     said = problem
                     tell(problem)
                 await changed.wait()
                 changed.clear()
+                found = await find_underlay(selection, netlink, families)
     except TimeoutError:
         raise InterfaceError(
             f"{_tentative(found)} after {patience_s:.0f} s; expected duplicate address detection "
