@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+import select
 import socket
+import threading
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from tests.support.wait import wait_until
 
@@ -13,7 +17,11 @@ INTERVAL_S = 4.0
 
 
 class Manager:
-    """The end of the notification socket that is systemd's; keeps all it is told, in order."""
+    """The end of the notification socket that is systemd's; keeps all it is told, in order.
+
+    It listens all the time while the `with` block runs: the kernel keeps ten messages, and a daemon
+    does not wait for a manager that is busy.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -21,6 +29,23 @@ class Manager:
         self.socket.bind(str(path))
         self.socket.setblocking(False)
         self._told: list[str] = []
+        self._lock = threading.Lock()
+        self._is_closing = threading.Event()
+        self._listener = threading.Thread(target=self._listen)
+
+    def __enter__(self) -> Self:
+        self._listener.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._is_closing.set()
+        self._listener.join()
+        self.socket.close()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -30,11 +55,17 @@ class Manager:
         }
 
     def told(self) -> list[str]:
-        while True:
-            try:
-                self._told.append(self.socket.recv(65536).decode())
-            except BlockingIOError:
-                return list(self._told)
+        with self._lock:
+            while True:
+                try:
+                    self._told.append(self.socket.recv(65536).decode())
+                except BlockingIOError:
+                    return list(self._told)
+
+    def _listen(self) -> None:
+        while not self._is_closing.is_set():
+            if select.select([self.socket], [], [], 0.1)[0]:
+                self.told()
 
     def wait_for(self, pattern: str, after: int = 0, timeout_s: float = 30.0) -> int:
         """Returns the number of the first message from `after` on that matches."""

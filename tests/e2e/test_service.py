@@ -13,6 +13,7 @@ from tests.e2e.single_host import SingleHost
 from tests.support.etcd import Etcd
 from tests.support.freeze import freeze, thread_ids
 from tests.support.process import Process
+from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -70,7 +71,7 @@ def test_watchdog_is_fed_no_more_once_a_thread_hangs(
     ready = manager.wait_for(r"^READY=1$")
     manager.wait_for(r"^WATCHDOG=1$", ready)
     names = {"main": "", "outbound": "tunneld-out", "inbound": "tunneld-in", "both": "tunneld-both"}
-    threads = thread_ids(daemon.pid, names[thread])
+    threads = wait_until(lambda: thread_ids(daemon.pid, names[thread]), what=f"thread {thread}")
     freezer = freeze(threads[0], host.directory / "freeze.log")
     try:
         manager.falls_silent()
@@ -103,7 +104,7 @@ def test_watchdog_is_fed_no_more_once_a_change_of_the_host_hangs(
     hangs.touch()
     host.space.run("nft", "flush", "ruleset")
     manager.falls_silent()
-    assert "a change of the host has been under way" in daemon.output()
+    daemon.wait_for_output("a change of the host has been under way")
     hangs.unlink()
     manager.wait_for(r"^WATCHDOG=1$", len(manager.told()))
     assert daemon.stop() == 0
