@@ -1,4 +1,4 @@
-"""Sends one packet and collects what comes back; run with Python inside a namespace.
+"""Sends packets and collects what comes back; run with Python inside a namespace.
 
 Reads one JSON object from stdin, writes one to stdout; packets are hex. Needs nothing but the
 standard library.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import select
 import socket
+import struct
 import sys
 import time
 from typing import Any
@@ -32,6 +33,14 @@ def datagram(order: dict[str, Any]) -> list[str]:
     return []
 
 
+def udp_ports(sender: socket.socket) -> bytes:
+    """Returns how the UDP header of what `sender` sends to port 9 begins.
+
+    What an earlier probe has caused may arrive late; its source port was another.
+    """
+    return struct.pack("!HH", sender.getsockname()[1], 9)
+
+
 def icmp_answers(order: dict[str, Any]) -> list[str]:
     """Sends a DF datagram of `size` bytes (IP) with `ttl`; returns the ICMP errors that arrive."""
     with (
@@ -42,11 +51,16 @@ def icmp_answers(order: dict[str, Any]) -> list[str]:
         sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
         sender.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, order["ttl"])
         deadline = time.monotonic() + order["timeout_s"]
+        sender.bind(("", 0))
+        mark = udp_ports(sender)
         answers: list[str] = []
         while not answers and (left := deadline - time.monotonic()) > 0:
             sender.sendto(bytes(order["size"] - 28), (order["target"], 9))
-            if select.select([listener], [], [], min(left, 0.2))[0]:
-                answers.append(listener.recv(65535).hex())
+            while select.select([listener], [], [], min(left, 0.2))[0]:
+                packet = listener.recv(65535)
+                if packet[48:52] == mark:  # behind two IPv4 headers and that of ICMP
+                    answers.append(packet.hex())
+                    break
     return answers
 
 
@@ -58,13 +72,16 @@ def icmp6_answers(order: dict[str, Any]) -> list[str]:
     ):
         sender.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, IPV6_PMTUDISC_PROBE)
         sender.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, order["ttl"])
+        sender.bind(("", 0))
+        mark = udp_ports(sender)
         deadline = time.monotonic() + order["timeout_s"]
         answers: list[str] = []
         while not answers and (left := deadline - time.monotonic()) > 0:
             sender.sendto(bytes(order["size"] - 48), (order["target"], 9))
             while select.select([listener], [], [], min(left, 0.2))[0]:
                 packet, source = listener.recvfrom(65535)
-                if packet[0] < 128:  # RFC 4443 section 2.1: an error
+                # RFC 4443 section 2.1: an error; 3.1: it quotes the packet from octet 8 on.
+                if packet[0] < 128 and packet[48:52] == mark:
                     answers.append(f"{source[0]} {packet.hex()}")
                     break
         return answers

@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.support.etcd import PATIENT
 from tests.support.netns import run
+from tests.support.process import thread_states
 from tests.support.wait import wait_until
 from tunneld.errors import LabError
 from tunneld.lab import namespaces, traffic
@@ -64,6 +66,9 @@ class Site:
         return f"{PREFIX}/subnets/{'&'.join(subnets)}"
 
     def drops(self, host: Host) -> dict[str, int]:
+        """Returns the counts once the data threads have dealt with all that came to them."""
+        daemon = self.lab.daemons[host].pid
+        wait_until(lambda: thread_states(daemon, "tunneld-") <= {"S"}, what=f"rest on {host.label}")
         counts: dict[str, int] = status_of(host)["drops"]
         return counts
 
@@ -77,8 +82,15 @@ class Site:
         def enough() -> bool:
             return sum(risen().values()) >= expected
 
-        wait_until(enough, 5.0, f"{expected} more drops on {host.label}")
+        wait_until(enough, what=f"{expected} more drops on {host.label}")
         return risen()
+
+    def wait_ready(self) -> None:
+        """Waits until no host has anything to complain of."""
+        wait_until(
+            lambda: {status_of(host)["state"] for host in self.hosts} == {"ready"},
+            what="hosts that are all ready",
+        )
 
     def ping_all(self) -> None:
         """Pings between all containers; a lost answer fails with what every host counted."""
@@ -97,6 +109,7 @@ class Site:
                 self.topology.switch,
                 *("env", "ETCDCTL_API=3", "etcdctl"),
                 f"--endpoints={self.topology.etcd_endpoint}",
+                *PATIENT,
                 *argv,
             )
         )

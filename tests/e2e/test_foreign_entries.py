@@ -39,9 +39,9 @@ def calm_site(site: Site) -> Iterator[Site]:
         if key not in before:
             site.etcdctl("del", "--", key)
     site.ping_all()
+    site.wait_ready()
     for host, view in zip(site.hosts, site.views, strict=True):
         status = status_of(host)
-        assert status["state"] == "ready"
         assert status["lease"]["subnet"] == str(view.bridge.network)
         known = {peer["subnet"] for peer in status["peers"]}
         assert known == {lease for lease in leases(site) if lease != str(view.bridge.network)}
@@ -51,7 +51,7 @@ def put_and_expect_skip(site: Site, name: str, value: str, reason: str) -> None:
     """Writes a lease; waits until it is counted under `reason`; it is logged once."""
     before = skipped(site)[reason]
     site.etcdctl("put", "--", f"{PREFIX}/subnets/{name}", value)
-    wait_until(lambda: skipped(site)[reason] == before + 1, 10.0, f"a skip as {reason}")
+    wait_until(lambda: skipped(site)[reason] == before + 1, what=f"a skip as {reason}")
 
 
 @pytest.mark.parametrize("name", MALFORMED_KEYS)

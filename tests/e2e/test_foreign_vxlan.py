@@ -46,9 +46,9 @@ def calm_site(vxlan_site: Site) -> Iterator[Site]:
     before = peers(vxlan_site).keys()
     yield vxlan_site
     vxlan_site.etcdctl("del", f"{PREFIX}/subnets/{KEY}")
-    wait_until(lambda: peers(vxlan_site).keys() == before, 10.0, "the peers there were before")
+    wait_until(lambda: peers(vxlan_site).keys() == before, what="the peers there were before")
     vxlan_site.ping_all()
-    assert {status_of(host)["state"] for host in vxlan_site.hosts} == {"ready"}
+    vxlan_site.wait_ready()
 
 
 def put(site: Site, text: str) -> None:
@@ -90,7 +90,7 @@ def test_a_lease_that_does_not_fit_is_counted_and_named_once(
         after = status_of(calm_site.hosts[0])["skipped_leases"]
         return bool(after.get(reason, 0) == counts.get(reason, 0) + 1)
 
-    wait_until(counted, 10.0, f"a skip as {reason}")
+    wait_until(counted, what=f"a skip as {reason}")
     calm_site.ping_all()
     assert len(lines(calm_site, f"reason={reason}")) == told + 1
     # What is wrong in one family leaves the other as it is.
@@ -106,7 +106,7 @@ def test_the_own_vtep_address_in_somebody_elses_lease_is_not_believed(calm_site:
         counts: dict[str, int] = status_of(calm_site.hosts[0])["skipped_leases"]
         return counts.get("own_vtep_mac") == 1
 
-    wait_until(is_skipped, 10.0, "a skip as own_vtep_mac")
+    wait_until(is_skipped, what="a skip as own_vtep_mac")
     calm_site.ping_all()
 
 

@@ -41,7 +41,7 @@ def answer(site: Site, target: IPAddress | str, *, size: int = 100, ttl: int = 6
         target=str(target),
         size=size,
         ttl=ttl,
-        timeout_s=5.0,
+        timeout_s=30.0,
     )
     assert answers, f"no ICMP for {size} bytes to {target} with TTL {ttl}"
     packet = IP(answers[0])

@@ -61,7 +61,7 @@ def answer(site: Site, target: IPAddress | str, *, size: int = 100, ttl: int = 6
         target=str(target),
         size=size,
         ttl=ttl,
-        timeout_s=5.0,
+        timeout_s=30.0,
     )
     assert answers, f"no ICMPv6 for {size} bytes to {target} with hop limit {ttl}"
     source, _, text = answers[0].partition(" ")

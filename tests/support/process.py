@@ -86,14 +86,7 @@ class Process:
         return self._states() <= {"S"}
 
     def _states(self) -> set[str]:
-        """Returns the states of all threads, as proc(5) tells them: `PID (NAME) STATE ...`."""
-        states = set()
-        for path in Path(f"/proc/{self.pid}/task").glob("*/stat"):
-            try:
-                states.add(path.read_text().rpartition(") ")[2][0])
-            except (FileNotFoundError, ProcessLookupError):
-                continue  # the thread has just ended
-        return states
+        return thread_states(self.pid)
 
     def resume(self) -> None:
         self._popen.send_signal(signal.SIGCONT)
@@ -103,3 +96,19 @@ class Process:
         if self._popen.poll() is None:
             self._popen.send_signal(signal.SIGKILL)
         self._popen.wait(10 * PATIENCE)
+
+
+def thread_states(pid: int, prefix: str = "") -> set[str]:
+    """Returns the states of a process's threads whose names begin with `prefix`, as letters.
+
+    Source: proc(5), `PID (NAME) STATE ...`.
+    """
+    states = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+        try:
+            head, _, rest = path.read_text().rpartition(") ")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since
+        if head.partition(" (")[2].startswith(prefix):
+            states.add(rest[0])
+    return states
