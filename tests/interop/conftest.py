@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.interop import queues
 from tests.interop.network import Network
 from tests.support.netns import Rig
 
@@ -36,6 +37,8 @@ def mixed(interop_tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for name in ("f1", "t1", "f2", "t2"):
             network.add(name)
         network.wait_connected()
+        for host in network.of("flanneld"):
+            queues.lengthen(host.space.run, host.running.pid)
         yield network
 
 

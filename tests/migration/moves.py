@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.interop import queues
 from tests.interop.flanneld.build import flanneld_binary
 from tests.interop.probe import RATE_HZ, Probe
 from tests.support.booted import BootedHost, BootedNetwork, wait_connected
@@ -94,6 +95,9 @@ class FlannelNetwork:
 
     def move(self, heading: str, host: BootedHost) -> list[Loss]:
         """Moves a host while probes run between all hosts; returns what each flow lost."""
+        for each in self.hosts:
+            if pid := int(each.machine.show("flanneld", "MainPID")):
+                queues.lengthen(each.machine.run, each.machine.host_pid(pid))
         probes = {
             (first, second): Probe(first, second)
             for first, second in itertools.permutations(self.hosts, 2)
