@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -12,6 +13,9 @@ from tests.support.netns import Rig
 from tests.support.wait import wait_until
 
 VXLAN_PORT: Final = 8472
+
+_numbers = itertools.count(1)
+"""Of pings, so that one is told from all others; a capture alone does not say whose it shows."""
 
 Way = Literal["vxlan", "plain"]
 
@@ -81,36 +85,42 @@ def observed_way(first: Host, second: Host, family: Family) -> list[tuple[str, s
     """Pings once and returns how request and reply crossed the underlay of the first host.
 
     Each as (way, inner source, inner destination), with the way `vxlan` or `plain`; everything
-    else that the underlay carries is left out.
+    else that the underlay carries is left out, also what came late of something earlier.
     """
-    ours = {first.container_address(family), second.container_address(family)}
+    number = next(_numbers)
     path = first.space.directory / f"way-{second.name}-{family}.pcap"
     with Capture(first.space, "eth0", "ip or ip6", path) as capture:
-        first.container.run("ping", "-c1", "-W2", second.container_address(family))
+        first.container.run(
+            *("ping", "-c1", "-W30", "-e", str(number), second.container_address(family))
+        )
 
         def seen() -> list[tuple[str, str, str]]:
-            found = [way for packet in capture.packets() if (way := _way(packet, ours))]
+            found = [way for packet in capture.packets() if (way := _way(packet, number))]
             return found if len(found) >= 2 else []
 
-        return wait_until(seen, 5, f"a ping {first.name} -> {second.name} in the capture")
+        return wait_until(seen, 10, f"a ping {first.name} -> {second.name} in the capture")
 
 
-def _way(packet: Any, ours: set[str]) -> tuple[str, str, str] | None:
-    from scapy.layers.inet import IP, UDP
-    from scapy.layers.inet6 import IPv6
+def _way(packet: Any, number: int) -> tuple[str, str, str] | None:
+    from scapy.layers.inet import UDP
     from scapy.layers.l2 import Ether
 
-    layer = packet.getlayer(IP) or packet.getlayer(IPv6)
-    if layer is None:
-        return None
-    if {layer.src, layer.dst} == ours:
-        return ("plain", layer.src, layer.dst)
-    udp = layer.getlayer(UDP)
+    if ends := _ends(packet, number):
+        return ("plain", *ends)
+    udp = packet.getlayer(UDP)
     if udp is None or udp.dport != VXLAN_PORT:
         return None
     # The capture shows what is on the wire: eight bytes of VXLAN, then the frame (RFC 7348).
-    frame = Ether(bytes(udp)[16:])
-    inner = frame.getlayer(IP) or frame.getlayer(IPv6)
-    if inner is None or {inner.src, inner.dst} != ours:
+    ends = _ends(Ether(bytes(udp)[16:]), number)
+    return ends and ("vxlan", *ends)
+
+
+def _ends(packet: Any, number: int) -> tuple[str, str] | None:
+    """Returns source and destination of an echo request or reply of the ping with that number."""
+    from scapy.layers.inet import ICMP, IP
+    from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+
+    layer = packet.getlayer(IP) or packet.getlayer(IPv6)
+    if layer is None or not isinstance(layer.payload, (ICMP, ICMPv6EchoRequest, ICMPv6EchoReply)):
         return None
-    return ("vxlan", inner.src, inner.dst)
+    return (layer.src, layer.dst) if layer.payload.id == number else None

@@ -58,7 +58,7 @@ def test_every_container_pings_every_other_over_each_family(network: Network) ->
         f"{first.name}->{second.name} IPv{family}"
         for first, second in network.pairs()
         for family in network.families
-        if not pings(first, second, family)
+        if not pings(first, second, family, patience_s=30)
     ]
     assert silent == []
 
