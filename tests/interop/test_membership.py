@@ -24,7 +24,8 @@ from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first may build flanneld
 
-LEASE_TTL_S = 3
+LEASE_TTL_S = 8
+"""It is renewed after a third: a daemon that is held up for two seconds must not lose it."""
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def subnets(host: Host, event: str) -> list[str]:
 
 def assert_connected(hosts: list[Host]) -> None:
     pairs = itertools.permutations(hosts, 2)
-    assert [f"{a.name}->{b.name}" for a, b in pairs if not pings(a, b)] == []
+    assert [f"{a.name}->{b.name}" for a, b in pairs if not pings(a, b, patience_s=30)] == []
 
 
 def assert_undisturbed(network: Network, gone: list[str]) -> None:
@@ -84,7 +85,7 @@ def test_flanneld_follows_a_tunneld_that_joins_keeps_its_lease_and_leaves(
 
     def outlived() -> bool:
         assert lease_key in network.leases()
-        assert pings(others[0], host)
+        assert pings(others[0], host, patience_s=30)
         return time.monotonic() > joined_at_s + 3 * LEASE_TTL_S
 
     wait_until(outlived, 4 * LEASE_TTL_S, "three times the TTL", poll_s=0.2)
@@ -125,8 +126,10 @@ def test_tunneld_follows_a_flanneld_that_loses_its_lease_and_returns(network: Ne
         return tunneld.container.run("ping", "-c1", "-W1", str(flanneld.container_ip), check=False)
 
     wait_until(lambda: "Net Unreachable" in answer(), 10, "net unreachable from the own host")
-    peers = {peer["subnet"] for peer in tunneld.status()["peers"]}
-    assert peers == {str(network.host("f1").subnet)}
+    left = {str(network.host("f1").subnet)}
+    wait_until(
+        lambda: {peer["subnet"] for peer in tunneld.status()["peers"]} == left, 10, "one peer left"
+    )
 
     flanneld.start()
     for other in (network.host("f1"), tunneld):
