@@ -67,9 +67,7 @@ def test_tunnelds_that_a_flanneld_joins_go_on_degraded_until_it_is_gone(network:
     wait_until(lambda: len(network.leases()) == 3, PATIENCE_S, "a lease of each host")
     for host in tunnelds:
         wait_for_state(host, "degraded")
-        (problem,) = host.status()["problems"]
-        assert f"{WHY} {named(flanneld)}" in problem
-        assert problem in host.running.output()
+        host.running.wait_for_output(wait_for_problem(host, f"{WHY} {named(flanneld)}"))
     for first, second in (tunnelds, tunnelds[::-1]):
         wait_until(lambda: reaches(first, second), PATIENCE_S, "tunneld hosts to go on")  # noqa: B023
 
@@ -83,7 +81,17 @@ def test_tunnelds_that_a_flanneld_joins_go_on_degraded_until_it_is_gone(network:
     network.etcd.delete(flanneld.lease_key)
     for host in tunnelds:
         wait_for_state(host, "ready")
-    assert reaches(*tunnelds)
+    wait_until(lambda: reaches(*tunnelds), PATIENCE_S, "tunneld hosts to go on")
+
+
+def wait_for_problem(host: Host, text: str) -> str:
+    """Waits until a host has one problem and it holds `text`; returns the whole of it."""
+
+    def found() -> str:
+        problems: list[str] = host.status()["problems"]
+        return problems[0] if len(problems) == 1 and text in problems[0] else ""
+
+    return wait_until(found, PATIENCE_S, f"{text!r} as the one problem of {host.name}")
 
 
 def wait_for_state(host: Host, state: str) -> None:
