@@ -38,7 +38,7 @@ class Conversation:
             self._speaker.kill()
         self._echo.stop()
 
-    def answer(self, word: str, timeout_s: float = 20.0) -> str:
+    def answer(self, word: str, timeout_s: float = 90.0) -> str:
         """Says a word over the connection and returns what comes back."""
         said, heard = self._speaker.stdin, self._speaker.stdout
         if said is None or heard is None:

@@ -138,10 +138,10 @@ class BootedNetwork:
             host.machine.shut_down()
 
 
-def pings(first: BootedHost, second: BootedHost) -> bool:
+def pings(first: BootedHost, second: BootedHost, *, patience_s: int = 5) -> bool:
     """Sends one echo request from container to container; says whether the reply came."""
-    done = first.container.try_run("ping", "-c1", "-W1", str(second.container_ip))
-    return done.returncode == 0
+    target = str(second.container_ip)
+    return first.container.try_run("ping", "-c1", f"-W{patience_s}", target).returncode == 0
 
 
 def wait_connected(first: BootedHost, second: BootedHost, timeout_s: float = 30.0) -> None:

@@ -174,6 +174,11 @@ class SystemdMachine:
     def is_active(self, unit: str) -> bool:
         return self.show(unit, "ActiveState") == "active"
 
+    def wait_for_journal(self, unit: str, text: str, timeout_s: float = 20.0) -> None:
+        """Waits until the journal of a unit holds `text`: it is written by another process."""
+        what = f"{text!r} in the journal of {unit}"
+        wait_until(lambda: text in self.journal(unit), timeout_s, what)
+
     def journal(self, unit: str) -> str:
         return self.try_run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}").stdout
 

@@ -161,11 +161,11 @@ def test_docker_starts_without_our_options_when_tunneld_fails(host: BootedHost) 
     try:
         machine.run("systemctl", "start", "docker")
         assert options(host) == [*START, "--debug"]
-        assert f"there is no {SUBNET_FILE}" in machine.journal("docker")
+        machine.wait_for_journal("docker", f"there is no {SUBNET_FILE}")
         wait_until(
             lambda: machine.show("tunneld", "ActiveState") == "failed", 10, "a failed tunneld"
         )
-        assert "unknown key 'ip-mask'" in machine.journal("tunneld")
+        machine.wait_for_journal("tunneld", "unknown key 'ip-mask'")
     finally:
         machine.write("/etc/tunneld/tunneld.toml", config)
         machine.run("systemctl", "restart", "tunneld")
