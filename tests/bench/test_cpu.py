@@ -10,26 +10,27 @@ from collections.abc import Iterator
 import pytest
 
 from bench.lab import cpu
+from tests.support.wait import wait_until
 
 NOBODY = -1
 BURN_S = 0.4
 BURN = f"""
-import threading, time
+import sys, threading, time
 def burn():
     while time.thread_time() < {BURN_S / 2}:
         pass
-threads = [threading.Thread(target=burn) for _ in range(2)]
-input()
-for thread in threads: thread.start()
-for thread in threads: thread.join()
-print("done", flush=True)
-input()
+for _ in sys.stdin:
+    before_s = time.process_time()
+    threads = [threading.Thread(target=burn) for _ in range(2)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+    print(time.process_time() - before_s, flush=True)
 """
 
 
 @pytest.fixture
 def burner() -> Iterator[subprocess.Popen[str]]:
-    """Burns CPU in two threads after a line, says so, and stays until another."""
+    """Burns CPU in two threads after each line, and says how much it was."""
     process = subprocess.Popen(
         [sys.executable, "-c", BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -38,26 +39,34 @@ def burner() -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def burn(process: subprocess.Popen[str]) -> None:
+def burn(process: subprocess.Popen[str]) -> float:
+    """Returns the CPU seconds of the whole process: more than asked for, if it was held up."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write("go\n")
     process.stdin.flush()
-    assert process.stdout.readline() == "done\n"
+    return float(process.stdout.readline())
 
 
 def test_a_tunnels_time_is_that_of_all_its_threads(burner: subprocess.Popen[str]) -> None:
     before = cpu.read([burner.pid])
-    burn(burner)
+    burnt_s = burn(burner)
     usage = cpu.between(before, cpu.read([burner.pid]))
-    assert BURN_S <= usage.tunnel_cpu_s + 0.02 <= 2 * BURN_S
+    assert burnt_s >= BURN_S
+    # Beside it there is the reading of the line, and what the kernel counts whole ticks of.
+    assert burnt_s - 0.02 <= usage.tunnel_cpu_s <= burnt_s + BURN_S
 
 
 def test_what_we_started_ourselves_is_not_foreign(burner: subprocess.Popen[str]) -> None:
     before = cpu.read(())
-    burn(burner)
-    after = cpu.read(())
-    assert after.busy_s + after.steal_s - before.busy_s - before.steal_s >= BURN_S - 0.05
+
+    def is_counted() -> bool:
+        # The kernel may miss ticks of a processor that was held up; then it takes more to see it.
+        burn(burner)
+        after = cpu.read(())
+        return after.busy_s + after.steal_s - before.busy_s - before.steal_s >= BURN_S - 0.05
+
+    wait_until(is_counted, 10, "the time that was burnt")
     # From one look: what else the machine has to do meanwhile makes no difference.
     stats = dict(cpu.all_stats())
     others, everybody = (cpu.foreign_ticks(stats, pid) for pid in (os.getpid(), NOBODY))
