@@ -24,7 +24,7 @@ from tunneld.lab.store import environment
 
 NETWORK: Final = "10.5.0.0/16"
 NETWORK_V6: Final = "fd00:10:5::/48"
-_READY_TIMEOUT_S: Final = 30.0
+_READY_TIMEOUT_S: Final = 60.0
 _FLANNEL_PREFIX: Final = "/coreos.com/network"
 
 

@@ -216,7 +216,7 @@ def watched_frames(host: Host) -> Iterator[list[Frames]]:
     )
     found: list[Frames] = []
     try:
-        if not namespaces.became_true(lambda: "listening on" in log.read_text(), 10.0):
+        if not namespaces.became_true(lambda: "listening on" in log.read_text(), 30.0):
             msg = f"bench: tcpdump does not listen: {log.read_text().strip()}"
             raise LabError(msg)
         before = _received(host)

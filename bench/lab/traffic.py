@@ -23,8 +23,8 @@ from tunneld.lab import namespaces
 CONGESTION: Final = "cubic"
 FLOOD_BYTES: Final = 64
 ROUND_TRIP_INTERVAL_US: Final = 2_000
-_READY_TIMEOUT_S: Final = 10.0
-_END_TIMEOUT_S: Final = 15.0
+_READY_TIMEOUT_S: Final = 30.0
+_END_TIMEOUT_S: Final = 60.0
 _ROOT: Final = Path(__file__).resolve().parents[2]
 
 _ports = itertools.count(20_001)

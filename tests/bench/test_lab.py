@@ -12,7 +12,7 @@ from bench.lab.rounds import FIGURES, Bench, Plan
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first builds the load
 
 
 def hosts() -> list[str]:
