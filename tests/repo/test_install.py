@@ -81,7 +81,7 @@ def test_the_command_runs_by_an_interpreter_that_the_service_may_see(installed: 
         env={"PATH": os.environ["PATH"]},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
     assert done.stdout == f"tunneld {__version__}\n"
@@ -95,7 +95,7 @@ def install(wheel: Path, **environment: str) -> None:
         env={"PATH": os.environ["PATH"], "INSTALL_PYTHON": "/usr/bin/python3", **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=360,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,7 @@ def make(*argv: str) -> subprocess.CompletedProcess[str]:
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=280,
         check=False,
     )
 
@@ -140,13 +140,13 @@ def test_a_signal_ends_all_groups_which_take_away_what_they_made(
     wait = """
 import pathlib, time, pytest
 @pytest.fixture
-def made():
+def path():
     path = pathlib.Path(__file__).with_suffix(".made")
-    path.touch()
-    yield
+    yield path
     path.unlink()
-def test_it(made):
-    time.sleep(60)
+def test_it(path):
+    path.touch()
+    time.sleep(600)
 """
     names = ("a", "b")
     options = groups(**{name: written(tmp_path / f"test_{name}.py", wait) for name in names})
@@ -166,7 +166,7 @@ def test_it(made):
             os.killpg(process.pid, number)
         else:
             process.send_signal(number)
-        said, _ = process.communicate(timeout=30.0)
+        said, _ = process.communicate(timeout=120.0)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -13,9 +13,11 @@ from tests.repo.source import ROOT
 from tests.support.cache import one_at_a_time
 from tunneld import __version__
 
+pytestmark = pytest.mark.timeout(900)  # the first builds, when nobody else does
+
 
 def run(*argv: str | Path, cwd: Path = ROOT) -> str:
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, f"{argv}: {done.stdout}{done.stderr}"
     return done.stdout
 
