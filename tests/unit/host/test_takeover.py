@@ -72,6 +72,7 @@ def take_over(space: Namespace) -> tuple[str, ...]:
 
 
 @pytest.mark.root
+@pytest.mark.timeout(900)  # the first may build flanneld
 @pytest.mark.parametrize("firewall", ["iptables", "nftables"])
 def test_rules_of_an_ended_flanneld_are_removed_loudly_and_no_others(
     space: Namespace, firewall: str, caplog: pytest.LogCaptureFixture

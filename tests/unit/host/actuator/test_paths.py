@@ -234,6 +234,7 @@ def test_each_change_of_the_way_to_a_peer_is_told(
     run_inside(dual, main)
 
 
+@pytest.mark.timeout(900)  # some thirty starts and stops, on a machine that may be busy
 @pytest.mark.parametrize("wanted", STATES.values(), ids=STATES)
 def test_cancelled_change_goes_on_after_no_stop(
     dual: Namespace, tmp_path: Path, wanted: HostState
