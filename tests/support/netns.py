@@ -13,6 +13,7 @@ import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -165,7 +166,10 @@ class Rig:
         second_bridge: str = "",
         mtu_bytes: int = 1500,
     ) -> None:
-        """Joins two namespaces with a veth pair; a bridge enslaves the end on its side."""
+        """Joins two namespaces with a veth pair; a bridge enslaves the end on its side.
+
+        The pair carries packets when this returns.
+        """
         run(
             *("ip", "link", "add", first_device, "netns", first.name, "mtu", str(mtu_bytes)),
             *("type", "veth", "peer", "name", second_device, "netns", second.name),
@@ -181,6 +185,9 @@ class Rig:
             if address:
                 space.run("ip", "address", "add", address, "dev", device)
             space.run("ip", "link", "set", "dev", device, "up")
+        for space, device, _, _ in ends:
+            what = f"{device} of {space.name} being up"
+            wait_until(partial(_is_operational, space.name, device), what=what)
 
     def close(self) -> None:
         for space in self.namespaces.values():
@@ -189,6 +196,14 @@ class Rig:
         for space in self.namespaces.values():
             remove(space.name)
         self.namespaces.clear()
+
+
+def _is_operational(name: str, device: str) -> bool:
+    """Says whether a device is at work, which the kernel sees to a moment after it was set up.
+
+    Until then it drops what it is given.
+    """
+    return " state UP " in run("ip", "-netns", name, "-oneline", "link", "show", "dev", device)
 
 
 def remove(name: str) -> None:
