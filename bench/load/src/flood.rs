@@ -52,6 +52,8 @@ pub(crate) fn receive(socket: &UdpSocket, timeout: Duration) -> Outcome<String> 
     while began.elapsed() < timeout {
         let count = match slots.receive(socket) {
             Ok(count) => count,
+            // A read with a limit fails so in a process that was stopped and goes on: signal(7).
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) if error.kind() == ErrorKind::WouldBlock && span.is_none() => continue,
             Err(error) if error.kind() == ErrorKind::WouldBlock => break,
             Err(error) => return Err(error.into()),
