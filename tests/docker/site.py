@@ -146,7 +146,7 @@ class Host:
     @property
     def forward_policy(self) -> str:
         """What happens to a forwarded packet that no rule of iptables decides on."""
-        return self.machine.run("iptables", "-S", "FORWARD").splitlines()[0].split()[-1]
+        return self.machine.run("iptables", "-w", "-S", "FORWARD").splitlines()[0].split()[-1]
 
     def container(self, name: str, *options: str) -> Container:
         """Starts a container on the leased subnet, which comes back when dockerd does."""
@@ -248,7 +248,7 @@ def ask(
     address: IPv4Address,
     port: int,
     size_bytes: int = 100,
-    timeout_s: float = 2.0,
+    timeout_s: float = 30.0,
 ) -> IPv4Address | None:
     """Asks who `place` is seen as at `address`; None when no answer comes."""
     done: subprocess.CompletedProcess[str] = place.try_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -14,7 +15,7 @@ from tests.docker.site import MARGIN_TIMEOUT_S, Host, Site, answering, ask
 from tests.support.docker import Container
 from tests.support.netns import Place
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 FOREIGN_SUBNET = "10.6.1.0/24"
 FOREIGN_BIP = "10.6.1.1/24"
@@ -47,12 +48,17 @@ def second_network(host: Host) -> Iterator[Container]:
         host.docker.cli("network", "rm", "other")
 
 
-def reaches(place: Place, address: IPv4Address, port: int) -> bool:
-    return ask(place, "tcp", address, port, timeout_s=1.0) is not None
+def reaches(question: tuple[Place, IPv4Address, int], timeout_s: float) -> bool:
+    place, address, port = question
+    return ask(place, "tcp", address, port, timeout_s=timeout_s) is not None
 
 
-def look(site: Site, host: Host, own: Container, subnet: str) -> Seen:
-    """Tries everything that Docker decides on a host."""
+def look(site: Site, host: Host, own: Container, subnet: str, expected: Seen | None = None) -> Seen:
+    """Tries everything that Docker decides on a host.
+
+    How long an answer may take is enough for one that is late; where none is expected, waiting
+    long for it would show nothing more.
+    """
     neighbour = host.container("neighbour", "--publish", "8082:7201")
     site.switch.run("ip", "route", "add", subnet, "via", str(host.address))
     try:
@@ -63,16 +69,25 @@ def look(site: Site, host: Host, own: Container, subnet: str) -> Seen:
             answering(apart, 7202),
         ):
             outside = site.switch
+            questions: dict[str, tuple[Place, IPv4Address, int]] = {
+                "own_bridge_reaches_other": (own, apart.address, 7202),
+                "other_reaches_own_bridge": (apart, own.address, 7200),
+                "neighbours_reach_each_other": (own, neighbour.address, 7201),
+                "outside_reaches_unpublished": (outside, own.address, 7200),
+                "outside_reaches_published_directly": (outside, neighbour.address, 7201),
+                "outside_reaches_published": (outside, host.address, 8082),
+            }
+            timeouts_s = {
+                name: 8.0 if expected is None else 30.0 if getattr(expected, name) else 2.0
+                for name in questions
+            }
+            with ThreadPoolExecutor(len(questions)) as pool:
+                answers = pool.map(reaches, questions.values(), timeouts_s.values())
             return Seen(
                 forward_policy=host.forward_policy,
                 ip_forward=host.file("/proc/sys/net/ipv4/ip_forward"),
                 forwarding_default=host.file("/proc/sys/net/ipv4/conf/default/forwarding"),
-                own_bridge_reaches_other=reaches(own, apart.address, 7202),
-                other_reaches_own_bridge=reaches(apart, own.address, 7200),
-                neighbours_reach_each_other=reaches(own, neighbour.address, 7201),
-                outside_reaches_unpublished=reaches(outside, own.address, 7200),
-                outside_reaches_published_directly=reaches(outside, neighbour.address, 7201),
-                outside_reaches_published=reaches(outside, host.address, 8082),
+                **dict(zip(questions, answers, strict=True)),
             )
     finally:
         site.switch.run("ip", "route", "del", subnet)
@@ -109,7 +124,8 @@ def test_policies_and_isolation_are_those_of_a_host_without_tunneld(site: Site) 
     assert not expected.outside_reaches_unpublished
     assert expected.outside_reaches_published
 
-    assert look(site, host, site.containers[host.name], str(host.subnet)) == expected
+    own = site.containers[host.name]
+    assert look(site, host, own, str(host.subnet), expected) == expected
 
 
 def test_another_network_of_a_host_is_not_reached_through_the_overlay(site: Site) -> None:
@@ -118,7 +134,9 @@ def test_another_network_of_a_host_is_not_reached_through_the_overlay(site: Site
         route = (f"{apart.address}/32", "dev", "flannel0")
         last.machine.run("ip", "route", "add", *route)
         try:
-            assert ask(site.containers[last.name], "tcp", apart.address, 7202) is None
+            assert (
+                ask(site.containers[last.name], "tcp", apart.address, 7202, timeout_s=2.0) is None
+            )
         finally:
             last.machine.run("ip", "route", "del", *route)
 
