@@ -22,7 +22,7 @@ from tests.support.booted import PREFIX, SUBNET_FILE
 from tests.support.docker import IMAGE, RELEASES, Release, image, package_dir, remove_cgroups
 from tests.support.document import Command, commands, scripts
 from tests.support.etcd import Etcd
-from tests.support.machine import SOURCE_TREE
+from tests.support.machine import SOURCE_TREE, wait_nothing_off
 from tests.support.netns import Namespace, Rig
 from tests.support.systemd_machine import SystemdMachine
 from tests.support.wait import wait_until
@@ -89,8 +89,10 @@ def test_the_network_made_by_hand_is_the_one_the_command_makes(plain_site: Site)
 
 def test_way_b_joins_containers_and_the_checker_agrees(plain_site: Site) -> None:
     for host in plain_site.hosts:
-        for command in [*below(NETWORK), *below(CHECK)]:
+        for command in below(NETWORK):
             host.machine.run("sh", "-ec", command.text)
+        for command in below(CHECK):
+            wait_nothing_off(partial(host.machine.try_run, "sh", "-ec", command.text))
     for first, second in plain_site.pairs:
         answers = partial(answers_http, first.machine.space, web_address(second))
         wait_until(answers, START_TIMEOUT_S, f"the web server of {second.name}")
@@ -185,8 +187,10 @@ def docker0(machine: SystemdMachine) -> str:
 def test_way_a_joins_containers_of_booted_hosts(booted: list[SystemdMachine]) -> None:
     addresses = []
     for machine in booted:
-        for command in [*below(DOCKER0), *below(CHECK)]:
+        for command in below(DOCKER0):
             machine.run("sh", "-ec", command.text)
+        for command in below(CHECK):
+            wait_nothing_off(partial(machine.try_run, "sh", "-ec", command.text))
         lines = machine.run("cat", SUBNET_FILE).splitlines()
         env = dict(line.split("=", 1) for line in lines)
         gateway = env["FLANNEL_SUBNET"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -35,7 +36,7 @@ COMMIT
 def flush(host: Host) -> None:
     """Empties all chains; the policies stay."""
     for table in ("filter", "nat", "raw"):
-        host.machine.run("iptables", "-t", table, "-F")
+        host.machine.run("iptables", "-w", "-t", table, "-F")
 
 
 def replace(host: Host) -> None:
@@ -43,7 +44,7 @@ def replace(host: Host) -> None:
     if host.site.kind.rules == "nft":
         host.machine.run("nft", "flush", "ruleset")
     else:
-        host.machine.run("iptables-restore", stdin=OTHER_RULES)
+        host.machine.run("iptables-restore", "-w", stdin=OTHER_RULES)
 
 
 def see_each_other(site: Site, first: Host, second: Host) -> bool:
@@ -51,9 +52,14 @@ def see_each_other(site: Site, first: Host, second: Host) -> bool:
     for one, other in ((first, second), (second, first)):
         asking, asked = site.containers[one.name], site.containers[other.name]
         with answering(asked, 7100):
-            if ask(asking, "tcp", asked.address, 7100) != asking.address:
+            if ask(asking, "tcp", asked.address, 7100, timeout_s=5.0) != asking.address:
                 return False
     return True
+
+
+def wait_until_they_see_each_other(site: Site, first: Host, second: Host) -> None:
+    seen = partial(see_each_other, site, first, second)
+    wait_until(seen, MARGIN_TIMEOUT_S, "each other's address")
 
 
 def running(host: Host) -> bool:
@@ -79,13 +85,13 @@ def test_traffic_is_back_after_the_loss_of_all_rules(
 
     # Docker's policy: what stays of a flushed FORWARD drops all that nobody accepts again.
     assert last.forward_policy == "DROP"
-    lost_s = time.monotonic()
     event(last)
+    lost_s = time.monotonic()
     for probe in probes:
         wait_steady(probe, lost_s, last)
         probe.stop()
 
-    wait_until(lambda: see_each_other(site, first, last), MARGIN_TIMEOUT_S, "each other's address")
+    wait_until_they_see_each_other(site, first, last)
     figures.extend(
         {
             "rules": event.__name__,
@@ -100,7 +106,7 @@ def test_traffic_is_back_after_the_loss_of_all_rules(
     # Docker puts back its own rules at its start, but not the policy while forwarding is on.
     last.docker.stop()
     last.docker.start()
-    last.machine.run("iptables", "-P", "FORWARD", "DROP")
+    last.machine.run("iptables", "-w", "-P", "FORWARD", "DROP")
     site.wait_connected(MARGIN_TIMEOUT_S)
 
 
@@ -111,7 +117,7 @@ def test_containers_that_end_with_dockerd_are_reached_again_after_its_restart(si
     first.docker.start()
     wait_until(lambda: running(first), MARGIN_TIMEOUT_S, "containers that run again")
     site.wait_connected(MARGIN_TIMEOUT_S)
-    assert see_each_other(site, first, last)
+    wait_until_they_see_each_other(site, first, last)
     client = site.containers[last.name]
     with answering(published, 7101):
         assert ask(client, "tcp", first.address, 8081) == last.address
@@ -130,7 +136,7 @@ def test_containers_that_outlive_dockerd_are_reached_during_its_restart(
     started_s = time.monotonic()
     wait_steady(probe, started_s, last)
     probe.stop()
-    assert see_each_other(site, first, last)
+    wait_until_they_see_each_other(site, first, last)
     figures.append(
         {
             "restart": "dockerd --live-restore",

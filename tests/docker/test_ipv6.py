@@ -17,7 +17,7 @@ from tests.support.docker import Release
 from tests.support.netns import Rig
 from tests.support.wait import wait_until
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.root
 
 STREAM_BYTES = 20_000_000
 
@@ -70,7 +70,7 @@ def subnet_v6(host: Host) -> IPv6Network:
 
 def pings(site: Site, first: Host, second: Host) -> bool:
     target = str(site.containers[second.name].address_v6)
-    return site.containers[first.name].try_run("ping", "-c1", "-W1", target).returncode == 0
+    return site.containers[first.name].try_run("ping", "-c1", "-W5", target).returncode == 0
 
 
 def test_containers_ping_each_other_from_addresses_of_their_own(site_v6: Site) -> None:
@@ -107,6 +107,4 @@ def test_a_tcp_stream_arrives_unchanged_over_ipv6(site_v6: Site) -> None:
 
 def test_the_checker_finds_nothing_off_in_either_family(site_v6: Site) -> None:
     for host in site_v6.hosts:
-        done = host.machine.try_run("tunneld", "docker", "check")
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert str(subnet_v6(host)) in done.stdout
+        assert str(subnet_v6(host)) in host.machine.wait_nothing_off()

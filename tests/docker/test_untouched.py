@@ -15,7 +15,7 @@ from tests.docker.site import MARGIN_TIMEOUT_S, Host, Site, answering, ask
 from tests.support.docker import Container
 from tests.support.netns import Place
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.root
 
 FOREIGN_SUBNET = "10.6.1.0/24"
 FOREIGN_BIP = "10.6.1.1/24"

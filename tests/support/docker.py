@@ -246,22 +246,26 @@ def remove_cgroups(name: str) -> None:
         top = root / name
         if not top.is_dir():
             continue
-        for group in [*sorted((p for p in top.rglob("*") if p.is_dir()), reverse=True), top]:
-            wait_until(partial(_removed, group), 10.0, f"the end of what runs in {group}")
+        # What is removed meanwhile, by Docker itself, is passed over.
+        for group, _, _ in os.walk(top, topdown=False):
+            wait_until(partial(_removed, Path(group)), 10.0, f"the end of what runs in {group}")
 
 
 def _removed(group: Path) -> bool:
     """Removes a control group, unless a process is still in it; that one is ended."""
     try:
         group.rmdir()
+    except FileNotFoundError:
+        return True
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
     else:
         return True
-    for pid in (group / "cgroup.procs").read_text().split():
-        with suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+    with suppress(FileNotFoundError):
+        for pid in (group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
     return False
 
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from tests.support.netns import Namespace, Place, run
+from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError, request
 
 SOURCE_TREE: Final = Path(__file__).resolve().parents[2]
@@ -49,6 +52,28 @@ exec sleep infinity
 """
 
 
+def wait_nothing_off(check: Callable[[], subprocess.CompletedProcess[str]]) -> str:
+    """Waits until `check`, which runs `tunneld docker check`, finds nothing off.
+
+    Where Docker has changed its rules, something is off until the daemon has answered that.
+
+    Returns:
+        What the check says.
+    """
+    done: list[subprocess.CompletedProcess[str]] = []
+
+    def nothing_off() -> bool:
+        done[:] = [check()]
+        return done[0].returncode == 0
+
+    try:
+        wait_until(nothing_off, 20.0, "a check that finds nothing off", poll_s=0.1)
+    except TimeoutError as error:
+        error.add_note(done[0].stdout + done[0].stderr)
+        raise
+    return done[0].stdout
+
+
 class Machine(Place):
     """The host around a namespace."""
 
@@ -78,6 +103,11 @@ class Machine(Place):
         except NotRunningError:
             return False
         return bool(status["state"] == "ready")
+
+    def wait_nothing_off(self, *options: str) -> str:
+        """Waits until `tunneld docker check` finds nothing off; returns what it says."""
+        check = partial(self.try_run, "tunneld", "docker", "check", *options)
+        return wait_nothing_off(check)
 
     def command(self, *argv: str) -> tuple[str, ...]:
         pid = str(self._holder.pid)

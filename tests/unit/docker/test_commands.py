@@ -14,7 +14,7 @@ from tests.unit.docker.conftest import NAME, TRUSTED, DockerHost, jumps
 from tunneld.docker import rules
 from tunneld.fib.state import OverlayNet
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.root
 
 
 @contextmanager
@@ -83,9 +83,7 @@ def test_a_network_is_made_once_and_fits_the_lease(host: DockerHost) -> None:
         assert " mtu 1472 " in link
         host.docker.remove(container)
 
-        status, out, err = host.tunneld("docker", "check")
-        assert (status, err) == (0, ""), out
-        assert out.endswith("nothing is off\n")
+        assert host.wait_nothing_off().endswith("nothing is off\n")
         assert host.docker.process is before, "dockerd was started anew"
     finally:
         host.docker.cli("network", "rm", NAME)
@@ -94,7 +92,7 @@ def test_a_network_is_made_once_and_fits_the_lease(host: DockerHost) -> None:
 def test_a_network_that_fits_but_was_made_by_docker_is_taken_as_it_is(host: DockerHost) -> None:
     with network(host, *as_arguments(fitting_options(host))):
         assert host.tunneld("docker", "network", NAME)[0] == 0
-        assert host.tunneld("docker", "check")[0] == 0
+        host.wait_nothing_off()
         status, _, err = host.tunneld("docker", "network", NAME, "--bridge", "tn0")
         assert status == 1
         assert "com.docker.network.bridge.name" in err
@@ -123,10 +121,13 @@ def test_what_does_not_fit_is_named_by_network_and_by_check(
         assert (status, out, err.count("\n")) == (1, "", 1)
         assert says in err
         assert f"docker network rm {NAME}" in err
-        status, out, _ = host.tunneld("docker", "check")
-        assert status == 1
-        (line,) = [line for line in out.splitlines() if line.startswith("off: ")]
-        assert says in line
+
+        def the_only_line() -> str:
+            status, out, _ = host.tunneld("docker", "check")
+            off = [line for line in out.splitlines() if line.startswith("off: ")]
+            return off[0] if (status, len(off)) == (1, 1) else ""
+
+        assert says in wait_until(the_only_line)
 
 
 def test_a_network_that_does_not_trust_the_device_is_named_where_docker_drops(
@@ -173,7 +174,7 @@ def test_whoever_masquerades_the_other_does_not(host: DockerHost) -> None:
     try:
         options = host.inspected()["Options"]
         assert options["com.docker.network.bridge.enable_ip_masquerade"] == "true"
-        assert host.tunneld("docker", "check", *option)[0] == 0
+        host.wait_nothing_off(*option)
     finally:
         host.docker.cli("network", "rm", NAME)
 
@@ -182,9 +183,9 @@ def test_rules_that_drop_the_overlay_are_off_while_no_daemon_keeps_them_open(
     host: DockerHost,
 ) -> None:
     with network(host, *as_arguments(fitting_options(host))):
-        assert host.tunneld("docker", "check")[0] == 0
-        host.machine.run("iptables", "-P", "FORWARD", "DROP")
-        assert host.tunneld("docker", "check")[0] == 0
+        host.wait_nothing_off()
+        host.machine.run("iptables", "-w", "-P", "FORWARD", "DROP")
+        host.wait_nothing_off()
         assert host.daemon.stop() == 0
         try:
             status, out, _ = host.tunneld("docker", "check")
