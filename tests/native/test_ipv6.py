@@ -42,7 +42,7 @@ def both(host: Host) -> Host:
 def container(space: Namespace) -> Iterator[socket.socket]:
     """A socket that sees all ICMPv6 for fd00:5:1::2, which the namespace has as its own."""
     for address in (f"{CONTAINER}/128", "fd00:5:1::/128"):
-        space.run("ip", "address", "replace", address, "dev", "lo", "nodad")
+        space.add_ipv6(address, "lo")
     with inside(space):
         sock = socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
     with sock:

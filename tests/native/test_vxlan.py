@@ -236,7 +236,7 @@ IPV6_HERE, IPV6_B, IPV6_STRANGER = "2001:db8::1", "2001:db8::2", "2001:db8::9"
 @pytest.fixture
 def ipv6_space(rig_space: Namespace) -> Namespace:
     for address in (IPV6_HERE, IPV6_B, IPV6_STRANGER):
-        rig_space.run("ip", "address", "add", f"{address}/128", "dev", "lo", "nodad")
+        rig_space.add_ipv6(f"{address}/128", "lo")
     return rig_space
 
 
@@ -295,7 +295,7 @@ def test_a_size_that_an_ipv6_underlay_refuses_is_reported_and_keeps_gso(
 ) -> None:
     ipv6_space.run("ip", "link", "set", "lo", "mtu", "1300")
     for address in (IPV6_HERE, IPV6_B):
-        ipv6_space.run("ip", "address", "replace", f"{address}/128", "dev", "lo", "nodad")
+        ipv6_space.add_ipv6(f"{address}/128", "lo")
     with inside(ipv6_space):
         peer = vxlan_socket(IPV6_B, 8285)
     with peer, both_families(ipv6_space) as host:

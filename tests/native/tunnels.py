@@ -56,7 +56,7 @@ def make_underlay(rig: Rig, ends: list[Namespace], flavour: Flavour) -> None:
         second_address="192.0.2.2/24",
     )
     for number, space in enumerate(ends, 1):
-        space.run("ip", "address", "add", f"2001:db8::{number}/64", "dev", "eth0", "nodad")
+        space.add_ipv6(f"2001:db8::{number}/64", "eth0")
         if flavour == "wire":
             off = ("tso", "off", "gso", "off", "gro", "off", "tx-udp-segmentation", "off")
             space.run("ethtool", "-K", "eth0", *off)
@@ -144,7 +144,7 @@ def tunnel(rig: Rig, flavour: Flavour, family: Family) -> Iterator[Tunnel]:
         space.sysctl("net/ipv6/conf/all/forwarding", 1)
         for place, device, last in ((space, "cni0", 1), (inside_it, "eth0", 2)):
             address = f"fd00:5:{number}::{last}/64"
-            place.run("ip", "address", "add", address, "dev", device, "nodad")
+            place.add_ipv6(address, device)
         inside_it.run("ip", "route", "add", "default", "via", f"fd00:5:{number}::1")
     make_underlay(rig, [here, there], flavour)
     engine = make_engine(here, family, mtu_bytes)

@@ -94,6 +94,16 @@ class Place(ABC):
         """Sets e.g. `net/ipv4/ip_forward` in here."""
         self.run("sh", "-c", f"echo {value} > /proc/sys/{name}")
 
+    def add_ipv6(self, address: str, device: str) -> None:
+        """Adds an IPv6 address with its length, unless it is there, and waits until it is reached.
+
+        The kernel takes what is sent to an address as its own only a moment after it has it.
+        """
+        self.run("ip", "address", "replace", address, "dev", device, "nodad")
+        route = ("ip", "-6", "route", "get", address.partition("/")[0])
+        reached = partial(self.run, *route, check=False)
+        wait_until(lambda: reached().startswith("local "), what=f"{address} of {self.name}")
+
     def bridge(self, name: str, address: str = "", mtu_bytes: int = 1500) -> None:
         self.run("ip", "link", "add", name, "mtu", str(mtu_bytes), "type", "bridge")
         if address:
