@@ -19,7 +19,7 @@ from tests.support.netns import Namespace, Rig
 LONG = os.environ.get("TUNNELD_LONG_TESTS") == "1"
 GROWTH_LIMIT_BYTES = 64 << 20
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.root
 
 
 @pytest.fixture(scope="module")
