@@ -190,6 +190,8 @@ impl Candidate {
     /// with it.
     #[inline]
     pub(super) fn verify<H: ip::Header>(&self, packet: &[u8]) -> bool {
+        #[cfg(test)]
+        VERIFIED.with_borrow_mut(|verified| verified.push(packet.to_vec()));
         let protocol = if self.is_tcp { ip::PROTOCOL_TCP } else { ip::PROTOCOL_UDP };
         let summed = packet.get(H::ADDRESSES.start..).unwrap_or_default();
         Sum::new()
@@ -199,6 +201,14 @@ impl Candidate {
             .fold()
             == 0xffff
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// The packets whose checksums were verified, in order.
+    pub(super) static VERIFIED: std::cell::RefCell<Vec<Vec<u8>>> = const {
+        std::cell::RefCell::new(Vec::new())
+    };
 }
 
 /// Of IPv4: version and header length, type of service; flags; hop limit, protocol; addresses.

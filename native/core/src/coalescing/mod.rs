@@ -74,6 +74,15 @@ pub struct Delivery {
     pushed: bool,
 }
 
+/// What came of joining a packet to a delivery.
+enum Outcome {
+    Joined,
+    /// A rule forbids it.
+    Apart,
+    /// The packet's own checksum is wrong: it goes alone, and nothing is joined to it.
+    WrongChecksum,
+}
+
 /// The deliveries of a batch.
 pub struct Coalescing {
     kinds: Kinds,
@@ -119,12 +128,15 @@ impl Coalescing {
         let piece = Piece { start: place.start, len: packet.len(), vnet, next: NONE };
         // What is a super-packet already goes as it came.
         let is_single = header.is_fragment() || vnet.gso != Gso::None;
-        let candidate = if is_single { None } else { Candidate::of(header, packet, self.kinds) };
-        if let Some(candidate) = &candidate {
+        let mut candidate =
+            if is_single { None } else { Candidate::of(header, packet, self.kinds) };
+        if let Some(of_packet) = &candidate {
             // Most often the packet before is of the same flow.
             let newest = self.deliveries.len().wrapping_sub(1);
-            if self.join::<H>(newest, memory, packet, candidate, adjacency, piece) {
-                return;
+            match self.join::<H>(newest, memory, packet, of_packet, adjacency, piece) {
+                Outcome::Joined => return,
+                Outcome::Apart => {}
+                Outcome::WrongChecksum => candidate = None,
             }
         }
         let transport = (!header.is_fragment()).then(|| (header.header_len(), header.protocol()));
@@ -138,7 +150,7 @@ impl Coalescing {
         &mut self,
         memory: &[u8],
         transport: Option<(usize, u8)>,
-        candidate: Option<Candidate>,
+        mut candidate: Option<Candidate>,
         adjacency: Option<AdjacencyId>,
         piece: Piece,
     ) {
@@ -153,9 +165,11 @@ impl Coalescing {
             Some(_) => {}
         }
         if let Some(number) = flow.as_ref().and_then(|flow| self.newest_of(flow)) {
-            if let Some(candidate) = &candidate {
-                if self.join::<H>(number, memory, packet, candidate, adjacency, piece) {
-                    return;
+            if let Some(of_packet) = &candidate {
+                match self.join::<H>(number, memory, packet, of_packet, adjacency, piece) {
+                    Outcome::Joined => return,
+                    Outcome::Apart => {}
+                    Outcome::WrongChecksum => candidate = None,
                 }
             }
             self.deliveries[number].open = false;
@@ -192,7 +206,8 @@ impl Coalescing {
         None
     }
 
-    /// Joins a packet to a delivery, if every rule allows it.
+    /// Joins a packet to a delivery, if every rule allows it. No wrong checksum is verified twice:
+    /// its delivery is closed, its packet is none to be joined any more.
     #[inline]
     fn join<H: ip::Header>(
         &mut self,
@@ -202,22 +217,26 @@ impl Coalescing {
         candidate: &Candidate,
         adjacency: Option<AdjacencyId>,
         piece: Piece,
-    ) -> bool {
-        let Some(delivery) = self.deliveries.get_mut(number) else { return false };
+    ) -> Outcome {
+        let Some(delivery) = self.deliveries.get_mut(number) else { return Outcome::Apart };
         if !delivery.takes(candidate, adjacency) {
-            return false;
+            return Outcome::Apart;
         }
         let first = &self.pieces[delivery.first as usize];
         let head = &memory[first.start..first.start + first.len];
         if !candidate.has_same_headers::<H>(packet, head) {
-            return false;
+            return Outcome::Apart;
         }
         // A checksum that is still to be finished is so in a super-packet as well.
         if !delivery.verified {
             delivery.verified = first.vnet.needs_checksum() || delivery.head.verify::<H>(head);
+            if !delivery.verified {
+                delivery.open = false;
+                return Outcome::Apart;
+            }
         }
-        if !delivery.verified || !(piece.vnet.needs_checksum() || candidate.verify::<H>(packet)) {
-            return false;
+        if !(piece.vnet.needs_checksum() || candidate.verify::<H>(packet)) {
+            return Outcome::WrongChecksum;
         }
         let place = self.pieces.len() as u32;
         delivery.count += 1;
@@ -228,7 +247,7 @@ impl Coalescing {
         let last = std::mem::replace(&mut delivery.last, place);
         self.pieces[last as usize].next = place;
         self.pieces.push(piece);
-        true
+        Outcome::Joined
     }
 
     /// Returns what goes to the device, each flow in order of arrival.

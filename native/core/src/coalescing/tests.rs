@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 
 use tunneld_wire::{ipv4, ipv6};
 
+use super::candidate::VERIFIED;
 use super::*;
 use crate::fib::{Fib, SourceCheck};
 use crate::testing::{UNDERLAY_B, UNDERLAY_C, finish, host_a, segmentation, transport_packet};
@@ -402,6 +403,26 @@ fn a_wrong_checksum_is_never_joined_and_comes_out_as_it_was() {
                 assert!(written.iter().any(single), "{protocol}, packet {bad}, byte {place}");
                 assert_eq!(bench.segmented(), packets, "{protocol}, packet {bad}, byte {place}");
             }
+        }
+    }
+}
+
+#[test]
+fn no_checksum_is_verified_twice_whatever_is_wrong() {
+    for protocol in [TCP, UDP] {
+        for bad in [vec![], vec![0], vec![1], vec![2], vec![0, 1], vec![1, 2], vec![0, 1, 2, 3]] {
+            let mut packets = run(protocol, 4, 100);
+            for number in &bad {
+                packets[*number][100] ^= 0x20;
+            }
+            VERIFIED.take();
+            assert_eq!(Bench::of(&packets).segmented(), packets);
+            let mut verified = VERIFIED.take();
+            let count = verified.len();
+            verified.sort();
+            verified.dedup();
+            assert_eq!(verified.len(), count, "{protocol}, packets {bad:?} are wrong");
+            assert!(count > 0);
         }
     }
 }
