@@ -79,13 +79,26 @@ fn run(mut target: Target, corpus: &Path, time: Duration, keep: bool) -> Result<
 
 /// Tries an input; returns a number for what became of it.
 fn attempt(target: &mut Target, input: &[u8], corpus: &Path) -> Result<u64, String> {
+    tried(target, input).or_else(|fault| {
+        let name = write(corpus, fault.kind, input)?;
+        // It should not need the inputs before it; if it does, that is worth knowing.
+        let is_alone = target.anew().is_some_and(|mut anew| tried(&mut anew, input).is_err());
+        let after = if is_alone { "" } else { ", but only after the inputs before it" };
+        Err(format!("{name} {}{after}", fault.what))
+    })
+}
+
+/// What is wrong with an input.
+struct Fault {
+    kind: &'static str,
+    what: String,
+}
+
+fn tried(target: &mut Target, input: &[u8]) -> Result<u64, Fault> {
     match catch_unwind(AssertUnwindSafe(|| target.run(input))) {
         Ok(Ok(outcome)) => Ok(outcome),
-        Ok(Err(rule)) => {
-            let name = write(corpus, "broken", input)?;
-            Err(format!("{name} breaks a rule: {rule}"))
-        }
-        Err(_) => Err(format!("{} panics", write(corpus, "panic", input)?)),
+        Ok(Err(rule)) => Err(Fault { kind: "broken", what: format!("breaks a rule: {rule}") }),
+        Err(_) => Err(Fault { kind: "panic", what: "panics".to_owned() }),
     }
 }
 

@@ -20,27 +20,42 @@ use tunneld_wire::{ipv4, ipv6};
 
 use crate::mutate::digest;
 
-const NOW_NS: u64 = 1_000_000_000;
+/// Between two inputs: the limit on ICMP errors forgets the one before.
+const STEP_NS: u64 = 1_000_000_000;
 const MTU_BYTES: u16 = 1_472;
 const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2)), 8285);
 
-/// One of the ways in.
+/// One of the ways in. What becomes of an input hangs on that input alone, though the half of the
+/// worker is made once: making it takes many times as long as an input.
 pub(crate) struct Target {
+    name: &'static str,
     fib: Fib,
-    is_inbound: bool,
+    half: Half,
+    now_ns: u64,
+}
+
+/// The half of a worker that takes the inputs.
+enum Half {
+    Inbound(Inbound),
+    Outbound(Outbound),
 }
 
 impl Target {
     /// Returns `datagrams` or `vxlan` (two bytes of segment length, then a message of the
     /// underlay, raw or VXLAN) or `vnet` (a virtio_net_hdr, then a packet of the device).
     pub(crate) fn named(name: &str) -> Option<Self> {
-        let (is_inbound, vtep) = match name {
-            "datagrams" => (true, None),
-            "vxlan" => (true, Some(vtep()?)),
-            "vnet" => (false, None),
+        let (name, half, vtep) = match name {
+            "datagrams" => ("datagrams", Half::Inbound(inbound()), None),
+            "vxlan" => ("vxlan", Half::Inbound(inbound()), Some(vtep()?)),
+            "vnet" => ("vnet", Half::Outbound(Outbound::new(0, Arc::default())), None),
             _ => return None,
         };
-        Some(Self { fib: fib(vtep)?, is_inbound })
+        Some(Self { name, fib: fib(vtep)?, half, now_ns: 0 })
+    }
+
+    /// Returns such a target that has seen no input.
+    pub(crate) fn anew(&self) -> Option<Self> {
+        Self::named(self.name)
     }
 
     /// Takes an input through; returns a number for what became of it.
@@ -49,8 +64,26 @@ impl Target {
     ///
     /// The rule that was broken.
     pub(crate) fn run(&mut self, input: &[u8]) -> Result<u64, String> {
-        if self.is_inbound { datagrams(&self.fib, input) } else { vnet(&self.fib, input) }
+        self.now_ns += STEP_NS;
+        match &mut self.half {
+            Half::Inbound(inbound) => {
+                inbound.clear();
+                forget(inbound.counters());
+                datagrams(inbound, &self.fib, input, self.now_ns)
+            }
+            Half::Outbound(outbound) => {
+                outbound.clear();
+                forget(outbound.counters());
+                vnet(outbound, &self.fib, input, self.now_ns)
+            }
+        }
     }
+}
+
+fn inbound() -> Inbound {
+    let mut inbound = Inbound::new(0, Arc::default());
+    inbound.set_coalescing(Kinds { tcp: true, udp: true });
+    inbound
 }
 
 fn vtep() -> Option<Vtep> {
@@ -85,6 +118,12 @@ fn fib(vtep: Option<Vtep>) -> Option<Fib> {
     Tables::new(1).commit(change).ok()
 }
 
+/// Sets what a rule looks at back to zero.
+fn forget(counters: &WorkerCounters) {
+    counters.packets.set(0);
+    DropReason::ALL.iter().for_each(|reason| counters.drops(*reason).set(0));
+}
+
 fn drops(counters: &WorkerCounters) -> (u64, Vec<u8>) {
     let counts = DropReason::ALL.iter().map(|reason| counters.drops(*reason).read());
     let counts: Vec<u64> = counts.collect();
@@ -93,14 +132,12 @@ fn drops(counters: &WorkerCounters) -> (u64, Vec<u8>) {
 
 /// A message splits into packets that are accepted or dropped, each once; what is joined comes
 /// apart into what came in.
-fn datagrams(fib: &Fib, input: &[u8]) -> Result<u64, String> {
+fn datagrams(inbound: &mut Inbound, fib: &Fib, input: &[u8], now_ns: u64) -> Result<u64, String> {
     let Some((len, message)) = input.split_first_chunk::<2>() else { return Ok(0) };
     let segment_len = Some(usize::from(u16::from_be_bytes(*len))).filter(|len| *len > 0);
     let mut memory = message.to_vec();
-    let mut inbound = Inbound::new(0, Arc::default());
-    inbound.set_coalescing(Kinds { tcp: true, udp: true });
     let place = 0..memory.len();
-    inbound.handle(fib, PEER, &mut memory, place, segment_len, NOW_NS);
+    inbound.handle(fib, PEER, &mut memory, place, segment_len, now_ns);
     let batch = inbound.deliveries();
     let mut delivered = 0;
     let mut shape = Vec::new();
@@ -182,13 +219,12 @@ fn is_packet<H: ip::Header>(payload: &[u8], is_segment: bool) -> Result<(), Stri
 }
 
 /// A packet leaves as right packets no larger than the peer's MTU, or is dropped once.
-fn vnet(fib: &Fib, input: &[u8]) -> Result<u64, String> {
+fn vnet(outbound: &mut Outbound, fib: &Fib, input: &[u8], now_ns: u64) -> Result<u64, String> {
     let Some((header, packet)) = input.split_first_chunk::<{ VnetHeader::LEN }>() else {
         return Ok(0);
     };
     let vnet = VnetHeader::parse(*header);
-    let mut outbound = Outbound::new(0, Arc::default());
-    outbound.handle(fib, vnet, packet, NOW_NS);
+    outbound.handle(fib, vnet, packet, now_ns);
     let mut sent = 0usize;
     loop {
         for datagram in outbound.batch().datagrams() {
@@ -219,22 +255,51 @@ fn vnet(fib: &Fib, input: &[u8]) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
     use super::*;
+    use crate::mutate::Mutator;
+
+    const NAMES: [&str; 3] = ["datagrams", "vnet", "vxlan"];
+
+    /// The inputs that are kept for a target, with their files.
+    fn kept(name: &str) -> (Vec<PathBuf>, Vec<Vec<u8>>) {
+        let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/fuzz");
+        let entries = std::fs::read_dir(corpora.join(name)).unwrap();
+        let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        let inputs = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
+        (paths, inputs)
+    }
 
     #[test]
     fn every_kept_input_keeps_the_rules() {
-        let corpora =
-            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors/fuzz");
-        for name in ["datagrams", "vnet", "vxlan"] {
-            let mut target = Target::named(name).unwrap();
-            let mut count = 0;
-            for entry in std::fs::read_dir(corpora.join(name)).unwrap() {
-                let path = entry.unwrap().path();
-                let outcome = target.run(&std::fs::read(&path).unwrap());
+        for name in NAMES {
+            let (paths, inputs) = kept(name);
+            for (path, input) in paths.iter().zip(&inputs) {
+                let outcome = Target::named(name).unwrap().run(input);
                 assert!(outcome.is_ok(), "{}: {outcome:?}", path.display());
-                count += 1;
             }
-            assert!(count >= 10, "{count} inputs of {name}");
+            assert!(inputs.len() >= 10, "{} inputs of {name}", inputs.len());
+        }
+    }
+
+    #[test]
+    fn what_becomes_of_an_input_hangs_on_no_other() {
+        for name in NAMES {
+            let (paths, inputs) = kept(name);
+            let alone = |input: &Vec<u8>| Target::named(name).unwrap().run(input);
+            let expected: Vec<_> = inputs.iter().map(alone).collect();
+            let mut target = Target::named(name).unwrap();
+            let mut mutator = Mutator::new(7);
+            for _ in 0..20 {
+                for _ in 0..100 {
+                    target.run(&mutator.change(&inputs)).unwrap();
+                }
+                for ((path, input), expected) in paths.iter().zip(&inputs).zip(&expected) {
+                    assert_eq!(target.run(input), *expected, "{}", path.display());
+                }
+            }
         }
     }
 }
