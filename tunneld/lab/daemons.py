@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from ipaddress import ip_interface
 from typing import Any
 
 from tunneld.control.client import NotRunningError, request
 from tunneld.errors import LabError
+from tunneld.host.routes import PROTOCOL
 from tunneld.lab import namespaces
 from tunneld.lab.drawing import HostView
 from tunneld.lab.store import environment, tunneld_command
 from tunneld.lab.topology import Host, Topology
 from tunneld.lease.model import IPAddress
 
-_READY_TIMEOUT_S = 30.0
+_READY_TIMEOUT_S = 90.0
+_ANSWER_TIMEOUT_S = 60.0
 
 
 def start_daemon(topology: Topology, host: Host) -> subprocess.Popen[bytes]:
@@ -45,10 +47,12 @@ def wait_ready(topology: Topology, processes: dict[Host, subprocess.Popen[bytes]
                 msg = f"lab: tunneld on {host.label} ended with {process.returncode}: "
                 raise LabError(msg + _last_line(host))
             try:
-                status = request(host.control_socket, "status")
+                status = status_of(host)
             except NotRunningError:
                 return False
-            return status["state"] == "ready" and len(status["peers"]) == topology.size - 1
+            peers = status["peers"]
+            is_complete = status["state"] == "ready" and len(peers) == topology.size - 1
+            return is_complete and (not topology.moves_by_kernel or _routes_to(host, peers))
 
         return is_ready
 
@@ -58,9 +62,22 @@ def wait_ready(topology: Topology, processes: dict[Host, subprocess.Popen[bytes]
             raise LabError(msg + _last_line(host))
 
 
+def _routes_to(host: Host, peers: Sequence[Mapping[str, Any]]) -> bool:
+    """Returns whether the kernel has been told of all peers, of which their routes are the last."""
+    routes = [
+        line.split()[0]
+        for family in ("-4", "-6")
+        for line in namespaces.run(
+            *("ip", "-n", host.namespace, family, "route", "show", "proto", str(PROTOCOL))
+        ).splitlines()
+    ]
+    subnets = {peer[name] for peer in peers for name in ("subnet", "ipv6_subnet")} - {None}
+    return subnets.issubset(routes)
+
+
 def status_of(host: Host) -> dict[str, Any]:
     """Returns the document of `tunneld status --json` on a host."""
-    document: dict[str, Any] = request(host.control_socket, "status")
+    document: dict[str, Any] = request(host.control_socket, "status", timeout_s=_ANSWER_TIMEOUT_S)
     return document
 
 

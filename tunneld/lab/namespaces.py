@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tunneld.errors import LabError
 
-_END_TIMEOUT_S = 10.0
+_END_TIMEOUT_S = 30.0
 
 
-def run(*argv: str, stdin: str = "", timeout_s: float = 30.0) -> str:
+def run(*argv: str, stdin: str = "", timeout_s: float = 90.0) -> str:
     """Runs a program to its end; returns its stdout.
 
     Raises:
@@ -163,7 +163,7 @@ def became_true(predicate: Callable[[], bool], timeout_s: float, poll_s: float =
 
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Ends our own children with SIGTERM (SIGKILL after 10 s); returns their exit statuses."""
+    """Ends our own children with SIGTERM (SIGKILL after 30 s); returns their exit statuses."""
     for process in processes:
         process.terminate()
     statuses = []

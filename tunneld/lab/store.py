@@ -13,7 +13,7 @@ from tunneld.errors import LabError
 from tunneld.lab import namespaces
 from tunneld.lab.topology import Topology
 
-_READY_TIMEOUT_S = 20.0
+_READY_TIMEOUT_S = 60.0
 
 
 def environment() -> dict[str, str]:

@@ -17,7 +17,8 @@ from tunneld.lab.topology import Topology
 from tunneld.lease.model import IPAddress
 
 _PINGS = 3
-_PATIENCE_S = 5
+_PATIENCE_S = 10
+_START_TIMEOUT_S = 30.0
 _ROUND_TRIP = re.compile(r"time=(?P<ms>[\d.]+) ms")
 
 
@@ -43,13 +44,17 @@ def capture(topology: Topology, path: Path, expression: str) -> Iterator[None]:
                 raise LabError(msg)
             return "listening on" in log.read_text()
 
-        if not namespaces.became_true(listens, 10.0):
+        if not namespaces.became_true(listens, _START_TIMEOUT_S):
             msg = f"lab: tcpdump does not listen; its log: {log}"
             raise LabError(msg)
         yield
         # Asleep, it has read all that came; a busy machine may not have let it yet.
-        stat = Path(f"/proc/{process.pid}/stat")
-        if not namespaces.became_true(lambda: stat.read_text().rpartition(") ")[2][0] == "S", 10.0):
+
+        def is_asleep() -> bool:
+            stat = Path(f"/proc/{process.pid}/stat").read_text()
+            return stat.rpartition(") ")[2][0] == "S"
+
+        if not namespaces.became_true(is_asleep, _START_TIMEOUT_S):
             msg = f"lab: tcpdump does not come to the end of what it sees; its log: {log}"
             raise LabError(msg)
     finally:
@@ -113,16 +118,16 @@ def throughput_bits_per_s(
     log.unlink(missing_ok=True)
     server = namespaces.start(receiver, "iperf3", "-s", "-1", "--forceflush", log=log)
     try:
-        if not namespaces.became_true(lambda: "listening" in log.read_text(), 5.0):
+        if not namespaces.became_true(lambda: "listening" in log.read_text(), _START_TIMEOUT_S):
             msg = f"lab: the iperf3 server does not listen; its log: {log}"
             raise LabError(msg)
         said = namespaces.run(
             *namespaces.inside(
                 sender, *("iperf3", "-J", "-c", str(address), "-t", str(duration_s))
             ),
-            timeout_s=duration_s + 20.0,
+            timeout_s=duration_s + 120.0,
         )
-        server.wait(10.0)
+        server.wait(_START_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
         msg = f"lab: the iperf3 server does not end; its log: {log}"
         raise LabError(msg) from error
