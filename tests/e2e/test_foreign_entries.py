@@ -58,6 +58,8 @@ def put_and_expect_skip(site: Site, name: str, value: str, reason: str) -> None:
 def test_a_malformed_key_is_skipped_logged_once_and_counted(calm_site: Site, name: str) -> None:
     put_and_expect_skip(calm_site, name, GOOD_VALUE, "malformed_key")
     calm_site.ping_all()
+    # It is named when it is looked at again, which is after it was counted.
+    wait_until(lambda: log_lines(calm_site, f"subnets/{name} "), what="a line that names it")
     assert len(log_lines(calm_site, f"subnets/{name} ")) == 1
 
 
@@ -76,6 +78,8 @@ def test_a_malformed_value_is_skipped_logged_once_and_counted(
 ) -> None:
     put_and_expect_skip(calm_site, name, value, "malformed_value")
     calm_site.ping_all()
+    # It is named when it is looked at again, which is after it was counted.
+    wait_until(lambda: log_lines(calm_site, f"subnets/{name} "), what="a line that names it")
     assert len(log_lines(calm_site, f"subnets/{name} ")) == 1
 
 
