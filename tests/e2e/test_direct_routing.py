@@ -61,8 +61,7 @@ def test_direct_routing_follows_the_routes(
                 wait_until(lambda: pings(one, first, family), PATIENCE_S, f"back from {one.name}")  # noqa: B023
 
         becomes("direct")
-        plain = first.space.run("ip", f"-{family}", "route", "show", str(second.subnet_of(family)))
-        assert f"via {near} dev eth0 proto 116" in plain
+        wait_plain_route(first, second, family)
 
         router = LINKS[0].ipv4[1] if family == 4 else LINKS[0].ipv6[1]
         detour = (near, "via", str(router), "dev", "eth0")
@@ -82,6 +81,10 @@ def test_strict_rp_filter_loses_ipv4_where_one_side_alone_sees_the_other_on_the_
     backend = {"Type": "vxlan", "DirectRouting": True}
     network = stand(rig, backend, "--datapath", datapath)
     first, second, _ = network.hosts
+    # Whoever does not know the other yet would lose its packets.
+    for family in FAMILIES:
+        wait_plain_route(first, second, family)
+        wait_plain_route(second, first, family)
     for host in (first, second):
         host.space.sysctl("net/ipv4/conf/all/rp_filter", 1)
 
@@ -101,11 +104,11 @@ def test_strict_rp_filter_loses_ipv4_where_one_side_alone_sees_the_other_on_the_
 
     # Packets of the first host come in plain, where the second would never send to their source.
     assert not pings(first, second, patience_s=1)
-    assert rp_filtered(second) >= 1
+    wait_until(lambda: rp_filtered(second) >= 1, PATIENCE_S, "a packet that came in plain")
     # Those of the second come in by the tunnel, where the first would never send to theirs.
     before = rp_filtered(first)
     assert not pings(second, first, patience_s=1)
-    assert rp_filtered(first) > before
+    wait_until(lambda: rp_filtered(first) > before, PATIENCE_S, "one that came by the tunnel")
     # The kernel has no such check of IPv6.
     assert pings_both_ways(6)
 
@@ -121,6 +124,16 @@ def test_strict_rp_filter_loses_ipv4_where_one_side_alone_sees_the_other_on_the_
     wait_until(lambda: pings_both_ways(4), PATIENCE_S, "plain packets both ways again")
 
 
+def wait_plain_route(host: Host, peer: Host, family: Family) -> None:
+    """Waits until the kernel of a host sends to a peer without a tunnel."""
+    subnet, way = peer.subnet_of(family), f"via {underlay(peer, family)} dev eth0 proto 116"
+    wait_until(
+        lambda: way in host.space.run("ip", f"-{family}", "route", "show", str(subnet)),
+        PATIENCE_S,
+        f"a plain route from {host.name} to {peer.name}",
+    )
+
+
 def rp_filtered(host: Host) -> int:
     """Returns how many packets a host has dropped for the interface they came in by."""
     listed = host.space.run("nstat", "-asz", "TcpExtIPReversePathFilter")
@@ -133,12 +146,16 @@ def test_host_gw_reaches_whom_it_can_and_names_the_others_once(root_tools: None,
     for family in FAMILIES:
         wait_until(lambda: pings(first, second, family), PATIENCE_S, "the peer")  # noqa: B023
         assert ways(first, family) == {underlay(second, family): "direct"}
-    status = first.status()
-    assert status["state"] == "ready"
-    assert status["skipped_leases"]["not_on_link"] == 1
+
+    def has_skipped() -> bool:
+        status = first.status()
+        skipped = status["skipped_leases"].get("not_on_link", 0)
+        return bool(status["state"] == "ready" and skipped == 1)
+
+    wait_until(has_skipped, PATIENCE_S, "a host that is ready, and has skipped the other")
     named = [line for line in first.running.output().splitlines() if "not_on_link" in line]
     assert len(named) == 1
     assert str(third.public_ip) in named[0]
-    assert status["backend"]["device"] is None
+    assert first.status()["backend"]["device"] is None
     links = first.space.run("ip", "-o", "link")
     assert "flannel" not in links

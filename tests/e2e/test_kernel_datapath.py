@@ -232,8 +232,12 @@ def test_one_vtep_address_in_two_leases_is_the_older_ones(network: Network) -> N
     # The other family is judged for itself.
     (peer,) = [peer for peer in first.status()["peers"] if peer["subnet"] == f"{theirs}/24"]
     assert set(peer["reach"]) == {"ipv6"}
-    fdb = first.space.run("bridge", "fdb", "show", "dev", "flannel-v6.1")
-    assert "0e:00:00:00:06:77 dst fd99::77 " in fdb
+    of_ipv6 = "0e:00:00:00:06:77 dst fd99::77 "
+    wait_until(
+        lambda: of_ipv6 in first.space.run("bridge", "fdb", "show", "dev", "flannel-v6.1"),
+        PATIENCE_S,
+        "the entry of IPv6",
+    )
 
     # Taken back at once by its host, the other lease is the younger one from now on.
     network.etcd.delete(second.lease_key)
@@ -244,7 +248,7 @@ def test_one_vtep_address_in_two_leases_is_the_older_ones(network: Network) -> N
     network.etcd.delete(stranger)
     wait_until(lambda: entries() == seconds, PATIENCE_S, "the entries there were before")
     assert pings(first, second)
-    assert first.status()["state"] == "ready"
+    wait_until(lambda: first.status()["state"] == "ready", PATIENCE_S, "a host that is ready")
 
 
 def test_status_shows_what_the_kernel_counts_on_its_devices(network: Network) -> None:
@@ -284,7 +288,7 @@ def test_status_shows_what_the_kernel_counts_on_its_devices(network: Network) ->
     )
     first.space.run(sys.executable, "-c", script)
     wait_until(
-        lambda: counted()["flannel.1"]["tx_dropped"] == before["tx_dropped"] + 1,
+        lambda: counted()["flannel.1"]["tx_dropped"] > before["tx_dropped"],
         PATIENCE_S,
         "the drop of the device",
     )
