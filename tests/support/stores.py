@@ -42,14 +42,14 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-async def until(predicate: Callable[[], bool], timeout_s: float = 15.0) -> None:
+async def until(predicate: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Waits for a condition of this process."""
     async with asyncio.timeout(timeout_s * PATIENCE):
         while not predicate():  # noqa: ASYNC110 - any condition
             await asyncio.sleep(0.01)
 
 
-async def until_async(predicate: Callable[[], Awaitable[bool]], timeout_s: float = 15.0) -> None:
+async def until_async(predicate: Callable[[], Awaitable[bool]], timeout_s: float = 30.0) -> None:
     """Waits for a condition that has to be asked for."""
     async with asyncio.timeout(timeout_s * PATIENCE):
         while not await predicate():  # noqa: ASYNC110 - as above

@@ -16,7 +16,7 @@ A deadline tells what never happens from what does; it is no claim about speed.
 
 
 def wait_until(
-    predicate: Callable[[], T], timeout_s: float = 10.0, what: str = "", poll_s: float = 0.02
+    predicate: Callable[[], T], timeout_s: float = 20.0, what: str = "", poll_s: float = 0.02
 ) -> T:
     """Returns the first true value of `predicate`.
 

@@ -66,7 +66,7 @@ async def overlay(queues: int = 1) -> AsyncIterator[tuple[Tun, Netlink]]:
         tun.close()
 
 
-async def eventually(predicate: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
+async def eventually(predicate: Callable[[], object], what: str, timeout_s: float = 30.0) -> None:
     """Waits on the loop until `predicate` is true."""
     timeout_s *= PATIENCE
     deadline = time.monotonic() + timeout_s

@@ -121,7 +121,7 @@ def test_hung_watch_is_noticed_without_any_call(etcd: EtcdServer, prefix: str) -
             assert etcd.process is not None
             etcd.process.pause()
             try:
-                await until(lambda: not store.status().connected, 25)
+                await until(lambda: not store.status().connected)
             finally:
                 etcd.process.resume()
             await until(lambda: store.status().connected)
