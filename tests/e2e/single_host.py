@@ -88,18 +88,18 @@ class SingleHost:
 
     def wait_ready(self) -> dict[str, Any]:
         """Returns the first status of a daemon that forwards."""
-        wait_until(self.is_ready, 30.0, "a daemon that is ready")
-        return self.status()
+        return wait_until(self._status_once_ready, 30.0, "a daemon that is ready")
 
     def status(self) -> dict[str, Any]:
-        document: dict[str, Any] = request(self.control_socket, "status")
+        document: dict[str, Any] = request(self.control_socket, "status", timeout_s=60.0)
         return document
 
-    def is_ready(self) -> bool:
+    def _status_once_ready(self) -> dict[str, Any]:
         try:
-            return bool(self.status()["state"] == "ready")
+            status = self.status()
         except NotRunningError:
-            return False
+            return {}
+        return status if status["state"] == "ready" else {}
 
 
 def only_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -99,7 +99,7 @@ def test_without_dev_net_tun_the_daemon_says_so(host: SingleHost, etcd: Etcd) ->
 def test_a_port_in_use_is_named(host: SingleHost, etcd: Etcd) -> None:
     etcd.put(f"{PREFIX}/config", GOOD_CONFIG)
     holder = host.space.start("socat", "-u", f"UDP4-RECV:8285,bind={host.address}", "-")
-    wait_until(lambda: "8285" in host.space.run("ss", "-lun"), 5.0, "a program that holds UDP 8285")
+    wait_until(lambda: "8285" in host.space.run("ss", "-lun"), what="a program that holds UDP 8285")
     assert "8285" in refuse(host)
     holder.stop()
 
@@ -193,7 +193,7 @@ def test_a_second_daemon_on_the_state_directory_is_refused(host: SingleHost, etc
     line = refuse(host)
     assert str(host.directory / "state") in line
     assert str(first.pid) in line
-    assert host.status()["state"] == "ready"
+    assert host.wait_ready()["lease"]
     assert first.stop() == 0
 
 

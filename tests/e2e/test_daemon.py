@@ -41,7 +41,8 @@ def test_a_deleted_lease_is_taken_back_in_place(network: Network) -> None:
     wait_until(lambda: first.lease_key in network.leases(), PATIENCE_S, "the lease")
     wait_until(lambda: pings(first, second), PATIENCE_S, "the peer to take the host back")
     assert first.subnet == subnet
-    assert pings(second, first)
+    # The peer may only now hear of the deletion.
+    wait_until(lambda: pings(second, first), PATIENCE_S, "the way back from the peer")
     assert "lease" in first.running.output()
 
 
@@ -105,7 +106,9 @@ def test_a_host_restarts_and_forwards_while_the_store_is_away(network: Network) 
     key = first.lease_key
     remembered = first.space.directory / "state" / "network.json"
     wait_until(
-        lambda: str(second.lease_key.rpartition("/")[2]) in remembered.read_text(),
+        lambda: (
+            remembered.exists() and second.lease_key.rpartition("/")[2] in remembered.read_text()
+        ),
         PATIENCE_S,
         "the peer to be remembered",
     )
@@ -138,8 +141,14 @@ def test_a_narrow_path_is_told_to_the_container(network: Network) -> None:
         return "" if found is None else str(found[1] or found[2])
 
     assert wait_until(told, PATIENCE_S, "frag-needed in the container") == str(1300 - 28)
-    routes = first.space.run("ip", "-4", "route", "show", "proto", "116")
-    assert re.search(rf"^{re.escape(str(second.subnet))} dev flannel0 .*mtu 1272", routes, re.M)
+
+    def has_narrow_route() -> bool:
+        routes = first.space.run("ip", "-4", "route", "show", "proto", "116")
+        subnet = re.escape(str(second.subnet))
+        return re.search(rf"^{subnet} dev flannel0 .*mtu 1272", routes, re.M) is not None
+
+    # The engine knows of it first.
+    wait_until(has_narrow_route, PATIENCE_S, "a route that says so")
     fits = str(1272 - 28)
     first.container.run(*("ping", "-c1", "-W5", "-M", "do", "-s", fits, str(second.container_ip)))
 

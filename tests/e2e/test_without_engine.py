@@ -122,5 +122,5 @@ def test_its_watchdog_is_fed_and_its_health_is_good(
         return host.space.try_run("python3", "-c", fetch % page).stdout == "200\n"
 
     for page in ("healthz", "readyz"):
-        wait_until(lambda: answers(page), 10.0, page)  # noqa: B023
+        wait_until(lambda: answers(page), 30.0, page)  # noqa: B023
     assert daemon.stop() == 0
