@@ -63,7 +63,7 @@ class Process:
     def signal(self, number: int) -> None:
         self._popen.send_signal(number)
 
-    def stop(self, timeout_s: float = 10.0) -> int:
+    def stop(self, timeout_s: float = 20.0) -> int:
         """SIGTERM, then SIGKILL after `timeout_s`; returns the exit status."""
         if self._popen.poll() is None:
             self._popen.terminate()
