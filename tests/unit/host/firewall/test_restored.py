@@ -12,6 +12,7 @@ import pytest
 from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import eventually, run_inside
 from tests.unit.host.firewall.hosts import Variant
+from tests.unit.host.firewall.mending import mended
 from tests.unit.host.firewall.site import (
     CONTAINER,
     NETWORK,
@@ -55,17 +56,6 @@ SPOILERS = (
     "nft flush ruleset",
     "iptables-restore rules",
 )
-
-
-async def mend(actuator: Actuator) -> None:
-    """Does what the daemon does with firewall events, for ever."""
-    changed = asyncio.Event()
-    actuator.on_change(lambda event: changed.set() if event == "firewall" else None)
-    while True:
-        await changed.wait()
-        changed.clear()
-        if (await actuator.observe()).firewall != WANTED:
-            await actuator.apply(HostChange(firewall=WANTED))
 
 
 async def spoil_under_traffic(place: Site, spoiler: tuple[str, ...]) -> None:
@@ -142,13 +132,10 @@ def test_packets_pass_again(
                 underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
             )
             await actuator.apply(HostChange(firewall=WANTED))
-            mending = asyncio.create_task(mend(actuator))
             try:
-                await spoil_under_traffic(place, (program, *argv))
+                async with mended(actuator, WANTED):
+                    await spoil_under_traffic(place, (program, *argv))
             finally:
-                mending.cancel()
-                with suppress(asyncio.CancelledError):
-                    await mending
                 await actuator.close()
 
     run_inside(space, work)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +12,7 @@ import pytest
 
 from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import eventually, run_inside
+from tests.unit.host.firewall.mending import mended
 from tests.unit.host.firewall.site import (
     ADDRESSES,
     NETWORK,
@@ -185,27 +184,14 @@ def test_events_alone_tell_of_somebody_who_translates(
                 underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
             )
             await actuator.apply(HostChange(firewall=WANTED))
-            changed = asyncio.Event()
-            actuator.on_change(lambda event: changed.set() if event == "firewall" else None)
-
-            async def mend() -> None:
-                while True:
-                    await changed.wait()
-                    changed.clear()
-                    if (await actuator.observe()).firewall != WANTED:
-                        await actuator.apply(HostChange(firewall=WANTED))
-
-            mending = asyncio.create_task(mend())
             try:
-                rules = ("nft", "list", "ruleset")
-                assert "snat to" not in space.run(*rules)
-                space.run(*others(how, version))
-                await eventually(lambda: "snat to" in space.run(*rules), "kept sources")
-                assert await departs(place, it.remote) == it.container
+                async with mended(actuator, WANTED):
+                    rules = ("nft", "list", "ruleset")
+                    assert "snat to" not in space.run(*rules)
+                    space.run(*others(how, version))
+                    await eventually(lambda: "snat to" in space.run(*rules), "kept sources")
+                    assert await departs(place, it.remote) == it.container
             finally:
-                mending.cancel()
-                with suppress(asyncio.CancelledError):
-                    await mending
                 await actuator.close()
 
     run_on(rig, space, work)
