@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from tests.support.wait import PATIENCE
 from tests.unit.store.opened import A, claimed_for, opened
 from tunneld.errors import StoreUnavailableError
 from tunneld.lease.model import ConfigPut, LeaseDeleted
+from tunneld.store.sqlite.file import File
 from tunneld.store.sqlite.store import SqliteStore
+from tunneld.store.transaction import Put, Transaction
 
 # Claims subnets until none is free; prints how many it got.
 RACER = """
@@ -87,6 +90,31 @@ def test_watcher_that_fell_behind_gets_a_new_snapshot(server: SqliteServer, pref
             await store.close()
 
     run(main())
+
+
+def test_changes_are_all_there_or_none_while_others_prune(tmp_path: Path) -> None:
+    reader = File(tmp_path / "store.db", kept_revisions=1)
+
+    def write() -> None:
+        writer = File(tmp_path / "store.db", kept_revisions=1)
+        put = Transaction(puts=(Put(name="/network/config", value=b"{}"),))
+        for _ in range(3000):
+            writer.transact(put)
+        writer.close()
+
+    file_id, revision, _ = reader.entries("/network/")
+    with ThreadPoolExecutor(1) as other:
+        written = other.submit(write)
+        while not written.done():
+            found = reader.changes(file_id, revision)
+            if found is not None:
+                seen = [change.revision for change in found[1]]
+                assert seen == list(range(revision + 1, found[0] + 1))
+            revision = reader.revision
+    written.result()
+    reader.changes(file_id, revision)
+    assert reader.revision > 3000
+    reader.close()
 
 
 def test_history_is_pruned(server: SqliteServer, prefix: str) -> None:

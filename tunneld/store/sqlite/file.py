@@ -67,22 +67,23 @@ class File:
 
     def changes(self, file_id: str, after: int) -> tuple[int, list[Change]] | None:
         """Returns the revision and the changes after `after`; None: they are not known."""
-        db = self._connection()
-        found_id, revision, pruned, next_expiry = db.execute(
-            "SELECT file_id, revision, pruned, (SELECT min(expires_at) FROM grants) FROM state"
-        ).fetchone()
+        expiry = self._connection().execute("SELECT min(expires_at) FROM grants")
+        (next_expiry,) = expiry.fetchone()
         if next_expiry is not None and next_expiry <= time.time():
-            with self._writing() as writing:
-                (revision,) = writing.execute("SELECT revision FROM state").fetchone()
-        self.revision = revision
-        if found_id != file_id or revision < after or pruned > after:
-            return None
-        rows = db.execute(
-            "SELECT revision, name, is_put, value, grant_id, create_revision FROM changes"
-            " WHERE revision > ? AND revision <= ? ORDER BY revision, position",
-            (after, revision),
-        )
-        return revision, [_change(row) for row in rows]
+            with self._writing():
+                pass  # what has run out is removed
+        with self._reading() as db:
+            found_id, self.revision, pruned = db.execute(
+                "SELECT file_id, revision, pruned FROM state"
+            ).fetchone()
+            if found_id != file_id or self.revision < after or pruned > after:
+                return None
+            rows = db.execute(
+                "SELECT revision, name, is_put, value, grant_id, create_revision FROM changes"
+                " WHERE revision > ? ORDER BY revision, position",
+                (after,),
+            )
+            return self.revision, [_change(row) for row in rows]
 
     def transact(self, wanted: Transaction) -> Outcome:
         """Writes all of it under one new revision, or nothing.
@@ -139,6 +140,16 @@ class File:
             "SELECT grant_id, expires_at FROM grants WHERE expires_at > ?", (now,)
         )
         return {grant_id: expires_at - now for grant_id, expires_at in rows}
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A transaction that sees one state of the file, whoever writes meanwhile."""
+        db = self._connection()
+        db.execute("BEGIN")
+        try:
+            yield db
+        finally:
+            db.rollback()
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
