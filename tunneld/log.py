@@ -14,6 +14,7 @@ import logging
 import re
 import sys
 import traceback
+from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO, cast, get_args
@@ -145,7 +146,8 @@ class Periodic:
 
     def __init__(self, interval_s: float = 60.0) -> None:
         self._interval_s = interval_s
-        self._last: dict[object, float] = {}
+        self._last: OrderedDict[object, float] = OrderedDict()
+        """When a condition was due last; the longest ago stands first."""
 
     def due(self, now: float, key: object = None) -> bool:
         """Returns True when the condition `key` was not due within the last interval."""
@@ -153,10 +155,11 @@ class Periodic:
         if last is not None and now - last < self._interval_s:
             return False
         if last is None and len(self._last) >= self.MAX_KEYS:
-            self._last = {k: t for k, t in self._last.items() if now - t < self._interval_s}
-            if len(self._last) >= self.MAX_KEYS:
+            if now - next(iter(self._last.values())) < self._interval_s:
                 return False
+            self._last.popitem(last=False)
         self._last[key] = now
+        self._last.move_to_end(key)
         return True
 
     def clear(self, key: object = None) -> bool:

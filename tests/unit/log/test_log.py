@@ -187,6 +187,36 @@ def test_flood_of_conditions_is_bounded() -> None:
     assert periodic.due(61.0, "later")
 
 
+class Condition:
+    """Counts how often its place is looked up, which is what remembering many of them costs."""
+
+    looked_up = 0
+
+    def __hash__(self) -> int:
+        Condition.looked_up += 1
+        return object.__hash__(self)
+
+
+def test_flood_of_conditions_costs_the_same_for_each() -> None:
+    periodic = log.Periodic()
+    remembered = [Condition() for _ in range(log.Periodic.MAX_KEYS)]
+    assert all(periodic.due(0.0, one) for one in remembered)
+    for now, is_due in ((59.0, False), (61.0, True)):
+        Condition.looked_up = 0
+        assert [periodic.due(now, Condition()) for _ in range(100)] == [is_due] * 100
+        assert Condition.looked_up < 100 * 10
+
+
+def test_condition_that_was_due_again_outlasts_older_ones_in_a_flood() -> None:
+    periodic = log.Periodic()
+    assert all(periodic.due(float(n >= 1), n) for n in range(log.Periodic.MAX_KEYS))
+    assert periodic.due(60.5, 0)
+    assert not periodic.due(60.6, "one of a flood")
+    assert periodic.due(61.0, "one of a flood")
+    assert not periodic.due(120.0, 0)
+    assert periodic.due(120.5, 0)
+
+
 def test_value_of_any_type_can_be_logged() -> None:
     odd: Any = {"a": 1}
     assert "'a': 1" in json.loads(written("json", "m", detail=odd, peers=[1, Path("x")]))["detail"]
