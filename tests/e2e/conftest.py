@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -76,7 +76,7 @@ def host(rig: Rig) -> SingleHost:
 @pytest.fixture
 def manager(tmp_path: Path) -> Iterator[Manager]:
     """The service manager of a daemon."""
-    with Manager(tmp_path / "notify") as made:
+    with closing(Manager(tmp_path / "notify")) as made:
         yield made
 
 

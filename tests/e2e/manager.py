@@ -7,8 +7,6 @@ import select
 import socket
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from tests.support.wait import wait_until
 
@@ -19,8 +17,8 @@ INTERVAL_S = 4.0
 class Manager:
     """The end of the notification socket that is systemd's; keeps all it is told, in order.
 
-    It listens all the time while the `with` block runs: the kernel keeps ten messages, and a daemon
-    does not wait for a manager that is busy.
+    It listens all the time until it is closed: the kernel keeps ten messages, and a daemon does not
+    wait for a manager that is busy.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,17 +30,9 @@ class Manager:
         self._lock = threading.Lock()
         self._is_closing = threading.Event()
         self._listener = threading.Thread(target=self._listen)
-
-    def __enter__(self) -> Self:
         self._listener.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._is_closing.set()
         self._listener.join()
         self.socket.close()
