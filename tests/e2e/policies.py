@@ -6,8 +6,7 @@ import os
 from typing import Final
 
 from tests.e2e.single_host import SingleHost
-from tests.support.freeze import thread_ids
-from tests.support.process import Process
+from tests.support.process import Process, thread_ids
 from tests.support.wait import wait_until
 
 POLICIES: Final = {"batch": os.SCHED_BATCH, "normal": os.SCHED_OTHER}

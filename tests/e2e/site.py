@@ -68,7 +68,11 @@ class Site:
     def drops(self, host: Host) -> dict[str, int]:
         """Returns the counts once the data threads have dealt with all that came to them."""
         daemon = self.lab.daemons[host].pid
-        wait_until(lambda: thread_states(daemon, "tunneld-") <= {"S"}, what=f"rest on {host.label}")
+
+        def rests() -> bool:
+            return set(thread_states(daemon, "tunneld-").values()) <= {"S"}
+
+        wait_until(rests, what=f"rest on {host.label}")
         counts: dict[str, int] = status_of(host)["drops"]
         return counts
 

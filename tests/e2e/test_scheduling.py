@@ -18,8 +18,7 @@ from tests.e2e.policies import (
 )
 from tests.e2e.single_host import SingleHost
 from tests.support.etcd import Etcd
-from tests.support.freeze import thread_ids
-from tests.support.process import Process
+from tests.support.process import Process, thread_ids
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root

@@ -11,8 +11,8 @@ import pytest
 from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
 from tests.support.etcd import Etcd
-from tests.support.freeze import freeze, thread_ids
-from tests.support.process import Process
+from tests.support.freeze import freeze
+from tests.support.process import Process, thread_ids
 from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root

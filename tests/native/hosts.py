@@ -14,11 +14,11 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
 from tests.support.netns import Namespace
+from tests.support.process import thread_states
 from tests.support.wait import wait_until
 from tunneld import _native
 
@@ -139,15 +139,12 @@ def pause(engine: _native.Engine) -> None:
     """
     engine.pause()
     # The pause has woken those that slept: who sleeps now, waits for its end.
-    wait_until(lambda: all(map(_sleeps, engine.heartbeat())), what="every thread at rest")
+    wait_until(lambda: _sleeps(engine), what="every thread at rest")
 
 
-def _sleeps(beat: _native.Heartbeat) -> bool:
-    number = beat["thread_id"]
-    if not number:
-        return False
-    stat = Path(f"/proc/self/task/{number}/stat").read_text()
-    return stat.rpartition(") ")[2].startswith("S")
+def _sleeps(engine: _native.Engine) -> bool:
+    states = thread_states(os.getpid())
+    return all(states.get(beat["thread_id"]) == "S" for beat in engine.heartbeat())
 
 
 def keep_order(engine: _native.Engine) -> None:

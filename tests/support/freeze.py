@@ -21,19 +21,6 @@ _PTRACE_INTERRUPT = 0x4207
 _WALL = 0x40000000
 
 
-def thread_ids(pid: int, prefix: str = "") -> list[int]:
-    """Returns the threads of a process whose names begin with `prefix`; the main one is first."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        try:
-            name = (task / "comm").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended since
-        if name.startswith(prefix):
-            found.append(int(task.name))
-    return sorted(found)
-
-
 def freeze(thread: int, log: Path) -> Process:
     """Returns a process that holds `thread` still; it ends when the thread's process does."""
     process = Process((sys.executable, "-m", __name__, str(thread)), log)

@@ -86,7 +86,7 @@ class Process:
         return self._states() <= {"S"}
 
     def _states(self) -> set[str]:
-        return thread_states(self.pid)
+        return set(thread_states(self.pid).values())
 
     def resume(self) -> None:
         self._popen.send_signal(signal.SIGCONT)
@@ -98,17 +98,25 @@ class Process:
         self._popen.wait(10 * PATIENCE)
 
 
-def thread_states(pid: int, prefix: str = "") -> set[str]:
-    """Returns the states of a process's threads whose names begin with `prefix`, as letters.
+def thread_states(pid: int, prefix: str = "") -> dict[int, str]:
+    """Returns the state of each thread of a process whose name begins with `prefix`, as a letter.
 
     Source: proc(5), `PID (NAME) STATE ...`.
+
+    Raises:
+        FileNotFoundError: there is no such process.
     """
-    states = set()
-    for path in Path(f"/proc/{pid}/task").glob("*/stat"):
+    states = {}
+    for task in Path(f"/proc/{pid}/task").iterdir():
         try:
-            head, _, rest = path.read_text().rpartition(") ")
+            head, _, rest = (task / "stat").read_text().rpartition(") ")
         except (FileNotFoundError, ProcessLookupError):
             continue  # it has ended since
         if head.partition(" (")[2].startswith(prefix):
-            states.add(rest[0])
+            states[int(task.name)] = rest[0]
     return states
+
+
+def thread_ids(pid: int, prefix: str = "") -> list[int]:
+    """Returns the threads of a process whose names begin with `prefix`; the main one is first."""
+    return sorted(thread_states(pid, prefix))

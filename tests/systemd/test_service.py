@@ -12,7 +12,8 @@ import pytest
 
 from tests.interop.probe import Probe
 from tests.support.booted import BootedHost, BootedNetwork, wait_connected
-from tests.support.freeze import freeze, thread_ids
+from tests.support.freeze import freeze
+from tests.support.process import thread_ids
 from tests.support.wait import wait_until
 from tests.systemd.events import FLUSHES, KILL, Event, main_pid, measure
 
