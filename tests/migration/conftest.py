@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def flannel(
 def conversation(flannel: FlannelNetwork) -> Iterator[Conversation]:
     """A connection opened while all hosts ran flanneld; both its ends are moved."""
     first, second, _ = flannel.hosts
-    with Conversation(first, second) as opened:
+    with closing(Conversation(first, second)) as opened:
         assert opened.answer("opened") == "opened"
         yield opened
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import select
 import subprocess
-from types import TracebackType
-from typing import Self
 
 from tests.support.booted import BootedHost
 
@@ -25,15 +23,7 @@ class Conversation:
             bufsize=0,
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         with self._speaker:
             self._speaker.kill()
         self._echo.stop()

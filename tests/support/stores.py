@@ -13,8 +13,8 @@ import shutil
 import socket
 import sqlite3
 import subprocess
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import aclosing, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -305,33 +305,15 @@ class SqliteServer:
             db.execute("INSERT INTO changes VALUES (?, 0, ?, 0, x'', 0, 0)", (revision, name))
 
     def everything(self, prefix: str) -> dict[str, bytes]:
-        db = sqlite3.connect(self.path)
-        try:
+        with closing(sqlite3.connect(self.path)) as db:
             rows = db.execute("SELECT name, value FROM entries ORDER BY name").fetchall()
-        finally:
-            db.close()
         return {name: value for name, value in rows if name.startswith(prefix)}
 
-    def _write(self) -> _Write:
-        return _Write(self.path)
-
-
-class _Write:
-    """A transaction under a new revision."""
-
-    def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, timeout=60, isolation_level=None)
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._db.execute("BEGIN IMMEDIATE")
-        self._db.execute("UPDATE state SET revision = revision + 1")
-        return self._db
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._db.execute("COMMIT" if kind is None else "ROLLBACK")
-        self._db.close()
+    @contextmanager
+    def _write(self) -> Iterator[sqlite3.Connection]:
+        """A transaction under a new revision; without a commit it is rolled back."""
+        with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("UPDATE state SET revision = revision + 1")
+            yield db
+            db.execute("COMMIT")
