@@ -15,7 +15,7 @@ from tests.support import leftovers
 from tests.support.install import install_below
 from tests.support.netns import Rig
 
-pytest_plugins = ("tests.support.ending", "tests.support.store_fixtures")
+pytest_plugins = ("tests.support.ending", "tests.support.figures", "tests.support.store_fixtures")
 
 ROOT_TOOLS = ("ip", "nsenter", "nft", "tcpdump", "ping", "iperf3", "etcd", "etcdctl")
 

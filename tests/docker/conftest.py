@@ -1,4 +1,4 @@
-"""The sites of this folder's tests, and what they leave behind: versions and figures.
+"""The sites of this folder's tests.
 
 `TUNNELD_DOCKER_MATRIX=full` runs all combinations of Docker, way, firewall, masquerader and number
 of hosts: thirty-two. Without it there are four, in which every two values of the first three meet.
@@ -7,20 +7,15 @@ of hosts: thirty-two. Without it there are four, in which every two values of th
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.docker.site import Kind, Masquerader, Rules, Site, Way
 from tests.support.docker import RELEASES, image, programs
+from tests.support.figures import figures_of
 from tests.support.netns import Rig
-
-ROOT = Path(__file__).resolve().parents[2]
-FIGURES = pytest.StashKey[list[dict[str, object]]]()
-VERSIONS = pytest.StashKey[dict[str, str]]()
 
 WAYS: tuple[Way, ...] = ("bip", "network")
 RULES: tuple[Rules, ...] = ("nft", "legacy")
@@ -59,30 +54,8 @@ def site(
         site = Site(rig, kind)
         try:
             site.set_up()
-            versions = request.config.stash.setdefault(VERSIONS, {})
-            versions[str(kind)] = site.hosts[0].docker.version
+            version = site.hosts[0].docker.version
+            figures_of(request.config, "docker").append({"site": str(kind), "docker": version})
             yield site
         finally:
             site.close()
-
-
-@pytest.fixture
-def figures(request: pytest.FixtureRequest) -> list[dict[str, object]]:
-    """Takes measured values; they are printed after the run and kept in build/docker."""
-    return request.config.stash.setdefault(FIGURES, [])
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    versions, figures = config.stash.get(VERSIONS, {}), config.stash.get(FIGURES, [])
-    if not versions:
-        return
-    terminalreporter.section("docker")
-    for kind, version in versions.items():
-        terminalreporter.line(f"{kind}: Docker {version}")
-    for figure in figures:
-        terminalreporter.line("  ".join(f"{name}={value}" for name, value in figure.items()))
-    path = ROOT / "build" / "docker" / "figures.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"docker": versions, "figures": figures}, indent=1) + "\n")

@@ -1,8 +1,7 @@
-"""Networks for the modules of this folder, and the figures they leave behind."""
+"""Networks for the modules of this folder."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,7 @@ from tests.interop import queues
 from tests.interop.network import Network
 from tests.support.netns import Rig
 
-ROOT = Path(__file__).resolve().parents[2]
 BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
-FIGURES = pytest.StashKey[list[dict[str, object]]]()
 
 
 @pytest.fixture(scope="session")
@@ -40,23 +37,3 @@ def mixed(interop_tools: None, tmp_path_factory: pytest.TempPathFactory) -> Iter
         for host in network.of("flanneld"):
             queues.lengthen(host.space.run, host.running.pid)
         yield network
-
-
-@pytest.fixture
-def figures(request: pytest.FixtureRequest) -> list[dict[str, object]]:
-    """Takes measured values; they are printed after the run and kept in build/interop."""
-    return request.config.stash.setdefault(FIGURES, [])
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    figures = config.stash.get(FIGURES, [])
-    if not figures:
-        return
-    path = ROOT / "build" / "interop" / "figures.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=1) + "\n")
-    terminalreporter.section("interop figures")
-    for figure in figures:
-        terminalreporter.line("  ".join(f"{name}={value}" for name, value in figure.items()))

@@ -1,8 +1,7 @@
-"""The network of this folder, and the figures it leaves behind."""
+"""The network of this folder."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +11,6 @@ import pytest
 from tests.migration.conversation import Conversation
 from tests.migration.moves import FlannelNetwork
 from tests.support.netns import Rig
-
-FIGURES = pytest.StashKey[list[dict[str, object]]]()
 
 
 @pytest.fixture(scope="module")
@@ -37,23 +34,3 @@ def conversation(flannel: FlannelNetwork) -> Iterator[Conversation]:
     with closing(Conversation(first, second)) as opened:
         assert opened.answer("opened") == "opened"
         yield opened
-
-
-@pytest.fixture
-def figures(request: pytest.FixtureRequest) -> list[dict[str, object]]:
-    """Takes measured values; they are printed after the run and kept in build/migration."""
-    return request.config.stash.setdefault(FIGURES, [])
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    figures = config.stash.get(FIGURES, [])
-    if not figures:
-        return
-    path = Path(__file__).resolve().parents[2] / "build" / "migration" / "figures.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=1) + "\n")
-    terminalreporter.section("migration figures")
-    for figure in figures:
-        terminalreporter.line("  ".join(f"{name}={value}" for name, value in figure.items()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,7 +11,6 @@ import pytest
 from tests.support.booted import BootedHost, BootedNetwork, wait_connected
 from tests.support.netns import Rig
 
-FIGURES = pytest.StashKey[list[dict[str, object]]]()
 CONFIG = 'etcd-endpoints = ["http://192.0.2.1:2379"]\n'
 
 MakeNetwork = Callable[..., AbstractContextManager[BootedNetwork]]
@@ -55,23 +53,3 @@ def booted(network_of: MakeNetwork) -> Iterator[BootedNetwork]:
         wait_connected(first, second)
         wait_connected(second, first)
         yield network
-
-
-@pytest.fixture
-def figures(request: pytest.FixtureRequest) -> list[dict[str, object]]:
-    """Takes measured values; they are printed after the run and kept in build/systemd."""
-    return request.config.stash.setdefault(FIGURES, [])
-
-
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    figures = config.stash.get(FIGURES, [])
-    if not figures:
-        return
-    path = Path(__file__).resolve().parents[2] / "build" / "systemd" / "figures.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=1) + "\n")
-    terminalreporter.section("systemd figures")
-    for figure in figures:
-        terminalreporter.line("  ".join(f"{name}={value}" for name, value in figure.items()))
