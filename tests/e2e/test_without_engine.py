@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
 from tests.support.etcd import Etcd
 from tests.support.wait import wait_until
+from tunneld.control.client import NotRunningError
 
 pytestmark = pytest.mark.root
 
@@ -123,4 +125,31 @@ def test_its_watchdog_is_fed_and_its_health_is_good(
 
     for page in ("healthz", "readyz"):
         wait_until(lambda: answers(page), 30.0, page)  # noqa: B023
+    assert daemon.stop() == 0
+
+
+@pytest.mark.parametrize("case", ["vxlan", "host-gw"], indirect=True)
+def test_a_peer_is_listed_once_the_kernel_has_its_route(
+    host: SingleHost, etcd: Etcd, case: Case
+) -> None:
+    etcd.put(f"{PREFIX}/subnets/10.5.253.0-24", (FOREIGN_LEASE % case.lease).replace("12", "13"))
+    foreign = ("10.5.254.0/24", "via", str(host.switch_address))
+    host.space.run("ip", "route", "add", *foreign)
+    daemon = host.start_daemon(*case.options)
+
+    def listed(status: dict[str, Any]) -> list[str]:
+        return [peer["subnet"] for peer in status["peers"]]
+
+    def in_the_way() -> list[str]:
+        try:
+            status = host.status()
+        except NotRunningError:
+            return []
+        told = any("10.5.254.0/24 via 192.0.2.1 dev eth0" in line for line in status["problems"])
+        return listed(status) if told else []
+
+    assert wait_until(in_the_way, 30.0, "a peer beside the one that is hidden") == ["10.5.253.0/24"]
+
+    host.space.run("ip", "route", "del", *foreign)
+    assert listed(host.wait_ready()) == ["10.5.253.0/24", "10.5.254.0/24"]
     assert daemon.stop() == 0

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from tunneld.engine import Engine
 from tunneld.errors import EngineError, HostError
 from tunneld.fib.diff import difference
-from tunneld.fib.state import State
+from tunneld.fib.state import Route, State
 from tunneld.host.actuator import Actuator
 from tunneld.log import Periodic
 
@@ -38,6 +38,8 @@ class Reconciler:
         self._complaint = Periodic()
         self.problem: str | None = None
         """Why the host is not as it must be, in one line; None while it is."""
+        self.routes: frozenset[Route] = frozenset()
+        """What the kernel is known to have of our routes, by which it reaches peers itself."""
         self.busy_since_s: float | None = None
         """When the comparison under way was begun, on the loop's clock; None: there is none."""
 
@@ -84,9 +86,11 @@ class Reconciler:
             if inside.engine:
                 engine.apply(inside.engine)
         actual = State(engine=desired.engine, host=await self._actuator.observe())
+        self.routes = actual.host.routes
         change = difference(desired, actual)
         if change.host:
             await self._actuator.apply(change.host)
+            self.routes = desired.host.routes
         # Something may have happened while the host was being changed: then it is not settled.
         if not self._dirty.is_set():
             self._settled.set()

@@ -6,6 +6,7 @@ Holds references to the rooms as they come up, reads them, and decides nothing.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from tunneld import __version__
@@ -26,6 +27,7 @@ from tunneld.daemon.underlay import UnderlayWatch
 from tunneld.engine import AdjacencyCounters, Counters
 from tunneld.host.scheduling import Policy, policy_of
 from tunneld.lease.model import IPNetwork, SubnetKey
+from tunneld.peer import Peer
 
 NO_TRAFFIC = AdjacencyCounters()
 
@@ -48,7 +50,7 @@ class Report:
     @property
     def peer_count(self) -> int:
         """How many peers are reached, in whatever family."""
-        return len({peer.key for peer, _ in self.desired.peers.values()}) if self.desired else 0
+        return len({peer.key for peer, _ in self._reached().values()})
 
     def waits_for_underlay(self, problem: str | None) -> None:
         """Takes why no underlay address can be bound to yet, in one line; None: one can."""
@@ -147,6 +149,22 @@ class Report:
         engine = self.path.engine if self.path else None
         return engine.counters() if engine else None
 
+    def _reached(self) -> Mapping[IPNetwork, tuple[Peer, Reach]]:
+        """Returns the peers that packets get to, by prefix.
+
+        The engine takes a peer the moment it is computed. The kernel is told later, of the route
+        last, and may refuse it. One that goes another way than before keeps its place meanwhile.
+        """
+        if self.desired is None or self.path is None:
+            return {}
+        routes = self.path.reconciler.routes
+        routed = {route.destination for route in routes if route.gateway is not None}
+        return {
+            prefix: (peer, reach)
+            for prefix, (peer, reach) in self.desired.peers.items()
+            if reach.adjacency is not None or prefix in routed
+        }
+
     def _peers(self, counters: Counters | None, now_s: float, wall: datetime) -> list[PeerStatus]:
         mtu_bytes = self.desired.device_mtu_bytes if self.desired else 0
 
@@ -163,9 +181,8 @@ class Report:
                 ),
             )
 
-        reached = self.desired.peers if self.desired else {}
         peers: dict[SubnetKey, PeerStatus] = {}
-        for prefix, (peer, reach) in reached.items():
+        for prefix, (peer, reach) in self._reached().items():
             status = peers.setdefault(peer.key, PeerStatus(peer=peer, reaches={}))
             status.reaches[prefix] = reach_status(prefix, reach)
         return [peers[key] for key in sorted(peers)]
