@@ -83,6 +83,7 @@ def find(name: str) -> Topology:
 
     Raises:
         LabError: there is none.
+        UsageError: the name is none of a lab.
     """
     path = Topology(name=name).directory / _STATE_FILE
     try:
@@ -129,8 +130,9 @@ def sole_use(name: str) -> Iterator[None]:
 
     Raises:
         LabError: another command is at it.
+        UsageError: the name is none of a lab.
     """
-    path = ROOT / f"{name}.lock"
+    path = ROOT / f"{Topology(name=name).name}.lock"
     descriptor = _lock(path, name)
     try:
         yield

@@ -78,7 +78,11 @@ class Host:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """A lab as a value; everything else about it follows from these."""
+    """A lab as a value; everything else about it follows from these.
+
+    Raises:
+        UsageError: the name is none of a lab.
+    """
 
     name: str = "lab"
     size: int = 2
@@ -86,6 +90,12 @@ class Topology:
     backend: str = "udp"
     datapath: Datapath = "userspace"
     ipv6: IPv6 = "0"
+
+    def __post_init__(self) -> None:
+        # The name becomes part of paths that are removed with all that is in them.
+        if _NAME.fullmatch(self.name) is None:
+            msg = f"lab name {self.name!r}: expected 1 to 16 lower-case letters and digits"
+            raise UsageError(msg)
 
     @property
     def has_ipv4(self) -> bool:
@@ -195,9 +205,6 @@ def parse_topology(
         NotBuiltError: a value that is planned, but not built yet.
         UsageError: a value that means nothing.
     """
-    if _NAME.fullmatch(name) is None:
-        msg = f"lab name {name!r}: expected 1 to 16 lower-case letters and digits"
-        raise UsageError(msg)
     if not hosts.isascii() or not hosts.isdecimal() or not 1 <= int(hosts) <= MAX_HOSTS:
         msg = f"hosts {hosts!r}: expected a number from 1 to {MAX_HOSTS}"
         raise UsageError(msg)
