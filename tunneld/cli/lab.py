@@ -80,6 +80,7 @@ def _shape(args: argparse.Namespace) -> dict[str, str]:
 
 def _up(args: argparse.Namespace) -> int:
     topology = parse_topology(**_shape(args))
+    build.require_rights()
     with build.sole_use(topology.name), main_job.interruptible():
         build.require_absent(topology.name)
         lab = build.Lab(topology)
@@ -101,6 +102,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _exec(args: argparse.Namespace) -> int:
+    build.require_rights()
     namespace = build.find(args.name).namespace_of(args.place)
     argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
     command = namespaces.inside(namespace, *(argv or ("sh",)))
@@ -108,6 +110,7 @@ def _exec(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
+    build.require_rights()
     topology = build.find(args.name)
     print(draw(topology, [view_of(host) for host in topology.hosts]))
     for host in topology.hosts:
@@ -117,6 +120,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _down(args: argparse.Namespace) -> int:
+    build.require_rights()
     with build.sole_use(args.name):
         was_there = build.is_there(args.name)
         build.take_down(args.name)

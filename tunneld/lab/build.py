@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunneld.errors import LabError
+from tunneld.host.capabilities import NAMESPACES, require_capabilities
 from tunneld.lab import namespaces
 from tunneld.lab.daemons import start_daemon, view_of, wait_ready
 from tunneld.lab.drawing import HostView
@@ -76,6 +77,15 @@ class Lab:
         """Ends everything, in whatever state it is."""
         namespaces.stop([*self.daemons.values(), *self.store])
         take_down(self.topology.name)
+
+
+def require_rights() -> None:
+    """Returns when this process may make network namespaces, and enter them.
+
+    Raises:
+        CapabilityError: names what is missing.
+    """
+    require_capabilities(NAMESPACES, "Docker: --privileged")
 
 
 def find(name: str) -> Topology:

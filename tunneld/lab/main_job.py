@@ -10,7 +10,7 @@ from types import FrameType
 from tunneld.control.status import render_text
 from tunneld.errors import UsageError
 from tunneld.lab import checks, namespaces, traffic
-from tunneld.lab.build import Lab, sole_use, take_down
+from tunneld.lab.build import Lab, require_rights, sole_use, take_down
 from tunneld.lab.daemons import status_of
 from tunneld.lab.drawing import draw
 from tunneld.lab.topology import Topology
@@ -34,6 +34,7 @@ def run_main_job(topology: Topology) -> int:
     What an earlier, killed run left under the same name is removed first.
 
     Raises:
+        CapabilityError: this process may not make network namespaces.
         Interrupted: by a signal; the lab is down again.
         LabError: a step or a check failed; the lab is down again.
         UsageError: fewer than two hosts.
@@ -41,6 +42,7 @@ def run_main_job(topology: Topology) -> int:
     if topology.size < 2:
         msg = f"hosts {topology.size}: the main job needs at least 2, traffic has to go somewhere"
         raise UsageError(msg)
+    require_rights()
     with sole_use(topology.name), interruptible():
         take_down(topology.name)
         lab = Lab(topology)
