@@ -90,7 +90,7 @@ def check(
         for program, text in rules.listings(family).items():
             off += [
                 f"{program}: {line}; tunneld puts it there"
-                for line in rules.missing(text, net, lease.devices)
+                for line in rules.missing(text, net, lease)
             ]
     notes = [_NFTABLES_NOTE] if backend == "nftables" else []
     return Finding(seen=tuple(seen), off=tuple(off), notes=tuple(notes))

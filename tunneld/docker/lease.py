@@ -15,6 +15,7 @@ from tunneld.control.client import NotRunningError, request
 from tunneld.errors import DockerError
 from tunneld.fib.state import OverlayNet
 from tunneld.host import subnet_env
+from tunneld.host.firewall import layout
 from tunneld.lease.model import IPAddress, IPNetwork
 
 _Net = TypeVar("_Net", IPv4Network, IPv6Network)
@@ -47,6 +48,11 @@ class LocalLease:
     def subnets(self) -> tuple[IPNetwork, ...]:
         """The leased subnets, of IPv4 first."""
         return tuple(net.subnet for net in self.nets)
+
+    @property
+    def owner(self) -> str:
+        """What the daemon's chains are called after."""
+        return layout.owner_of(self.devices or (), [net.network for net in self.nets])
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.subnets))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from tunneld.docker.lease import AnyNet
+from tunneld.docker.lease import AnyNet, LocalLease
 from tunneld.errors import HostError
 from tunneld.host.firewall import layout
 from tunneld.host.firewall.family import FamilyRules
@@ -31,25 +31,23 @@ def listings(version: int) -> dict[str, str]:
     return {name: _run(name) for name in _SAVES[version] if shutil.which(name) is not None}
 
 
-def missing(text: str, net: AnyNet, devices: tuple[str, ...] | None) -> list[str]:
+def missing(text: str, net: AnyNet, lease: LocalLease) -> list[str]:
     """Returns what the rules lack for packets of the overlay to pass, a line each.
 
     Args:
         text: the output of iptables-save or ip6tables-save.
         net: the overlay in that family.
-        devices: the overlay's; the first one is whom our chains are called after. None: nobody
-            tells them.
+        lease: of this host. Nothing is known to lack while nobody tells its devices.
     """
-    if devices is None:
+    if lease.devices is None:
         return []
-    tables = layout.parse(text)
-    owner, version = next(iter(devices), layout.ROUTED), net.subnet.version
+    tables, owner = layout.parse(text), lease.owner
     wanted = FamilyRules(
-        version=4 if version == 4 else 6,
+        version=4 if net.subnet.version == 4 else 6,
         network=net.network,
         subnet=net.subnet,
-        devices=devices,
-        direct=not devices,
+        devices=lease.devices,
+        direct=not lease.devices,
     )
     own = layout.own_rules(tables, owner)
     found = []

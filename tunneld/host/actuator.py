@@ -19,7 +19,7 @@ from tunneld.fib.state import FirewallMode, HostChange, HostState, SubnetEnv
 from tunneld.host import subnet_env
 from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
-from tunneld.host.firewall import ROUTED, HostFirewall
+from tunneld.host.firewall import HostFirewall, owner_of
 from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding, Version
 from tunneld.host.netlink import DeviceCounters, Link, Netlink
 from tunneld.host.routes import Exits, Routes, Sources
@@ -53,11 +53,12 @@ class Actuator:
         Args:
             netlink: an open socket; the caller closes it after this.
             device: name of the TUN device; None: there is none.
-            networks: the overlay in each family: where routes that name no device are ours.
+            networks: the overlay in each family, IPv4 first: where routes that name no device are
+                ours.
             subnet_file: path of subnet.env.
             underlay: the interface whose changes are reported, and by which plain routes lead.
             name: what our firewall is called after, to tell daemons of one host apart, at most
-                15 characters; None: the TUN device, or `routed`.
+                15 characters; None: the TUN device, or what stands for the network.
             forwarding: whether the host's global switch may be turned on.
             state_dir: where to remember, for after a crash, that we turned it on.
             firewall: by which means the rules are put in force.
@@ -66,7 +67,9 @@ class Actuator:
         self._device = None if device is None else OverlayDevice(device, netlink)
         self._vxlan = VxlanDevices(netlink, underlay.index)
         self._routes = Routes(netlink, networks)
-        self._firewall = HostFirewall(name or device or ROUTED, firewall)
+        self._firewall = HostFirewall(
+            name or owner_of([device] if device else [], networks), firewall
+        )
         self._forwarding = GlobalForwarding(forwarding, state_dir)
         self._subnet_file = subnet_file
         self._watch = Watch(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from tests.support.wait import wait_until
 from tests.unit.docker.conftest import NAME, TRUSTED, DockerHost, jumps
 from tunneld.docker import rules
+from tunneld.docker.lease import LocalLease
 from tunneld.fib.state import OverlayNet
 
 pytestmark = pytest.mark.root
@@ -205,6 +207,7 @@ def test_each_accept_that_is_missing_among_dockers_rules_is_named(host: DockerHo
         network=IPv4Network(env["FLANNEL_NETWORK"]),
         subnet=IPv4Interface(env["FLANNEL_SUBNET"]).network,
     )
+    lease = LocalLease(ipv4=net, mtu_bytes=1472, ip_masq=True, devices=("flannel0",))
     expected = {"DOCKER-USER"}
     with network(host, *as_arguments(fitting_options(host))):
         # Docker's rules in raw come with the first container.
@@ -215,17 +218,15 @@ def test_each_accept_that_is_missing_among_dockers_rules_is_named(host: DockerHo
         def kept_open() -> str:
             found = host.machine.run("iptables-nft-save")
             chains = {line.split()[1] for line in jumps(found)}
-            return (
-                found if chains == expected and not rules.missing(found, net, ("flannel0",)) else ""
-            )
+            return found if chains == expected and not rules.missing(found, net, lease) else ""
 
         text = wait_until(kept_open, 10.0, "accepts in front of Docker's drops")
         host.docker.remove(container)
     accepts = jumps(text)
     for line in accepts:
-        (said,) = rules.missing(text.replace(f"{line}\n", ""), net, ("flannel0",))
+        (said,) = rules.missing(text.replace(f"{line}\n", ""), net, lease)
         assert said.startswith(f"the chain {line.split()[1]} of table ")
-    assert rules.missing(text, net, ("flannel7",)) != []
+    assert rules.missing(text, net, replace(lease, devices=("flannel7",))) != []
 
 
 def test_check_names_forwarding_that_is_off(host: DockerHost) -> None:

@@ -11,6 +11,7 @@ from tests.support.netns import Rig
 from tests.support.wait import wait_until
 from tests.unit.docker.conftest import HOST_GW, NAME, TRUSTED, DockerHost, jumps, standing
 from tunneld.docker import rules
+from tunneld.docker.lease import LocalLease
 from tunneld.fib.state import OverlayNet
 
 pytestmark = pytest.mark.root
@@ -47,10 +48,11 @@ def test_the_overlay_reaches_a_network_that_trusts_no_device_and_nobody_else_doe
 
         accepting = host.machine.run("iptables-nft-save")
         net = OverlayNet(network=NETWORK, subnet=leased)
-        assert rules.missing(accepting, net, ()) == []
+        lease = LocalLease(ipv4=net, mtu_bytes=1500, ip_masq=True, devices=())
+        assert rules.missing(accepting, net, lease) == []
         assert jumps(accepting) != []
         for line in jumps(accepting):
-            (said,) = rules.missing(accepting.replace(f"{line}\n", ""), net, ())
+            (said,) = rules.missing(accepting.replace(f"{line}\n", ""), net, lease)
             assert said.startswith(f"the chain {line.split()[1]} of table ")
         host.docker.remove(container)
 

@@ -7,7 +7,7 @@ table of its own, the second among the rules of others.
 """
 
 from tunneld.host.firewall.choice import HostFirewall
-from tunneld.host.firewall.layout import ROUTED
+from tunneld.host.firewall.layout import owner_of
 from tunneld.host.firewall.nft_table import NO_MASQUERADE_MARK, NftTable
 
-__all__ = ["NO_MASQUERADE_MARK", "ROUTED", "HostFirewall", "NftTable"]
+__all__ = ["NO_MASQUERADE_MARK", "HostFirewall", "NftTable", "owner_of"]

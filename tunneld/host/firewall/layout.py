@@ -2,7 +2,7 @@
 
 Path of a lease: `host.firewall.xtables` -> **`host.firewall.layout`** (text in, text out).
 
-All rules stand in chains of our own, named after the daemon's device; a chain of somebody else
+All rules stand in chains of our own, named after the daemon; a chain of somebody else
 holds nothing of ours but one jump. Both address families are laid out alike. Where Docker is,
 only the overlay's own traffic is accepted, so that what Docker keeps apart stays apart; elsewhere
 what flannel accepts.
@@ -14,14 +14,13 @@ Docker's "Packet filtering and firewalls" (DOCKER-USER).
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from zlib import crc32
 
 from tunneld.host.firewall.family import FamilyRules
-
-ROUTED = "routed"
-"""What tables and chains are called after where the overlay has no device of its own."""
+from tunneld.lease.model import IPNetwork
 
 DOCKER_USER = "DOCKER-USER"
 """The chain Docker keeps for the operator's rules and never changes."""
@@ -92,6 +91,17 @@ def parse(text: str) -> dict[str, Table]:
             chain, _, rule = line[3:].partition(" ")
             table.rules.setdefault(chain, []).append(rule)
     return tables
+
+
+def owner_of(devices: Iterable[str], networks: Iterable[IPNetwork]) -> str:
+    """Returns what a daemon's tables and chains are called after, at most 15 characters.
+
+    It is the first device of its overlay. Where that has none, its first network tells the daemons
+    of one host apart.
+    """
+    for device in devices:
+        return device
+    return f"routed-{crc32(str(next(iter(networks))).encode()):08x}"
 
 
 def own_chains(owner: str) -> frozenset[str]:
