@@ -229,11 +229,34 @@ def test_a_lab_stays_up_takes_commands_and_goes_down(
         return run(str(TREE / ".venv/bin/tunneld"), "lab", command, "--name", lab_name, *argv)
 
     lab("up", "--hosts", "2")
-    assert "h2: ready, 1 peers" in lab("status")
+    assert "h2: ready, 1 peer, log" in lab("status")
     address = lab("exec", "h2-c", "--", "ip", "-4", "-o", "address", "show", "eth0").split()[3]
     said = lab("exec", "h1-c", "--", "ping", "-c", "1", address.split("/")[0])
     assert "1 received" in said
     lab("down")
+
+
+def test_the_status_of_a_lab_names_the_host_whose_daemon_ended(
+    lab_name: str, leaves_nothing: Callable[[], None]
+) -> None:
+    tunneld = str(TREE / ".venv/bin/tunneld")
+    up = [tunneld, "lab", "up", "--name", lab_name]
+    run(*up)
+    for pid in namespaces.pids(f"tnl-{lab_name}-h2"):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not namespaces.pids(f"tnl-{lab_name}-h2"), what="the end of a daemon")
+    status, again = (
+        subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+        for command in ([tunneld, "lab", "status", "--name", lab_name], up)
+    )
+    assert status.returncode == 1
+    assert "│ h1 " in status.stdout
+    assert "h1: ready, 1 peer, log" in status.stdout
+    assert f"h2: no daemon answers, log {LAB_ROOT}/{lab_name}/h2/tunneld.log" in status.stdout
+    assert again.returncode == 1
+    assert f"`tunneld lab down --name {lab_name}` first" in again.stderr
+    run(tunneld, "lab", "down", "--name", lab_name)
+    leaves_nothing()
 
 
 @pytest.mark.parametrize("variable", ["BACKEND=ipip", "BACKEND=wireguard", "ENCRYPTION=required"])

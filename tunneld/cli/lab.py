@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
+from tunneld.control.client import NotRunningError
 from tunneld.lab import build, main_job, namespaces
 from tunneld.lab.daemons import status_of, view_of
 from tunneld.lab.drawing import draw
-from tunneld.lab.topology import parse_topology
+from tunneld.lab.topology import DEFAULT_NAME, parse_topology
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -37,18 +39,46 @@ def add_parser(subparsers: SubParsers) -> None:
     )
     commands = parser.add_subparsers(dest="lab_command", required=True, metavar="COMMAND")
 
-    up = commands.add_parser("up", help="build a lab and leave it running")
+    up = commands.add_parser(
+        "up",
+        help="build a lab and leave it running",
+        description="Builds a lab and leaves it running, until 'tunneld lab down'.",
+        epilog="examples:\n  tunneld lab up\n  tunneld lab up --hosts 3 --store etcd",
+    )
     _add_shape(up)
-    run_ = commands.add_parser("run", help="build a lab, send traffic, judge it, take it down")
+    run_ = commands.add_parser(
+        "run",
+        help="build a lab, send traffic, judge it, take it down",
+        description="Builds a lab, sends traffic, judges it and takes it down: as make run does.",
+        epilog="examples:\n  tunneld lab run\n  tunneld lab run --backend vxlan --ipv6 1",
+    )
     _add_shape(run_)
-    execute = commands.add_parser("exec", help="run a command on a host or in a container")
+    execute = commands.add_parser(
+        "exec",
+        help="run a command on a host or in a container",
+        description="Runs a command on a host of the lab or in a container, by default a shell.",
+        epilog="examples:\n  tunneld lab exec h1-c -- ping 10.5.7.2\n"
+        "  tunneld lab exec --name second h2 -- ip route",
+    )
     execute.add_argument("place", metavar="PLACE", help="h1, h1-c (its container), sw (the switch)")
     execute.add_argument("argv", metavar="ARG", nargs=argparse.REMAINDER)
-    status = commands.add_parser("status", help="draw the lab with its leases")
-    down = commands.add_parser("down", help="remove the lab, also what a killed run left")
+    status = commands.add_parser(
+        "status",
+        help="draw the lab with its leases",
+        description="Draws the lab with its leases. Ends with 1 when a host has none.",
+        epilog="examples:\n  tunneld lab status\n  tunneld lab status --name second",
+    )
+    down = commands.add_parser(
+        "down",
+        help="remove the lab, also what a killed run left",
+        description="Removes the lab, also what a killed run left.",
+        epilog="examples:\n  tunneld lab down\n  tunneld lab down --name run",
+    )
     for command in (up, execute, status, down):
-        command.add_argument("--name", default="lab", help="default: lab")
+        command.add_argument("--name", default=DEFAULT_NAME, help=f"default: {DEFAULT_NAME}")
     run_.add_argument("--name", default="run", help="default: run")
+    for command in (up, run_, execute, status, down):
+        command.set_defaults(parser=command)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -91,7 +121,7 @@ def _up(args: argparse.Namespace) -> int:
                 lab.take_down()
             raise
     print(f"\n{draw(topology, lab.views)}\n")
-    option = "" if topology.name == "lab" else f" --name {topology.name}"
+    option = build.name_option(topology.name)
     print(f"tunneld lab exec{option} h1-c -- ping {lab.views[-1].container}")
     print(f"tunneld lab down{option}")
     return 0
@@ -112,11 +142,23 @@ def _exec(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     build.require_rights()
     topology = build.find(args.name)
-    print(draw(topology, [view_of(host) for host in topology.hosts]))
+    views, lines = [], []
     for host in topology.hosts:
-        status = status_of(host)
-        print(f"{host.label}: {status['state']}, {len(status['peers'])} peers, log {host.log}")
-    return 0
+        try:
+            status = status_of(host)
+        except NotRunningError:
+            lines.append(f"{host.label}: no daemon answers, log {host.log}")
+            continue
+        if host.subnet_file.exists():
+            views.append(view_of(host))
+        lines.append(f"{host.label}: {status['state']}, {_peers(status)}, log {host.log}")
+    print(draw(topology, views), *lines, sep="\n")
+    return 0 if len(views) == topology.size else 1
+
+
+def _peers(status: Mapping[str, Any]) -> str:
+    count = len(status["peers"])
+    return f"{count} {'peer' if count == 1 else 'peers'}"
 
 
 def _down(args: argparse.Namespace) -> int:

@@ -20,7 +20,7 @@ from tunneld.lab import namespaces
 from tunneld.lab.daemons import start_daemon, view_of, wait_ready
 from tunneld.lab.drawing import HostView
 from tunneld.lab.store import start_store, write_network_config
-from tunneld.lab.topology import ROOT, UNDERLAY, UNDERLAY_V6, Host, Topology
+from tunneld.lab.topology import DEFAULT_NAME, ROOT, UNDERLAY, UNDERLAY_V6, Host, Topology
 
 UNDERLAY_MTU_BYTES = 1500
 _STATE_FILE = "lab.json"
@@ -99,8 +99,14 @@ def find(name: str) -> Topology:
     try:
         return Topology.from_json(path.read_text())
     except FileNotFoundError as error:
-        msg = f"lab {name}: there is none (no {path}); `tunneld lab up` makes one"
+        command = f"tunneld lab up{name_option(name)}"
+        msg = f"lab {name}: there is none (no {path}); `{command}` makes one"
         raise LabError(msg) from error
+
+
+def name_option(name: str) -> str:
+    """Returns what leads a command of `tunneld lab` to this lab, with a space before it."""
+    return "" if name == DEFAULT_NAME else f" --name {name}"
 
 
 def is_there(name: str) -> bool:
@@ -116,7 +122,8 @@ def require_absent(name: str) -> None:
         LabError: something of it is there.
     """
     if is_there(name):
-        msg = f"lab {name}: is there already, or a killed run left it; `tunneld lab down` first"
+        command = f"tunneld lab down{name_option(name)}"
+        msg = f"lab {name}: is there already, or a killed run left it; `{command}` first"
         raise LabError(msg)
 
 

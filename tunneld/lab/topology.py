@@ -28,6 +28,7 @@ UNDERLAY_V6 = IPv6Network("2001:db8::/64")
 OVERLAY = IPv4Network("10.5.0.0/16")
 OVERLAY_V6 = IPv6Network("fd00:10:5::/48")
 MAX_HOSTS = 64
+DEFAULT_NAME = "lab"
 
 StoreKind = Literal["sqlite", "etcd"]
 Datapath = Literal["userspace", "kernel"]
@@ -84,7 +85,7 @@ class Topology:
         UsageError: the name is none of a lab.
     """
 
-    name: str = "lab"
+    name: str = DEFAULT_NAME
     size: int = 2
     store: StoreKind = "sqlite"
     backend: str = "udp"

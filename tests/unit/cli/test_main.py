@@ -23,6 +23,9 @@ COMMANDS = [
     ["network", "get"],
     ["network", "set"],
     ["network", "check"],
+    ["docker", "network"],
+    ["docker", "check"],
+    *(["lab", name] for name in ("up", "run", "exec", "status", "down")),
 ]
 
 
@@ -72,6 +75,8 @@ def test_version_is_printed(tunneld: Tunneld, spelling: str) -> None:
         (["run", "--encryption-floor", "required"], "not built yet"),
         (["run", "--config", "/nonexistent"], "cannot read the config file /nonexistent"),
         (["status", "--jsn"], "unknown option '--jsn'; did you mean --json?"),
+        (["lab", "up", "--host", "3"], "did you mean --hosts? (see: tunneld lab up --help)"),
+        (["lab", "down", "--name", "../x"], "lab name '../x': expected"),
         (["network"], "required: ACTION"),
         (["network", "set"], "required: FILE"),
         (["leases", "--store", "memory"], "--store: 'memory' is not usable"),
