@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from tests.interop import network as interop
-from tests.interop.network import start_traffic
+from tests.interop.exchange import start_traffic
 from tests.interop.probe import Probe
 from tests.support.docker import Container, Docker, Release
 from tests.support.etcd import Etcd

@@ -11,7 +11,7 @@ from typing import Literal
 import pytest
 
 from tests.docker.site import START_TIMEOUT_S, SUBNET_FILE, Host, Kind, Site, Way, situation
-from tests.interop.network import json_lines, start_traffic
+from tests.interop.exchange import send_stream
 from tests.support.capture import Capture
 from tests.support.docker import Release
 from tests.support.netns import Rig
@@ -95,14 +95,7 @@ def test_containers_ping_each_other_from_addresses_of_their_own(site_v6: Site) -
 
 def test_a_tcp_stream_arrives_unchanged_over_ipv6(site_v6: Site) -> None:
     first, last = (site_v6.containers[host.name] for host in site_v6.hosts)
-    receiver = start_traffic(last, "receive-stream", 7001)
-    receiver.wait_for_output("listening")
-    sender = start_traffic(first, "send-stream", last.address_v6, 7001, STREAM_BYTES, 1)
-    assert sender.wait(60.0) == 0, sender.output()
-    assert receiver.wait(60.0) == 0, receiver.output()
-    (sent,) = json_lines(sender)
-    received = json_lines(receiver)[-1]
-    assert (received["bytes"], received["sha256"]) == (STREAM_BYTES, sent["sha256"])
+    send_stream(first, last, last.address_v6, STREAM_BYTES)
 
 
 def test_the_checker_finds_nothing_off_in_either_family(site_v6: Site) -> None:

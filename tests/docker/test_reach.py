@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.docker.site import MARGIN_TIMEOUT_S, Protocol, Site, answering, ask
-from tests.interop.network import json_lines, start_traffic
+from tests.interop.exchange import send_stream
 
 pytestmark = pytest.mark.root
 
@@ -28,15 +28,7 @@ def test_the_checker_finds_nothing_off(site: Site) -> None:
 
 def test_a_tcp_stream_arrives_unchanged(site: Site) -> None:
     first, last = (site.containers[host.name] for host in (site.hosts[0], site.hosts[-1]))
-    receiver = start_traffic(last, "receive-stream", 7001)
-    receiver.wait_for_output("listening")
-    sender = start_traffic(first, "send-stream", last.address, 7001, STREAM_BYTES, 1)
-    assert sender.wait(60.0) == 0, sender.output()
-    assert receiver.wait(60.0) == 0, receiver.output()
-    (sent,) = json_lines(sender)
-    received = json_lines(receiver)[-1]
-    assert received["bytes"] == STREAM_BYTES
-    assert received["sha256"] == sent["sha256"]
+    send_stream(first, last, last.address, STREAM_BYTES)
 
 
 @pytest.mark.parametrize("size_bytes", [1, 1000, 8000])

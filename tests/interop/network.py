@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from tests.interop.exchange import json_lines
 from tests.interop.flanneld.build import flanneld_binary
 from tests.support.etcd import Etcd
 from tests.support.netns import Place, Rig
@@ -52,22 +53,6 @@ LINKS: Final = (
     Link("switch", UNDERLAY, ipaddress.IPv6Network("fd99::/64")),
     Link("switch2", ipaddress.IPv4Network("10.98.0.0/24"), ipaddress.IPv6Network("fd98::/64")),
 )
-
-_TRAFFIC: Final = Path(__file__).with_name("traffic.py")
-
-
-def start_traffic(space: Place, mode: str, *argv: object) -> Process:
-    """Starts one side of `traffic.py` in `space`; its JSON lines are the process's output."""
-    return space.start(
-        *(sys.executable, "-I", "-S", str(_TRAFFIC), mode, *map(str, argv)),
-        log=space.directory / f"{mode}-{len(space.processes)}.log",
-    )
-
-
-def json_lines(process: Process) -> list[dict[str, Any]]:
-    """Returns the complete lines a traffic program has written so far."""
-    complete, _, _ = process.output().rpartition("\n")
-    return [json.loads(line) for line in complete.splitlines()]
 
 
 class Host:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final, Protocol
 
-from tests.interop.network import json_lines, start_traffic
+from tests.interop.exchange import json_lines, start_traffic
 from tests.support.netns import Place
 from tests.support.wait import wait_until
 

@@ -15,16 +15,14 @@ from typing import Any
 import pytest
 
 from tests.interop.backends import SCENARIOS, Scenario, observed_way
+from tests.interop.exchange import send_stream
 from tests.interop.network import (
     NETWORK,
     NETWORK_V6,
     PREFIX,
-    Family,
     Host,
     Network,
-    json_lines,
     pings,
-    start_traffic,
     wait_connected,
 )
 from tests.interop.probe import Probe
@@ -73,27 +71,13 @@ def test_100_megabytes_of_tcp_arrive_unchanged(
 ) -> None:
     source, target = network.host(first), network.host(second)
     for family in network.families:
-        rate = send_stream(source, target, family)
+        seed = zlib.crc32(f"{first}{second}{family}".encode())
+        address = target.container_address(family)
+        rate = send_stream(source.container, target.container, address, STREAM_BYTES, seed=seed)
         kinds = f"{source.kind}->{target.kind}"
         figures.append(
-            {"scenario": str(scenario), "stream": kinds, "family": family, "mbit_s": rate}
+            {"scenario": str(scenario), "stream": kinds, "family": family, "mbit_s": round(rate)}
         )
-
-
-def send_stream(source: Host, target: Host, family: Family) -> int:
-    """Sends a stream, compares its hash, and returns its rate in Mbit/s."""
-    receiver = start_traffic(target.container, "receive-stream", 5001)
-    receiver.wait_for_output("listening")
-    seed = zlib.crc32(f"{source.name}{target.name}{family}".encode())
-    address = target.container_address(family)
-    sender = start_traffic(source.container, "send-stream", address, 5001, STREAM_BYTES, seed)
-    assert sender.wait(240) == 0, sender.output()
-    assert receiver.wait(20) == 0, receiver.output()
-    sent, received = json_lines(sender)[-1], json_lines(receiver)[-1]
-    assert received["bytes"] == STREAM_BYTES
-    assert received["sha256"] == sent["sha256"]
-    seconds: float = received["seconds"]
-    return round(STREAM_BYTES * 8 / seconds / 1e6)
 
 
 def test_the_way_under_test_carried_it(network: Network, scenario: Scenario) -> None:

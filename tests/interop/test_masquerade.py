@@ -13,12 +13,8 @@ from typing import Literal
 
 import pytest
 
-from tests.interop.network import (
-    Host,
-    Network,
-    json_lines,
-    start_traffic,
-)
+from tests.interop.exchange import json_lines, start_traffic
+from tests.interop.network import Host, Network
 from tests.support.netns import Namespace, Rig
 from tests.support.process import Process
 from tests.support.wait import wait_until
