@@ -220,6 +220,23 @@ def dual_stack(source_check: str = "strict") -> _native.Change:
     return change
 
 
+def engine_on_tun(space: Namespace, name: str, *, split: bool = False) -> _native.Engine:
+    """Makes an engine over a new TUN device, which is gone when the engine is."""
+    with ExitStack() as opened:
+        with inside(space):
+            tun = open_tun(name)
+            opened.callback(os.close, tun)
+            underlay = opened.enter_context(udp_socket("127.0.0.1"))
+            icmp = opened.enter_context(raw_icmp_socket())
+        return _native.Engine(
+            tun_fds=[tun],
+            underlay=[over_ipv4(underlay)],
+            icmp_fd=icmp.fileno(),
+            icmp6_fd=None,
+            split=split,
+        )
+
+
 class Host:
     """An engine in a namespace, at 127.0.0.1 unless `underlay` holds other sockets (which are
     closed); `device` is the far end of its device. `split`: with a thread for each direction."""

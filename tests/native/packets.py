@@ -20,6 +20,11 @@ def sized(source: str, destination: str, size_bytes: int, *, ttl: int = 64) -> b
     return inner(source, destination, ttl=ttl, payload=bytes(size_bytes - 28))
 
 
+def numbered(size_bytes: int) -> bytes:
+    """Returns a payload that tells one place from another."""
+    return bytes((place * 7 + place // 251) & 0xFF for place in range(size_bytes))
+
+
 def icmp_error(kind: int, code: int, offender: bytes, *, mtu_bytes: int = 0) -> bytes:
     """Returns the ICMP message of an error about `offender`."""
     message = ICMP(type=kind, code=code, unused=0, nexthopmtu=mtu_bytes)

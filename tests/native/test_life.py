@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import socket
 from contextlib import suppress
@@ -14,13 +13,10 @@ from tests.native.conftest import PeerSocket
 from tests.native.hosts import (
     TIMEOUT_S,
     Host,
-    inside,
+    engine_on_tun,
     network,
-    open_tun,
     over_ipv4,
     pause,
-    raw_icmp_socket,
-    udp_socket,
 )
 from tests.native.packets import inner
 from tests.support.netns import Namespace
@@ -141,17 +137,7 @@ def test_the_descriptors_are_let_go_at_the_end(space: Namespace) -> None:
     def links() -> str:
         return space.run("ip", "-o", "link")
 
-    with inside(space):
-        tun = open_tun("tun7")
-        with udp_socket("127.0.0.1") as underlay, raw_icmp_socket() as icmp:
-            engine = _native.Engine(
-                tun_fds=[tun],
-                underlay=[over_ipv4(underlay)],
-                icmp_fd=icmp.fileno(),
-                icmp6_fd=None,
-                split=False,
-            )
-    os.close(tun)
+    engine = engine_on_tun(space, "tun7")
     engine.start()
     assert "tun7" in links()
     engine.stop()
@@ -161,17 +147,7 @@ def test_the_descriptors_are_let_go_at_the_end(space: Namespace) -> None:
 def test_a_device_that_vanishes_ends_its_thread_with_an_event(
     space: Namespace, split: bool
 ) -> None:
-    with inside(space):
-        tun = open_tun("tun8")
-        with udp_socket("127.0.0.1") as underlay, raw_icmp_socket() as icmp:
-            engine = _native.Engine(
-                tun_fds=[tun],
-                underlay=[over_ipv4(underlay)],
-                icmp_fd=icmp.fileno(),
-                icmp6_fd=None,
-                split=split,
-            )
-    os.close(tun)
+    engine = engine_on_tun(space, "tun8", split=split)
     engine.start()
     space.run("ip", "link", "delete", "tun8")
     assert select.select([engine.event_fd], [], [], TIMEOUT_S)[0]

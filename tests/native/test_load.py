@@ -14,6 +14,7 @@ import pytest
 
 from tests.native.hosts import keep_order
 from tests.native.nodes import Node, two_nodes
+from tests.native.transfer import transfer
 from tests.support.netns import Namespace, Rig
 
 LONG = os.environ.get("TUNNELD_LONG_TESTS") == "1"
@@ -44,39 +45,10 @@ def python(space: Namespace, code: str, *argv: str, timeout_s: float = 120) -> s
     return space.run(sys.executable, "-c", code, *argv, timeout_s=timeout_s)
 
 
-RECEIVE = """
-import hashlib, socket, sys
-with socket.create_server(("", 5000)) as server:
-    print("listening", flush=True)
-    peer, _ = server.accept()
-    digest, count = hashlib.sha256(), 0
-    while data := peer.recv(1 << 20):
-        digest.update(data)
-        count += len(data)
-    print(count, digest.hexdigest(), flush=True)
-"""
-
-SEND = """
-import hashlib, os, socket, sys
-digest, left = hashlib.sha256(), int(sys.argv[1])
-with socket.create_connection(("10.5.2.2", 5000)) as peer:
-    while left:
-        # Odd sizes, so that segments end anywhere.
-        data = os.urandom(min(left, 999_983))
-        digest.update(data)
-        peer.sendall(data)
-        left -= len(data)
-print(digest.hexdigest())
-"""
-
-
 def test_a_large_transfer_arrives_byte_for_byte(nodes: tuple[Node, Node]) -> None:
     here, there = nodes
     size = 2_000_000_000 if LONG else 200_000_000
-    receiver = there.container.start(sys.executable, "-c", RECEIVE)
-    receiver.wait_for_output("listening")
-    digest = python(here.container, SEND, str(size), timeout_s=200).strip()
-    receiver.wait_for_output(f"{size} {digest}")
+    transfer(here.container, there.container, "10.5.2.2", size)
     assert healthy(here, there)
     assert here.drops() == there.drops() == {}
 

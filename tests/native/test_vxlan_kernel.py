@@ -9,35 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.native.hosts import keep_order
+from tests.native.transfer import transfer
 from tests.native.tunnels import Tunnel, tunnel
-from tests.support.netns import Namespace, Rig
+from tests.support.netns import Rig
 
 pytestmark = pytest.mark.root
-
-RECEIVE = """
-import hashlib, socket
-with socket.create_server(("::", 5000), family=socket.AF_INET6, dualstack_ipv6=True) as server:
-    print("listening", flush=True)
-    peer, _ = server.accept()
-    digest, count = hashlib.sha256(), 0
-    while data := peer.recv(1 << 20):
-        digest.update(data)
-        count += len(data)
-    print(count, digest.hexdigest(), flush=True)
-"""
-
-SEND = """
-import hashlib, os, socket, sys
-digest, left = hashlib.sha256(), int(sys.argv[2])
-with socket.create_connection((sys.argv[1], 5000)) as peer:
-    while left:
-        # Odd sizes, so that segments end anywhere.
-        data = os.urandom(min(left, 999_983))
-        digest.update(data)
-        peer.sendall(data)
-        left -= len(data)
-print(digest.hexdigest())
-"""
 
 SIZE = 20_000_000
 
@@ -49,24 +25,15 @@ def ends(rig: Rig, request: pytest.FixtureRequest) -> Iterator[Tunnel]:
         yield made
 
 
-def transfer(source: Namespace, destination: Namespace, address: str) -> None:
-    """Sends by TCP, and compares what arrived."""
-    receiver = destination.start(sys.executable, "-c", RECEIVE)
-    receiver.wait_for_output("listening")
-    argv = (sys.executable, "-c", SEND, address, str(SIZE))
-    digest = source.run(*argv, timeout_s=60).strip()
-    receiver.wait_for_output(f"{SIZE} {digest}", timeout_s=60)
-
-
 def test_tcp_arrives_whole_both_ways_with_offloads_on(ends: Tunnel) -> None:
     assert set(ends.user.engine.offloads().values()) == {"on"}
-    transfer(ends.user.container, ends.container, "10.5.2.2")
-    transfer(ends.container, ends.user.container, "10.5.1.2")
-    transfer(ends.user.container, ends.container, "fd00:5:2::2")
-    transfer(ends.container, ends.user.container, "fd00:5:1::2")
+    transfer(ends.user.container, ends.container, "10.5.2.2", SIZE)
+    transfer(ends.container, ends.user.container, "10.5.1.2", SIZE)
+    transfer(ends.user.container, ends.container, "fd00:5:2::2", SIZE)
+    transfer(ends.container, ends.user.container, "fd00:5:1::2", SIZE)
     # Also to and from the hosts themselves.
-    transfer(ends.user.space, ends.kernel, "10.5.2.0")
-    transfer(ends.kernel, ends.user.space, "10.5.1.0")
+    transfer(ends.user.space, ends.kernel, "10.5.2.0", SIZE)
+    transfer(ends.kernel, ends.user.space, "10.5.1.0", SIZE)
     assert ends.user.drops() == {}
     assert ends.user.engine.drain_events() == []
     assert set(ends.user.engine.offloads().values()) == {"on"}
@@ -82,7 +49,7 @@ def test_super_packets_of_the_kernel_arrive_in_one_datagram_where_the_link_is_vi
     ends: Tunnel,
 ) -> None:
     """That the transfers above meet what they are to meet."""
-    transfer(ends.container, ends.user.container, "10.5.1.2")
+    transfer(ends.container, ends.user.container, "10.5.1.2", SIZE)
     packets, size = inbound(ends)
     frame = ends.mtu_bytes + 22
     if ends.flavour == "gso":
