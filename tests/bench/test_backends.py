@@ -2,25 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from bench.report import backends
 from bench.report.evaluation import TCP_1, TUNNELD, Evaluation
-
-
-def tcp1(overlay: str, number: int, gbit_per_s: float) -> dict[str, Any]:
-    return {
-        "flavour": "wire",
-        "figure": "tcp1",
-        "round": number,
-        "overlay": overlay,
-        "bits_per_s": gbit_per_s * 1e9,
-        "bytes": 10**9,
-        "retransmits": 0,
-        "tunnel_cpu_s_per_gb": 1.0,
-        "machine_cpu_s_per_gb": 2.0,
-        "foreign_share": 0.0,
-    }
+from tests.bench.samples import tcp1
 
 
 def evaluation(vxlan: float) -> Evaluation:

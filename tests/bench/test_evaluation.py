@@ -9,24 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.report.evaluation import FLANNEL, TCP_1, TUNNELD, VXLAN, Evaluation, spread
+from tests.bench.samples import tcp1
 
 RATE = TCP_1[0]
-
-
-def tcp1(overlay: str, number: int, gbit_per_s: float, **more: Any) -> dict[str, Any]:
-    return {
-        "flavour": "wire",
-        "figure": "tcp1",
-        "round": number,
-        "overlay": overlay,
-        "bits_per_s": gbit_per_s * 1e9,
-        "bytes": 10**9,
-        "retransmits": 0,
-        "tunnel_cpu_s_per_gb": 1.0,
-        "machine_cpu_s_per_gb": 2.0,
-        "foreign_share": 0.0,
-        **more,
-    }
 
 
 def evaluation(*samples: dict[str, Any]) -> Evaluation:
