@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -43,6 +44,17 @@ def root_tools() -> None:
     missing = [tool for tool in ROOT_TOOLS if shutil.which(tool) is None]
     if missing:
         pytest.fail(f"missing on the PATH: {', '.join(missing)}; `make setup` installs them")
+
+
+@pytest.fixture
+def untouched_logging() -> Iterator[None]:
+    """Leaves the process's logging as it was."""
+    root, own = logging.getLogger(), logging.getLogger("tunneld")
+    handlers, levels = list(root.handlers), (root.level, own.level)
+    yield
+    root.handlers[:] = handlers
+    root.level, own.level = levels
+    logging.captureWarnings(False)
 
 
 @pytest.fixture

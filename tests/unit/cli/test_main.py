@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,8 @@ from tunneld.errors import InterfaceError
 
 from .conftest import Tunneld
 
+pytestmark = pytest.mark.usefixtures("untouched_logging")
+
 COMMANDS = [
     *([name] for name in SUMMARIES),
     ["network", "get"],
@@ -27,15 +27,6 @@ COMMANDS = [
     ["docker", "check"],
     *(["lab", name] for name in ("up", "run", "exec", "status", "down")),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _untouched_logging() -> Iterator[None]:
-    root, own = logging.getLogger(), logging.getLogger("tunneld")
-    before = list(root.handlers), root.level, own.level
-    yield
-    root.handlers[:], root.level, own.level = before[0], before[1], before[2]
-    logging.captureWarnings(False)
 
 
 @pytest.mark.parametrize("spelling", ["--help", "-help", "-h"])

@@ -8,7 +8,6 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,10 @@ import pytest
 
 from tunneld import log
 
+pytestmark = pytest.mark.usefixtures("untouched_logging")
+
 PACKAGE = Path(log.__file__).parent
 LOGGING_MD = Path(__file__).parents[3] / "docs" / "logging.md"
-
-
-@pytest.fixture(autouse=True)
-def _untouched_logging() -> Iterator[None]:
-    root, own = logging.getLogger(), logging.getLogger("tunneld")
-    before = list(root.handlers), root.level, own.level
-    yield
-    root.handlers[:], root.level, own.level = before[0], before[1], before[2]
-    logging.captureWarnings(False)
 
 
 def written(log_format: log.LogFormat, message: str, **fields: object) -> str:
