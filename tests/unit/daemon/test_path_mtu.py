@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
+from tests.support.narrow_path import FAR, FAR_V6, NEAR, NEAR_V6, narrow_path
 from tests.support.netns import Namespace, Rig
 from tests.support.wait import wait_until
 from tests.unit.backend.values import HERE, PEER_MAC, backend
@@ -20,8 +21,6 @@ from tunneld.lease.model import IPAddress, IPNetwork
 
 pytestmark = pytest.mark.root
 
-NEAR, NEAR_V6 = IPv4Address("192.0.2.1"), IPv6Address("2001:db8:1::1")
-FAR, FAR_V6 = IPv4Address("198.51.100.2"), IPv6Address("2001:db8:2::2")
 SUBNET, SUBNET_V6 = ip_network("10.5.2.0/24"), ip_network("fd00:10:5:2::/64")
 
 
@@ -40,37 +39,7 @@ REACHES: dict[IPNetwork, Reach] = {
 @pytest.fixture
 def narrow(rig: Rig) -> Namespace:
     """A host behind a router whose other link carries 1,400 bytes."""
-    near, router, far = (rig.namespace(label) for label in ("near", "router", "far"))
-    rig.link(
-        near, "eth0", router, "eth1", first_address=f"{NEAR}/24", second_address="192.0.2.254/24"
-    )
-    rig.link(
-        router,
-        "eth2",
-        far,
-        "eth0",
-        first_address="198.51.100.254/24",
-        second_address=f"{FAR}/24",
-        mtu_bytes=1400,
-    )
-    for space, device, address in (
-        (near, "eth0", f"{NEAR_V6}/64"),
-        (router, "eth1", "2001:db8:1::ff/64"),
-        (router, "eth2", "2001:db8:2::ff/64"),
-        (far, "eth0", f"{FAR_V6}/64"),
-    ):
-        space.run("ip", "address", "add", address, "dev", device, "nodad")
-    router.sysctl("net/ipv4/ip_forward", 1)
-    router.sysctl("net/ipv6/conf/all/forwarding", 1)
-    for space, gateway, gateway_v6 in (
-        (near, "192.0.2.254", "2001:db8:1::ff"),
-        (far, "198.51.100.254", "2001:db8:2::ff"),
-    ):
-        space.run("ip", "route", "add", "default", "via", gateway)
-        space.run("ip", "-6", "route", "add", "default", "via", gateway_v6)
-    for endpoint in (FAR, FAR_V6):
-        near.wait_for_answer(str(endpoint))
-    return near
+    return narrow_path(rig)
 
 
 def path_mtus() -> tuple[PathMtus, list[None]]:
