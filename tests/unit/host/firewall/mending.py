@@ -1,15 +1,36 @@
-"""Rules that are put right again whenever somebody changes them, by the actuator's events alone."""
+"""An actuator of rules, and rules put right again by its events alone, whoever changes them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
+from tests.unit.host.firewall.site import NETWORK
 from tunneld.daemon.reconcile import RETRY_S
 from tunneld.errors import HostError
 from tunneld.fib.state import Firewall, HostChange
 from tunneld.host.actuator import Actuator
+from tunneld.host.netlink import Netlink
+from tunneld.host.underlay import Selection, find_underlay
+
+
+@asynccontextmanager
+async def actuated(directory: Path) -> AsyncIterator[Actuator]:
+    """An actuator without a device; what it has put in force is gone afterwards."""
+    async with Netlink.opened() as netlink:
+        actuator = Actuator(
+            netlink,
+            device="flannel0",
+            networks=[NETWORK],
+            subnet_file=directory / "subnet.env",
+            underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
+        )
+        try:
+            yield actuator
+        finally:
+            await actuator.close()
 
 
 @asynccontextmanager

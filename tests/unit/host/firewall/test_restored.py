@@ -12,10 +12,9 @@ import pytest
 from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import eventually, run_inside
 from tests.unit.host.firewall.hosts import Variant
-from tests.unit.host.firewall.mending import mended
+from tests.unit.host.firewall.mending import actuated, mended
 from tests.unit.host.firewall.site import (
     CONTAINER,
-    NETWORK,
     REMOTE,
     WANTED,
     Site,
@@ -26,9 +25,6 @@ from tests.unit.host.firewall.site import (
     udp_socket,
 )
 from tunneld.fib.state import HostChange
-from tunneld.host.actuator import Actuator
-from tunneld.host.netlink import Netlink
-from tunneld.host.underlay import Selection, find_underlay
 
 pytestmark = pytest.mark.root
 
@@ -123,20 +119,10 @@ def test_packets_pass_again(
     monkeypatch.setenv("PATH", path_with(usable, tmp_path / "bin"))
 
     async def work() -> None:
-        async with site(rig, space) as place, Netlink.opened() as netlink:
-            actuator = Actuator(
-                netlink,
-                device="flannel0",
-                networks=[NETWORK],
-                subnet_file=tmp_path / "subnet.env",
-                underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
-            )
+        async with site(rig, space) as place, actuated(tmp_path) as actuator:
             await actuator.apply(HostChange(firewall=WANTED))
-            try:
-                async with mended(actuator, WANTED):
-                    await spoil_under_traffic(place, (program, *argv))
-            finally:
-                await actuator.close()
+            async with mended(actuator, WANTED):
+                await spoil_under_traffic(place, (program, *argv))
 
     run_inside(space, work)
 
@@ -146,14 +132,7 @@ def test_a_firewall_that_changes_all_the_time_is_looked_at_a_few_times_a_second(
 ) -> None:
     async def work() -> None:
         events: list[str] = []
-        async with site(rig, space), Netlink.opened() as netlink:
-            actuator = Actuator(
-                netlink,
-                device="flannel0",
-                networks=[NETWORK],
-                subnet_file=tmp_path / "subnet.env",
-                underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
-            )
+        async with site(rig, space), actuated(tmp_path) as actuator:
             actuator.on_change(events.append)
             script = "\n".join(f"add chain ip filter c{i}" for i in range(40))
             space.run("nft", "add", "table", "ip", "filter")
@@ -163,7 +142,6 @@ def test_a_firewall_that_changes_all_the_time_is_looked_at_a_few_times_a_second(
                 program = await asyncio.create_subprocess_exec("nft", *line.split())
                 await program.wait()
             took_s = loop.time() - start_s
-            await actuator.close()
         assert 1 <= events.count("firewall") <= 2 + took_s / 0.2
 
     run_inside(space, work)

@@ -12,10 +12,9 @@ import pytest
 
 from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import eventually, run_inside
-from tests.unit.host.firewall.mending import mended
+from tests.unit.host.firewall.mending import actuated, mended
 from tests.unit.host.firewall.site import (
     ADDRESSES,
-    NETWORK,
     WANTED_IN_BOTH,
     Addresses,
     Site,
@@ -28,11 +27,8 @@ from tests.unit.host.firewall.site import (
     udp_socket,
 )
 from tunneld.fib.state import FirewallMode, HostChange
-from tunneld.host.actuator import Actuator
 from tunneld.host.firewall import HostFirewall
 from tunneld.host.firewall.family import Version
-from tunneld.host.netlink import Netlink
-from tunneld.host.underlay import Selection, find_underlay
 
 pytestmark = pytest.mark.root
 
@@ -175,23 +171,13 @@ def test_events_alone_tell_of_somebody_who_translates(
     it = ADDRESSES[version]
 
     async def work(place: Site) -> None:
-        async with Netlink.opened() as netlink:
-            actuator = Actuator(
-                netlink,
-                device="flannel0",
-                networks=[NETWORK],
-                subnet_file=tmp_path / "subnet.env",
-                underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
-            )
+        async with actuated(tmp_path) as actuator:
             await actuator.apply(HostChange(firewall=WANTED))
-            try:
-                async with mended(actuator, WANTED):
-                    rules = ("nft", "list", "ruleset")
-                    assert "snat to" not in space.run(*rules)
-                    space.run(*others(how, version))
-                    await eventually(lambda: "snat to" in space.run(*rules), "kept sources")
-                    assert await departs(place, it.remote) == it.container
-            finally:
-                await actuator.close()
+            async with mended(actuator, WANTED):
+                rules = ("nft", "list", "ruleset")
+                assert "snat to" not in space.run(*rules)
+                space.run(*others(how, version))
+                await eventually(lambda: "snat to" in space.run(*rules), "kept sources")
+                assert await departs(place, it.remote) == it.container
 
     run_on(rig, space, work)
