@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.stores import Authority, EtcdServer
+from tests.support.stores import Authority, EtcdServer, serving
 
 _numbers = itertools.count()
 
@@ -19,31 +19,19 @@ def prefix() -> str:
 
 @pytest.fixture(scope="session")
 def etcd_http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
-    server = EtcdServer(tmp_path_factory.mktemp("etcd-http"))
-    try:
-        server.start()
+    with serving(EtcdServer(tmp_path_factory.mktemp("etcd-http"))) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")
 def etcd_https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     directory = tmp_path_factory.mktemp("etcd-https")
-    server = EtcdServer(directory, Authority.make(directory / "tls"))
-    try:
-        server.start()
+    with serving(EtcdServer(directory, Authority.make(directory / "tls"))) as server:
         yield server
-    finally:
-        server.stop()
 
 
 @pytest.fixture
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdServer]:
     """An etcd for one test, which may kill it."""
-    server = EtcdServer(tmp_path_factory.mktemp("etcd"))
-    try:
-        server.start()
+    with serving(EtcdServer(tmp_path_factory.mktemp("etcd"))) as server:
         yield server
-    finally:
-        server.stop()

@@ -277,6 +277,16 @@ class EtcdServer:
         )
 
 
+@contextmanager
+def serving(server: EtcdServer) -> Iterator[EtcdServer]:
+    """Starts it, and ends it whatever happens."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
 class SqliteServer:
     """A file, with the sqlite3 module as the way around tunneld."""
 

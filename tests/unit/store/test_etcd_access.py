@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.stores import Authority, EtcdServer, Follower, run, until
+from tests.support.stores import Authority, EtcdServer, Follower, run, serving, until
 from tests.unit.store.opened import opened_with
 from tunneld.errors import StoreRefusedError, StoreUnavailableError
 from tunneld.lease.model import ConfigPut
@@ -45,20 +45,16 @@ def test_certificate_for_another_address_is_refused(
     tmp_path_factory: pytest.TempPathFactory, prefix: str
 ) -> None:
     directory = tmp_path_factory.mktemp("etcd-name")
-    server = EtcdServer(directory, Authority.make(directory / "tls"))
-    server.start()
 
-    async def main() -> None:
+    async def main(server: EtcdServer) -> None:
         options = server.options(prefix)
         elsewhere = tuple(url.replace("127.0.0.1", "localhost") for url in options.endpoints)
         async with opened_with(replace(options, endpoints=elsewhere)) as store:
             with pytest.raises(StoreRefusedError, match="localhost"):
                 await store.read()
 
-    try:
-        run(main())
-    finally:
-        server.stop()
+    with serving(EtcdServer(directory, Authority.make(directory / "tls"))) as server:
+        run(main(server))
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
