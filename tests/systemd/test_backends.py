@@ -8,25 +8,9 @@ from tests.support.booted import BootedNetwork
 from tests.support.systemd_machine import SystemdMachine
 from tests.support.wait import wait_until
 from tests.systemd.conftest import CONFIG, MakeNetwork
+from tests.systemd.traces import traces
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first installs tunneld
-
-# What a daemon of this kind could leave behind on a host.
-TRACES = """
-ip -brief link; ip -brief address; ip route show table all; ip -6 route show table all; ip rule
-nft list ruleset; iptables-save | grep -v '^#'; ip6tables-save | grep -v '^#'; ls /run/tunneld
-sysctl --all --pattern '^net\\.(ipv4\\.(ip_forward|conf)|ipv6\\.conf.*forwarding)'
-"""
-
-
-def state_of(machine: SystemdMachine) -> str:
-    """Returns the traces, once the kernel has finished with the addresses it gives itself."""
-    wait_until(
-        lambda: not machine.run("ip", "-6", "address", "show", "tentative"),
-        10,
-        "the end of duplicate address detection",
-    )
-    return machine.run("sh", "-c", TRACES)
 
 
 def reached(network: BootedNetwork) -> bool:
@@ -69,7 +53,7 @@ def test_the_unit_serves_two_families_and_leaves_a_clean_host(
             host.machine.run("ip", "address", "add", underlay, "dev", "eth0", "nodad")
             host.machine.run("ip", "-6", "route", "add", "default", "via", "2001:db8::1")
         machine = network.hosts[0].machine
-        before = state_of(machine)
+        before = traces(machine)
         for host in network.hosts:
             host.machine.run("systemctl", "start", "tunneld")
 
@@ -78,5 +62,5 @@ def test_the_unit_serves_two_families_and_leaves_a_clean_host(
         assert machine.run("sysctl", "-n", "net.ipv6.conf.all.forwarding") == "1\n"
 
         machine.run("systemctl", "stop", "tunneld")
-        assert state_of(machine) == before
+        assert traces(machine) == before
         assert machine.show("tunneld", "Result") == "success"

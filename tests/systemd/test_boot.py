@@ -10,25 +10,9 @@ from tests.support.booted import PREFIX, SUBNET_FILE, BootedNetwork, pings, wait
 from tests.support.systemd_machine import SystemdMachine
 from tests.support.wait import wait_until
 from tests.systemd.conftest import MakeNetwork
+from tests.systemd.traces import traces
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first installs tunneld
-
-# What a daemon of this kind could leave behind on a host.
-TRACES = """
-ip -brief link; ip -brief address; ip route show table all; ip rule
-nft list ruleset; iptables-save | grep -v '^#'; ls /run/tunneld
-sysctl --all --pattern '^net\\.(core|ipv4\\.(ip_forward|conf))'
-"""
-
-
-def state_of(machine: SystemdMachine) -> str:
-    """Returns the traces, once the kernel has finished with the addresses it gives itself."""
-    wait_until(
-        lambda: not machine.run("ip", "-6", "address", "show", "tentative"),
-        10,
-        "the end of duplicate address detection",
-    )
-    return machine.run("sh", "-c", TRACES)
 
 
 def started_at_us(machine: SystemdMachine, unit: str) -> int:
@@ -106,16 +90,16 @@ def test_stopping_the_unit_leaves_a_clean_host(network_of: MakeNetwork) -> None:
             host.machine.disable("container.service")
             host.machine.boot()
         machine = network.hosts[0].machine
-        before = state_of(machine)
+        before = traces(machine)
         for host in network.hosts:
             host.machine.run("systemctl", "start", "tunneld")
-        during = state_of(machine)
+        during = traces(machine)
 
         machine.run("systemctl", "stop", "tunneld")
 
         assert "flannel0" in during
         assert "net.ipv4.ip_forward = 1" in during
-        assert state_of(machine) == before
+        assert traces(machine) == before
         assert machine.show("tunneld", "Result") == "success"
         assert machine.show("tunneld", "ExecMainStatus") == "0"
         # Docker and CNI plugins may ask for the subnet while the daemon is away.
