@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,26 @@ class Site:
 
         wait_until(enough, what=f"{expected} more drops on {host.label}")
         return risen()
+
+    def widen(self) -> None:
+        """Lets the first host's container believe in 1,500 bytes, as without FLANNEL_MTU."""
+        host = self.hosts[0]
+        for namespace, device in (
+            (host.namespace, "br0"),
+            (host.namespace, "veth0"),
+            (host.container_namespace, "eth0"),
+        ):
+            namespaces.run("ip", "-n", namespace, "link", "set", device, "mtu", "1500")
+
+    @contextmanager
+    def narrowed(self, address: IPAddress, mtu_bytes: int) -> Iterator[None]:
+        """Narrows the first host's way to an underlay address while the block runs."""
+        route = (str(address), "dev", "eth0", "mtu", str(mtu_bytes))
+        namespaces.run("ip", "-n", self.hosts[0].namespace, "route", "add", *route)
+        try:
+            yield
+        finally:
+            namespaces.run("ip", "-n", self.hosts[0].namespace, "route", "del", *route)
 
     def wait_ready(self) -> None:
         """Waits until no host has anything to complain of."""

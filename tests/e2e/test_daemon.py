@@ -5,7 +5,6 @@ Needs root, etcd and iproute2.
 
 from __future__ import annotations
 
-import json
 import re
 import signal
 
@@ -86,16 +85,7 @@ def test_what_an_operator_removes_is_put_back(network: Network) -> None:
 def test_a_new_public_ip_is_written_into_the_same_lease(network: Network) -> None:
     first, second = _both(network)
     key = first.lease_key
-    moved = str(network.outside + 76)
-    first.space.run("ip", "address", "delete", f"{first.public_ip}/24", "dev", "eth0")
-    first.space.run("ip", "address", "add", f"{moved}/24", "dev", "eth0")
-    # The kernel took the default route away with the address it belonged to.
-    first.space.run("ip", "route", "replace", "default", "via", str(network.outside))
-    wait_until(
-        lambda: json.loads(network.leases()[key])["PublicIP"] == moved,
-        PATIENCE_S,
-        "the new address in the lease",
-    )
+    first.move()
     wait_until(lambda: pings(second, first), PATIENCE_S, "the peer to follow")
     assert first.lease_key == key
     assert len(network.leases()) == 2

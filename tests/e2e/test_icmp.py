@@ -9,7 +9,6 @@ from scapy.layers.inet import ICMP, IP, IPerror
 
 from tests.e2e.site import Site
 from tests.support.wait import wait_until
-from tunneld.lab import namespaces
 from tunneld.lab.daemons import status_of
 from tunneld.lease.model import IPAddress
 
@@ -23,13 +22,7 @@ UDP_OVERHEAD = 28
 @pytest.fixture(scope="module")
 def wide_site(site: Site) -> Site:
     """The first host's container believes in 1,500 bytes, as one without FLANNEL_MTU does."""
-    host = site.hosts[0]
-    for namespace, device in (
-        (host.namespace, "br0"),
-        (host.namespace, "veth0"),
-        (host.container_namespace, "eth0"),
-    ):
-        namespaces.run("ip", "-n", namespace, "link", "set", device, "mtu", "1500")
+    site.widen()
     return site
 
 
@@ -60,11 +53,8 @@ def test_too_large_a_df_packet_is_answered_with_the_mtu_of_the_overlay(wide_site
 @pytest.fixture
 def narrow_underlay(wide_site: Site) -> Iterator[int]:
     """The first host's way to the second takes 1,400 bytes only."""
-    host, other = wide_site.hosts[:2]
-    route = (str(other.address), "dev", "eth0", "mtu", "1400")
-    namespaces.run("ip", "-n", host.namespace, "route", "add", *route)
-    yield 1400
-    namespaces.run("ip", "-n", host.namespace, "route", "del", *route)
+    with wide_site.narrowed(wide_site.hosts[1].address, 1400):
+        yield 1400
 
 
 def test_a_narrow_way_to_one_peer_is_answered_with_its_own_mtu(

@@ -13,7 +13,6 @@ import pytest
 
 from tests.e2e.site import Site
 from tests.support.wait import wait_until
-from tunneld.lab import namespaces
 from tunneld.lab.daemons import status_of
 from tunneld.lease.model import IPAddress
 
@@ -39,13 +38,7 @@ class Answer:
 @pytest.fixture(scope="module")
 def wide_site(dual_site: Site) -> Site:
     """The first host's container believes in 1,500 bytes, as one without FLANNEL_MTU does."""
-    host = dual_site.hosts[0]
-    for namespace, device in (
-        (host.namespace, "br0"),
-        (host.namespace, "veth0"),
-        (host.container_namespace, "eth0"),
-    ):
-        namespaces.run("ip", "-n", namespace, "link", "set", device, "mtu", "1500")
+    dual_site.widen()
     return dual_site
 
 
@@ -82,11 +75,8 @@ def test_too_large_a_packet_is_answered_with_the_mtu_of_the_overlay(wide_site: S
 @pytest.fixture
 def narrow_underlay(wide_site: Site) -> Iterator[int]:
     """The first host's way to the second takes 1,400 bytes only."""
-    host, other = wide_site.hosts[:2]
-    route = (str(other.address_v6), "dev", "eth0", "mtu", "1400")
-    namespaces.run("ip", "-n", host.namespace, "route", "add", *route)
-    yield 1400
-    namespaces.run("ip", "-n", host.namespace, "route", "del", *route)
+    with wide_site.narrowed(wide_site.hosts[1].address_v6, 1400):
+        yield 1400
 
 
 def test_a_narrow_way_to_one_peer_is_answered_with_its_own_mtu(

@@ -178,17 +178,7 @@ def test_a_smaller_underlay_mtu_takes_effect_at_once(network: Network) -> None:
 
 def test_a_new_underlay_address_moves_the_device_and_the_lease(network: Network) -> None:
     first, second = network.host("t1"), network.host("t2")
-    key = first.lease_key
-    moved = str(network.outside + 76)
-    first.space.run("ip", "address", "delete", f"{first.public_ip}/24", "dev", "eth0")
-    first.space.run("ip", "address", "add", f"{moved}/24", "dev", "eth0")
-    # The kernel took the default route away with the address it belonged to.
-    first.space.run("ip", "route", "replace", "default", "via", str(network.outside))
-    wait_until(
-        lambda: json.loads(network.leases()[key])["PublicIP"] == moved,
-        PATIENCE_S,
-        "the new address in the lease",
-    )
+    moved = str(first.move())
     for family in network.families:
         wait_until(lambda: pings(second, first, family), PATIENCE_S, "the peer to follow")  # noqa: B023
     assert f" local {moved} " in first.space.run("ip", "-d", "link", "show", "flannel.1")

@@ -143,6 +143,21 @@ class Host:
         daemon.signal(number)
         return daemon.wait()
 
+    def move(self) -> ipaddress.IPv4Address:
+        """Takes another underlay address, and waits until its lease has it; returns it."""
+        key, moved = self.lease_key, self.public_ip + 64
+        self.space.run("ip", "address", "delete", f"{self.public_ip}/24", "dev", "eth0")
+        self.space.run("ip", "address", "add", f"{moved}/24", "dev", "eth0")
+        # The kernel took the default route away with the address it belonged to.
+        self.space.run("ip", "route", "replace", "default", "via", str(self.network.outside))
+        wait_until(
+            lambda: json.loads(self.network.leases()[key])["PublicIP"] == str(moved),
+            START_TIMEOUT_S,
+            f"{moved} in the lease of {self.name}",
+        )
+        self.public_ip = moved
+        return moved
+
     @property
     def running(self) -> Process:
         if self.daemon is None:
