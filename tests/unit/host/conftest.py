@@ -109,3 +109,12 @@ def space(rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespac
     """One empty namespace, with a lock of its own for the iptables programs that run in it."""
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
     return rig.namespace("host")
+
+
+@pytest.fixture
+def host(space: Namespace) -> Namespace:
+    """A host with one underlay interface of both families, MTU 1500."""
+    space.bridge("eth0", "192.0.2.1/24")
+    space.run("ip", "address", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
+    space.sysctl("net/ipv6/conf/all/forwarding", 1)
+    return space

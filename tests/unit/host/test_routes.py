@@ -192,15 +192,13 @@ PLAIN = {GATEWAY, GATEWAY_V6, ONLINK, ONLINK_V6}
 
 
 @pytest.fixture
-def host(space: Namespace) -> Namespace:
+def host(host: Namespace) -> Namespace:
     """An underlay interface of both families, and two vxlan devices."""
-    space.bridge("eth0", "192.0.2.1/24")
-    space.run("ip", "address", "add", "2001:db8::1/64", "dev", "eth0", "nodad")
     for name, local in (("flannel.1", "192.0.2.1"), ("flannel-v6.1", "2001:db8::1")):
         settings = f"id 1 local {local} dev eth0 dstport 8472 nolearning"
-        space.run("ip", "link", "add", name, "type", "vxlan", *settings.split())
-        space.run("ip", "link", "set", name, "up")
-    return space
+        host.run("ip", "link", "add", name, "type", "vxlan", *settings.split())
+        host.run("ip", "link", "set", name, "up")
+    return host
 
 
 def with_all_exits(

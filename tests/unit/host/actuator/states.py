@@ -12,8 +12,7 @@ from typing import Any
 from tests.support.netns import Namespace
 from tests.unit.host.actuator.tun import NETWORK, SUBNET
 from tests.unit.host.conftest import run_inside
-from tunneld.backend.base import VxlanDevice
-from tunneld.backend.mac import MacAddress
+from tests.unit.host.vxlan import PEER_MAC, WANTED, WANTED_V6
 from tunneld.fib.diff import difference
 from tunneld.fib.state import (
     Device,
@@ -54,25 +53,8 @@ ENV = SubnetEnv(
     ip_masq=True,
 )
 
-MAC = MacAddress("0e:2a:00:00:00:01")
-PEER_MAC = MacAddress("0e:2a:00:00:00:02")
-FLANNEL_1 = VxlanDevice(
-    name="flannel.1",
-    vni=1,
-    port=8472,
-    local=IPv4Address("192.0.2.1"),
-    mac=MAC,
-    gbp=False,
-    learning=False,
-    mtu_bytes=1430,
-    address=IPv4Address("10.5.1.0"),
-)
-FLANNEL_V6_1 = replace(
-    FLANNEL_1,
-    name="flannel-v6.1",
-    local=IPv6Address("2001:db8::1"),
-    address=IPv6Address("fd00:5:0:1::"),
-)
+FLANNEL_1 = replace(WANTED, mtu_bytes=1430)
+FLANNEL_V6_1 = replace(WANTED_V6, address=IPv6Address("fd00:5:0:1::"))
 KERNEL_VXLAN = HostState(
     vxlan_devices=frozenset({FLANNEL_1, FLANNEL_V6_1}),
     neighbours=frozenset(

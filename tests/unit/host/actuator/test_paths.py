@@ -15,7 +15,6 @@ from tests.unit.host.actuator.states import (
     HOST_GW,
     KERNEL_VXLAN,
     NETWORK_V6,
-    PEER_MAC,
     STATES,
     UNREACHABLE,
     actuated,
@@ -24,6 +23,7 @@ from tests.unit.host.actuator.states import (
 )
 from tests.unit.host.actuator.tun import NETWORK
 from tests.unit.host.conftest import eventually, run_inside
+from tests.unit.host.vxlan import PEER_MAC
 from tunneld.backend.mac import MacAddress
 from tunneld.fib.diff import difference
 from tunneld.fib.state import EngineState, HostState, State
