@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -16,8 +17,12 @@ async def opened(options: StoreOptions) -> AsyncIterator[Store]:
     Raises:
         UsageError: the options do not fit together.
     """
+    # A command ends with what went wrong; what the log says on the way is the daemon's.
+    log, unheard = logging.getLogger("tunneld"), logging.NullHandler()
     store = open_store(options)
+    log.addHandler(unheard)
     try:
         yield store
     finally:
         await store.close()
+        log.removeHandler(unheard)

@@ -175,6 +175,20 @@ def test_module_can_be_run() -> None:
     assert result.stdout == f"tunneld {__version__}\n"
 
 
+def test_a_store_that_is_away_is_one_line() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "tunneld", "leases", "--store", "sqlite:/nonexistent/leases.db"],
+        capture_output=True,
+        text=True,
+        timeout=60 * PATIENCE,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("tunneld: store file /nonexistent/leases.db cannot be used")
+    assert result.stderr.count("\n") == 1
+
+
 def test_reader_that_stops_reading_is_no_traceback() -> None:
     result = subprocess.run(
         ["sh", "-c", f"{sys.executable} -m tunneld run --help | true"],
