@@ -51,17 +51,17 @@ def open_store(options: StoreOptions) -> Store:
         return _sqlite(options.path, options.prefix)
     if not options.endpoints:
         raise UsageError("store etcd has no endpoint: name one, as http://127.0.0.1:2379")
-    if (options.certfile is None) != (options.keyfile is None):
-        raise UsageError(
-            "a client certificate needs both its certificate and its key: "
-            f"certfile is {options.certfile}, keyfile is {options.keyfile}; name both"
-        )
-    if (options.username is None) != (options.password_file is None):
-        raise UsageError(
-            "a user of etcd needs both a name and a password file: "
-            f"username is {options.username}, password file is {options.password_file}; name both"
-        )
+    _require_both(certfile=options.certfile, keyfile=options.keyfile)
+    _require_both(username=options.username, password_file=options.password_file)
     return _etcd(options)
+
+
+def _require_both(**options: object) -> None:
+    given = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
+    missing = [name.replace("_", "-") for name in options if options[name] is None]
+    if given and missing:
+        (name, value), (other,) = *given.items(), missing
+        raise UsageError(f"--etcd-{name} is {value}; give --etcd-{other} too, or neither")
 
 
 # Only the store that is used is loaded: gRPC takes longer than all the rest of `tunneld status`.

@@ -132,3 +132,22 @@ def test_user_reads_its_prefix_and_nothing_else(etcd: EtcdServer, tmp_path: Path
 def crash_and_restart(etcd: EtcdServer) -> None:
     etcd.kill()
     etcd.start()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "says"),
+    [
+        ("http://127.0.0.1:1", "does not answer: Connection refused; check"),
+        # The second where there is no name server to ask.
+        ("http://etcd.invalid:2379", "answer: (Name or service not|Temporary failure in name)"),
+    ],
+)
+def test_what_keeps_etcd_from_answering_is_said_in_the_systems_words(
+    endpoint: str, says: str
+) -> None:
+    async def main() -> None:
+        async with opened_with(StoreOptions(endpoints=(endpoint,))) as store:
+            with pytest.raises(StoreUnavailableError, match=says):
+                await store.read()
+
+    run(main())

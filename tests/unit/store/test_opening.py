@@ -39,16 +39,20 @@ def test_text_that_is_no_endpoint_is_a_usage_error(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "says"),
     [
-        StoreOptions(kind="sqlite"),
-        StoreOptions(endpoints=()),
-        StoreOptions(certfile=Path("c.crt")),
-        StoreOptions(username="u"),
+        (StoreOptions(kind="sqlite"), "expected sqlite:PATH"),
+        (StoreOptions(endpoints=()), "no endpoint"),
+        (StoreOptions(certfile=Path("c.crt")), "certfile is c.crt; give --etcd-keyfile too"),
+        (StoreOptions(keyfile=Path("c.key")), "keyfile is c.key; give --etcd-certfile too"),
+        (StoreOptions(username="u"), "username is u; give --etcd-password-file too"),
+        (StoreOptions(password_file=Path("p")), "password-file is p; give --etcd-username too"),
     ],
 )
-def test_options_that_do_not_fit_together_are_a_usage_error(options: StoreOptions) -> None:
-    with pytest.raises(UsageError):
+def test_options_that_do_not_fit_together_are_a_usage_error(
+    options: StoreOptions, says: str
+) -> None:
+    with pytest.raises(UsageError, match=says):
         open_store(options)
 
 

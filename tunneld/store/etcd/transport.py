@@ -10,6 +10,8 @@ Source: etcd `server/etcdserver/api/v3rpc/rpctypes/error.go` (messages).
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -278,7 +280,18 @@ def _translated(endpoint: Endpoint, error: Exception, timeout_s: float) -> Store
         case TimeoutError():
             return _unavailable(endpoint, f"no answer within {timeout_s:g} s")
         case _:
-            return _unavailable(endpoint, str(error) or type(error).__name__)
+            return _unavailable(endpoint, _in_words(error))
+
+
+def _in_words(error: Exception) -> str:
+    match error:
+        case socket.gaierror(strerror=str() as words):
+            return words
+        case OSError(errno=int() as number) if not isinstance(error, ssl.SSLError):
+            # Its text is asyncio's, with the address as Python writes it.
+            return os.strerror(number)
+        case _:
+            return str(error) or type(error).__name__
 
 
 def _unavailable(endpoint: Endpoint, cause: str) -> StoreUnavailableError:
