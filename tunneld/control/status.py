@@ -22,6 +22,7 @@ from tunneld.peer import Peer
 
 if TYPE_CHECKING:  # the command line shows a status without loading the data path
     from tunneld.engine import AdjacencyCounters
+    from tunneld.fib.state import FirewallMode
     from tunneld.host.netlink import DeviceCounters
     from tunneld.host.scheduling import Policy
 
@@ -45,6 +46,15 @@ class BackendStatus:
     mtu_bytes: int | None
     scheduling: Policy | None = None
     """Of the data threads; None: there are none, or they do not all have the same of these."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FirewallStatus:
+    """What the operator has asked for; what is left out, rules of his own must do."""
+
+    mode: FirewallMode = "auto"
+    forward_rules: bool = True
+    """Whether forwarding from and to the network is accepted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +106,7 @@ class StatusInput:
     expires_at: str | None
     """UTC, ISO 8601; None: unknown, or never."""
     backend: BackendStatus | None
+    firewall: FirewallStatus = field(default_factory=FirewallStatus)
     store: StoreStatus
     offloads: Mapping[str, str] = field(default_factory=dict)
     """By name: `on`, `off`, `unsupported` or `fallback: <why>`; none before the data path is."""
@@ -146,6 +157,7 @@ def render_status(status: StatusInput) -> dict[str, Any]:
             "mtu_bytes": None if backend is None else backend.mtu_bytes,
             "scheduling": None if backend is None else backend.scheduling,
         },
+        "firewall": asdict(status.firewall),
         "store": {
             "kind": store.kind,
             "connected": store.connected,

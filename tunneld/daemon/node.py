@@ -19,7 +19,7 @@ from tunneld.backend.base import Backend
 from tunneld.config import RunOptions
 from tunneld.control.health import HealthServer
 from tunneld.control.server import ControlServer
-from tunneld.control.status import render_status
+from tunneld.control.status import FirewallStatus, render_status
 from tunneld.daemon.cache import Cache
 from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.membership import Membership
@@ -91,7 +91,13 @@ class Node:
             )
             self._membership = Membership(store, keeper, options.store.prefix)
             self._cache = Cache(self._state_dir, f"{store.status().kind} {options.store.prefix}")
-            self._report = Report(node_id=self._state_dir.node_id, membership=self._membership)
+            self._report = Report(
+                node_id=self._state_dir.node_id,
+                membership=self._membership,
+                firewall=FirewallStatus(
+                    mode=options.firewall, forward_rules=options.iptables_forward_rules
+                ),
+            )
             self._watchdog = Watchdog(self._notifier, self._report)
             await self._open_faces(stack)
             # Last in, first out: said before anything is taken down.

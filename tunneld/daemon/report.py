@@ -14,6 +14,7 @@ from tunneld.backend.base import Backend, Reach
 from tunneld.control.health import Health
 from tunneld.control.status import (
     BackendStatus,
+    FirewallStatus,
     PeerStatus,
     ReachStatus,
     StatusInput,
@@ -35,9 +36,10 @@ NO_TRAFFIC = AdjacencyCounters()
 class Report:
     """The node as it can be seen from outside, from its first moment on."""
 
-    def __init__(self, *, node_id: str, membership: Membership) -> None:
+    def __init__(self, *, node_id: str, membership: Membership, firewall: FirewallStatus) -> None:
         self._node_id = node_id
         self._membership = membership
+        self._firewall = firewall
         self.phase: NodeState = "starting"
         self.network: str | None = None
         """The text of the network config in force."""
@@ -117,6 +119,7 @@ class Report:
                 self._membership.expires_at_s, monotonic_now_s=now_s, wall_now=wall
             ),
             backend=self._backend_status(),
+            firewall=self._firewall,
             store=self._membership.store_status(),
             offloads=engine.offloads() if engine else {},
             peers=self._peers(counters, now_s, wall),

@@ -80,6 +80,7 @@ def check(
         ]
     flags = _FLAGS + (_FLAGS_V6 if lease.ipv6 is not None else ())
     off += _daemon_json(daemon_json, drop_ins, flags)
+    notes = [_NFTABLES_NOTE] if backend == "nftables" else []
     for net in lease.nets:
         family = net.subnet.version
         if _read(_FORWARDING[family]).strip() != "1":
@@ -92,7 +93,10 @@ def check(
                 f"{program}: {line}; tunneld puts it there"
                 for line in rules.missing(text, net, lease)
             ]
-    notes = [_NFTABLES_NOTE] if backend == "nftables" else []
+            notes += [
+                f"{program}: {line}; whether others accept them cannot be seen from here"
+                for line in rules.left(text, net, lease)
+            ]
     return Finding(seen=tuple(seen), off=tuple(off), notes=tuple(notes))
 
 

@@ -5,8 +5,8 @@ Path of a lease: `host.subnet_env`, `control` -> **`docker.lease`** -> `docker.n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +36,9 @@ class LocalLease:
     devices: tuple[str, ...] | None = None
     """The overlay devices; empty: there are none, packets come by the underlay as they are
     (`host-gw`). None: no daemon is ready to tell."""
+    left: Mapping[str, str] = field(default_factory=dict)
+    """Tables of iptables in which rules of the operator must accept the overlay, since the daemon
+    is not to, with the option that says so."""
     problems: tuple[str, ...] = ()
     """What the daemon itself finds wrong, a line each."""
 
@@ -102,6 +105,7 @@ def read(subnet_file: Path, control_socket: Path) -> LocalLease:
     return replace(
         lease,
         devices=None if is_starting else tuple(status["backend"]["devices"]),
+        left=_left(status["firewall"]),
         problems=tuple(_problems(status, lease)),
     )
 
@@ -110,6 +114,12 @@ def _net(network: _Net | None, subnet: _Net | None) -> OverlayNet[_Net] | None:
     if network is None or subnet is None:
         return None
     return OverlayNet(network=network, subnet=subnet)
+
+
+def _left(firewall: Mapping[str, Any]) -> dict[str, str]:
+    if firewall["mode"] in ("nftables", "off"):
+        return dict.fromkeys(("filter", "raw"), f"--firewall={firewall['mode']}")
+    return {} if firewall["forward_rules"] else {"filter": "--iptables-forward-rules=false"}
 
 
 def _problems(status: dict[str, Any], lease: LocalLease) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Whether the packet filter lets the overlay's packets reach Docker's containers. Reads only.
 
-The daemon puts its accepts among Docker's rules and keeps them there; this looks from outside.
+The daemon puts its accepts among Docker's rules and keeps them there, unless it is told to leave
+them to the operator; this looks from outside.
 
 Source: `host.firewall.layout` for where they belong; iptables-save(8).
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 
 from tunneld.docker.lease import AnyNet, LocalLease
 from tunneld.errors import HostError
@@ -32,16 +34,48 @@ def listings(version: int) -> dict[str, str]:
 
 
 def missing(text: str, net: AnyNet, lease: LocalLease) -> list[str]:
-    """Returns what the rules lack for packets of the overlay to pass, a line each.
+    """Returns what the daemon's rules lack for packets of the overlay to pass, a line each.
 
     Args:
         text: the output of iptables-save or ip6tables-save.
         net: the overlay in that family.
         lease: of this host. Nothing is known to lack while nobody tells its devices.
     """
+    tables = layout.parse(text)
+    own = layout.own_rules(tables, lease.owner)
+    return [
+        f"the chain {jump.chain} of table {name} drops packets of the overlay, and does not lead "
+        f"to {jump.target}, which accepts them"
+        for name, jump, _ in _needed(tables, net, lease)
+        if name not in lease.left
+        and (not own.get(name, {}).get(jump.target) or jump.rule not in _rules(tables, name, jump))
+    ]
+
+
+def left(text: str, net: AnyNet, lease: LocalLease) -> list[str]:
+    """Returns what rules of the operator must accept, since the daemon is not to, a line each.
+
+    Nothing is said where exactly the rules are there that the daemon would have.
+    """
+    tables = layout.parse(text)
+    found = []
+    for name, jump, accepts in _needed(tables, net, lease):
+        wanted = [layout.bare(rule) for rule in accepts]
+        if name in lease.left and not set(wanted) <= set(_rules(tables, name, jump)):
+            found.append(
+                f"the chain {jump.chain} of table {name} drops packets of the overlay unless rules "
+                f"of yours accept them, since tunneld runs with {lease.left[name]}; it would have "
+                f"there: {'; '.join(wanted)}"
+            )
+    return found
+
+
+def _needed(
+    tables: layout.Tables, net: AnyNet, lease: LocalLease
+) -> Iterator[tuple[str, layout.Jump, tuple[str, ...]]]:
+    """Yields where packets of the overlay are dropped: table, jump, and the rules it leads to."""
     if lease.devices is None:
-        return []
-    tables, owner = layout.parse(text), lease.owner
+        return
     wanted = FamilyRules(
         version=4 if net.subnet.version == 4 else 6,
         network=net.network,
@@ -49,18 +83,13 @@ def missing(text: str, net: AnyNet, lease: LocalLease) -> list[str]:
         devices=lease.devices,
         direct=not lease.devices,
     )
-    own = layout.own_rules(tables, owner)
-    found = []
-    for name, needed in layout.beside_nftables(tables, owner, wanted).items():
-        there = own.get(name, {})
+    for name, needed in layout.beside_nftables(tables, lease.owner, wanted).items():
         for jump in needed.jumps:
-            rules = tables[name].rules.get(jump.chain, [])
-            if not there.get(jump.target) or jump.rule not in rules:
-                found.append(
-                    f"the chain {jump.chain} of table {name} drops packets of the overlay, and "
-                    f"does not lead to {jump.target}, which accepts them"
-                )
-    return found
+            yield name, jump, needed.chains[jump.target]
+
+
+def _rules(tables: layout.Tables, name: str, jump: layout.Jump) -> list[str]:
+    return tables[name].rules.get(jump.chain, [])
 
 
 def _run(program: str) -> str:

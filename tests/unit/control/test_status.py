@@ -98,6 +98,7 @@ def test_document_of_a_host_with_one_peer() -> None:
             "mtu_bytes": 1472,
             "scheduling": "batch",
         },
+        "firewall": {"mode": "auto", "forward_rules": True},
         "store": {
             "kind": "etcd",
             "connected": True,

@@ -195,6 +195,11 @@ def translates(tables: Tables, owner: str) -> bool:
     return any(not is_keeping(led) and led not in own for led in map(target, rules))
 
 
+def bare(rule: str) -> str:
+    """Returns a rule of ours as somebody else would write it."""
+    return rule.replace(f" {_COMMENT}", "")
+
+
 def is_keeping(chain: str | None) -> bool:
     """Returns whether a chain is of ours, of whichever daemon, and only keeps sources."""
     return chain is not None and chain.startswith(f"{_OWN}KEEP-")
