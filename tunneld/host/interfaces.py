@@ -140,7 +140,7 @@ def by_default_routes(
             )
     if found is None:
         raise InterfaceError(
-            f"no underlay interface: there is no default route to take it from; there is "
+            f"no underlay interface: there is no default route to take it from; there are "
             f"{listing(interfaces)}: choose with --iface"
         )
     return found

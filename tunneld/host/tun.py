@@ -105,9 +105,10 @@ def _open(template: str, queues: int) -> Tun:
 
 def _explain(template: str, error: OSError) -> TunDeviceError | CapabilityError:
     code = error.errno
+    name = template.replace("%d", "0")
     if code == errno.EPERM:
         return CapabilityError(
-            f"cannot make TUN device {template}: not permitted; expected CAP_NET_ADMIN: "
+            f"cannot make TUN device {name}: not permitted; expected CAP_NET_ADMIN: "
             "run as root or grant the capability"
         )
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
@@ -121,13 +122,18 @@ def _explain(template: str, error: OSError) -> TunDeviceError | CapabilityError:
             f"cannot open {CLONE_DEVICE}: access denied; expected a readable and writable "
             "device: check its mode and the device policy of the service or container"
         )
+    if code == errno.ENOTTY:
+        return TunDeviceError(
+            f"cannot use {CLONE_DEVICE}: it is not the TUN driver's; expected its character "
+            f"device: pass it into the container, or put it back (mknod {CLONE_DEVICE} c 10 200)"
+        )
     if code == errno.EBUSY:
         return TunDeviceError(
-            f"cannot make TUN device {template}: a device of that name is there and held; "
-            f"expected a free name: see `ip -d link show {template}` and end its holder"
+            f"cannot make TUN device {name}: a device of that name is there and held; "
+            f"expected a free name: see `ip -d link show {name}` and end its holder"
         )
     reason = os.strerror(code) if code else str(error)
     return TunDeviceError(
-        f"cannot make TUN device {template}: {reason}; expected a kernel TUN driver with "
+        f"cannot make TUN device {name}: {reason}; expected a kernel TUN driver with "
         "multi_queue and vnet_hdr"
     )

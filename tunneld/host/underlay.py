@@ -119,7 +119,7 @@ async def find_underlay(
             return _underlay(found, wanted, selection, families)
     if tried:
         raise InterfaceError(
-            f"no underlay interface: {'; '.join(tried)}; there is {listing(interfaces)}: "
+            f"no underlay interface: {'; '.join(tried)}; there are {listing(interfaces)}: "
             "correct --iface, --iface-regex or --iface-can-reach"
         )
 
@@ -129,7 +129,7 @@ async def find_underlay(
             found, wanted = by_name_or_address(str(public), interfaces)
         except NoMatchError as error:
             raise InterfaceError(
-                f"no underlay interface: {error} (the public IP); there is "
+                f"no underlay interface: {error} (the public IP); there are "
                 f"{listing(interfaces)}: behind NAT, name the interface with --iface"
             ) from error
         return _underlay(found, wanted, selection, families)

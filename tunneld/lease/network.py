@@ -246,7 +246,7 @@ class _Family(Generic[_Network, _Address]):
         self._check_bound(network, subnet_len, upper, f"{self.prefix}SubnetMax")
         if int(lower) > int(upper):
             raise NetworkConfigError(
-                f"{self.prefix}SubnetMin {lower} is behind {self.prefix}SubnetMax {upper}: "
+                f"{self.prefix}SubnetMin {lower} is above {self.prefix}SubnetMax {upper}: "
                 "no host could get a subnet; set SubnetMin to the smaller of the two"
             )
         return Pool(self.prefix, network, subnet_len, lower, upper)

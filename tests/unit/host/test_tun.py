@@ -122,9 +122,18 @@ def test_missing_clone_device_is_one_clear_line() -> None:
     assert "\n" not in said
 
 
+def test_another_file_in_the_place_of_the_clone_device_is_one_clear_line() -> None:
+    said = refusal(
+        OPEN, "unshare", "-m", "sh", "-c", 'mount --bind /dev/null /dev/net/tun; exec "$@"', "-"
+    )
+    assert said.startswith("TunDeviceError: cannot use /dev/net/tun: it is not the TUN driver's")
+    assert "mknod /dev/net/tun c 10 200" in said
+    assert "\n" not in said
+
+
 def test_missing_capability_is_one_clear_line(space: Namespace) -> None:
     said = refusal(OPEN, *space.command(*without("net_admin")))
-    assert said.startswith("CapabilityError: cannot make TUN device flannel%d: not permitted")
+    assert said.startswith("CapabilityError: cannot make TUN device flannel0: not permitted")
     assert "CAP_NET_ADMIN" in said
 
 

@@ -82,7 +82,7 @@ def test_ipv6_defaults_are_flannels() -> None:
         ({"EnableIPv4": False}, "switches off both"),
         (
             {"Network": "10.0.0.0/16", "SubnetMin": "10.0.9.0", "SubnetMax": "10.0.8.0"},
-            "SubnetMin 10.0.9.0 is behind SubnetMax 10.0.8.0",
+            "SubnetMin 10.0.9.0 is above SubnetMax 10.0.8.0",
         ),
         (
             {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00::/125"},
