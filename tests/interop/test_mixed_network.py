@@ -12,13 +12,7 @@ from typing import Any
 import pytest
 
 from tests.interop.exchange import send_stream
-from tests.interop.network import (
-    PREFIX,
-    UDP_PORT,
-    Host,
-    Network,
-    pings,
-)
+from tests.interop.network import PREFIX, UDP_PORT, Host, Network, pings
 from tests.support.capture import Capture
 from tests.support.wait import wait_until
 

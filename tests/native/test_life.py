@@ -10,14 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import (
-    TIMEOUT_S,
-    Host,
-    engine_on_tun,
-    network,
-    over_ipv4,
-    pause,
-)
+from tests.native.hosts import TIMEOUT_S, Host, engine_on_tun, network, over_ipv4, pause
 from tests.native.packets import inner
 from tests.support.netns import Namespace
 from tests.support.wait import wait_until
