@@ -6,13 +6,15 @@ process is dead, so that a killed run does not stay for ever.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import os
 import re
 import signal
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +25,8 @@ from tests.support.wait import PATIENCE, wait_until
 
 NAME = re.compile(r"^tnt-[a-z0-9]+-(?P<pid>\d+)(?:x\d+)?-[A-Za-z0-9.-]+$")
 
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
 _numbers = itertools.count(1)
 
 
@@ -135,6 +139,25 @@ class Namespace(Place):
 
     def pids(self) -> list[int]:
         return [int(pid) for pid in run("ip", "netns", "pids", self.name, check=False).split()]
+
+
+@contextmanager
+def inside(space: Namespace) -> Iterator[None]:
+    """Moves this thread, and what it starts meanwhile, into a namespace, and back."""
+    with (
+        open("/proc/thread-self/ns/net", "rb") as home,
+        open(f"/run/netns/{space.name}", "rb") as there,
+    ):
+        _set_namespace(there.fileno(), space.name)
+        try:
+            yield
+        finally:
+            _set_namespace(home.fileno(), "the namespace of before")
+
+
+def _set_namespace(fd: int, name: str) -> None:
+    if _libc.setns(fd, _CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), f"setns to {name}")
 
 
 class Rig:

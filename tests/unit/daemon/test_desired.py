@@ -7,10 +7,9 @@ from typing import Literal
 
 import pytest
 
-from tests.support.netns import Rig
+from tests.support.netns import Rig, inside
 from tests.unit.backend.values import Family
 from tests.unit.daemon.node import A_V6, A, B, MakeNode, lease, targets, to_peers
-from tests.unit.host.conftest import inside
 from tunneld.fib.state import Route
 from tunneld.lease.model import IPNetwork
 

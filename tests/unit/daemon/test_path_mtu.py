@@ -9,10 +9,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from tests.support.narrow_path import FAR, FAR_V6, NEAR, NEAR_V6, narrow_path
-from tests.support.netns import Namespace, Rig
+from tests.support.netns import Namespace, Rig, inside
 from tests.support.wait import wait_until
 from tests.unit.backend.values import HERE, PEER_MAC, backend
-from tests.unit.host.conftest import inside
 from tunneld.backend.base import Adjacency, Reach
 from tunneld.daemon.path_mtu import PathMtus
 from tunneld.host.path_mtu import path_mtu

@@ -11,8 +11,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.support.netns import Rig
-from tests.unit.host.conftest import inside
+from tests.support.netns import Rig, inside
 from tunneld.docker.options import Form, foreign_route, render
 from tunneld.errors import DockerError
 

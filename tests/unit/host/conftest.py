@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 import uvloop
 
-from tests.support.netns import Namespace, Rig
+from tests.support.netns import Namespace, Rig, inside
 from tests.support.wait import PATIENCE
 from tunneld.host.netlink import Netlink
 from tunneld.host.tun import Tun, open_tun
 
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 _T = TypeVar("_T")
 
 REPOSITORY = Path(__file__).resolve().parents[3]
-
-
-def _enter(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        if _libc.setns(fd, _CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns to {path}")
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def inside(space: Namespace) -> Iterator[None]:
-    """Moves this thread, and the threads and processes it starts, into a namespace."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        _enter(f"/run/netns/{space.name}")
-        yield
-    finally:
-        assert _libc.setns(home, _CLONE_NEWNET) == 0
-        os.close(home)
 
 
 def run_inside(space: Namespace, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:

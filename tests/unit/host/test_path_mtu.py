@@ -6,9 +6,8 @@ from ipaddress import IPv4Address
 import pytest
 
 from tests.support.narrow_path import FAR, FAR_V6, NEAR, NEAR_V6, narrow_path
-from tests.support.netns import Rig
+from tests.support.netns import Rig, inside
 from tests.support.wait import wait_until
-from tests.unit.host.conftest import inside
 from tunneld.errors import HostError
 from tunneld.host.path_mtu import path_mtu
 from tunneld.host.sockets import open_underlay_sockets

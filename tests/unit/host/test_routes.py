@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.netns import Namespace
-from tests.unit.host.conftest import inside, overlay, run_inside
+from tests.support.netns import Namespace, inside
+from tests.unit.host.conftest import overlay, run_inside
 from tunneld.errors import HostError
 from tunneld.fib.state import Route
 from tunneld.host.routes import Exits, Routes, Sources

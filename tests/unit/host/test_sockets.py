@@ -7,9 +7,9 @@ from ipaddress import IPv4Address, IPv6Address
 import pytest
 
 from tests.support.capture import Capture
-from tests.support.netns import Namespace, Rig
+from tests.support.netns import Namespace, Rig, inside
 from tests.support.wait import wait_until
-from tests.unit.host.conftest import inside, refusal, without
+from tests.unit.host.conftest import refusal, without
 from tunneld.errors import HostError, PortInUseError
 from tunneld.host.sockets import (
     IP_MTU_DISCOVER,

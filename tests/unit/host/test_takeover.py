@@ -12,9 +12,9 @@ import pytest
 
 from tests.interop.flanneld.build import flanneld_binary
 from tests.support.etcd import Etcd
-from tests.support.netns import Namespace
+from tests.support.netns import Namespace, inside
 from tests.support.wait import wait_until
-from tests.unit.host.conftest import inside, run_inside
+from tests.unit.host.conftest import run_inside
 from tunneld.host.firewall import layout
 from tunneld.host.netlink import Netlink
 from tunneld.host.takeover import (

@@ -9,8 +9,8 @@ import struct
 
 import pytest
 
-from tests.support.netns import Namespace
-from tests.unit.host.conftest import inside, overlay, refusal, run_inside, without
+from tests.support.netns import Namespace, inside
+from tests.unit.host.conftest import overlay, refusal, run_inside, without
 from tunneld.errors import TunDeviceError
 from tunneld.host import tun as tun_module
 from tunneld.host.tun import open_tun

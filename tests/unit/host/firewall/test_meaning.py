@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace, Rig
-from tests.unit.host.conftest import inside, run_inside
+from tests.support.netns import Namespace, Rig, inside
+from tests.unit.host.conftest import run_inside
 from tests.unit.host.firewall.site import (
     ADDRESSES,
     WANTED_IN_BOTH,
