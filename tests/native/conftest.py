@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.native.hosts import TIMEOUT_S, Host, inside, network, udp_socket
-from tests.support.netns import Namespace, Rig
+from tests.native.hosts import TIMEOUT_S, Host, network, udp_socket
+from tests.support.netns import Namespace, Rig, inside
 
 PeerSocket = Callable[[str], socket.socket]
 

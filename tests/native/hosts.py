@@ -6,7 +6,6 @@ this host, 127.0.0.2 the peer `b` with subnet 10.5.2.0/24, 127.0.0.3 the peer `c
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import select
@@ -17,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self, cast
 
-from tests.support.netns import Namespace
+from tests.support.netns import Namespace, inside
 from tests.support.process import thread_states
 from tests.support.wait import wait_until
 from tunneld import _native
@@ -28,52 +27,18 @@ VNET_HEADER = bytes(10)
 TIMEOUT_S = 60.0
 """How long a test waits for what comes at once where nobody else needs the processors."""
 
-CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA
 IFF_TUN, IFF_NO_PI, IFF_MULTI_QUEUE, IFF_VNET_HDR = 0x0001, 0x1000, 0x0100, 0x4000
 
-libc = ctypes.CDLL(None, use_errno=True)
 
+def udp_socket(address: str, port: int = PORT, *, is_shared: bool = False) -> socket.socket:
+    """Opens a bound socket with a large receive buffer; DF is always set, as in the daemon.
 
-@contextmanager
-def inside(space: Namespace) -> Iterator[None]:
-    """Moves this thread into a namespace, and back."""
-    with (
-        open("/proc/thread-self/ns/net", "rb") as home,
-        open(f"/run/netns/{space.name}", "rb") as there,
-    ):
-        if libc.setns(there.fileno(), CLONE_NEWNET) != 0:
-            raise OSError(ctypes.get_errno(), f"setns to {space.name}")
-        try:
-            yield
-        finally:
-            if libc.setns(home.fileno(), CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), "setns back")
-
-
-def udp_socket(address: str, port: int = PORT) -> socket.socket:
-    """Opens a bound socket with a large receive buffer; DF is always set, as in the daemon."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
-    sock.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
-    sock.bind((address, port))
-    return sock
-
-
-def shared_udp_socket(address: str, port: int = PORT) -> socket.socket:
-    """Opens one of several sockets on an address and port; the kernel keeps a peer on one."""
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
-    sock.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
-    sock.bind((address, port))
-    return sock
-
-
-def vxlan_socket(address: str, port: int) -> socket.socket:
-    """Opens a bound socket of either family; DF is always set, as in the daemon."""
+    `is_shared`: one of several on the address and port, of which the kernel keeps a peer on one.
+    """
     is_ipv6 = ":" in address
     sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
     sock.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)  # SO_RCVBUFFORCE
     if is_ipv6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

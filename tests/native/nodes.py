@@ -7,15 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tests.native.hosts import (
-    adjacency,
-    inside,
-    open_tun,
-    over_ipv4,
-    raw_icmp_socket,
-    shared_udp_socket,
-)
-from tests.support.netns import Namespace, Rig
+from tests.native.hosts import adjacency, open_tun, over_ipv4, raw_icmp_socket, udp_socket
+from tests.support.netns import Namespace, Rig, inside
 from tunneld import _native
 
 WORKERS = 2
@@ -53,7 +46,8 @@ def make_engine(space: Namespace, number: int) -> _native.Engine:
         with inside(space):
             tuns = [open_tun("flannel0") for _ in range(WORKERS)]
             sockets = [
-                opened.enter_context(shared_udp_socket(f"192.0.2.{number}")) for _ in range(WORKERS)
+                opened.enter_context(udp_socket(f"192.0.2.{number}", is_shared=True))
+                for _ in range(WORKERS)
             ]
             icmp = opened.enter_context(raw_icmp_socket())
         engine = _native.Engine(

@@ -10,8 +10,6 @@ import ctypes
 import errno
 import struct
 
-from tests.native.hosts import libc
-
 PR_SET_SECCOMP, SECCOMP_MODE_FILTER, PR_SET_NO_NEW_PRIVS = 22, 2, 38
 LOAD_WORD, JUMP_IF_EQUAL, JUMP_IF_SET, RETURN = 0x20, 0x15, 0x45, 0x06
 SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO = 0x7FFF_0000, 0x0005_0000
@@ -21,6 +19,8 @@ SYS_IOCTL = 16
 """On x86-64."""
 TUNSETOFFLOAD = 0x400454D0
 TUN_F_USO4, TUN_F_USO6 = 0x20, 0x40
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class _Program(ctypes.Structure):
@@ -44,5 +44,5 @@ def refuse_uso() -> None:
         (PR_SET_NO_NEW_PRIVS, 1, None),
         (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program)),
     ):
-        if libc.prctl(option, value, argument, 0, 0) != 0:
+        if _libc.prctl(option, value, argument, 0, 0) != 0:
             raise OSError(ctypes.get_errno(), f"prctl {option}")

@@ -9,9 +9,9 @@ import pytest
 from scapy.layers.inet import IP
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import Host, in_order, inside, network, pause, udp_socket
+from tests.native.hosts import Host, in_order, network, pause, udp_socket
 from tests.native.packets import inner, sized
-from tests.support.netns import Namespace
+from tests.support.netns import Namespace, inside
 
 HERE = ("127.0.0.1", 8285)
 HONEST = inner("10.5.2.2", "10.5.1.2")

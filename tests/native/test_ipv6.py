@@ -17,14 +17,13 @@ from tests.native.hosts import (
     Host,
     dual_stack,
     in_order,
-    inside,
     open_tun,
     over_ipv4,
     pause,
     udp_socket,
 )
 from tests.native.packets import inner_v6
-from tests.support.netns import Namespace
+from tests.support.netns import Namespace, inside
 from tests.support.wait import wait_until
 from tunneld import _native
 

@@ -16,7 +16,6 @@ from tests.native.hosts import (
     adjacency,
     dual_stack,
     in_order,
-    inside,
     network,
     pause,
     settings,
@@ -32,7 +31,7 @@ from tests.native.super_packets import (
     udp_super_packet_v6,
     vnet_header,
 )
-from tests.support.netns import Namespace, Rig
+from tests.support.netns import Namespace, Rig, inside
 from tests.support.wait import wait_until
 
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104

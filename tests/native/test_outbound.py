@@ -11,18 +11,9 @@ import pytest
 from scapy.layers.inet import IP
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import (
-    TIMEOUT_S,
-    Host,
-    adjacency,
-    in_order,
-    inside,
-    pause,
-    settings,
-    udp_socket,
-)
+from tests.native.hosts import TIMEOUT_S, Host, adjacency, in_order, pause, settings, udp_socket
 from tests.native.packets import icmp_error, inner, sized
-from tests.support.netns import Namespace, Rig
+from tests.support.netns import Namespace, Rig, inside
 from tests.support.wait import wait_until
 
 

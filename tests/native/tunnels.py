@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.native.hosts import adjacency, inside, open_tun, raw_icmp_socket, vxlan_socket
+from tests.native.hosts import adjacency, open_tun, raw_icmp_socket, udp_socket
 from tests.native.nodes import Node, make_node
-from tests.support.netns import Namespace, Rig
+from tests.support.netns import Namespace, Rig, inside
 from tunneld import _native
 
 VNI, PORT = 7, 8472
@@ -69,7 +69,7 @@ def make_engine(space: Namespace, family: Family, mtu_bytes: int) -> _native.Eng
         with inside(space):
             tun = open_tun(DEVICE)
             sockets = [
-                opened.enter_context(vxlan_socket(local, PORT if number == 0 else 0))
+                opened.enter_context(udp_socket(local, PORT if number == 0 else 0))
                 for number in range(1 + SOURCE_PORTS)
             ]
             icmp = opened.enter_context(raw_icmp_socket())
