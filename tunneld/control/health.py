@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -79,9 +80,12 @@ class HealthServer:
                     f" program has it (see: ss -ltnp 'sport = :{self._port}'); stop that, or give"
                     " another --healthz-port"
                 ) from error
+            # The error's own text is asyncio's, with the address as Python writes it.
+            reason = os.strerror(error.errno) if error.errno else str(error)
             raise HostError(
-                f"the health server cannot listen on {self._ip} port {self._port}:"
-                f" {error.strerror or error}; expected an address of this host: check --healthz-ip"
+                f"the health server cannot listen on {self._ip} port {self._port}: {reason};"
+                " expected an address of this host, and a port this user may bind: check"
+                " --healthz-ip and --healthz-port"
             ) from error
         self._port = self._server.sockets[0].getsockname()[1]
 
