@@ -28,6 +28,7 @@ from tunneld.backend.base import (
 )
 from tunneld.backend.families import (
     IP_HEADER_BYTES,
+    MIN_MTU_BYTES,
     UDP_HEADER_BYTES,
     families_of,
     overlay_mtu_bytes,
@@ -87,14 +88,13 @@ class _Vxlan:
 
     def overhead_bytes(self, family: Family) -> int:
         """Returns what the headers take: 50 bytes over IPv4, 70 over IPv6."""
-        outer = IP_HEADER_BYTES[family] + UDP_HEADER_BYTES
-        return outer + VXLAN_HEADER_BYTES + ETHERNET_HEADER_BYTES
+        return _overhead_bytes(family)
 
     def device_mtu_bytes(self, underlay_mtu_bytes: int) -> int:
         """Returns the MTU that fits whatever family a packet is of.
 
         Raises:
-            InterfaceError: the underlay, or `Backend.MTU`, leaves no room for a packet.
+            InterfaceError: the underlay leaves no room for a packet.
         """
         outer_mtu_bytes = self.outer_mtu_bytes or underlay_mtu_bytes
         return overlay_mtu_bytes(outer_mtu_bytes, self.overhead_bytes, self.families)
@@ -275,7 +275,7 @@ def from_config(
         "families": families,
         "vni": vni,
         "port": whole_number(config, "Port", default=0, least=0, most=65_535) or DEFAULT_PORT,
-        "outer_mtu_bytes": whole_number(config, "MTU", default=0, least=0, most=65_535) or None,
+        "outer_mtu_bytes": _outer_mtu_bytes(config, families),
         "gbp": switch(config, "GBP"),
         "wants_on_link": switch(config, "DirectRouting"),
         "source_check": source_check,
@@ -284,6 +284,23 @@ def from_config(
         remarks = (_KERNEL_CHECKS_NO_SOURCE,) if is_given(config, "SourceCheck") else ()
         return VxlanKernel(**common, learning=learning, remarks=remarks)
     return VxlanUserspace(**common, remarks=(_NOTHING_TO_LEARN,) if learning else ())
+
+
+def _overhead_bytes(family: Family) -> int:
+    outer = IP_HEADER_BYTES[family] + UDP_HEADER_BYTES
+    return outer + VXLAN_HEADER_BYTES + ETHERNET_HEADER_BYTES
+
+
+def _outer_mtu_bytes(config: NetworkConfig, families: Collection[Family]) -> int | None:
+    mtu_bytes = whole_number(config, "MTU", default=0, least=0, most=65_535)
+    overhead = max(map(_overhead_bytes, families))
+    least = max(MIN_MTU_BYTES[family] for family in families) + overhead
+    if 0 < mtu_bytes < least:
+        raise NetworkConfigError(
+            f"Backend.MTU {mtu_bytes} leaves {max(mtu_bytes - overhead, 0)} bytes for a packet; "
+            f"expected at least {least}; correct it, or leave it out for the interface's"
+        )
+    return mtu_bytes or None
 
 
 def _check_name(family: Family, vni: int) -> None:

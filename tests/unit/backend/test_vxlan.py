@@ -122,7 +122,23 @@ def test_mtu_option_is_the_outer_one() -> None:
     assert vxlan("ipv4", MTU=1400).device_mtu_bytes(1500) == 1350
     assert vxlan("ipv4", MTU=0).device_mtu_bytes(1500) == 1450
     with pytest.raises(InterfaceError, match="1349 leaves 1279"):
-        vxlan("dual", MTU=1349).device_mtu_bytes(1500)
+        vxlan("dual").device_mtu_bytes(1349)
+
+
+@pytest.mark.parametrize("datapath", ["userspace", "kernel"])
+@pytest.mark.parametrize(
+    # RFC 791 asks for packets of 68 bytes, RFC 8200 of 1280.
+    ("families", "least"),
+    [("ipv4", 68 + 50), ("dual", 1280 + 70), ("ipv6", 1280 + 70)],
+)
+def test_mtu_option_that_leaves_no_room_for_a_packet_is_refused_by_its_name(
+    families: Family, least: int, datapath: Literal["userspace", "kernel"]
+) -> None:
+    vxlan(families, datapath, MTU=least)
+    with pytest.raises(
+        NetworkConfigError, match=rf"^Backend\.MTU {least - 1} leaves .* expected at least {least}"
+    ):
+        vxlan(families, datapath, MTU=least - 1)
 
 
 def test_vtep_has_an_address_for_each_family() -> None:
