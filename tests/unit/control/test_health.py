@@ -128,7 +128,7 @@ def test_port_of_another_program_is_named(run: Run) -> None:
 
 def test_address_of_another_host_is_refused(run: Run) -> None:
     async def check() -> None:
-        with pytest.raises(HostError, match=": Cannot assign requested address; .*--healthz-ip"):
+        with pytest.raises(HostError, match=r": Cannot assign requested address; .*--healthz-ip"):
             await HealthServer(IPv4Address("192.0.2.1"), 0, lambda: WELL).start()
 
     run(check())
