@@ -6,6 +6,7 @@ that is done once, for whichever source wins.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,7 +97,10 @@ def _from_item(key: str, value: Any, path: Path) -> Given:  # noqa: ANN401 - any
     texts = _texts(option, value)
     if texts is None:
         expected = {"strings": "string or array of strings"}.get(option.file_type, option.file_type)
-        raise UsageError(f"{key} in the config file {path} has a wrong type: expected {expected}")
+        raise UsageError(
+            f"{key} in the config file {path}: {json.dumps(value, default=str)} has a wrong type; "
+            f"expected {expected}"
+        )
     return Given(texts, f"{key} in the config file {path}")
 
 
