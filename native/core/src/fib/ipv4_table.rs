@@ -1,12 +1,13 @@
-//! Longest-prefix match over IPv4: a multibit trie with strides of 16, 8 and up to 8 bits.
+//! Longest-prefix match over IPv4: a multibit trie of a root and at most two tables below it.
 //!
 //! A lookup is one to three loads from flat arrays. Prefixes are painted shortest first, each
-//! over the ones before, so that a slot always holds the longest prefix that covers it. A node of
-//! 256 slots is made only where a prefix is longer than the root can tell, and below it a leaf with
-//! just as many slots as the longest prefix there needs: subnets of 28 bits take 16 of them, one
-//! line of the cache, rather than 256.
+//! over the ones before, so that a slot always holds the longest prefix that covers it. A table is
+//! made only where a prefix is longer than what is above can tell, with just as many slots as the
+//! longest prefix there needs: 16 subnets of 28 bits side by side take one line of the cache. Where
+//! such tables would stand under most slots of another, both are one, which spares a load.
 //!
-//! Source: controlled prefix expansion, Srinivasan and Varghese 1999 (ACM TOCS 17:1).
+//! Source: controlled prefix expansion, Srinivasan and Varghese 1999 (ACM TOCS 17:1); level
+//! compression, Nilsson and Karlsson 1999 (IEEE JSAC 17:6).
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -14,26 +15,31 @@ use std::net::Ipv4Addr;
 use crate::fib::{AdjacencyId, Target};
 
 const ROOT_BITS: u8 = 16;
-const NODE_BITS: u8 = 8;
-const NODE_SLOTS: usize = 1 << NODE_BITS;
-/// Bits that root and nodes tell apart.
-const UPPER_BITS: u8 = ROOT_BITS + NODE_BITS;
+/// Bits that a table below the root tells apart where there are others below it.
+const UPPER_BITS: u8 = 8;
 
-/// Where the slots of a leaf lie: `1 << stride` of them, at a multiple of their number.
+/// A table begins at a line of the cache, which has 16 slots.
+const LINE_BITS: u32 = 4;
+/// Most lines: some eight million tables below tables, and 8 GB.
+const MAX_LINES: usize = 1 << Slot::STRIDE_SHIFT;
+const MAX_STRIDE: u32 = u32::BITS - ROOT_BITS as u32;
+
+/// Where the slots of a table lie: `1 << stride` of them.
 #[derive(Debug, Clone, Copy)]
-struct Leaf {
+struct Table {
     stride: u32,
     first: usize,
 }
 
-impl Leaf {
-    /// Returns the place of the slot for an address.
-    const fn slot(self, bits: u32) -> usize {
-        self.first + ((bits & 0xff) >> (8 - self.stride)) as usize
+impl Table {
+    /// Returns the place of the slot for the bits that what is above has not told apart; they
+    /// begin at the highest.
+    const fn slot(self, rest: u32) -> usize {
+        self.first + (rest >> (u32::BITS - self.stride)) as usize
     }
 }
 
-/// A slot: nothing, a target, or what lies one level down.
+/// A slot: nothing, a target, or the table one level down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Slot(u32);
 
@@ -43,8 +49,9 @@ impl Slot {
     const FIRST_ADJACENCY: u32 = 2;
     /// Marks a slot that leads down.
     const DOWN: u32 = 1 << 31;
-    /// In the slot above a leaf: where its stride less one stands.
-    const STRIDE_SHIFT: u32 = 28;
+    /// In such a slot: where stands how much less than the most the stride is. Below it stands the
+    /// line the table begins at.
+    const STRIDE_SHIFT: u32 = 27;
 
     const fn of(target: Target) -> Self {
         match target {
@@ -61,33 +68,19 @@ impl Slot {
         }
     }
 
-    /// Returns the slot above a node. There are at most 2^16 nodes.
-    const fn above_node(number: usize) -> Self {
-        Self(number as u32 | Self::DOWN)
+    const fn above(table: Table) -> Self {
+        let line = (table.first >> LINE_BITS) as u32;
+        Self(line | (MAX_STRIDE - table.stride) << Self::STRIDE_SHIFT | Self::DOWN)
     }
 
-    /// Returns the slot above a leaf, which tells its first slot by its own size: see [`lay_out`].
-    const fn above_leaf(leaf: Leaf) -> Self {
-        let number = (leaf.first >> leaf.stride) as u32;
-        Self(number | (leaf.stride - 1) << Self::STRIDE_SHIFT | Self::DOWN)
-    }
-
-    /// Returns the first slot of the node below a slot of the root.
-    const fn node(self) -> Option<usize> {
+    /// Returns the table below.
+    const fn table(self) -> Option<Table> {
         if self.0 & Self::DOWN == 0 {
             return None;
         }
-        Some((self.0 & !Self::DOWN) as usize * NODE_SLOTS)
-    }
-
-    /// Returns the leaf below a slot of a node.
-    const fn leaf(self) -> Option<Leaf> {
-        if self.0 & Self::DOWN == 0 {
-            return None;
-        }
-        let stride = ((self.0 & !Self::DOWN) >> Self::STRIDE_SHIFT) + 1;
-        let number = self.0 & ((1 << Self::STRIDE_SHIFT) - 1);
-        Some(Leaf { stride, first: (number as usize) << stride })
+        let stride = MAX_STRIDE - ((self.0 & !Self::DOWN) >> Self::STRIDE_SHIFT);
+        let line = self.0 & (MAX_LINES as u32 - 1);
+        Some(Table { stride, first: (line as usize) << LINE_BITS })
     }
 }
 
@@ -95,99 +88,133 @@ impl Slot {
 #[derive(Debug)]
 pub(super) struct Ipv4Table {
     root: Box<[Slot]>,
-    nodes: Vec<Slot>,
-    leaves: Box<[Slot]>,
+    /// Those of all tables.
+    slots: Box<[Slot]>,
 }
 
 impl Ipv4Table {
     /// Builds the table from first addresses, lengths and targets of prefixes, all distinct.
     pub(super) fn build(mut entries: Vec<(Ipv4Addr, u8, Target)>) -> Self {
-        let (places, slots) = lay_out(&entries);
+        let plan = Plan::of(&entries);
         // Order among equal lengths does not matter: such prefixes are disjoint.
         entries.sort_by_key(|(_, length, _)| *length);
         let mut table = Self {
             root: vec![Slot::EMPTY; 1 << ROOT_BITS].into_boxed_slice(),
-            nodes: Vec::new(),
-            leaves: vec![Slot::EMPTY; slots].into_boxed_slice(),
+            slots: vec![Slot::EMPTY; plan.slots].into_boxed_slice(),
         };
         for (address, length, target) in entries {
-            table.paint(address.to_bits(), length, Slot::of(target), &places);
+            table.paint(address.to_bits(), length, Slot::of(target), &plan);
         }
-        table.nodes.shrink_to_fit();
         table
     }
 
     pub(super) fn lookup(&self, address: Ipv4Addr) -> Option<Target> {
         let bits = address.to_bits();
         let mut slot = self.root[(bits >> 16) as usize];
-        if let Some(node) = slot.node() {
-            slot = self.nodes[node + (bits >> 8 & 0xff) as usize];
-            if let Some(leaf) = slot.leaf() {
-                slot = self.leaves[leaf.slot(bits)];
+        if let Some(table) = slot.table() {
+            let rest = bits << ROOT_BITS;
+            slot = self.slots[table.slot(rest)];
+            if let Some(lower) = slot.table() {
+                slot = self.slots[lower.slot(rest << UPPER_BITS)];
             }
         }
         slot.target()
     }
 
-    fn paint(&mut self, bits: u32, length: u8, slot: Slot, places: &HashMap<u32, Leaf>) {
+    fn paint(&mut self, bits: u32, length: u8, slot: Slot, plan: &Plan) {
         let first = (bits >> 16) as usize;
-        let Some(rest) = length.checked_sub(ROOT_BITS).filter(|rest| *rest > 0) else {
+        let Some(length) = length.checked_sub(ROOT_BITS).filter(|length| *length > 0) else {
             self.root[first..first + (1 << (ROOT_BITS - length))].fill(slot);
             return;
         };
-        let second = self.node_below(first) + (bits >> 8 & 0xff) as usize;
-        let Some(rest) = rest.checked_sub(NODE_BITS).filter(|rest| *rest > 0) else {
-            self.nodes[second..second + (1 << (NODE_BITS - rest))].fill(slot);
+        let (table, rest) = (plan.below_root[&first_bits(bits, ROOT_BITS)], bits << ROOT_BITS);
+        hang(table, &mut self.root[first], &mut self.slots);
+        let second = table.slot(rest);
+        if let Some(wider) = table.stride.checked_sub(u32::from(length)) {
+            self.slots[second..second + (1 << wider)].fill(slot);
             return;
-        };
-        let leaf = places[&(bits >> 8)];
-        self.hang(leaf, second);
-        let third = leaf.slot(bits);
-        self.leaves[third..third + (1 << (leaf.stride - u32::from(rest)))].fill(slot);
-    }
-
-    /// Returns the node below a slot of the root; a new one says in each slot what that said.
-    fn node_below(&mut self, at: usize) -> usize {
-        self.root[at].node().unwrap_or_else(|| {
-            let node = self.nodes.len();
-            self.nodes.resize(node + NODE_SLOTS, self.root[at]);
-            self.root[at] = Slot::above_node(node / NODE_SLOTS);
-            node
-        })
-    }
-
-    /// Hangs a leaf below a slot of a node, unless it is there; it says in each slot what that said.
-    fn hang(&mut self, leaf: Leaf, at: usize) {
-        if self.nodes[at].leaf().is_none() {
-            self.leaves[leaf.first..leaf.first + (1 << leaf.stride)].fill(self.nodes[at]);
-            self.nodes[at] = Slot::above_leaf(leaf);
         }
+        let lower = plan.below_upper[&first_bits(bits, ROOT_BITS + UPPER_BITS)];
+        let mut above = self.slots[second];
+        hang(lower, &mut above, &mut self.slots);
+        self.slots[second] = above;
+        let third = lower.slot(rest << UPPER_BITS);
+        let wider = lower.stride - u32::from(length - UPPER_BITS);
+        self.slots[third..third + (1 << wider)].fill(slot);
     }
 }
 
-/// Lays out the leaves: returns each by the first 24 bits of its addresses, and how many slots they
-/// have together.
-///
-/// Small ones come first, so that the number of a leaf, which counts in its own size what lies
-/// before it, is never above 2^24: there can be no more leaves.
-fn lay_out(entries: &[(Ipv4Addr, u8, Target)]) -> (HashMap<u32, Leaf>, usize) {
-    let mut strides: HashMap<u32, u32> = HashMap::new();
+/// Hangs a table below a slot, unless it is there; it says in each of its slots what that said.
+fn hang(table: Table, above: &mut Slot, slots: &mut [Slot]) {
+    if above.table().is_none() {
+        slots[table.first..table.first + (1 << table.stride)].fill(*above);
+        *above = Slot::above(table);
+    }
+}
+
+const fn first_bits(bits: u32, count: u8) -> u32 {
+    bits >> (u32::BITS - count as u32)
+}
+
+/// Which tables there are, and where each has its slots.
+struct Plan {
+    /// By the first 16 bits of addresses.
+    below_root: HashMap<u32, Table>,
+    /// By the first 24 bits; those under tables of [`UPPER_BITS`].
+    below_upper: HashMap<u32, Table>,
+    /// How many slots they have together.
+    slots: usize,
+}
+
+impl Plan {
+    fn of(entries: &[(Ipv4Addr, u8, Target)]) -> Self {
+        let below_root = strides(entries, ROOT_BITS);
+        let mut below_upper = strides(entries, ROOT_BITS + UPPER_BITS);
+        let mut apart: HashMap<u32, usize> = HashMap::new();
+        for (upper, stride) in &below_upper {
+            *apart.entry(upper >> UPPER_BITS).or_insert(1 << UPPER_BITS) += 1 << stride;
+        }
+        // Two tables in a row become one where that takes at most twice the slots.
+        let is_one = |first: &u32| {
+            let needed = 1usize << below_root[first];
+            apart.get(first).is_none_or(|apart| needed <= 2 * apart)
+        };
+        below_upper.retain(|upper, _| !is_one(&(upper >> UPPER_BITS)));
+        let below_root = below_root.iter().map(|(first, stride)| {
+            (*first, if is_one(first) { *stride } else { u32::from(UPPER_BITS) })
+        });
+        Self::lay_out(below_root.collect(), below_upper)
+    }
+
+    /// Gives the tables their slots, by the strides they have. Neighbours lie side by side.
+    fn lay_out(below_root: HashMap<u32, u32>, below_upper: HashMap<u32, u32>) -> Self {
+        let mut slots = 0usize;
+        let mut place = |strides: HashMap<u32, u32>| {
+            let mut strides: Vec<_> = strides.into_iter().collect();
+            strides.sort_unstable();
+            let tables = strides.into_iter().map(|(at, stride)| {
+                let first = slots;
+                slots = (first + (1 << stride)).next_multiple_of(1 << LINE_BITS);
+                (at, Table { stride, first })
+            });
+            tables.collect()
+        };
+        let (below_root, below_upper) = (place(below_root), place(below_upper));
+        assert!(slots >> LINE_BITS <= MAX_LINES, "a table of {slots} slots is not supported");
+        Self { below_root, below_upper, slots }
+    }
+}
+
+/// Returns what the longest of the prefixes needs beyond their first `above` bits, by those.
+fn strides(entries: &[(Ipv4Addr, u8, Target)], above: u8) -> HashMap<u32, u32> {
+    let mut strides = HashMap::new();
     for (address, length, _) in entries {
-        if let Some(needed) = length.checked_sub(UPPER_BITS).filter(|needed| *needed > 0) {
-            let stride = strides.entry(address.to_bits() >> 8).or_default();
+        if let Some(needed) = length.checked_sub(above).filter(|needed| *needed > 0) {
+            let stride = strides.entry(first_bits(address.to_bits(), above)).or_default();
             *stride = u32::from(needed).max(*stride);
         }
     }
-    let mut strides: Vec<_> = strides.into_iter().map(|(upper, stride)| (stride, upper)).collect();
-    strides.sort_unstable();
-    let mut slots = 0usize;
-    let mut places = HashMap::with_capacity(strides.len());
-    for (stride, upper) in strides {
-        let first = slots.next_multiple_of(1 << stride);
-        slots = first + (1 << stride);
-        places.insert(upper, Leaf { stride, first });
-    }
-    (places, slots)
+    strides
 }
 
 #[cfg(test)]
@@ -264,6 +291,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn tables_that_would_stand_side_by_side_become_one() {
+        let dense = (0..1 << 12).map(|i| (Ipv4Addr::from_bits(0x0a05_0000 | i << 4), 28));
+        let sparse = (0..1 << 6).map(|i| (Ipv4Addr::from_bits(0x0a06_0000 | i << 10), 28));
+        let nested = [(Ipv4Addr::new(10, 0, 0, 0), 8), (Ipv4Addr::new(10, 5, 26, 0), 24)];
+        let prefixes: Vec<_> = dense.chain(sparse).chain(nested).collect();
+        let entries = prefixes.iter().zip(0..);
+        let table = Ipv4Table::build(
+            entries.map(|((first, length), place)| (*first, *length, adjacency(place))).collect(),
+        );
+        let stride = |second: usize| table.root[0x0a00 | second].table().map(|table| table.stride);
+        assert_eq!((stride(5), stride(6), stride(7)), (Some(12), Some(8), None));
+        for ((first, length), place) in prefixes.iter().zip(0..(1 << 12) + (1 << 6)) {
+            let last = first.to_bits() | !mask(*length);
+            assert_eq!(table.lookup(Ipv4Addr::from_bits(last)), Some(adjacency(place)));
+        }
+        let between = Ipv4Addr::from_bits(0x0a06_0010);
+        assert_eq!(table.lookup(between), Some(adjacency((1 << 12) + (1 << 6))));
+    }
+
     /// xorshift64*: the same numbers in every run.
     struct Seeded(u64);
 
@@ -283,12 +330,14 @@ mod tests {
     #[test]
     fn agrees_with_a_search_through_a_list() {
         let mut random = Seeded(9);
-        for round in 0..60 {
+        for round in 0..90 {
             // A narrow block makes prefixes nest and neighbour each other.
             let spread = [0xffff_ffff, 0x0003_ffff, 0x0000_0fff][round % 3];
+            // Where none is long, tables below one another become one.
+            let longest = [32, 28, 26][round / 3 % 3];
             let mut list: Vec<(u32, u8, Target)> = Vec::new();
             for place in 0..200 {
-                let length = (random.next() % 33) as u8;
+                let length = (random.next() % (longest + 1)) as u8;
                 let first = (0x0a05_0000 ^ random.next() & spread) & mask(length);
                 if list.iter().all(|(other, len, _)| (*other, *len) != (first, length)) {
                     list.push((first, length, adjacency(place)));
@@ -321,7 +370,7 @@ mod tests {
         let entry = |i: u32| (Ipv4Addr::from_bits(i << 4), 28, adjacency(i));
         let entries = (0..1 << 20).map(entry).collect();
         let table = Ipv4Table::build(entries);
-        let slots = table.root.len() + table.nodes.capacity() + table.leaves.len();
+        let slots = table.root.len() + table.slots.len();
         assert!(slots * size_of::<Slot>() < 5_000_000);
         for i in [0, 1, 0x8_0000, (1 << 20) - 1] {
             assert_eq!(table.lookup(Ipv4Addr::from_bits(i << 4 | 9)), Some(adjacency(i)));
