@@ -121,15 +121,22 @@ class Actuator:
         A cancellation takes effect between two steps.
 
         Raises:
-            HostError: what failed; what came before it in that order is done.
+            HostError: what failed; what came before it in that order is done, and after routes
+                also the firewall: it serves those that are there.
         """
         async with self._lock:
             if families := _forwarded_families(change):
                 await finish(asyncio.to_thread(self._forwarding.switch_on, families))
             await self._apply_devices(change)
-            await self._apply_paths(change)
+            refusal = None
+            try:
+                await self._apply_paths(change)
+            except HostError as error:
+                refusal = error
             if change.firewall is not None:
                 await self._firewall.apply(change.firewall)
+            if refusal is not None:
+                raise refusal
             if change.subnet_env is not None:
                 await finish(
                     asyncio.to_thread(subnet_env.write, self._subnet_file, change.subnet_env)

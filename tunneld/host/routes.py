@@ -91,7 +91,7 @@ class Routes:
 
         Raises:
             HostError: a route of somebody else is in the way; the message names it. Or a device
-                is not there.
+                is not there. All other routes are as asked.
         """
         there = {family: await self._netlink.routes(family) for family in (4, 6)}
         ours = {
@@ -107,27 +107,42 @@ class Routes:
             if not self._is_ours(route, exits)
         }
         kept = set()
+        refusals = []
         for asked in sorted(put, key=_order):
-            wanted = _wanted(asked, exits)
-            place = _place(wanted)
+            place = _place_asked(asked)
             kept.add(place)
-            current = ours.get(place)
-            if current is not None and _plain(current) == wanted:
-                continue
-            # Two routes in one place: a replacement would hit either of them.
-            if current is not None and place in strange:
-                raise await self._in_the_way(wanted, exits)
-            for step in _steps(wanted):
-                if current is not None:
-                    await self._netlink.replace_route(step)
-                elif not await self._netlink.add_route(step):
-                    raise await self._in_the_way(wanted, exits)
-                current = step
+            try:
+                await self._put(asked, exits, ours.get(place), is_shared=place in strange)
+            except HostError as error:
+                refusals.append(str(error))
         gone = {_place_asked(route) for route in drop}
         for place, route in ours.items():
             # What nobody could have asked for is left over from a change cut short.
             if place not in kept and (place in gone or _as_asked(route, exits) is None):
                 await self._netlink.remove_route(route)
+        if refusals:
+            first, *others = refusals
+            raise HostError(f"{first}; and {len(others)} routes more" if others else first)
+
+    async def _put(
+        self, asked: Route, exits: Exits, current: KernelRoute | None, *, is_shared: bool
+    ) -> None:
+        """Puts a route, be it in place of `current`.
+
+        `is_shared`: there is one of somebody else beside that.
+        """
+        wanted = _wanted(asked, exits)
+        if current is not None and _plain(current) == wanted:
+            return
+        # Two routes in one place: a replacement would hit either of them.
+        if current is not None and is_shared:
+            raise await self._in_the_way(wanted, exits)
+        for step in _steps(wanted):
+            if current is not None:
+                await self._netlink.replace_route(step)
+            elif not await self._netlink.add_route(step):
+                raise await self._in_the_way(wanted, exits)
+            current = step
 
     async def change_source(self, index: int, sources: Sources) -> None:
         """Gives the routes to the TUN device a new preferred source.

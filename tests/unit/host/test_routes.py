@@ -116,6 +116,22 @@ def test_route_of_somebody_else_is_named_and_left_alone(space: Namespace) -> Non
     assert shown(space) == before
 
 
+def test_route_in_the_way_keeps_no_other_from_its_place(space: Namespace) -> None:
+    peers = [Route(destination=IPv4Network(f"10.5.{i}.0/24"), kind="overlay") for i in range(2, 6)]
+    space.bridge("br0", "192.0.2.1/24")
+    for taken in ("10.5.3.0/24", "10.5.4.0/24"):
+        space.run("ip", "route", "add", taken, "via", "192.0.2.9")
+
+    async def work(routes: Routes, exits: Exits) -> None:
+        await routes.apply(exits, put={OWN}, drop=())
+        said = r"10\.5\.3\.0/24 via 192\.0\.2\.9 dev br0 proto 3 is .*; and 1 routes more$"
+        with pytest.raises(HostError, match=said):
+            await routes.apply(exits, put=peers, drop={OWN})
+        assert await routes.observe(exits) == {peers[0], peers[3]}
+
+    with_routes(space, work)
+
+
 def test_routes_with_our_mark_but_of_another_device_or_network_are_not_ours(
     space: Namespace,
 ) -> None:

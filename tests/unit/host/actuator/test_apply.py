@@ -59,7 +59,7 @@ def test_device_that_somebody_deleted_is_an_error_with_its_name(
     assert everything(host) == before
 
 
-def test_route_in_the_way_is_an_error_and_the_rest_is_taken_down_again(
+def test_route_in_the_way_is_an_error_and_the_rest_is_there_and_taken_down_again(
     host: Namespace, tmp_path: Path
 ) -> None:
     host.run("ip", "route", "add", "10.5.0.0/16", "via", "192.0.2.9")
@@ -68,6 +68,10 @@ def test_route_in_the_way_is_an_error_and_the_rest_is_taken_down_again(
     async def work(actuator: Actuator) -> None:
         with pytest.raises(HostError, match=r"10\.5\.0\.0/16 via 192\.0\.2\.9 dev eth0"):
             await actuator.apply(whole(WANTED))
+        actual = await actuator.observe()
+        assert {route.kind for route in WANTED.routes - actual.routes} == {"overlay"}
+        assert actual.firewall == WANTED.firewall
+        assert actual.subnet_env is None
 
     run_actuated(host, tmp_path, work)
     assert everything(host) == before
