@@ -71,8 +71,8 @@ def with_all_exits(
     async def main() -> None:
         async with overlay() as (tun, netlink):
             space.run("ip", "address", "add", f"{ADDRESS}/32", "dev", tun.name)
-            space.run("ip", "address", "add", f"{ADDRESS_V6}/128", "dev", tun.name)
             space.run("ip", "link", "set", tun.name, "up")
+            space.add_ipv6(f"{ADDRESS_V6}/128", tun.name)
             there = {link.name: link.index for link in await netlink.links()}
             exits = Exits(
                 overlay=there[tun.name],
