@@ -1,5 +1,7 @@
 """Runs `tunneld-micro`: nanoseconds per packet, and instructions where valgrind is installed.
 
+A round takes every case in turn; all rounds of a case are kept.
+
 `python -m bench.micro [RAW.json]` from the root of the tree. Instructions are counted by
 valgrind's callgrind as the difference of two runs, so that set-up does not count.
 """
@@ -10,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -52,7 +55,7 @@ def main() -> None:
     done = subprocess.run((str(program),), capture_output=True, text=True, check=True)
     cases: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     has_valgrind = shutil.which("valgrind") is not None
-    print(f"{'case':<28} {'ns/packet':>10} {'instructions/packet':>20}")
+    print(f"{'case':<32} {'best ns':>10} {'median ns':>10} {'instructions':>14}")
     for case in cases:
         count = None
         # Setting up the table of a million prefixes takes valgrind too long.
@@ -61,7 +64,9 @@ def main() -> None:
             count = round((many - few) / RUNS / case["packets_per_run"], 1)
         case["instructions_per_packet"] = count
         shown = "-" if count is None else count
-        print(f"{case['name']:<28} {case['ns_per_packet']:>10} {shown:>20}", flush=True)
+        rounds = case["ns_per_packet"]
+        times = f"{min(rounds):>10.1f} {statistics.median(rounds):>10.1f}"
+        print(f"{case['name']:<32} {times} {shown:>14}", flush=True)
     if len(sys.argv) > 1:
         about = {"kind": "micro", "began": began.isoformat(timespec="seconds")}
         machine = {"machine": environment.describe()}

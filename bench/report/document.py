@@ -43,7 +43,10 @@ BLOCKS: Final[dict[str, dict[str, Callable[[dict[str, Any]], str]]]] = {
     },
     "backends": {"backends": lambda document: backends.as_page(evaluate(document))},
     "profile": {"profile": lambda document: tables.as_markdown(tables.profile(document))},
-    "micro": {"micro": lambda document: tables.as_markdown(tables.micro(document))},
+    "micro": {
+        "lookups": lambda document: tables.as_markdown(tables.lookups(document)),
+        "micro": lambda document: tables.as_markdown(tables.micro(document)),
+    },
     "memory": {"memory": lambda document: tables.as_markdown(tables.memory(document))},
     "recovery": {
         "faults": lambda document: tables.as_markdown(recovery.faults(document)),

@@ -1,8 +1,9 @@
 //! `tunneld-micro`: what the native core costs per packet, without any kernel in between.
 //!
-//! Without arguments it prints one JSON object per case, with the nanoseconds per packet (the
-//! best of several rounds). With a case and a number of rounds it runs just that and prints
-//! nothing, for a program that counts instructions.
+//! Without arguments it prints one JSON object per case, with the nanoseconds per packet in each
+//! round. A round takes every case in turn, so that what the machine does meanwhile happens to all
+//! of them. With a case and a number of runs it runs just that and prints nothing, for a program
+//! that counts instructions.
 
 // It measures: the clock and the command line are what it is for.
 #![allow(clippy::disallowed_methods)]
@@ -10,34 +11,61 @@
 mod cases;
 mod packets;
 
+use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use cases::{Case, cases};
 
-const ROUNDS: usize = 15;
+const ROUNDS: usize = 25;
 const ROUND_NS: u128 = 20_000_000;
+/// What part of a round goes before it, for the caches to hold what this case uses.
+const WARM_UP: usize = 4;
 
-/// Returns the nanoseconds per packet in the best of the rounds.
-fn measure(case: &mut Case) -> f64 {
-    let mut repeat = 1;
-    loop {
-        let start = Instant::now();
-        (0..repeat).for_each(|_| (case.run)());
-        if start.elapsed().as_nanos() >= ROUND_NS {
-            break;
+/// A case, and what was seen of it.
+struct Measured {
+    case: Case,
+    /// Runs in a round.
+    repeat: usize,
+    /// Nanoseconds per packet in each round.
+    rounds: Vec<f64>,
+}
+
+impl Measured {
+    /// Finds out how many runs make a round.
+    fn new(case: Case) -> Self {
+        let mut measured = Self { case, repeat: 1, rounds: Vec::with_capacity(ROUNDS) };
+        while measured.time(measured.repeat) < ROUND_NS {
+            measured.repeat *= 2;
         }
-        repeat *= 2;
+        measured
     }
-    let mut best = f64::INFINITY;
-    for _ in 0..ROUNDS {
+
+    /// Runs `count` times; returns the nanoseconds that took.
+    fn time(&mut self, count: usize) -> u128 {
         let start = Instant::now();
-        (0..repeat).for_each(|_| (case.run)());
-        let ns = start.elapsed().as_nanos() as f64 / repeat as f64;
-        best = best.min(ns / case.packets as f64);
+        (0..count).for_each(|_| (self.case.run)());
+        start.elapsed().as_nanos()
     }
-    best
+
+    fn round(&mut self) {
+        self.time(self.repeat / WARM_UP);
+        let ns = self.time(self.repeat) as f64;
+        self.rounds.push(ns / (self.repeat * self.case.packets) as f64);
+    }
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rounds: Vec<_> = self.rounds.iter().map(|ns| format!("{ns:.2}")).collect();
+        let (name, packets, rounds) = (&self.case.name, self.case.packets, rounds.join(", "));
+        write!(
+            f,
+            "{{\"name\": \"{name}\", \"packets_per_run\": {packets}, \
+             \"ns_per_packet\": [{rounds}]}}"
+        )
+    }
 }
 
 fn main() -> ExitCode {
@@ -45,13 +73,10 @@ fn main() -> ExitCode {
     let mut out = std::io::stdout();
     match &arguments[..] {
         [] => {
-            for mut case in cases("") {
-                let (name, packets, ns) = (case.name.clone(), case.packets, measure(&mut case));
-                let line = format!(
-                    "{{\"name\": \"{name}\", \"packets_per_run\": {packets}, \
-                     \"ns_per_packet\": {ns:.2}}}"
-                );
-                if writeln!(out, "{line}").is_err() {
+            let mut all: Vec<_> = cases("").into_iter().map(Measured::new).collect();
+            (0..ROUNDS).for_each(|_| all.iter_mut().for_each(Measured::round));
+            for measured in all {
+                if writeln!(out, "{measured}").is_err() {
                     return ExitCode::FAILURE;
                 }
             }
