@@ -15,6 +15,6 @@ def prefix(root_tools: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """What the names of this bench's hosts begin with; they are gone afterwards."""
     name = f"tnt-bench-{os.getpid()}-"
     monkeypatch.setattr(topology, "PREFIX", name)
-    monkeypatch.setattr(topology, "LAB", f"bench-{os.getpid()}")
+    monkeypatch.setattr(topology, "LAB", f"bench{os.getpid()}")
     yield name
     topology.remove_all()
