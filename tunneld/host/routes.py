@@ -21,6 +21,7 @@ from tunneld.errors import HostError
 from tunneld.fib.state import Route
 from tunneld.host.netlink import (
     DEFAULT_METRIC_V6,
+    PROTOCOL_KERNEL,
     RTN_UNICAST,
     RTN_UNREACHABLE,
     SCOPE_LINK,
@@ -122,7 +123,7 @@ class Routes:
                 await self._netlink.remove_route(route)
         if refusals:
             first, *others = refusals
-            raise HostError(f"{first}; and {len(others)} routes more" if others else first)
+            raise HostError(f"{first}; {len(others)} more have failed" if others else first)
 
     async def _put(
         self, asked: Route, exits: Exits, current: KernelRoute | None, *, is_shared: bool
@@ -178,11 +179,14 @@ class Routes:
             if _place(route) == _place(wanted) and not self._is_ours(route, exits):
                 device = "" if route.oif is None else f" dev {names.get(route.oif, route.oif)}"
                 via = "" if route.gateway is None else f" via {route.gateway}"
+                # The kernel's own are those of addresses: without it a network is out of reach.
+                remedy = "remove that route (`ip route del`), or choose another Network"
+                if route.protocol == PROTOCOL_KERNEL:
+                    remedy = "choose another Network, that one is in use here: see `ip address`"
                 return HostError(
                     f"cannot add route {wanted.destination} metric {wanted.metric}: "
                     f"{route.destination}{via}{device} proto {route.protocol} is in its place; "
-                    "expected it free: remove that route (`ip route del`), or choose another "
-                    "Network"
+                    f"expected it free: {remedy}"
                 )
         return HostError(
             f"cannot add route {wanted.destination}: its place was taken and freed at once; "

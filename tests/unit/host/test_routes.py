@@ -116,6 +116,17 @@ def test_route_of_somebody_else_is_named_and_left_alone(space: Namespace) -> Non
     assert shown(space) == before
 
 
+def test_route_of_an_address_is_not_advised_to_be_removed(space: Namespace) -> None:
+    space.bridge("br0", "10.5.0.9/16")
+
+    async def work(routes: Routes, exits: Exits) -> None:
+        said = r"10\.5\.0\.0/16 dev br0 proto 2 is in its place; expected it free: choose another"
+        with pytest.raises(HostError, match=said):
+            await routes.apply(exits, put={WHOLE}, drop=())
+
+    with_routes(space, work)
+
+
 def test_route_in_the_way_keeps_no_other_from_its_place(space: Namespace) -> None:
     peers = [Route(destination=IPv4Network(f"10.5.{i}.0/24"), kind="overlay") for i in range(2, 6)]
     space.bridge("br0", "192.0.2.1/24")
@@ -124,7 +135,7 @@ def test_route_in_the_way_keeps_no_other_from_its_place(space: Namespace) -> Non
 
     async def work(routes: Routes, exits: Exits) -> None:
         await routes.apply(exits, put={OWN}, drop=())
-        said = r"10\.5\.3\.0/24 via 192\.0\.2\.9 dev br0 proto 3 is .*; and 1 routes more$"
+        said = r"10\.5\.3\.0/24 via 192\.0\.2\.9 dev br0 proto 3 is .*; 1 more have failed$"
         with pytest.raises(HostError, match=said):
             await routes.apply(exits, put=peers, drop={OWN})
         assert await routes.observe(exits) == {peers[0], peers[3]}

@@ -12,6 +12,7 @@ from tunneld.host.netlink.calls import Netlink
 from tunneld.host.netlink.model import (
     DEFAULT_METRIC_V6,
     MAIN_TABLE,
+    PROTOCOL_KERNEL,
     RTN_UNICAST,
     RTN_UNREACHABLE,
     SCOPE_HOST,
@@ -30,6 +31,7 @@ from tunneld.host.netlink.model import (
 __all__ = [
     "DEFAULT_METRIC_V6",
     "MAIN_TABLE",
+    "PROTOCOL_KERNEL",
     "RTN_UNICAST",
     "RTN_UNREACHABLE",
     "SCOPE_HOST",

@@ -16,6 +16,9 @@ Family = Literal[4, 6]
 MAIN_TABLE = 254
 """RT_TABLE_MAIN."""
 
+PROTOCOL_KERNEL = 2
+"""RTPROT_KERNEL: a route that came with an address."""
+
 RTN_UNICAST = 1
 RTN_UNREACHABLE = 7
 """Route types."""
