@@ -7,6 +7,8 @@
 
 #![allow(clippy::disallowed_methods, reason = "this crate is where clock and threads belong")]
 
+#[cfg(test)]
+mod allocations;
 mod clock;
 mod data_thread;
 mod descriptor;
