@@ -128,7 +128,8 @@ def test_flanneld_that_has_ended_but_was_not_waited_for_does_not_run(
     program = tmp_path / "flanneld"
     program.symlink_to("/bin/cat")
     with inside(space), subprocess.Popen([program], stdin=subprocess.PIPE) as process:
-        assert flanneld_pids() == [process.pid]
+        # Its start is known a moment before it has its name.
+        wait_until(lambda: flanneld_pids() == [process.pid], what="the program under its name")
         assert process.stdin is not None
         process.stdin.close()
         state = Path(f"/proc/{process.pid}/stat")
