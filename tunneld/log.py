@@ -170,6 +170,34 @@ class Periodic:
         return self._last.pop(key, None) is not None
 
 
+class Condition:
+    """A lack that lasts: a line when it begins, one when it ends, at most one a minute between.
+
+    `problem` is for `daemon.report`. The clock is the caller's, as with `Periodic`.
+    """
+
+    def __init__(self, log: logging.Logger, begins: str, ends: str) -> None:
+        """`begins` and `ends` are the messages of the two lines."""
+        self._log = log
+        self._begins = begins
+        self._ends = ends
+        self._budget = Periodic()
+        self.problem: str | None = None
+        """What is the matter, in one line; None: nothing."""
+
+    def set(self, now_s: float, problem: str, **fields: object) -> None:
+        """It is so, still or from now on; `fields` go into the line beside `error`."""
+        self.problem = problem
+        if self._budget.due(now_s):
+            self._log.warning(self._begins, extra={"fields": {**fields, "error": problem}})
+
+    def clear(self, **fields: object) -> None:
+        """It is not so, or not any more."""
+        self.problem = None
+        if self._budget.clear():
+            self._log.info(self._ends, extra={"fields": fields})
+
+
 def _time(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -41,6 +41,8 @@ class Health:
     state: str
     problems: tuple[str, ...] = ()
     """What is broken, a line each; anything here makes `/healthz` fail."""
+    remarks: tuple[str, ...] = ()
+    """What is not as it should be although the daemon is well: shown, and no failure."""
     waiting_for: tuple[str, ...] = ()
     """What `ready` waits for, a line each."""
 
@@ -117,11 +119,15 @@ class HealthServer:
         health = self._probe()
         match path:
             case "/healthz" if not health.problems:
-                return 200, f"flanneld is running\ntunneld is {health.state}"
+                return 200, "\n".join(
+                    ["flanneld is running", f"tunneld is {health.state}", *health.remarks]
+                )
             case "/healthz":
                 return 503, "\n".join(["flanneld is not healthy", *health.problems])
             case "/readyz" if health.ready:
-                return 200, f"flanneld is ready\ntunneld is {health.state}"
+                return 200, "\n".join(
+                    ["flanneld is ready", f"tunneld is {health.state}", *health.remarks]
+                )
             case "/readyz":
                 return 503, "\n".join(["flanneld is not ready yet", *health.waiting_for])
             case _:

@@ -6,7 +6,7 @@ Holds references to the rooms as they come up, reads them, and decides nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
 from tunneld import __version__
@@ -32,6 +32,9 @@ from tunneld.peer import Peer
 
 NO_TRAFFIC = AdjacencyCounters()
 
+ProblemSource = Callable[[], str | Iterable[str] | None]
+"""Returns what is not as it should be at the moment, a line each; None or nothing: all is well."""
+
 
 class Report:
     """The node as it can be seen from outside, from its first moment on."""
@@ -48,6 +51,19 @@ class Report:
         self.path: DataPath | None = None
         self.underlay: UnderlayWatch | None = None
         self._tentative: str | None = None
+        self._sources: list[ProblemSource] = []
+        self.add(self._store_problem)
+        self.add(lambda: membership.problem)
+        self.add(lambda: self.path.reconciler.problem if self.path else None)
+        self.add(lambda: self.underlay.problem if self.underlay else self._tentative)
+
+    def add(self, source: ProblemSource) -> Callable[[], None]:
+        """Has `source` asked for its lines whenever problems are shown, in `status` and health.
+
+        Returns what ends that: `stack.callback(report.add(lambda: room.problem))`.
+        """
+        self._sources.append(source)
+        return lambda: self._sources.remove(source)
 
     @property
     def peer_count(self) -> int:
@@ -69,15 +85,18 @@ class Report:
         return "degraded" if self.phase == "ready" and self.problems() else self.phase
 
     def problems(self) -> tuple[str, ...]:
-        """Returns what is not as it should be, a line each."""
+        """Returns what is not as it should be, a line each; the same line once."""
+        found: dict[str, None] = {}
+        for source in self._sources:
+            told = source()
+            for line in (told,) if isinstance(told, str) else told or ():
+                if line:
+                    found[line] = None
+        return tuple(found)
+
+    def _store_problem(self) -> str | None:
         store = self._membership.store_status()
-        found = [
-            None if store.connected else f"store: {store.problem or 'not connected'}",
-            self._membership.problem,
-            self.path.reconciler.problem if self.path else None,
-            self.underlay.problem if self.underlay else self._tentative,
-        ]
-        return tuple(line for line in found if line)
+        return None if store.connected else f"store: {store.problem or 'not connected'}"
 
     def sentence(self) -> str:
         """Returns what the node is at, in one line of plain words."""
@@ -144,6 +163,7 @@ class Report:
             ready=ready,
             state=self.state,
             problems=broken,
+            remarks=self.problems(),
             waiting_for=() if ready else self.problems() or ("the lease and the data path",),
         )
 

@@ -66,6 +66,12 @@ def fetch(port: int, method: str, path: str) -> tuple[int, str]:
             503,
             "flanneld is not healthy\nworker 0 has ended\n",
         ),
+        (
+            Health(ready=True, state="degraded", remarks=("the log is not read",)),
+            "/healthz",
+            200,
+            "flanneld is running\ntunneld is degraded\nthe log is not read\n",
+        ),
         (WELL, "/", 404, "expected /healthz or /readyz\n"),
         (WELL, "/healthz/", 404, "expected /healthz or /readyz\n"),
     ],

@@ -209,6 +209,25 @@ def test_condition_that_was_due_again_outlasts_older_ones_in_a_flood() -> None:
     assert periodic.due(120.5, 0)
 
 
+def test_lack_that_lasts_is_told_at_its_begin_each_minute_and_at_its_end() -> None:
+    stream = io.StringIO()
+    log.setup("info", "json", stream)
+    lack = log.Condition(logging.getLogger("tunneld.host"), "away", "back")
+    lack.clear()
+    for now_s in (0.0, 1.0, 59.0, 61.0):
+        lack.set(now_s, f"missing at {now_s:g}", path="/x")
+    assert lack.problem == "missing at 61"
+    lack.clear(path="/x")
+    lack.clear(path="/x")
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(line["message"], line.get("error")) for line in lines] == [
+        ("away", "missing at 0"),
+        ("away", "missing at 61"),
+        ("back", None),
+    ]
+    assert lack.problem is None
+
+
 def test_value_of_any_type_can_be_logged() -> None:
     odd: Any = {"a": 1}
     assert "'a': 1" in json.loads(written("json", "m", detail=odd, peers=[1, Path("x")]))["detail"]
