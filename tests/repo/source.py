@@ -26,7 +26,7 @@ def _walk(folder: Path, suffixes: tuple[str, ...]) -> Iterator[Path]:
             for name in folders
             if name not in _NOT_OURS and not (name.startswith(".") and name.endswith("_cache"))
         ]
-        for name in names:
+        for name in set(names) - _NOT_OURS:  # `.git` is a file in a linked worktree
             path = Path(parent, name)
             if (not suffixes or path.suffix in suffixes) and not _is_generated(path):
                 yield path
