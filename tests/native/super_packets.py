@@ -106,6 +106,34 @@ def udp_super_packet_v6(payload: bytes, gso_size: int) -> tuple[bytes, bytes]:
     return vnet, _unfinished_v6(whole, 17, 40, 6)
 
 
+def extended_super_packet(
+    payload: bytes,
+    gso_size: int,
+    headers: list[tuple[int, bytes]],
+    *,
+    udp: bool,
+    final_destination: str | None,
+) -> tuple[bytes, bytes]:
+    """Returns a vnet header and a super-packet from fd00:5:1::2 to fd00:5:2::2 behind extension
+    headers, each given as its number and its bytes with next header 0. The checksum covers
+    `final_destination`, if there is one (RFC 8200 section 8.1)."""
+    protocol, offset = (17, 6) if udp else (6, 16)
+    transport = UDP(sport=4000, dport=9) if udp else TCP(sport=40000, dport=5201, flags="PA")
+    plain = IPv6(src="fd00:5:1::2", dst=final_destination or "fd00:5:2::2", hlim=64)
+    whole = _unfinished_v6(bytes(plain / transport / Raw(payload)), protocol, 40, offset)
+    kinds = [kind for kind, _ in headers] + [protocol]
+    chain = b"".join(
+        bytes([following]) + header[1:]
+        for (_, header), following in zip(headers, kinds[1:], strict=True)
+    )
+    length = struct.pack("!H", len(whole) - 40 + len(chain))
+    fixed = whole[:4] + length + bytes([kinds[0], 64])
+    addresses = SOURCE_V6 + socket.inet_pton(socket.AF_INET6, "fd00:5:2::2")
+    kind = GSO_UDP_L4 if udp else GSO_TCPV6
+    vnet = vnet_header(kind, gso_size, offset, checksum_start=40 + len(chain))
+    return vnet, fixed + addresses + chain + whole[40:]
+
+
 class KernelSegmentation:
     """A kernel that routes what it reads from a TUN device out of a link without any offload."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-from collections.abc import Iterator
 
 import pytest
 
@@ -14,7 +13,6 @@ from tests.native.hosts import (
     TIMEOUT_S,
     Host,
     adjacency,
-    dual_stack,
     in_order,
     network,
     pause,
@@ -23,96 +21,14 @@ from tests.native.hosts import (
 )
 from tests.native.packets import inner, numbered, sized
 from tests.native.super_packets import (
-    KernelSegmentation,
-    kernel_segmentation,
     tcp_super_packet,
-    tcp_super_packet_v6,
     udp_super_packet,
-    udp_super_packet_v6,
-    vnet_header,
 )
-from tests.support.netns import Namespace, Rig, inside
+from tests.support.netns import Namespace, inside
 from tests.support.wait import wait_until
 
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 SO_NO_CHECK = 11
-
-
-@pytest.fixture(scope="module")
-def kernel(module_rig: Rig) -> Iterator[KernelSegmentation]:
-    with kernel_segmentation(module_rig.namespace("kernel")) as made:
-        yield made
-
-
-SUPER_PACKETS = {
-    "plain": tcp_super_packet(numbered(10_000), 1_000),
-    "short last segment": tcp_super_packet(numbered(10_001), 1_400),
-    "odd segments": tcp_super_packet(numbered(9_999), 999, options=False),
-    "PSH, FIN and CWR": tcp_super_packet(numbered(5_000), 1_000, flags="FPAEC", ecn=True),
-    "CWR without the ECN bit": tcp_super_packet(numbered(5_000), 1_000, flags="PAC"),
-    "urgent": tcp_super_packet(numbered(5_000), 1_000, flags="AU"),
-    "may be fragmented": tcp_super_packet(numbered(5_000), 1_000, df=False, identification=9),
-    "64 KiB": tcp_super_packet(numbered(65_535 - 52), 1_420),
-    "more than 64 segments": tcp_super_packet(numbered(20_000), 100),
-    "UDP": udp_super_packet(numbered(10_000), 1_000),
-    "UDP, odd and short": udp_super_packet(numbered(9_998), 999, identification=0xFFFF),
-    "UDP, may be fragmented": udp_super_packet(numbered(3_000), 1_400, df=False),
-}
-
-
-@pytest.mark.parametrize("name", SUPER_PACKETS)
-def test_segmentation_equals_the_kernels_own_byte_for_byte(
-    kernel: KernelSegmentation, host: Host, peer_socket: PeerSocket, name: str
-) -> None:
-    peer = peer_socket("127.0.0.2")
-    header, packet = SUPER_PACKETS[name]
-    gso_size = int.from_bytes(header[4:6], "little")
-    headers = 28 if packet[9] == 17 else 20 + (packet[32] >> 4) * 4
-    count = -(-(len(packet) - headers) // gso_size)
-    expected = kernel.cut(header, packet, count)
-    host.write(packet, header)
-    assert [peer.recv(70_000) for _ in range(count)] == expected
-    assert host.drops() == {}
-
-
-SUPER_PACKETS_V6 = {
-    "plain": (tcp_super_packet_v6(numbered(10_000), 1_000), 72, 10),
-    "short last segment": (tcp_super_packet_v6(numbered(10_001), 1_400), 72, 8),
-    "PSH, FIN and CWR": (
-        tcp_super_packet_v6(numbered(5_000), 1_000, flags="FPAEC", ecn=True),
-        72,
-        5,
-    ),
-    "extension header": (tcp_super_packet_v6(numbered(5_000), 1_000, extended=True), 80, 5),
-    "64 KiB": (tcp_super_packet_v6(numbered(65_535 - 72), 1_400), 72, 47),
-    "UDP": (udp_super_packet_v6(numbered(10_000), 1_000), 48, 10),
-    "UDP, odd and short": (udp_super_packet_v6(numbered(9_998), 999), 48, 11),
-}
-
-
-@pytest.mark.parametrize("name", SUPER_PACKETS_V6)
-def test_segmentation_over_ipv6_equals_the_kernels_own_byte_for_byte(
-    kernel: KernelSegmentation, host: Host, peer_socket: PeerSocket, name: str
-) -> None:
-    peer = peer_socket("127.0.0.2")
-    host.engine.commit(dual_stack())
-    (header, packet), headers, count = SUPER_PACKETS_V6[name]
-    expected = kernel.cut(header, packet, count)
-    host.write(packet, header)
-    got = [peer.recv(70_000) for _ in range(count)]
-    assert got == expected
-    assert b"".join(part[headers:] for part in got) == packet[headers:]
-    assert host.drops() == {}
-
-
-def test_hdr_len_of_the_device_is_not_believed(host: Host, peer_socket: PeerSocket) -> None:
-    peer = peer_socket("127.0.0.2")
-    header, packet = tcp_super_packet(numbered(3_000), 1_000)
-    host.write(packet, header)
-    expected = [peer.recv(70_000) for _ in range(3)]
-    for header_len in (1, 40, 1_052, 65_535):
-        host.write(packet, vnet_header(1, 1_000, 16, header_len))
-        assert [peer.recv(70_000) for _ in range(3)] == expected
 
 
 def test_trains_span_super_packets_and_arrive_in_one_piece(

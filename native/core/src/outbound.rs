@@ -191,7 +191,8 @@ impl Outbound {
         let slot = slot.ok_or(DropReason::UnderlayRefused)?;
         let inner = &mut slot[E::HEAD..E::HEAD + inner_len];
         if packet.vnet.needs_checksum() {
-            if usize::from(packet.vnet.checksum_start) < packet.header.header_len() {
+            // What is summed must not change with the hop.
+            if usize::from(packet.vnet.checksum_start) < H::LEN {
                 return Err(DropReason::Malformed);
             }
             let done = packet.vnet.copy_finished(inner, packet.bytes);

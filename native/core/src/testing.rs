@@ -2,9 +2,10 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
+use tunneld_wire::checksum::Sum;
 use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::ip::Version;
-use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
+use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ip, ipv4, ipv6};
 
@@ -94,10 +95,41 @@ pub(crate) fn segmentation(
     Segmentation::new(vnet, &header, packet, take_hop)
 }
 
+/// What the device says of a super-packet whose transport begins at `start`.
+pub(crate) fn vnet(gso: Gso, gso_size: u16, start: u16) -> VnetHeader {
+    let checksum_offset = if gso == Gso::UdpL4 { 6 } else { 16 };
+    VnetHeader {
+        flags: 1,
+        gso,
+        gso_size,
+        checksum_start: start,
+        checksum_offset,
+        ..Default::default()
+    }
+}
+
+/// Leaves the pseudo-header's sum in the place of the checksum, if that is there, as the kernel
+/// does with a super-packet.
+pub(crate) fn unfinish(vnet: &VnetHeader, packet: &mut [u8]) {
+    let start = usize::from(vnet.checksum_start);
+    let place = start + usize::from(vnet.checksum_offset);
+    if !vnet.needs_checksum() || place + 2 > packet.len() {
+        return;
+    }
+    let len = (packet.len() - start) as u16;
+    let addresses = if packet[0] >> 4 == 6 { 8..40 } else { 12..20 };
+    let protocol = if vnet.gso == Gso::UdpL4 { ip::PROTOCOL_UDP } else { ip::PROTOCOL_TCP };
+    if vnet.gso == Gso::UdpL4 {
+        packet[start + 4..start + 6].copy_from_slice(&len.to_be_bytes());
+    }
+    let sum = Sum::new().with(&packet[addresses]).with_u16(protocol.into()).with_u16(len);
+    packet[place..place + 2].copy_from_slice(&sum.fold().to_be_bytes());
+}
+
 /// Writes the header checksum anew after a test changed the header.
 pub(crate) fn seal(packet: &mut [u8]) {
     packet[10..12].fill(0);
-    let checksum = tunneld_wire::checksum::Sum::new().with(&packet[..20]).checksum();
+    let checksum = Sum::new().with(&packet[..20]).checksum();
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
 }
 

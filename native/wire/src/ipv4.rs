@@ -20,7 +20,6 @@ use crate::checksum::{self, Sum};
 use crate::ip::{self, Malformed, Version};
 
 const VERSION: u8 = 4;
-const HOP_LIMIT: usize = 8;
 const CHECKSUM: core::ops::Range<usize> = 10..12;
 const FLAG_DONT_FRAGMENT: u16 = 0x4000;
 const FLAG_MORE_FRAGMENTS: u16 = 0x2000;
@@ -54,6 +53,9 @@ pub struct Header {
 impl Header {
     /// Length without options, in bytes.
     pub const LEN: usize = 20;
+
+    /// Where the hop limit stands.
+    pub const HOP_LIMIT: usize = 8;
 
     /// Returns the header of `packet`, which must be exactly one IPv4 packet.
     ///
@@ -113,7 +115,7 @@ impl Header {
         bytes[2..4].copy_from_slice(&self.total_len.to_be_bytes());
         bytes[4..6].copy_from_slice(&self.identification.to_be_bytes());
         bytes[6..8].copy_from_slice(&self.fragment.to_be_bytes());
-        bytes[HOP_LIMIT] = self.hop_limit;
+        bytes[Self::HOP_LIMIT] = self.hop_limit;
         bytes[9] = self.protocol;
         bytes[12..16].copy_from_slice(&self.source.octets());
         bytes[16..20].copy_from_slice(&self.destination.octets());
@@ -223,16 +225,16 @@ pub fn take_hop(packet: &mut [u8]) -> bool {
     let Some(header) = packet.first_chunk_mut::<{ Header::LEN }>() else {
         return false;
     };
-    let hop_limit = header[HOP_LIMIT];
+    let hop_limit = header[Header::HOP_LIMIT];
     if hop_limit <= 1 {
         return false;
     }
-    let protocol = header[HOP_LIMIT + 1];
+    let protocol = header[Header::HOP_LIMIT + 1];
     // In the order of the bytes, whatever it is: the sum does not care.
     let old = u16::from_ne_bytes([hop_limit, protocol]);
     let new = u16::from_ne_bytes([hop_limit - 1, protocol]);
     let checksum = u16::from_ne_bytes([header[CHECKSUM.start], header[CHECKSUM.start + 1]]);
-    header[HOP_LIMIT] = hop_limit - 1;
+    header[Header::HOP_LIMIT] = hop_limit - 1;
     header[CHECKSUM].copy_from_slice(&checksum::update(checksum, old, new).to_ne_bytes());
     true
 }
@@ -352,7 +354,7 @@ mod tests {
                 };
                 let mut packet = header.emit();
                 assert!(take_hop(&mut packet));
-                assert_eq!(packet[HOP_LIMIT], hop_limit - 1);
+                assert_eq!(packet[Header::HOP_LIMIT], hop_limit - 1);
                 assert!(verify_checksum(&packet));
             }
         }
@@ -362,7 +364,7 @@ mod tests {
     fn the_last_hop_is_not_taken() {
         for hop_limit in [0, 1] {
             let mut packet = captured();
-            packet[HOP_LIMIT] = hop_limit;
+            packet[Header::HOP_LIMIT] = hop_limit;
             let before = packet.clone();
             assert!(!take_hop(&mut packet));
             assert_eq!(packet, before);

@@ -21,7 +21,6 @@ use crate::checksum::Sum;
 use crate::ip::{self, Malformed, Version};
 
 const VERSION: u8 = 6;
-const HOP_LIMIT: usize = 7;
 
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
@@ -63,6 +62,9 @@ pub struct Header {
 impl Header {
     /// Length without extension headers, in bytes.
     pub const LEN: usize = 40;
+
+    /// Where the hop limit stands.
+    pub const HOP_LIMIT: usize = 7;
 
     /// Returns the header of `packet`, which must be exactly one IPv6 packet.
     ///
@@ -143,7 +145,7 @@ impl Header {
         bytes[..4].copy_from_slice(&first.to_be_bytes());
         bytes[4..6].copy_from_slice(&self.payload_len.to_be_bytes());
         bytes[6] = self.protocol;
-        bytes[HOP_LIMIT] = self.hop_limit;
+        bytes[Self::HOP_LIMIT] = self.hop_limit;
         bytes[8..24].copy_from_slice(&self.source.octets());
         bytes[24..].copy_from_slice(&self.destination.octets());
         bytes
@@ -250,10 +252,10 @@ pub fn take_hop(packet: &mut [u8]) -> bool {
     let Some(header) = packet.first_chunk_mut::<{ Header::LEN }>() else {
         return false;
     };
-    if header[HOP_LIMIT] <= 1 {
+    if header[Header::HOP_LIMIT] <= 1 {
         return false;
     }
-    header[HOP_LIMIT] -= 1;
+    header[Header::HOP_LIMIT] -= 1;
     true
 }
 

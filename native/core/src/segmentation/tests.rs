@@ -1,7 +1,7 @@
 use tunneld_wire::{ipv4, ipv6};
 
 use super::*;
-use crate::testing::seal;
+use crate::testing::{seal, unfinish};
 
 const FIN_PSH_ACK_CWR: u8 = 0x99;
 
@@ -33,10 +33,12 @@ fn udp_packet(payload: &[u8]) -> Vec<u8> {
 }
 
 fn vnet(gso: Gso, gso_size: u16) -> VnetHeader {
-    VnetHeader { flags: 1, gso, gso_size, checksum_start: 20, ..VnetHeader::default() }
+    crate::testing::vnet(gso, gso_size, 20)
 }
 
 fn cut(vnet: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
+    let packet = &mut packet.to_vec();
+    unfinish(vnet, packet);
     let segmentation = crate::testing::segmentation(vnet, packet, true)?;
     let segments = (0..segmentation.count()).map(|index| {
         let mut slot = vec![0xee; segmentation.segment_len(index)];
@@ -162,7 +164,9 @@ fn options_of_the_ip_header_go_on_every_segment() {
     packet.splice(20..20, [1, 1, 1, 0]);
     packet[0] = 0x46;
     packet[3] += 4;
-    let segments = cut(&vnet(Gso::TcpV4, 100), &packet).unwrap();
+    seal(&mut packet);
+    let vnet = VnetHeader { checksum_start: 24, ..vnet(Gso::TcpV4, 100) };
+    let segments = cut(&vnet, &packet).unwrap();
     for segment in &segments {
         assert_eq!((segment[0], &segment[20..24]), (0x46, &[1, 1, 1, 0][..]));
         has_right_checksums(segment);

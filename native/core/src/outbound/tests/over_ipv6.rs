@@ -3,7 +3,7 @@
 use tunneld_wire::ipv6;
 
 use super::*;
-use crate::testing::{dual_stack, over_ipv6, transport_packet};
+use crate::testing::{dual_stack, over_ipv6, transport_packet, unfinish, vnet};
 
 fn bench() -> Bench {
     let mut tables = Tables::new(1);
@@ -123,8 +123,9 @@ fn a_super_packet_leaves_as_a_train_of_right_segments() {
         [(ip::PROTOCOL_TCP, Gso::TcpV6, 60), (ip::PROTOCOL_UDP, Gso::UdpL4, 48)]
     {
         let mut bench = bench();
-        let whole = from_container(protocol, &[7; 10_100]);
-        let vnet = VnetHeader { flags: 1, gso, gso_size: 1_000, ..VnetHeader::default() };
+        let mut whole = from_container(protocol, &[7; 10_100]);
+        let vnet = vnet(gso, 1_000, 40);
+        unfinish(&vnet, &mut whole);
         bench.handle_with(vnet, &whole);
         let sent = bench.sent();
         assert_eq!(sent.len(), 11);
@@ -147,7 +148,7 @@ fn super_packets_keep_to_their_family() {
         (Gso::TcpV6, packet(CONTAINER, AT_B, 64, 3_000)),
     ] {
         let mut bench = bench();
-        let vnet = VnetHeader { flags: 1, gso, gso_size: 1_000, ..VnetHeader::default() };
+        let vnet = vnet(gso, 1_000, 40);
         bench.handle_with(vnet, &packet);
         bench.dropped(DropReason::Malformed);
     }
@@ -161,7 +162,8 @@ fn extension_headers_go_on_every_segment() {
     whole[4..6].copy_from_slice(&len.to_be_bytes());
     whole.splice(40..40, [whole[6], 0, 1, 4, 0, 0, 0, 0]);
     whole[6] = 60;
-    let vnet = VnetHeader { flags: 1, gso: Gso::TcpV6, gso_size: 1_000, ..VnetHeader::default() };
+    let vnet = vnet(Gso::TcpV6, 1_000, 48);
+    unfinish(&vnet, &mut whole);
     bench.handle_with(vnet, &whole);
     let sent = bench.sent();
     assert_eq!(sent.len(), 3);
@@ -169,6 +171,72 @@ fn extension_headers_go_on_every_segment() {
         let header = ipv6::Header::parse(&segment).unwrap();
         assert_eq!((segment[6], header.header_len), (60, 48));
         let sum = ipv6::pseudo_header(&header, 6).with_u16(1_020).with(&segment[48..]);
+        assert_eq!(sum.fold(), 0xffff);
+    }
+}
+
+/// A super-packet of three segments with `extensions` in front of its TCP header, which is the last
+/// one's next header, and what the device says of it.
+fn extended(first: u8, extensions: &[u8]) -> (VnetHeader, Vec<u8>) {
+    let mut whole = from_container(ip::PROTOCOL_TCP, &[7; 3_000]);
+    let len = u16::from_be_bytes([whole[4], whole[5]]) + extensions.len() as u16;
+    whole[4..6].copy_from_slice(&len.to_be_bytes());
+    whole.splice(40..40, extensions.iter().copied());
+    let vnet = vnet(Gso::TcpV6, 1_000, 40 + extensions.len() as u16);
+    unfinish(&vnet, &mut whole);
+    whole[6] = first;
+    (vnet, whole)
+}
+
+#[test]
+fn headers_of_any_length_go_on_every_segment() {
+    // Destination options of 256 bytes, eight times as many headers as are walked over, and one
+    // that nobody knows.
+    let long: Vec<u8> = [&[6, 31, 1, 252][..], &[0; 252]].concat();
+    let many: Vec<u8> =
+        (0..64).flat_map(|n| [if n == 63 { 6 } else { 60 }, 0, 1, 4, 0, 0, 0, 0]).collect();
+    let unknown = vec![6, 0, 0xaa, 0xbb, 1, 2, 3, 4];
+    for (first, extensions) in [(60, long), (60, many), (253, unknown)] {
+        let mut bench = bench();
+        if extensions.len() > 256 {
+            let mut change = dual_stack(SourceCheck::Strict);
+            change.put_adjacencies[0].1.mtu_bytes = 1_600;
+            bench.fib = Tables::new(1).commit(change).unwrap();
+        }
+        let (vnet, whole) = extended(first, &extensions);
+        bench.handle_with(vnet, &whole);
+        let sent = bench.sent();
+        assert_eq!(sent.len(), 3);
+        let start = 40 + extensions.len();
+        for segment in sent {
+            assert_eq!((segment[6], &segment[40..start]), (first, &extensions[..]));
+            let header = ipv6::Header::parse(&segment).unwrap();
+            let sum = ipv6::pseudo_header(&header, 6).with_u16(1_020).with(&segment[start..]);
+            assert_eq!(sum.fold(), 0xffff);
+        }
+    }
+}
+
+#[test]
+fn a_checksum_covers_what_the_device_says_not_where_the_packet_goes_next() {
+    // RFC 8754: the packet goes to the active segment; the checksum covers the last destination.
+    let mut last: Vec<u8> = over_ipv6(&packet(CONTAINER, [10, 5, 9, 9], 64, 20))[24..40].to_vec();
+    let mut routing = vec![6, 4, 4, 1, 1, 0, 0, 0];
+    routing.append(&mut last.clone());
+    routing.append(&mut vec![0xfd; 16]);
+    let mut bench = bench();
+    let (vnet, mut whole) = extended(43, &routing);
+    let active = whole[24..40].to_vec();
+    whole[24..40].swap_with_slice(&mut last);
+    unfinish(&vnet, &mut whole);
+    whole[24..40].copy_from_slice(&active);
+    bench.handle_with(vnet, &whole);
+    let sent = bench.sent();
+    assert_eq!(sent.len(), 3);
+    for mut segment in sent {
+        segment[24..40].copy_from_slice(&routing[8..24]);
+        let header = ipv6::Header::parse(&segment).unwrap();
+        let sum = ipv6::pseudo_header(&header, 6).with_u16(1_020).with(&segment[80..]);
         assert_eq!(sum.fold(), 0xffff);
     }
 }
