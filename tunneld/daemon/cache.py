@@ -6,8 +6,12 @@ next start. Entries are kept in the store's own texts; what cannot be read count
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import math
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tunneld.host.state_dir import StateDir
@@ -16,6 +20,13 @@ from tunneld.store import format as texts
 
 NAME = "network"
 FORMAT = 1
+
+RETRY_S = 5.0
+"""How often a disk that took nothing is tried again."""
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+_log = logging.getLogger("tunneld.daemon")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +39,29 @@ class Remembered:
     """Seconds until the own lease ends."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Now:
+    """The time, on the clocks that may tell how long a lease lasts."""
+
+    wall_s: float
+    """May have been set since, forth or back."""
+    boot_s: float
+    """Seconds since the start of the system, suspension included."""
+    boot_id: str | None
+    """Which start that was; None: the system does not say."""
+
+    @classmethod
+    def read(cls) -> Now:
+        """Reads the clocks."""
+        try:
+            boot_id = _BOOT.read_text("ascii").strip() or None
+        except OSError:
+            boot_id = None
+        return cls(
+            wall_s=time.time(), boot_s=time.clock_gettime(time.CLOCK_BOOTTIME), boot_id=boot_id
+        )
+
+
 class Cache:
     """The file in the state directory."""
 
@@ -35,13 +69,18 @@ class Cache:
         """`source` names the store and prefix: another network's memory is of no use."""
         self._state_dir = state_dir
         self._source = source
+        self._is_forgotten = False
 
-    def save(self, table: Snapshot, own: Lease, expires_in_s: float) -> None:
+    def save(
+        self, table: Snapshot, own: Lease, expires_in_s: float, now: Now | None = None
+    ) -> None:
         """Writes everything down; replaces what was remembered, in one step.
 
-        Raises:
-            HostError: the file cannot be written.
+        Nothing after `forget`, whose call may have come in between.
         """
+        if self._is_forgotten:
+            return
+        now = now or Now.read()
         self._state_dir.save(
             NAME,
             {
@@ -50,7 +89,9 @@ class Cache:
                 "Revision": table.revision,
                 "Config": table.config,
                 "Own": texts.format_lease_key(own.key),
-                "ExpiresAt": time.time() + expires_in_s,
+                "ExpiresAt": now.wall_s + expires_in_s,
+                "Boot": now.boot_id,
+                "EndsAt": now.boot_s + expires_in_s,
                 "Leases": [_lease_text(lease) for lease in (*_others(table, own), own)],
                 "Nodes": {
                     record.node_id: texts.encode_record(record).decode() for record in table.records
@@ -60,19 +101,73 @@ class Cache:
 
     def forget(self) -> None:
         """Makes the next start ask the store."""
+        self._is_forgotten = True
         self._state_dir.save(NAME, {})
 
-    def load(self) -> Remembered | None:
-        """Returns what was remembered, unless the own lease has ended since or it is unreadable."""
+    def load(self, now: Now | None = None) -> Remembered | None:
+        """Returns what was remembered, unless the own lease has ended since or it is unreadable.
+
+        How long the lease lasts is told by the clock since the system's start where that is still
+        the same, else by the wall clock. That one may lie: the lease's life bounds it elsewhere.
+        """
         document = self._state_dir.load(NAME)
-        if not isinstance(document, dict):
-            return None
-        if document.get("Format") != FORMAT or document.get("Source") != self._source:
+        if not document:
             return None
         try:
-            return _remembered(document)
-        except (KeyError, TypeError, ValueError):
+            return self._remembered(document, now or Now.read())
+        except (
+            AttributeError,
+            LookupError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+        ) as error:
+            _log.warning(
+                "the remembered network is damaged; waiting for the store",
+                extra={"fields": {"entry": NAME, "error": f"{type(error).__name__}: {error}"}},
+            )
             return None
+
+    def _remembered(self, document: Any, now: Now) -> Remembered | None:  # noqa: ANN401 - any JSON
+        if document.get("Format") != FORMAT or document.get("Source") != self._source:
+            return None
+        left_s = _left_s(document, now)
+        if left_s <= 0:
+            return None
+        leases = {item["Key"]: _lease(item) for item in document["Leases"]}
+        records: list[NodeRecord] = [
+            texts.decode_record(node_id, value.encode())
+            for node_id, value in document["Nodes"].items()
+        ]
+        config = document["Config"]
+        if not isinstance(config, str):
+            raise TypeError("Config is no text")
+        table = Snapshot(
+            revision=int(document["Revision"]),
+            config=config,
+            leases=tuple(leases.values()),
+            records=tuple(records),
+        )
+        return Remembered(table=table, own=leases[document["Own"]], left_s=left_s)
+
+
+async def write_down(state_dir: StateDir) -> None:
+    """Tries again, for ever, to write what the disk did not take."""
+    while True:
+        await asyncio.sleep(RETRY_S)
+        if state_dir.problem is not None:
+            await asyncio.to_thread(state_dir.retry)
+
+
+def _left_s(document: dict[str, Any], now: Now) -> float:
+    if now.boot_id is not None and document.get("Boot") == now.boot_id:
+        left_s = float(document["EndsAt"]) - now.boot_s
+    else:
+        left_s = float(document["ExpiresAt"]) - now.wall_s
+    if not math.isfinite(left_s):
+        raise ValueError(f"the lease ends in {left_s} s")
+    return left_s
 
 
 def _others(table: Snapshot, own: Lease) -> list[Lease]:
@@ -87,24 +182,6 @@ def _lease_text(lease: Lease) -> dict[str, Any]:
         "Created": lease.create_revision,
         "Modified": lease.mod_revision,
     }
-
-
-def _remembered(document: dict[str, Any]) -> Remembered | None:
-    left_s = float(document["ExpiresAt"]) - time.time()
-    if left_s <= 0:
-        return None
-    leases = {item["Key"]: _lease(item) for item in document["Leases"]}
-    own = leases[document["Own"]]
-    records: list[NodeRecord] = [
-        texts.decode_record(node_id, value.encode()) for node_id, value in document["Nodes"].items()
-    ]
-    table = Snapshot(
-        revision=int(document["Revision"]),
-        config=document["Config"],
-        leases=tuple(leases.values()),
-        records=tuple(records),
-    )
-    return Remembered(table=table, own=own, left_s=left_s)
 
 
 def _lease(item: dict[str, Any]) -> Lease:

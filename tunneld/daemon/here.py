@@ -21,11 +21,7 @@ _log = logging.getLogger("tunneld.daemon")
 
 
 def this_host(underlay: Underlay, state_dir: StateDir) -> Here:
-    """Returns what a backend may know.
-
-    Raises:
-        HostError: the VTEP addresses cannot be written down.
-    """
+    """Returns what a backend may know."""
     mac, mac_v6 = vtep_macs(state_dir)
     return Here(
         address=underlay.address,
@@ -44,9 +40,6 @@ def vtep_macs(
     """Returns the VTEP addresses for IPv4 and IPv6, made at the first call and kept since.
 
     flanneld makes a new one at every start, and its peers send to the old one until they hear.
-
-    Raises:
-        HostError: they cannot be written down.
     """
     kept = _read(state_dir.load(NAME))
     if kept is not None:
@@ -63,7 +56,7 @@ def _read(document: object) -> tuple[MacAddress, MacAddress] | None:
         if not isinstance(document, dict) or document["Format"] != FORMAT:
             raise ValueError("it is of another format")
         return parse_mac(document["Mac"]), parse_mac(document["MacV6"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         _log.warning(
             "the VTEP addresses of this host are not readable; new ones are made",
             extra={"fields": {"entry": NAME, "error": str(error)}},

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from tunneld.daemon.cache import Cache, Remembered
 from tunneld.errors import (
     GrantLostError,
-    HostError,
     LeaseError,
     NetworkConfigError,
     StoreError,
@@ -268,9 +267,7 @@ async def remember(cache: Cache, membership: Membership) -> None:
     Renewals change nothing in the table, but when the own lease ends: that is written down anew
     ten times in the life of a lease.
     """
-    loop = asyncio.get_running_loop()
     changed = asyncio.Event()
-    complaint = Periodic(REMINDER_S)
     with membership.telling(changed.set):
         while True:
             changed.clear()
@@ -278,14 +275,7 @@ async def remember(cache: Cache, membership: Membership) -> None:
             left_s = ends_s - time.monotonic() if ends_s is not None else 0.0
             if own is not None:
                 table = membership.tracker.view
-                try:
-                    await asyncio.to_thread(cache.save, table, own, left_s)
-                except HostError as error:
-                    if complaint.due(loop.time()):
-                        _log.warning(
-                            "the network cannot be remembered",
-                            extra={"fields": {"error": str(error)}},
-                        )
+                await asyncio.to_thread(cache.save, table, own, left_s)
             await asyncio.sleep(REMEMBER_S)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(left_s / 10, REMEMBER_S)):

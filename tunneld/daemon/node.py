@@ -20,7 +20,7 @@ from tunneld.config import RunOptions
 from tunneld.control.health import HealthServer
 from tunneld.control.server import ControlServer
 from tunneld.control.status import FirewallStatus, render_status
-from tunneld.daemon.cache import Cache
+from tunneld.daemon.cache import Cache, write_down
 from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.reload import Reloader
@@ -98,6 +98,7 @@ class Node:
                     mode=options.firewall, forward_rules=options.iptables_forward_rules
                 ),
             )
+            self._report.add(lambda: self._state_dir.problem)
             self._watchdog = Watchdog(self._notifier, self._report)
             await self._open_faces(stack)
             # Last in, first out: said before anything is taken down.
@@ -107,6 +108,7 @@ class Node:
                     self._watchdog.run(),
                     self._reloader.run(),
                     self._membership.follow(),
+                    write_down(self._state_dir),
                     self._stay(),
                 )
             except LeftError:
@@ -206,9 +208,16 @@ class Node:
         """Gives the lease back; the answer is sent before the node ends."""
         own = self._membership.own
         await self._membership.leave()
-        self._cache.forget()
-        self._options.subnet_file.unlink(missing_ok=True)
+        # From here on nothing may keep the node from ending: its subnet is free for others.
         self._leaving.set()
+        self._cache.forget()
+        try:
+            self._options.subnet_file.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning(
+                "subnet.env cannot be removed; it names a subnet that was given up",
+                extra={"fields": {"path": str(self._options.subnet_file), "error": error.strerror}},
+            )
         return {"subnet": None if own is None else str(own.key)}
 
     async def _wait_for_leave(self) -> None:

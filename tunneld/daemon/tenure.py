@@ -226,5 +226,12 @@ async def _wait_for(failure: asyncio.Future[None]) -> None:
 
 
 def _previous_subnet(path: Path) -> SubnetKey | None:
-    previous = subnet_env.read(path)
+    try:
+        previous = subnet_env.read(path)
+    except HostError as error:
+        _log.warning(
+            "the former subnet.env cannot be read; going on without it",
+            extra={"fields": {"path": str(path), "error": str(error)}},
+        )
+        return None
     return subnet_env.key(previous) if previous else None

@@ -228,7 +228,11 @@ class Actuator:
 
     def _read_subnet_env(self) -> SubnetEnv | None:
         """Returns what subnet.env says, if it is written as we write it."""
-        text = subnet_env.read_text(self._subnet_file)
+        try:
+            text = subnet_env.read_text(self._subnet_file)
+        except HostError:
+            # Whatever stands there: `apply` writes the file last, and says why it cannot.
+            text = None
         if text is None:
             return None
         value = subnet_env.parse(text)

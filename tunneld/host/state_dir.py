@@ -1,26 +1,37 @@
 """The directory of what a daemon must remember over a restart, and the lock on it.
 
 Holds `lock` (the pid of the daemon that runs), `node-id` (made once, at random) and small
-JSON caches. It holds no secret and decides nothing about what is cached.
+JSON caches. It holds no secret and decides nothing about what is cached. Nothing here is needed to
+forward packets: on a disk that is full, read-only or away, what cannot be written is kept in
+memory, `problem` says so, and it is tried again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import logging
 import os
 import re
 import secrets
-import tempfile
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tunneld.errors import HostError, StateDirInUseError
+from tunneld.errors import StateDirInUseError
+from tunneld.host import text_file
 
 _NODE_ID = re.compile(r"[0-9a-f]{32}")
 _CACHE_NAME = re.compile(r"[a-z][a-z0-9-]*")
+_NODE_ID_FILE = "node-id"
+
+_REMEDY = (
+    "nothing is remembered for the next start: expected a directory this daemon may write; make "
+    "room, check owner and mode, or choose another with --state-dir"
+)
 
 _log = logging.getLogger("tunneld.host")
 
@@ -33,14 +44,21 @@ class StateDir:
 
         Raises:
             StateDirInUseError: another daemon runs on it; the message names its pid.
-            HostError: the directory cannot be made or written.
         """
         self.path = path
+        self.problem: str | None = None
+        """Why something could not be written down, in one line; None: everything is."""
+        self._guard = threading.Lock()
+        self._unwritten: dict[str, str] = {}
+        """File names and texts that the disk has not taken yet."""
+        self._node_id: str | None = None
+        self._lock_fd = -1
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._lock_fd = _lock_file(path)
         except OSError as error:
-            raise _refused(path, "use", error) from error
+            self._failed(path, "use", error)
+            return
         try:
             self._lock()
         except BaseException:
@@ -51,62 +69,77 @@ class StateDir:
         try:
             fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            pid = os.pread(self._lock_fd, 32, 0).decode("ascii", errors="replace").strip()
             raise StateDirInUseError(
-                f"state directory {self.path} is in use by process {pid or 'unknown'}; expected "
+                f"state directory {self.path} is in use by process {_pid(self.path)}; expected "
                 "no other daemon on it: stop that one, or give this one its own --state-dir"
             ) from error
         except OSError as error:
-            raise _refused(self.path / "lock", "lock", error) from error
-        os.ftruncate(self._lock_fd, 0)
-        os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
+            # A file system without locks: two daemons on it would at least be two nodes.
+            self._failed(self.path / "lock", "lock", error)
+            return
+        with contextlib.suppress(OSError):  # only the pid for the message above
+            os.ftruncate(self._lock_fd, 0)
+            os.pwrite(self._lock_fd, f"{os.getpid()}\n".encode(), 0)
 
     @property
     def node_id(self) -> str:
         """32 hexadecimal digits that tell this node from all others; made at the first call.
 
-        Raises:
-            HostError: the file holds something else, or cannot be read or written.
+        An id that cannot be read is replaced, with a warning: the store knows this host by its
+        address too.
         """
-        path = self.path / "node-id"
-        text = self._read(path)
-        if text is None:
-            text = secrets.token_hex(16)
-            self._write(path, f"{text}\n")
-        node_id = text.strip()
-        if not _NODE_ID.fullmatch(node_id):
-            raise HostError(
-                f"{path} holds {node_id[:40]!r}; expected 32 hexadecimal digits: restore the "
-                "file, or delete it to join as a new node"
-            )
-        return node_id
+        if self._node_id is None:
+            text = self._read(_NODE_ID_FILE)
+            found = "" if text is None else text.strip()
+            if _NODE_ID.fullmatch(found):
+                self._node_id = found
+            else:
+                if text is not None:
+                    _log.warning(
+                        "the node id is damaged; this host gets a new one",
+                        extra={
+                            "fields": {
+                                "path": str(self.path / _NODE_ID_FILE),
+                                "detail": f"it holds {found[:40]!r}, not 32 hexadecimal digits",
+                            }
+                        },
+                    )
+                return self.renew_node_id()
+        return self._node_id
+
+    def renew_node_id(self) -> str:
+        """Makes this a new node, and returns its id; the former belongs to another host."""
+        self._node_id = secrets.token_hex(16)
+        self._write(_NODE_ID_FILE, f"{self._node_id}\n")
+        return self._node_id
 
     def load(self, name: str) -> object:
         """Returns the object saved under `name`; None when there is none that can be read.
 
         A damaged cache counts as none, with a warning: whatever is cached can be learned again.
         """
-        path = self._cache(name)
-        text = self._read(path)
+        file = _cache(name)
+        text = self._read(file)
         if text is None:
             return None
         try:
             value: object = json.loads(text)
-        except json.JSONDecodeError as error:
-            _log.warning(
-                "a damaged cache is ignored",
-                extra={"fields": {"path": str(path), "error": str(error)}},
-            )
+        except (ValueError, RecursionError) as error:
+            self._ignored(file, str(error))
             return None
         return value
 
     def save(self, name: str, value: object) -> None:
         """Replaces, in one step, what is saved under `name` by a JSON value.
 
-        Raises:
-            HostError: it cannot be written.
+        What the disk does not take is kept in memory, and tried again at each further call.
         """
-        self._write(self._cache(name), json.dumps(value, indent=1) + "\n")
+        self._write(_cache(name), json.dumps(value, indent=1) + "\n")
+
+    def retry(self) -> None:
+        """Writes what could not be written before. May block on the disk."""
+        with self._guard:
+            self._write_all()
 
     def close(self) -> None:
         """Gives the lock back. The files stay."""
@@ -125,40 +158,76 @@ class StateDir:
     ) -> None:
         self.close()
 
-    def _cache(self, name: str) -> Path:
-        if not _CACHE_NAME.fullmatch(name):
-            raise ValueError(f"cache name {name!r}; expected lower-case letters, digits, dashes")
-        return self.path / f"{name}.json"
-
-    @staticmethod
-    def _read(path: Path) -> str | None:
+    def _read(self, file: str) -> str | None:
+        with self._guard:
+            if file in self._unwritten:
+                return self._unwritten[file]
         try:
-            return path.read_bytes().decode("utf-8", errors="replace")
-        except FileNotFoundError:
+            return text_file.read(self.path / file)
+        except OSError as error:
+            self._ignored(file, error.strerror or str(error))
             return None
-        except OSError as error:
-            raise _refused(path, "read", error) from error
 
-    @staticmethod
-    def _write(path: Path, text: str) -> None:
-        temporary: str | None = None
-        try:
-            fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-            with open(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            temporary = None
-        except OSError as error:
-            raise _refused(path, "write", error) from error
-        finally:
-            if temporary is not None and os.path.exists(temporary):
-                os.unlink(temporary)
+    def _write(self, file: str, text: str) -> None:
+        with self._guard:
+            self._unwritten[file] = text
+            self._write_all()
+
+    def _write_all(self) -> None:
+        if not self._unwritten and self._lock_fd >= 0:
+            return
+        for file in list(self._unwritten):
+            try:
+                self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                text_file.replace(self.path / file, self._unwritten[file], 0o600)
+            except OSError as error:
+                self._failed(self.path / file, "write", error)
+                return
+            del self._unwritten[file]
+        if self._lock_fd < 0:
+            # Not before the daemon is started again is there a lock to be had.
+            return
+        if self.problem is not None:
+            self.problem = None
+            _log.info(
+                "the state directory is written again", extra={"fields": {"path": str(self.path)}}
+            )
+
+    def _failed(self, path: Path, verb: str, error: OSError) -> None:
+        former, self.problem = (
+            self.problem,
+            f"cannot {verb} {path}: {error.strerror or error}; {_REMEDY}",
+        )
+        if former is None:
+            _log.warning(
+                "the state directory cannot be written; going on without it",
+                extra={"fields": {"path": str(path), "error": self.problem}},
+            )
+
+    def _ignored(self, file: str, error: str) -> None:
+        _log.warning(
+            "a damaged cache is ignored",
+            extra={"fields": {"path": str(self.path / file), "error": error}},
+        )
 
 
-def _refused(path: Path, verb: str, error: OSError) -> HostError:
-    return HostError(
-        f"cannot {verb} {path}: {error.strerror}; expected a directory this daemon may write: "
-        "check owner and mode, or choose another with --state-dir"
-    )
+def _lock_file(path: Path) -> int:
+    """Returns a descriptor to lock by: the lock file, or where none can be made the directory."""
+    try:
+        return os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno == errno.ENOTDIR:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _pid(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return (text_file.read(path / "lock") or "").strip()[:20] or "unknown"
+    return "unknown"
+
+
+def _cache(name: str) -> str:
+    if not _CACHE_NAME.fullmatch(name):
+        raise ValueError(f"cache name {name!r}; expected lower-case letters, digits, dashes")
+    return f"{name}.json"

@@ -8,21 +8,13 @@ Source: flannel `pkg/subnet/subnet.go` (WriteSubnetFile: fields, order, form, mo
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
-from ipaddress import (
-    AddressValueError,
-    IPv4Interface,
-    IPv4Network,
-    IPv6Interface,
-    IPv6Network,
-    NetmaskValueError,
-)
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
 from tunneld.errors import HostError
 from tunneld.fib.state import SubnetEnv
+from tunneld.host import text_file
 from tunneld.lease.model import NO_IPV4_SUBNET, SubnetKey
 
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*[=:]\s*(.*?)\s*")
@@ -55,7 +47,7 @@ def parse(text: str) -> SubnetEnv:
         subnet=_ipv4(values.get("FLANNEL_SUBNET", "")),
         network_v6=_ipv6(values.get("FLANNEL_IPV6_NETWORK", "")),
         subnet_v6=_ipv6(values.get("FLANNEL_IPV6_SUBNET", "")),
-        mtu_bytes=int(mtu) if mtu.isascii() and mtu.isdecimal() else 0,
+        mtu_bytes=int(mtu) if _is_number(mtu) else 0,
         ip_masq=values.get("FLANNEL_IPMASQ") == "true",
     )
 
@@ -75,25 +67,14 @@ def write(path: Path, value: SubnetEnv) -> None:
     Raises:
         HostError: the file cannot be written there.
     """
-    temporary: str | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with open(fd, "w", encoding="ascii") as file:
-            file.write(render(value))
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        temporary = None
+        text_file.make_directories(path.parent, 0o755)
+        text_file.replace(path, render(value), 0o644)
     except OSError as error:
         raise HostError(
             f"cannot write {path}: {error.strerror}; expected a writable place for subnet.env: "
             "check the directory, or choose another with --subnet-file"
         ) from error
-    finally:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
 
 
 def read(path: Path) -> SubnetEnv | None:
@@ -113,9 +94,7 @@ def read_text(path: Path) -> str | None:
         HostError: there is a file, but it cannot be read.
     """
     try:
-        return path.read_bytes().decode("utf-8", errors="replace")
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        return text_file.read(path)
     except OSError as error:
         raise HostError(
             f"cannot read {path}: {error.strerror}; expected subnet.env or nothing there: check "
@@ -145,7 +124,7 @@ def _ipv4(text: str) -> IPv4Network | None:
     """Returns the network of one CIDR; several, separated by commas, are none at all."""
     try:
         return IPv4Interface(text).network if _has_length(text) else None
-    except (AddressValueError, NetmaskValueError):
+    except ValueError:
         return None
 
 
@@ -153,10 +132,15 @@ def _ipv6(text: str) -> IPv6Network | None:
     # Python takes "fe80::1%eth0/64" for an address, Go does not.
     try:
         return IPv6Interface(text).network if _has_length(text) and "%" not in text else None
-    except (AddressValueError, NetmaskValueError):
+    except ValueError:
         return None
 
 
 def _has_length(text: str) -> bool:
     _, _, length = text.partition("/")
-    return length.isascii() and length.isdecimal()
+    return _is_number(length)
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is a whole number that any field here may hold, in ASCII digits."""
+    return re.fullmatch(r"[0-9]{1,9}", text) is not None

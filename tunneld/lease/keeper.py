@@ -86,6 +86,8 @@ class Keeper:
         self._grant: Grant | None = None
         self._granted_at_s = 0.0
         self._is_lost = False
+        self._is_due = False
+        """Whether it is not known how long ago the grant was given its time."""
         self._renewal_error: str | None = None
         self._acquiring = asyncio.Lock()
         self._regranted = asyncio.Event()
@@ -213,8 +215,12 @@ class Keeper:
         """Goes on with a lease of an earlier run, `left_s` seconds before its end.
 
         For a start without a store: `tracker` holds what was remembered, and the next listing
-        judges whether the lease is still ours.
+        judges whether the lease is still ours. A clock that was set since makes of `left_s`
+        anything; no lease lasts longer than its life, and this one is renewed at the first
+        chance.
         """
+        left_s = min(left_s, self._ttl_s)
+        self._is_due = True
         self._lease, self._history, self._is_lost = lease, tracker.history, False
         self._grant = Grant(grant_id=lease.grant_id, ttl_s=self._ttl_s)
         self._granted_at_s = _now() + left_s - self._ttl_s
@@ -234,8 +240,11 @@ class Keeper:
             grant = self._grant
             if grant is None:
                 raise GrantLostError("there is no grant to renew; acquire a lease first")
-            due_s = retry_s or self._granted_at_s + self._interval_s - _now()
-            if await self._is_regranted_within(due_s):
+            if self._is_due:
+                due_s = retry_s
+            else:
+                due_s = retry_s or self._granted_at_s + self._interval_s - _now()
+            if await self._is_regranted_within(due_s, is_retry=retry_s > 0):
                 retry_s = 0.0
                 continue
             asked_at_s = _now()
@@ -327,7 +336,7 @@ class Keeper:
 
     def _renewed(self, grant: Grant, asked_at_s: float) -> None:
         # The time of asking: the store's count cannot have begun before it.
-        self._grant, self._granted_at_s = grant, asked_at_s
+        self._grant, self._granted_at_s, self._is_due = grant, asked_at_s, False
         if self._renewal_error is not None:
             self._renewal_error = None
             _log.info("the lease is renewed again", extra={"fields": {"ttl_s": grant.ttl_s}})
@@ -345,16 +354,26 @@ class Keeper:
         most_s = min(LAST_RETRY_S, self._interval_s)
         return min(last_s * 2, most_s) if last_s else min(first_s, most_s)
 
-    async def _is_regranted_within(self, wait_s: float) -> bool:
-        """Waits, and returns True at once when `acquire` has changed the grant meanwhile."""
-        try:
-            # Not wait_for: before Python 3.12 it may lose a cancellation.
-            async with asyncio.timeout(max(wait_s, 0.0)):
-                await self._regranted.wait()
-        except TimeoutError:
-            return False
-        self._regranted.clear()
-        return True
+    async def _is_regranted_within(self, wait_s: float, *, is_retry: bool) -> bool:
+        """Waits, and returns True at once when `acquire` has changed the grant meanwhile.
+
+        A retry does not wait any longer once the store is back, as others find out first.
+        """
+        end_s = _now() + max(wait_s, 0.0)
+        while True:
+            was_away = not self._store.status().connected
+            left_s = max(end_s - _now(), 0.0)
+            try:
+                # Not wait_for: before Python 3.12 it may lose a cancellation.
+                async with asyncio.timeout(min(left_s, FIRST_RETRY_S) if is_retry else left_s):
+                    await self._regranted.wait()
+            except TimeoutError:
+                is_back = was_away and self._store.status().connected
+                if not is_retry or is_back or _now() >= end_s:
+                    return False
+            else:
+                self._regranted.clear()
+                return True
 
     def _report(self, candidate: Candidate, lease: Lease) -> None:
         former = self._lease

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import threading
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -94,6 +95,14 @@ def test_forms_of_a_dotenv_file_are_understood(line: str) -> None:
     assert parse(line).subnet == SUBNET
 
 
+def test_number_of_any_length_or_script_is_no_number() -> None:
+    for digits in ("9" * 5000, "١٤٧٢", "²"):
+        text = f"FLANNEL_SUBNET=10.5.102.1/{digits}\nFLANNEL_MTU={digits}\n"
+        assert parse(f"{text}FLANNEL_IPV6_SUBNET=fd00::1/{digits}\n") == SubnetEnv(
+            network=None, subnet=None, mtu_bytes=0, ip_masq=False
+        )
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -132,8 +141,11 @@ def test_file_gets_mode_0644_and_directories_0755_whatever_the_umask(tmp_path: P
         write(path, VALUE)
         os.umask(0o077)
         write(path, VALUE)
+        write(tmp_path / "other" / "deep" / "subnet.env", VALUE)
     finally:
         os.umask(umask)
+    for directory in ("other", "other/deep"):
+        assert stat.S_IMODE((tmp_path / directory).stat().st_mode) == 0o755
     assert path.read_text() == GOLDEN
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
@@ -181,3 +193,23 @@ def test_place_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"cannot write .*subnet\.env: Is a directory"):
         write(tmp_path / "subnet.env", VALUE)
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["file", "subnet.env"]
+
+
+def test_file_that_is_a_mount_is_named_as_such(tmp_path: Path) -> None:
+    path, source = tmp_path / "subnet.env", tmp_path / "source"
+    path.touch()
+    source.touch()
+    subprocess.run(["mount", "--bind", source, path], check=True)
+    try:
+        with pytest.raises(
+            HostError, match=r"subnet\.env: it is a mount, which cannot be replaced"
+        ):
+            write(path, VALUE)
+    finally:
+        subprocess.run(["umount", path], check=True)
+
+
+def test_reader_does_not_wait_for_a_fifo(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "subnet.env")
+    with pytest.raises(HostError, match="it is no regular file"):
+        read(tmp_path / "subnet.env")

@@ -11,9 +11,10 @@ from tests.unit.lease.entries import lease_name
 from tests.unit.lease.nodes import Node
 from tests.unit.lease.values import ME, NETWORK
 from tunneld.errors import LeaseError
-from tunneld.lease.keeper import renewal_interval_s
+from tunneld.lease.keeper import Keeper, renewal_interval_s
 from tunneld.lease.model import Lease
 from tunneld.lease.ownership import Deleted, Held
+from tunneld.lease.registry import Grant
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,64 @@ def test_remembered_lease_is_renewed_before_its_end(server: Server, prefix: str)
             keeping = asyncio.create_task(again.keeper.keep())
             await until(lambda: (again.keeper.expires_at_s or 0.0) > begin_s)
             keeping.cancel()
+            await again.store.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("left_s", [864_000.0, 5.0])
+def test_remembered_lease_is_renewed_at_once_whatever_a_clock_says_of_its_end(
+    server: Server, prefix: str, left_s: float
+) -> None:
+    async def main() -> None:
+        async with Node(server.options(prefix), ME, ttl_s=6_000.0) as node:
+            first = await node.acquire(NETWORK)
+            await node.sees(first)
+            again = Node(server.options(prefix), ME, ttl_s=6_000.0)
+            again.tracker.reset(node.tracker.view)
+            again.keeper.adopt(first, left_s, again.tracker)
+            begin_s = asyncio.get_running_loop().time()
+            adopted_s = again.keeper.expires_at_s or 0.0
+            assert adopted_s - begin_s <= min(left_s, 6_000.0)
+            renewals = []
+            keep_alive = again.store.keep_alive
+
+            async def counted(grant: Grant) -> Grant:
+                renewals.append(grant)
+                return await keep_alive(grant)
+
+            again.store.keep_alive = counted  # type: ignore[method-assign]
+            keeping = asyncio.create_task(again.keeper.keep())
+            await until(lambda: bool(renewals))
+            # The one renewal gives the whole time again: there is no second for as long.
+            await until(lambda: (again.keeper.expires_at_s or 0.0) >= begin_s + 6_000.0)
+            assert len(renewals) == 1
+            keeping.cancel()
+            await again.store.close()
+
+    run(main())
+
+
+def test_lease_is_renewed_as_soon_as_the_store_is_seen_to_be_back(
+    etcd: EtcdServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Without the store's return nothing would be tried before the test is given up.
+    monkeypatch.setattr(Keeper, "_next_retry_s", lambda _self, _last_s: 3_600.0)
+
+    async def main() -> None:
+        async with Node(etcd.options(prefix), ME, ttl_s=60.0) as node:
+            first = await node.acquire(NETWORK)
+            again = Node(etcd.options(prefix), ME, ttl_s=60.0)
+            again.tracker.reset(node.tracker.view)
+            again.keeper.adopt(first, 60.0, again.tracker)
+            await asyncio.to_thread(etcd.kill)
+            keeping = asyncio.create_task(again.keeper.keep())
+            await until(lambda: again.keeper.problem is not None)
+            await asyncio.to_thread(etcd.start)
+            watching = asyncio.create_task(again.store.read())
+            await until(lambda: again.keeper.problem is None)
+            keeping.cancel()
+            await watching
             await again.store.close()
 
     run(main())
