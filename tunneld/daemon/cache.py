@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Cache:
                 "ExpiresAt": now.wall_s + expires_in_s,
                 "Boot": now.boot_id,
                 "EndsAt": now.boot_s + expires_in_s,
-                "Leases": [_lease_text(lease) for lease in (*_others(table, own), own)],
+                "Leases": [*map(_lease_text, _others(table, own)), _lease_text(own)],
                 "Nodes": {
                     record.node_id: texts.encode_record(record).decode() for record in table.records
                 },
@@ -171,7 +171,12 @@ def _left_s(document: dict[str, Any], now: Now) -> float:
 
 
 def _others(table: Snapshot, own: Lease) -> list[Lease]:
-    return [lease for lease in table.leases if lease.key != own.key]
+    # What others wrote beside what flannel knows is of no use here, and may be large.
+    return [
+        replace(lease, attributes=replace(lease.attributes, extra={}))
+        for lease in table.leases
+        if lease.key != own.key
+    ]
 
 
 def _lease_text(lease: Lease) -> dict[str, Any]:

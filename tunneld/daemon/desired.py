@@ -19,7 +19,7 @@ from tunneld.daemon.path_mtu import PathMtus
 from tunneld.fib.compose import Overlay, Rules, compose
 from tunneld.fib.shared_macs import shared_macs
 from tunneld.fib.state import OverlayNet, State
-from tunneld.lease.model import IPAddress, IPNetwork, Lease, SubnetKey
+from tunneld.lease.model import MALFORMED_VALUE, IPAddress, IPNetwork, Lease, SubnetKey
 from tunneld.lease.network import NetworkConfig
 from tunneld.peer import Peer, join
 
@@ -139,6 +139,11 @@ class Desired:
                     reach = backend.reach(peer, family, self._here, on_link=on_link)
                 except Unusable as verdict:
                     verdicts[peer.key, verdict.reason].append(verdict.detail)
+                    continue
+                except Exception as error:
+                    # Whatever a lease of others holds, it costs that lease and nobody else.
+                    detail = f"cannot be used: {type(error).__name__}: {error}"
+                    verdicts[peer.key, MALFORMED_VALUE].append(detail)
                     continue
                 if reach is not None:
                     found[prefix] = (peer, reach)

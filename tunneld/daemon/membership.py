@@ -32,6 +32,9 @@ from tunneld.log import Periodic
 REMEMBER_S = 1.0
 """How often, at the most, the table is written down: a large network changes often."""
 
+REMEMBER_SHARE = 0.05
+"""The most of the time that goes into writing it down, however large it is."""
+
 RETRY_S = 1.0
 """How long after a refusal the next attempt to get a lease is made."""
 
@@ -271,12 +274,15 @@ async def remember(cache: Cache, membership: Membership) -> None:
     with membership.telling(changed.set):
         while True:
             changed.clear()
+            pause_s = REMEMBER_S
             own, ends_s = membership.own, membership.expires_at_s
             left_s = ends_s - time.monotonic() if ends_s is not None else 0.0
             if own is not None:
                 table = membership.tracker.view
+                begun_s = time.monotonic()
                 await asyncio.to_thread(cache.save, table, own, left_s)
-            await asyncio.sleep(REMEMBER_S)
+                pause_s = max(pause_s, (time.monotonic() - begun_s) / REMEMBER_SHARE)
+            await asyncio.sleep(pause_s)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(left_s / 10, REMEMBER_S)):
                     await changed.wait()

@@ -21,6 +21,10 @@ from typing import Any, NoReturn, TypeAlias
 Json: TypeAlias = Any
 """A decoded value: None, bool, int, float, str, list or dict."""
 
+MAX_DEPTH = 64
+"""Objects and lists inside each other. Go stops at 10,000; what goes on from here is walked and
+written again by code that calls itself, and no lease or config needs more than a handful."""
+
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -40,6 +44,7 @@ def loads(text: str) -> Json:
         )
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    _check_depth(value)
     return _well_formed(value) if "\\ud" in text.lower() else value
 
 
@@ -91,6 +96,21 @@ def _finite(text: str) -> float:
     if not isfinite(value):
         raise ValueError(f"number {text} is out of range")
     return value
+
+
+def _check_depth(value: Json) -> None:
+    """Raises ValueError where containers lie more than `MAX_DEPTH` deep. Calls itself never."""
+    level: list[Json] = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_DEPTH):
+        level = [
+            item
+            for container in level
+            for item in (container.values() if isinstance(container, dict) else container)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested too deeply: more than {MAX_DEPTH} objects and lists in each other")
 
 
 def _well_formed(value: Json) -> Json:

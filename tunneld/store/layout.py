@@ -11,6 +11,7 @@ Pure. Both stores hand raw entries in and get the values of `lease.model` back.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -37,6 +38,14 @@ from tunneld.lease.model import (
     SubnetKey,
 )
 from tunneld.store import format as fmt
+
+MAX_VALUE_BYTES = 16 * 1024
+"""Of a lease, a record, a reservation. flannel's have some 200; what is larger is not kept."""
+
+MAX_CONFIG_BYTES = 256 * 1024
+
+MAX_SHOWN_NAME = 512
+"""Characters of a key that nobody can read: etcd takes keys of 1.5 MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,12 +183,17 @@ class Layout:
     def _put(self, entry: Entry) -> tuple[Event, ...]:
         place = self._place(entry.name)
         if place.kind is _Kind.MALFORMED:
-            bad = Malformed(name=entry.name, reason=MALFORMED_KEY, detail=place.detail)
+            bad = Malformed(name=_shown(entry.name), reason=MALFORMED_KEY, detail=place.detail)
             return (MalformedPut(bad),)
         try:
+            _check_size(place, entry)
             return self._read(place, entry)
         except ValueError as error:
-            bad = Malformed(name=entry.name, reason=MALFORMED_VALUE, detail=str(error))
+            detail = str(error)
+        except Exception as error:
+            # Whatever others wrote, and whatever reading it raises, ends nobody's daemon.
+            detail = f"cannot be read: {type(error).__name__}: {error}"
+        bad = Malformed(name=_shown(entry.name), reason=MALFORMED_VALUE, detail=_cut(detail))
         if place.kind is _Kind.LEASE:
             return (MalformedPut(bad, place.key),)
         # `MalformedPut` takes back leases only.
@@ -209,9 +223,27 @@ class Layout:
             case _Place(_Kind.RESERVATION, key=SubnetKey() as key):
                 return (ReservationDeleted(key),)
             case _Place(_Kind.MALFORMED):
-                return (MalformedDeleted(name),)
+                return (MalformedDeleted(_shown(name)),)
             case _:
                 return ()
+
+
+def _check_size(place: _Place, entry: Entry) -> None:
+    most = MAX_CONFIG_BYTES if place.kind is _Kind.CONFIG else MAX_VALUE_BYTES
+    if place.kind is not _Kind.FOREIGN and len(entry.value) > most:
+        raise ValueError(f"its value has {len(entry.value)} bytes; at most {most} are read")
+
+
+def _cut(detail: str) -> str:
+    return detail if len(detail) <= MAX_SHOWN_NAME else f"{detail[:MAX_SHOWN_NAME]}…"
+
+
+def _shown(name: str) -> str:
+    """Returns a name to log and count an entry by; long ones are cut, and still differ."""
+    if len(name) <= MAX_SHOWN_NAME:
+        return name
+    digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()
+    return f"{name[:MAX_SHOWN_NAME]}… ({len(name)} characters, SHA-256 {digest[:16]})"
 
 
 def _subnet_place(kind: _Kind, text: str, start: str = "") -> _Place:

@@ -109,3 +109,22 @@ def test_one_host_with_two_leases_and_one_mac_keeps_both_in_the_kernel(node: Mak
     assert to_peers(state, "onlink") == {A, B}
     assert len(state.host.fdb) == 1
     assert host.skips() == {}
+
+
+@pytest.mark.parametrize("datapath", ["userspace", "kernel"])
+def test_whatever_a_lease_makes_the_backend_raise_costs_that_lease_alone(
+    node: MakeNode, datapath: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = node(families="ipv4", datapath=datapath)
+    backend = host.desired._backend
+    real = type(backend).reach
+
+    def reach(self: Any, peer: Any, *args: Any, **options: Any) -> Any:
+        if peer.key.ipv4 == A:
+            raise RecursionError("maximum recursion depth exceeded")
+        return real(self, peer, *args, **options)
+
+    monkeypatch.setattr(type(backend), "reach", reach)
+    state = host.holds(lease(2, families="ipv4"), lease(3, families="ipv4"))
+    assert to_peers(state, "onlink") | targets(state) == {B}
+    assert host.skips() == {"malformed_value": 1}

@@ -70,3 +70,13 @@ def test_markup_is_escaped_as_go_escapes_it() -> None:
 def test_value_reads_back_as_written(value: object) -> None:
     assert gojson.loads(gojson.dumps(value)) == value
     assert json.loads(gojson.dumps(value)) == value
+
+
+@pytest.mark.parametrize("inner", ['"\\ud800"', '{"\\udfff":1}', "1"])
+def test_what_is_read_can_be_written_again_and_the_rest_is_refused(inner: str) -> None:
+    nested = [f'{{"X":{"[" * depth}{inner}{"]" * depth}}}' for depth in (1, 60, 65, 500, 5_000)]
+    for text in nested[:2]:
+        gojson.dumps(gojson.loads(text)).encode()
+    for text in nested[2:]:
+        with pytest.raises(ValueError, match="nested too deeply"):
+            gojson.loads(text)

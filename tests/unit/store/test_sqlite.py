@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -203,5 +206,88 @@ def test_networks_in_one_file_do_not_see_each_other(server: SqliteServer) -> Non
                 await one.write_config("more")
                 await two.write_config("two")
                 await until(lambda: follower.events == [ConfigPut("two")])
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_there_already", [False, True])
+def test_no_stranger_can_open_the_file_and_hold_a_lock_on_it(
+    server: SqliteServer, prefix: str, is_there_already: bool
+) -> None:
+    async def main() -> None:
+        async with opened(server, prefix) as store:
+            await store.write_config("{}")
+            for end in ("", "-wal", "-shm"):
+                assert os.stat(f"{server.path}{end}").st_mode & 0o007 == 0, end
+
+    before = os.umask(0o022)
+    try:
+        if is_there_already:
+            with closing(sqlite3.connect(server.path)) as db:
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("CREATE TABLE of_others (x)")
+            assert server.path.stat().st_mode & 0o004
+        run(main())
+    finally:
+        os.umask(before)
+
+
+def test_log_that_is_taken_away_hides_nobody_from_newcomers(
+    server: SqliteServer, prefix: str
+) -> None:
+    async def main() -> None:
+        async with opened(server, prefix) as old, Follower(old) as follower:
+            await old.write_config("1")
+            await until(lambda: follower.events == [ConfigPut("1")])
+            log = Path(f"{server.path}-wal")
+            await asyncio.to_thread(log.unlink)
+            # Until a daemon that has it open has looked at it.
+            await until(log.exists)
+            async with opened(server, prefix) as new:
+                assert (await new.read()).config == "1"
+                await new.write_config("2")
+            await until(lambda: ConfigPut("2") in follower.events or follower.snapshots[1:] != [])
+            assert (await old.read()).config == "2"
+
+    run(main())
+
+
+def test_rows_of_any_type_upset_nobody(server: SqliteServer, prefix: str) -> None:
+    odd = (None, 7, 1.5, "text", b"\xff\xfe", "[" * 5_000)
+
+    async def main() -> None:
+        async with opened(server, prefix) as store, Follower(store) as follower:
+            with server._write() as db:
+                for n, value in enumerate(odd):
+                    name = f"{prefix}/subnets/10.5.{n}.0-24"
+                    db.execute("INSERT INTO entries VALUES (?, ?, 'x', 'y', 2.5)", (name, value))
+                    db.execute(
+                        "INSERT INTO changes SELECT revision, ?1, ?2, 1, ?3, 'x', 'y' FROM state",
+                        (n, name, value),
+                    )
+                blob = b"/net\xff"
+                db.execute("INSERT INTO entries VALUES (?, x'00', 0, 1, 1)", (blob,))
+                db.execute(
+                    "INSERT INTO changes SELECT revision, 99, ?, 0, 1, 1, 1 FROM state", (blob,)
+                )
+            await until(lambda: len(follower.events) >= len(odd))
+            assert len((await store.read()).malformed) == len(odd)
+            await store.write_config("after")
+            await until(lambda: follower.events[-1:] == [ConfigPut("after")])
+
+    run(main())
+
+
+def test_file_without_its_state_is_an_error_and_no_end_of_the_watch(
+    server: SqliteServer, prefix: str
+) -> None:
+    async def main() -> None:
+        async with opened(server, prefix) as store, Follower(store) as follower:
+            with server._write() as db:
+                db.execute("DELETE FROM state")
+            await until(lambda: not store.status().connected)
+            with server._write() as db:
+                db.execute("INSERT INTO state VALUES (1, 'again', 9, 1)")
+            await until(lambda: len(follower.snapshots) == 2)
 
     run(main())

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import secrets
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tunneld.errors import GrantLostError
@@ -35,6 +36,10 @@ CREATE TABLE IF NOT EXISTS changes (
 """
 
 
+_Identities = tuple[tuple[int, int] | None, tuple[int, int] | None]
+"""Which file, and which write-ahead log, a connection has open."""
+
+
 class File:
     """The file, used by one thread.
 
@@ -44,7 +49,7 @@ class File:
     def __init__(self, path: Path, kept_revisions: int) -> None:
         self._path = path
         self._kept_revisions = kept_revisions
-        self._open_file: tuple[sqlite3.Connection, tuple[int, int]] | None = None
+        self._open_file: tuple[sqlite3.Connection, _Identities] | None = None
         self.revision = 0
         """Revision at the last look."""
 
@@ -173,9 +178,13 @@ class File:
     def _connection(self) -> sqlite3.Connection:
         """Opens the file, anew when another one lies in its place."""
         if self._open_file is not None:
-            db, identity = self._open_file
-            if _identity(self._path) == identity:
+            db, identities = self._open_file
+            if self._identities() == identities:
                 return db
+            # Somebody has put another file in its place, or taken the log away. What is written
+            # in a log without a name nobody else would ever read: it goes into the file first.
+            with suppress(sqlite3.Error):
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self.close()
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:
@@ -188,14 +197,19 @@ class File:
                     raise
                 time.sleep(0.01)
             else:
-                identity_now = _identity(self._path)
-                if identity_now is not None:
-                    self._open_file = (db, identity_now)
+                found = self._identities()
+                if found[0] is not None:
+                    self._open_file = (db, found)
                     return db
                 db.close()
 
+    def _identities(self) -> _Identities:
+        return _identity(self._path), _identity(Path(f"{self._path}-wal"))
+
     def _open(self) -> sqlite3.Connection:
+        self._keep_others_out()
         db = sqlite3.connect(self._path, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        db.text_factory = _text
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
@@ -209,6 +223,22 @@ class File:
             raise
         return db
 
+    def _keep_others_out(self) -> None:
+        """Takes the file from everybody but owner and group, whatever the umask is.
+
+        Who may read it may hold a lock on it, and so stop every writer.
+        """
+        with suppress(FileExistsError):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        for path in (self._path, Path(f"{self._path}-wal"), Path(f"{self._path}-shm")):
+            with suppress(FileNotFoundError):
+                found = os.stat(path).st_mode
+                mode = stat.S_IMODE(found)
+                if stat.S_ISREG(found) and mode & 0o007:
+                    # Only its owner may; what another user made has the mode they chose.
+                    with suppress(PermissionError):
+                        os.chmod(path, mode & ~0o007)
+
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
@@ -218,21 +248,40 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _entry(row: tuple[str, bytes, int, int, int]) -> Entry:
-    name, value, grant_id, create_revision, mod_revision = row
+def _text(value: bytes) -> str:
+    # What others wrote into the file may be any bytes; it must still have a name to count it by.
+    return value.decode(errors="backslashreplace")
+
+
+def _bytes(value: object) -> bytes:
+    # A column of SQLite holds whatever type was written, whatever it was declared as.
+    return value if isinstance(value, bytes) else str(value).encode(errors="replace")
+
+
+def _name(value: object) -> str:
+    return value if isinstance(value, str) else _text(_bytes(value))
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _entry(row: tuple[object, ...]) -> Entry:
+    name, value, *numbers = row
+    grant_id, create_revision, mod_revision = map(_number, numbers)
     return Entry(
-        name=name,
-        value=value,
+        name=_name(name),
+        value=_bytes(value),
         grant_id=grant_id,
         create_revision=create_revision,
         mod_revision=mod_revision,
     )
 
 
-def _change(row: tuple[int, str, int, bytes, int, int]) -> Change:
+def _change(row: tuple[object, ...]) -> Change:
     revision, name, is_put, value, grant_id, create_revision = row
     entry = _entry((name, value, grant_id, create_revision, revision)) if is_put else None
-    return Change(name=name, entry=entry, revision=revision)
+    return Change(name=_name(name), entry=entry, revision=_number(revision))
 
 
 def _expire(db: sqlite3.Connection, now: float) -> None:

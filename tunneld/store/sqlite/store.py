@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from tunneld.errors import StoreError, StoreRefusedError, StoreUnavailableError
+from tunneld.errors import StoreError, StoreRefusedError, StoreUnavailableError, TunneldError
 from tunneld.lease.model import Batch, Lease, Snapshot
 from tunneld.lease.registry import Claim, Grant, StoreStatus
 from tunneld.store import transaction
@@ -113,14 +113,17 @@ class SqliteStore:
         loop = asyncio.get_running_loop()
         try:
             result = await loop.run_in_executor(self._thread, call, *arguments)
-        except (sqlite3.Error, OSError) as error:
+        except TunneldError:
+            raise
+        except Exception as error:
+            # What SQLite and the system raise, and what a file of others' making leads to.
             self._health.failed(self._endpoint, str(error))
             raise _store_error(self._endpoint, error) from error
         self._health.answered(self._endpoint, self._file.revision)
         return result
 
 
-def _store_error(path: str, error: sqlite3.Error | OSError) -> StoreError:
+def _store_error(path: str, error: Exception) -> StoreError:
     is_refused = isinstance(error, PermissionError) or (
         isinstance(error, sqlite3.Error)
         and getattr(error, "sqlite_errorname", "").startswith(("SQLITE_READONLY", "SQLITE_PERM"))
@@ -129,7 +132,12 @@ def _store_error(path: str, error: sqlite3.Error | OSError) -> StoreError:
         return StoreRefusedError(
             f"store file {path} may not be written: {error}; give this user the right to it"
         )
+    if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL":
+        return StoreUnavailableError(
+            f"store file {path} cannot grow: {error}; make room on its file system"
+        )
+    words = str(error) if isinstance(error, sqlite3.Error | OSError) else repr(error)
     return StoreUnavailableError(
-        f"store file {path} cannot be used: {error}; check that its directory exists on a local "
+        f"store file {path} cannot be used: {words}; check that its directory exists on a local "
         "file system and that it is a store of tunneld"
     )
