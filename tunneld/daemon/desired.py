@@ -73,12 +73,7 @@ class Desired:
         own = self._membership.own
         if own is None or not self._backend.wants_on_link:
             return frozenset()
-        found = (
-            underlay_address(peer, family)
-            for peer in self._joined(own)
-            for family in self._backend.families
-        )
-        return frozenset(address for address in found if address is not None)
+        return self._addresses(self._joined(own))
 
     def set_on_link(self, answers: Mapping[IPAddress, bool]) -> None:
         """Takes over which of `underlay_addresses` the kernel reaches without a gateway.
@@ -100,10 +95,17 @@ class Desired:
         own = self._membership.own
         if own is None:
             return None
-        reached = self._reached(self._joined(own))
+        joined = self._joined(own)
+        reached = self._reached(joined)
         reaches = self._path_mtus.limit({prefix: how for prefix, (_, how) in reached.items()})
         self.peers = {prefix: (reached[prefix][0], how) for prefix, how in reaches.items()}
-        return compose(self._overlay(own.key), reaches, self._rules)
+        return compose(self._overlay(own.key), reaches, self._rules, self._addresses(joined))
+
+    def _addresses(self, peers: Iterable[Peer]) -> frozenset[IPAddress]:
+        found = (
+            underlay_address(peer, family) for peer in peers for family in self._backend.families
+        )
+        return frozenset(address for address in found if address is not None)
 
     def _overlay(self, own: SubnetKey) -> Overlay:
         backend, ipv4, ipv6 = self._backend, self._config.ipv4, self._config.ipv6

@@ -96,6 +96,7 @@ class Tenure:
                 forward=options.iptables_forward_rules,
                 notrack=_notrack(options, backend, underlay),
                 accept_mark=options.bridge_accept_fwmark,
+                port=backend.port,
             ),
         )
         self._underlay_watch = UnderlayWatch(

@@ -8,7 +8,7 @@ Source: flannel `pkg/backend/vxlan/vxlan_network.go` (neighbour, FDB and route o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
@@ -28,9 +28,10 @@ from tunneld.fib.state import (
     Route,
     State,
     SubnetEnv,
+    UnderlayGuard,
     UnderlayPort,
 )
-from tunneld.lease.model import IPNetwork
+from tunneld.lease.model import IPAddress, IPNetwork
 
 UNREACHABLE_METRIC = 2**31
 """Far behind every route of a bridge, so that it speaks only when no bridge has the subnet."""
@@ -66,10 +67,21 @@ class Rules:
     forward: bool = True
     notrack: frozenset[UnderlayPort] = frozenset()
     accept_mark: FirewallMark | None = None
+    port: int | None = None
+    """UDP, to which nobody but the data path may send; None: the overlay has no datagrams."""
 
 
-def compose(overlay: Overlay, reaches: Mapping[IPNetwork, Reach], rules: Rules) -> State:
-    """Returns the desired state of a host, with its peers' subnets as `reaches` has them."""
+def compose(
+    overlay: Overlay,
+    reaches: Mapping[IPNetwork, Reach],
+    rules: Rules,
+    members: Collection[IPAddress] = (),
+) -> State:
+    """Returns the desired state of a host, with its peers' subnets as `reaches` has them.
+
+    `members` are the underlay addresses of all that hold a lease, also of those that are not
+    reached: they may take what comes from this host.
+    """
     kernel = [reach.kernel for reach in reaches.values() if reach.kernel is not None]
     devices = {device.name for device in overlay.vxlan_devices}
     if overlay.device is not None:
@@ -98,6 +110,13 @@ def compose(overlay: Overlay, reaches: Mapping[IPNetwork, Reach], rules: Rules) 
                 forward=rules.forward,
                 notrack=rules.notrack,
                 accept_mark=rules.accept_mark,
+                guard=None
+                if rules.port is None
+                else UnderlayGuard(
+                    port=rules.port,
+                    peers=frozenset(members),
+                    devices=frozenset(device.name for device in overlay.vxlan_devices),
+                ),
             ),
             subnet_env=SubnetEnv(
                 network=overlay.ipv4.network if overlay.ipv4 else None,

@@ -143,6 +143,30 @@ class FirewallMark:
     mask: int = 0xFFFFFFFF
 
 
+DATAGRAM_MARK = FirewallMark(value=0x1000, mask=0x1000)
+"""What the data path's own datagrams carry, by which the firewall tells them from all others.
+
+One bit, which kube-proxy (0x4000, 0x8000), CNI's port maps (0x2000), Cilium (0x0f00) and Calico
+(0xffff0000) leave alone.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnderlayGuard:
+    """Who may send to the overlay's port of a peer: the data path, and nobody else on this host.
+
+    Peers know each other by their underlay addresses alone. So a datagram that leaves this host
+    from its own address, be it translated to it, counts there as one of the overlay.
+    """
+
+    port: int
+    """UDP, at every peer."""
+    peers: frozenset[IPAddress] = frozenset()
+    """Underlay addresses of all that hold a lease."""
+    devices: frozenset[str] = frozenset()
+    """Names of the kernel's devices that make the overlay's datagrams; empty: the engine does."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OverlayNet(Generic[_Net]):
     """The overlay in one address family."""
@@ -177,6 +201,8 @@ class Firewall:
     accept_mark: FirewallMark | None = None
     """What Docker's nftables rules accept (its --bridge-accept-fwmark); set on what the overlay
     brings for the own subnet. None: no mark."""
+    guard: UnderlayGuard | None = None
+    """None: the overlay has no datagrams."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

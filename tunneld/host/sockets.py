@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import TypedDict
 
 from tunneld.errors import CapabilityError, HostError, PortInUseError
+from tunneld.fib.state import DATAGRAM_MARK
 from tunneld.host.port_holder import port_holder
 from tunneld.lease.model import IPAddress
 
@@ -130,6 +131,24 @@ def open_icmp6_socket() -> socket.socket:
     return _open_raw(socket.AF_INET6, "IPv6")
 
 
+def mark_as_ours(opened: socket.socket) -> None:
+    """Marks what a socket sends as the data path's: only such may go to the peers' port.
+
+    Every socket that sends to a peer's port needs it, in whatever way it was opened: the firewall
+    drops what else this host sends there (`fib.state.UnderlayGuard`).
+
+    Raises:
+        CapabilityError: CAP_NET_ADMIN is missing.
+    """
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, DATAGRAM_MARK.value)
+    except PermissionError as error:
+        raise CapabilityError(
+            "cannot mark a socket of the underlay: not permitted; expected CAP_NET_ADMIN: run as "
+            "root or grant the capability"
+        ) from error
+
+
 def _open_raw(family: socket.AddressFamily, name: str) -> socket.socket:
     try:
         # With IPPROTO_RAW the header is part of what is sent, in both families (raw(7)).
@@ -179,6 +198,7 @@ def _open_udp(sockets: list[socket.socket], address: IPAddress) -> socket.socket
     opened = socket.socket(socket.AF_INET if is_ipv4 else socket.AF_INET6, socket.SOCK_DGRAM)
     sockets.append(opened)
     opened.setblocking(False)
+    mark_as_ours(opened)
     if is_ipv4:
         opened.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, PMTUDISC_DO)
     else:

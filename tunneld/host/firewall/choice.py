@@ -14,7 +14,7 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -35,7 +35,7 @@ from tunneld.host.firewall.translation import by_nftables
 from tunneld.host.firewall.xtables import Variant, Xtables, usual_variant, variants
 from tunneld.host.forwarding import docker_sign
 
-_IPTABLES_NFT_TABLES = frozenset({"filter", "nat", "raw"})
+_IPTABLES_NFT_TABLES = frozenset({"filter", "nat", "raw", "mangle"})
 _IPV6 = Path("/proc/sys/net/ipv6")
 """Missing where the kernel runs without IPv6."""
 
@@ -107,7 +107,9 @@ class HostFirewall:
         Raises:
             HostError: no program can do it, or one refuses.
         """
-        self._in_use = None
+        used, self._in_use = self._in_use, None
+        if used is not None and await self._apply_peers(used, wanted):
+            return
         usual = await self._find_programs()
         rules = await self._rules(wanted)
         chosen = await self._choose(wanted, rules, usual)
@@ -122,6 +124,26 @@ class HostFirewall:
         self._tell(chosen)
         if wanted.forward and chosen.table is not None:
             await self._warn_of_drops({of_family.nft for of_family in rules})
+
+    async def _apply_peers(self, used: _InUse, wanted: Firewall) -> bool:
+        """Returns whether nothing but the guarded peers was new, and is in force now."""
+        if wanted.guard is None or used.wanted.guard is None:
+            return False
+        if wanted != replace(used.wanted, guard=wanted.guard):
+            return False
+        if used.wanted.guard.devices != wanted.guard.devices:
+            return False
+        new = {one.version: one.guard for one in in_families(wanted)}
+        rules = tuple(replace(one, guard=new[one.version]) for one in used.rules)
+        beside = dict(used.beside)
+        if used.table is not None:
+            await used.table.apply(rules)
+        for part, before in used.beside.items():
+            if before.guard is not None:
+                beside[part] = replace(before, guard=new[before.version])
+                await part.apply(beside[part])
+        self._in_use = _InUse(wanted, rules, used.table, beside)
+        return True
 
     async def clear(self) -> None:
         """Takes everything of ours away, whoever put it there.
@@ -188,7 +210,9 @@ class HostFirewall:
         if self._mode == "nftables":
             return _InUse(wanted, rules, self._table, {})
         beside = {
-            part: of_family for of_family in rules for part in self._runnable(of_family.version)
+            part: replace(of_family, guard=None)
+            for of_family in rules
+            for part in self._runnable(of_family.version)
         }
         if self._mode == "auto" and (not any(usual.values()) or await _nft_works()):
             return _InUse(wanted, rules, self._table, beside)
@@ -204,6 +228,7 @@ class HostFirewall:
                     "choose another --firewall"
                 )
             self._xtables[of_family.version, variant].plan = layout.everything
+            beside[self._xtables[of_family.version, variant]] = of_family
         return _InUse(wanted, rules, None, beside)
 
     async def _find_programs(self) -> dict[Version, Variant | None]:

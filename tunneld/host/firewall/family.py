@@ -11,10 +11,10 @@ Source: flannel `pkg/trafficmngr/iptables/iptables.go` (224.0.0.0/4, ff00::/8).
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from tunneld.fib.state import Firewall, FirewallMark, UnderlayPort
+from tunneld.fib.state import Firewall, FirewallMark, UnderlayGuard, UnderlayPort
 from tunneld.lease.model import IPNetwork
 
 Version = Literal[4, 6]
@@ -43,6 +43,8 @@ class FamilyRules:
     forward: bool = True
     notrack: tuple[UnderlayPort, ...] = ()
     accept_mark: FirewallMark | None = None
+    guard: UnderlayGuard | None = None
+    """Its peers are those of this family."""
 
     @property
     def groups(self) -> str:
@@ -86,6 +88,14 @@ def in_families(
                 )
             ),
             accept_mark=wanted.accept_mark,
+            guard=_guard(wanted.guard, version),
         )
         for version, network, subnet in filter(None, nets)
     )
+
+
+def _guard(guard: UnderlayGuard | None, version: Version) -> UnderlayGuard | None:
+    if guard is None:
+        return None
+    peers = frozenset(address for address in guard.peers if address.version == version)
+    return replace(guard, peers=peers)

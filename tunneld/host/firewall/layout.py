@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 from zlib import crc32
 
+from tunneld.host.firewall import guard
 from tunneld.host.firewall.family import FamilyRules
 from tunneld.lease.model import IPNetwork
 
@@ -27,8 +28,8 @@ DOCKER_USER = "DOCKER-USER"
 
 _COMMENT = "-m comment --comment tunneld"
 _OWN = "TUNNELD-"
-_KINDS = ("FWD", "KEEP", "MASQ", "RAW", "OUT")
-"""Chains: forwarding, kept source addresses, masquerade, and raw of what comes in and goes out.
+_KINDS = ("FWD", "KEEP", "MASQ", "RAW", "OUT", *guard.KINDS)
+"""Chains: forwarding, kept source addresses, masquerade, raw of what comes in and goes out, guard.
 
 The longest name, with the longest device name of 15 characters, has the 28 iptables allows.
 """
@@ -139,6 +140,12 @@ def everything(tables: Tables, owner: str, wanted: FamilyRules) -> dict[str, Lay
         layouts["filter"] = _forward(tables, owner, wanted)
     if wanted.notrack or _may_drop_early(tables, owner):
         layouts["raw"] = _raw(owner, wanted, notrack=True)
+    if wanted.guard is not None:
+        chains = {kind: f"{_OWN}{kind}-{owner}" for kind in guard.KINDS}
+        for part in guard.iptables_rules(wanted.guard, chains, _COMMENT):
+            jump = Jump(part.parent, part.chain, part.place)
+            own = Layout(part.chains, (jump,))
+            layouts[part.table] = _joined(layouts.get(part.table, Layout()), own)
     return layouts
 
 
@@ -237,9 +244,7 @@ def _may_drop_early(tables: Tables, owner: str) -> bool:
     """
     rules = tables.get("raw", Table()).rules
     drops = any(target(rule) == "DROP" for rule in rules.get("PREROUTING", ()))
-    return "raw" in tables and (
-        drops or _docker_asks(tables) or not own_chains(owner).isdisjoint(rules)
-    )
+    return "raw" in tables and (drops or _docker_asks(tables) or f"{_OWN}RAW-{owner}" in rules)
 
 
 def _forward(tables: Tables, owner: str, wanted: FamilyRules) -> Layout:
@@ -279,6 +284,10 @@ def _raw(owner: str, wanted: FamilyRules, *, notrack: bool) -> Layout:
     if wanted.direct:
         chains[arriving] += _from_peers(wanted)
     return Layout(chains, tuple(jumps))
+
+
+def _joined(one: Layout, other: Layout) -> Layout:
+    return Layout({**one.chains, **other.chains}, (*one.jumps, *other.jumps))
 
 
 def _from_peers(wanted: FamilyRules) -> tuple[str, ...]:

@@ -16,16 +16,21 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
 from tunneld.errors import HostError
 from tunneld.host.firewall.family import NFT_FAMILY, FamilyRules
+from tunneld.host.firewall.guard import PEERS, nft_chains
 from tunneld.host.firewall.program import attempt
+from tunneld.lease.model import IPAddress
 
 NO_MASQUERADE_MARK = 0x4000
 """Packets that carry this mark are masqueraded by somebody else (kube-proxy), not by us."""
 
 _ALL_BITS = 0xFFFFFFFF
+
+_NOBODY: frozenset[IPAddress] = frozenset()
 
 
 class NftTable:
@@ -49,18 +54,53 @@ class NftTable:
     async def apply(self, wanted: tuple[FamilyRules, ...]) -> None:
         """Replaces the tables in one transaction; that of a family not wanted goes.
 
+        Where nothing but the guarded peers is new, only these are changed.
+
         Raises:
             HostError: nft is missing or refuses.
         """
-        self._applied = None
+        before, self._applied = self._applied, None
+        if before is not None and await self._apply_peers(*before, wanted):
+            return
         families = {rules.nft for rules in wanted}
         text = _removal(self.name, await self._families() - families)
+        what = f"replace table {self.name}"
         tables = [ruleset(self.name, rules) for rules in wanted]
-        await _nft(f"replace table {self.name}", text + "".join(tables))
+        outcome = await attempt(what, "nft", "-f", "-", stdin=text + "".join(tables))
+        if outcome.status != 0:
+            # An older nft, or a kernel without some module: what every one understands.
+            tables = [ruleset(self.name, rules, is_plain=True) for rules in wanted]
+            await _nft(what, text + "".join(tables))
         listings = await self._listings(wanted)
         # A flush in between leaves less than was written: then nothing counts as applied.
-        if [_count(listing) for listing in listings] == [_rules(table) for table in tables]:
+        if [_count(listing) for listing in listings] == [_rules(table) for table in tables] and [
+            _elements(listing) for listing in listings
+        ] == [_peers(rules) for rules in wanted]:
             self._applied = (wanted, listings)
+
+    async def _apply_peers(
+        self,
+        before: tuple[FamilyRules, ...],
+        there: list[object],
+        wanted: tuple[FamilyRules, ...],
+    ) -> bool:
+        """Returns whether a change of the guarded peers alone was enough, and is done."""
+        if _without_peers(before) != _without_peers(wanted):
+            return False
+        text = "".join(_moved(self.name, *pair) for pair in zip(before, wanted, strict=True))
+        if not text or await self._listings(before) != there:
+            return False
+        outcome = await attempt(f"change table {self.name}", "nft", "-f", "-", stdin=text)
+        listings = await self._listings(wanted)
+        is_done = (
+            outcome.status == 0
+            and [_without_elements(one) for one in listings]
+            == [_without_elements(one) for one in there]
+            and [_elements(one) for one in listings] == [_peers(rules) for rules in wanted]
+        )
+        if is_done:
+            self._applied = (wanted, listings)
+        return is_done
 
     async def clear(self) -> None:
         """Removes the tables; one that is gone already is no error.
@@ -98,11 +138,20 @@ class NftTable:
         raise _refused("list our rules", outcome.said)
 
 
-def ruleset(table: str, wanted: FamilyRules) -> str:
-    """Returns the transaction that makes the table of a family hold `wanted` and nothing else."""
+def ruleset(table: str, wanted: FamilyRules, *, is_plain: bool = False) -> str:
+    """Returns the transaction that makes the table of a family hold `wanted` and nothing else.
+
+    `is_plain`: by what every nft and kernel understands.
+    """
     ip = wanted.nft
     lines = [f"table {ip} {table}", f"delete table {ip} {table}", f"table {ip} {table} {{"]
-    for name, rules in _chains(wanted).items():
+    chains = _chains(wanted)
+    if wanted.guard is not None:
+        kind = "ipv4_addr" if wanted.version == 4 else "ipv6_addr"
+        elements = f" elements = {_set(_peers(wanted))};" if wanted.guard.peers else ""
+        lines.append(f"  set {PEERS} {{ type {kind};{elements} }}")
+        chains |= nft_chains(ip, wanted.guard, is_plain=is_plain)
+    for name, rules in chains.items():
         lines += [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
     return "".join(f"{line}\n" for line in [*lines, "}"])
 
@@ -164,6 +213,31 @@ def _chains(wanted: FamilyRules) -> dict[str, list[str]]:
     return chains
 
 
+def _without_peers(wanted: tuple[FamilyRules, ...]) -> list[FamilyRules]:
+    return [
+        rules if rules.guard is None else replace(rules, guard=replace(rules.guard, peers=_NOBODY))
+        for rules in wanted
+    ]
+
+
+def _peers(rules: FamilyRules) -> list[str]:
+    return sorted(map(str, rules.guard.peers)) if rules.guard else []
+
+
+def _moved(table: str, before: FamilyRules, wanted: FamilyRules) -> str:
+    """Returns the commands that make the peers of a table those of `wanted`."""
+    old, new = set(_peers(before)), set(_peers(wanted))
+    where = f"element {wanted.nft} {table} {PEERS}"
+    gone, come = sorted(old - new), sorted(new - old)
+    return (f"delete {where} {_set(gone)}\n" if gone else "") + (
+        f"add {where} {_set(come)}\n" if come else ""
+    )
+
+
+def _set(addresses: Collection[str]) -> str:
+    return f"{{ {', '.join(addresses)} }}"
+
+
 def _removal(table: str, families: Iterable[str]) -> str:
     """Returns the transaction that removes a table, whether it is there or not."""
     return "".join(f"table {ip} {table}\ndelete table {ip} {table}\n" for ip in sorted(families))
@@ -179,13 +253,26 @@ def _count(listing: object) -> int:
     return sum("rule" in item for item in items)
 
 
+def _elements(listing: object) -> list[str]:
+    """Returns the peers that a listing holds."""
+    items = listing if isinstance(listing, list) else []
+    found = [item["set"].get("elem", []) for item in items if "set" in item]
+    return [str(address) for elements in found for address in elements]
+
+
+def _without_elements(listing: object) -> list[object]:
+    items = listing if isinstance(listing, list) else []
+    return [item for item in items if "set" not in item]
+
+
 def _without_handles(value: object) -> object:
     """Returns a listing without what differs between two equal tables."""
     if isinstance(value, dict):
         return {
-            key: _without_handles(item)
+            # The order of a set's elements is the kernel's affair.
+            key: sorted(item, key=str) if key == "elem" else _without_handles(item)
             for key, item in value.items()
-            if key not in ("handle", "metainfo")
+            if key not in ("handle", "metainfo", "packets", "bytes")
         }
     if isinstance(value, list):
         return [_without_handles(item) for item in value]

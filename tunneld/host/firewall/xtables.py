@@ -33,7 +33,7 @@ _LEGACY_TABLES = {
 }
 """Names of the tables that iptables-legacy has made in this network namespace."""
 
-_LEGACY_TABLES_IN_QUESTION = ("filter", "nat", "raw")
+_LEGACY_TABLES_IN_QUESTION = ("filter", "nat", "raw", "mangle")
 
 _LOCK_WAIT_S = 5
 

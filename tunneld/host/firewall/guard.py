@@ -1,0 +1,120 @@
+"""Keeps the overlay's port of the peers to the data path: rules for nft and for iptables. Pure.
+
+Path of a lease: `nft_table`, `layout` -> **`host.firewall.guard`** (values in, text out).
+
+A program that sends there, or a container whose datagrams are translated to this host's address,
+would count as one of the overlay at the other end. What has the data path's mark passes, and what
+no program's socket has sent: the datagrams of tunnels in the kernel, also of other namespaces.
+
+Source: Linux net/netfilter/nft_meta.c (`skuid`), xt_owner.c (`--socket-exists`),
+net/ipv4/ip_tunnel_core.c (an outer packet keeps mark and socket of the inner one).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
+from typing import Literal
+
+from tunneld.fib.state import DATAGRAM_MARK, UnderlayGuard
+
+KINDS = ("SEND", "PASS", "FROM", "PEER", "MARK")
+"""Chains of iptables: what programs send, what is forwarded, from whom, to whom, and the mark of
+the kernel's own datagrams."""
+
+PEERS = "peers"
+"""Name of nft's set of guarded addresses."""
+
+_ANY_USER = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class TableRules:
+    """What the guard has in one table of iptables."""
+
+    table: str
+    parent: str
+    """The built-in chain that leads to ours."""
+    place: Literal["first", "last"]
+    chain: str
+    """Where it leads."""
+    chains: Mapping[str, tuple[str, ...]]
+
+
+def nft_chains(ip: str, guard: UnderlayGuard, *, is_plain: bool) -> dict[str, list[str]]:
+    """Returns name, first line and rules of each chain, over the set `PEERS` of the same table.
+
+    `is_plain`: by what every nft and kernel understands.
+    """
+    mark = f"{DATAGRAM_MARK.value:#x}"
+    to_peers = f"{ip} daddr @{PEERS} udp dport {guard.port}"
+    chains = {
+        # Before anybody can give marks to packets.
+        "guard_out": [
+            "type filter hook output priority raw - 20; policy accept;",
+            f"meta mark & {mark} == {mark} return",
+            f"{to_peers} meta skuid 0-{_ANY_USER} counter drop",
+        ],
+        # A peer's own datagrams may pass through here, be it a guest of this host or behind it.
+        "guard_forward": [
+            "type filter hook forward priority filter - 20; policy accept;",
+            f"{to_peers} {ip} saddr != @{PEERS} counter drop",
+            *([] if is_plain else [f"{to_peers} fib saddr . iif oif missing counter drop"]),
+        ],
+    }
+    if guard.devices:
+        # What this host itself sends has a socket also in its outer packet.
+        names = ", ".join(f'"{name}"' for name in sorted(guard.devices))
+        devices = f"oifname {{ {names} }}" if is_plain else 'meta oifkind "vxlan"'
+        chains["guard_mark"] = [
+            "type filter hook postrouting priority mangle; policy accept;",
+            f"{devices} meta mark set meta mark | {mark}",
+        ]
+    return chains
+
+
+def iptables_rules(
+    guard: UnderlayGuard, names: Mapping[str, str], comment: str
+) -> Iterator[TableRules]:
+    """Yields the rules of each table that has some.
+
+    There are no sets without a program of their own; only what is not the overlay's goes through
+    the lists. That a peer's datagrams pass through here by the right device is left to rp_filter.
+
+    Args:
+        guard: of one address family.
+        names: of our chains, by kind.
+        comment: what marks a rule of ours.
+    """
+    mark = f"{DATAGRAM_MARK.value:#x}/{DATAGRAM_MARK.mask:#x}"
+    to_port = f"-p udp -m udp --dport {guard.port} {comment}"
+    v4 = [IPv4Network(one) for one in guard.peers if isinstance(one, IPv4Address)]
+    v6 = [IPv6Network(one) for one in guard.peers if isinstance(one, IPv6Address)]
+    nets = [*map(str, collapse_addresses(v4)), *map(str, collapse_addresses(v6))]
+    dropped = tuple(f"-d {net} {comment} -j DROP" for net in nets)
+    sending = (
+        f"-m mark --mark {mark} {comment} -j RETURN",
+        f"-m owner ! --socket-exists {comment} -j RETURN",
+        f"{to_port} -j {names['PEER']}",
+    )
+    yield TableRules(
+        "raw", "OUTPUT", "first", names["SEND"], {names["SEND"]: sending, names["PEER"]: dropped}
+    )
+    of_peers = tuple(f"-s {net} {comment} -j RETURN" for net in nets)
+    yield TableRules(
+        "filter",
+        "FORWARD",
+        "first",
+        names["PASS"],
+        {
+            names["PASS"]: (f"{to_port} -j {names['FROM']}",),
+            names["FROM"]: (*of_peers, f"{comment} -j {names['PEER']}"),
+            names["PEER"]: dropped,
+        },
+    )
+    if guard.devices:
+        marked = tuple(
+            f"-o {device} {comment} -j MARK --set-xmark {mark}" for device in sorted(guard.devices)
+        )
+        yield TableRules("mangle", "POSTROUTING", "last", names["MARK"], {names["MARK"]: marked})
