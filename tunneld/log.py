@@ -14,7 +14,6 @@ import logging
 import re
 import sys
 import traceback
-from collections import OrderedDict
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO, cast, get_args
@@ -44,6 +43,7 @@ FIELDS: Final = frozenset(
         "generation",
         "interface",
         "kind",
+        "left_out",
         "mtu_bytes",
         "network",
         "node_id",
@@ -136,38 +136,69 @@ class JsonFormatter(logging.Formatter):
 
 
 class Periodic:
-    """Says whether a repeated condition is due for a line again: at once, then once an interval.
+    """Says whether a repeated condition is due for a line again: one budget for a condition.
+
+    It is due when it begins, when its cause is another one, and otherwise once an interval.
+    However often it begins again, and whatever its causes say, it is due `BURST` times at first
+    and once an interval from then on; `left_out` counts the lines in between.
 
     The clock is the caller's; times are seconds on a clock that never goes back.
     """
 
-    MAX_KEYS: Final = 4096
-    """Conditions remembered at once; a flood of different ones must not fill the memory."""
+    BURST: Final = 5
 
     def __init__(self, interval_s: float = 60.0) -> None:
         self._interval_s = interval_s
-        self._last: OrderedDict[object, float] = OrderedDict()
-        """When a condition was due last; the longest ago stands first."""
+        self._told_at: float | None = None
+        """When it was due last; None: it has not been since it began."""
+        self._cause: object = None
+        self._budget = float(self.BURST)
+        self._counted_at = 0.0
+        self._omitted = 0
+        self.left_out = 0
+        """How many lines were left out before the one that is due now."""
 
-    def due(self, now: float, key: object = None) -> bool:
-        """Returns True when the condition `key` was not due within the last interval."""
-        last = self._last.get(key)
-        if last is not None and now - last < self._interval_s:
+    def due(self, now: float, cause: object = None) -> bool:
+        """Returns True when the condition, which `cause` has brought about, deserves a line now."""
+        self._recover(now)
+        is_told = self._told_at is not None and cause == self._cause
+        if is_told and self._told_at is not None and now - self._told_at < self._interval_s:
+            self._omitted += 1
             return False
-        if last is None and len(self._last) >= self.MAX_KEYS:
-            if now - next(iter(self._last.values())) < self._interval_s:
-                return False
-            self._last.popitem(last=False)
-        self._last[key] = now
-        self._last.move_to_end(key)
+        if not self._is_within_budget:
+            self._omitted += 1
+            return False
+        self._budget -= 1.0
+        self._told_at, self._cause = now, cause
+        self.left_out, self._omitted = self._omitted, 0
         return True
 
-    def clear(self, key: object = None) -> bool:
-        """Forgets a condition that has ended, so that the next one is due at once.
+    def overdue(self, now: float) -> bool:
+        """Returns True, and counts as due, when lines were left out and the budget has recovered.
 
-        Returns True when there was one: then its end deserves a line as well.
+        For conditions of many instances: it lets the last of a flood be told too.
         """
-        return self._last.pop(key, None) is not None
+        self._recover(now)
+        return self._omitted > 0 and self._is_within_budget and self.due(now, object())
+
+    def clear(self) -> bool:
+        """Forgets a condition that has ended, so that the next one is due within the budget.
+
+        Returns True when it was told: then its end deserves a line as well.
+        """
+        was_told = self._told_at is not None
+        self._told_at = self._cause = None
+        return was_told
+
+    def _recover(self, now: float) -> None:
+        passed_s = max(0.0, now - self._counted_at)
+        self._budget = min(self.BURST, self._budget + passed_s / self._interval_s)
+        self._counted_at = now
+
+    @property
+    def _is_within_budget(self) -> bool:
+        # Less than one by rounding is one.
+        return self._budget >= 1.0 - 1e-9
 
 
 class Condition:
@@ -188,7 +219,7 @@ class Condition:
     def set(self, now_s: float, problem: str, **fields: object) -> None:
         """It is so, still or from now on; `fields` go into the line beside `error`."""
         self.problem = problem
-        if self._budget.due(now_s):
+        if self._budget.due(now_s, problem):
             self._log.warning(self._begins, extra={"fields": {**fields, "error": problem}})
 
     def clear(self, **fields: object) -> None:

@@ -7,6 +7,7 @@ Path of a lease: `daemon.membership` -> `peer` -> `backend` -> **`daemon.desired
 from __future__ import annotations
 
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from tunneld.fib.shared_macs import shared_macs
 from tunneld.fib.state import OverlayNet, State
 from tunneld.lease.model import MALFORMED_VALUE, IPAddress, IPNetwork, Lease, SubnetKey
 from tunneld.lease.network import NetworkConfig
+from tunneld.log import Periodic
 from tunneld.peer import Peer, join
 
 _log = logging.getLogger("tunneld.daemon")
@@ -51,6 +53,7 @@ class Desired:
         self._rules = rules
         self._on_link: Mapping[IPAddress, bool] = {}
         self._shared: set[tuple[IPNetwork, IPNetwork, MacAddress]] = set()
+        self._doubles_told = Periodic()
         self.device: str | None = None
         """Name of the TUN device, once it is open."""
         self.on_change: Callable[[], None] = lambda: None
@@ -168,7 +171,9 @@ class Desired:
             both = f"leases of {one.key} and {other.key} publish one VtepMAC, {mac}"
             if kept.kernel and doubtful.kernel and kept.kernel.endpoint != doubtful.kernel.endpoint:
                 lost.append((later, Unusable("vtep_mac_taken", f"{both}; the older one keeps it")))
-            elif (first, later, mac) not in self._shared:
+            elif (first, later, mac) not in self._shared and self._doubles_told.due(
+                time.monotonic(), (first, later, mac)
+            ):
                 _log.warning(
                     "two leases publish one VTEP address; both are used",
                     extra={"fields": {"entry": str(other.key), "detail": both}},

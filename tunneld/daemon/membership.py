@@ -57,7 +57,11 @@ class Membership:
         self.tracker = LeaseTracker()
         self._news = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
-        self._complaint = Periodic(REMINDER_S)
+        self._no_config = Periodic(REMINDER_S)
+        self._no_lease = Periodic(REMINDER_S)
+        self._unshareable = Periodic(REMINDER_S)
+        self._skips: dict[str, Periodic] = {}
+        """By reason, of which there is a closed number."""
         self._refusal: str | None = None
         self._is_leaving = False
         self._config: NetworkConfig | None = None
@@ -95,7 +99,7 @@ class Membership:
         """Returns the leases of the others that may be used, and logs new ones that may not."""
         selection = self.tracker.peers_of(own, config)
         for skipped in self.tracker.newly_skipped(selection):
-            _tell_skipped(skipped)
+            self._tell_skipped(skipped)
         return selection.accepted
 
     def skip(self, key: SubnetKey, reason: str, detail: str) -> None:
@@ -104,7 +108,29 @@ class Membership:
         if lease is not None:
             skipped = Skipped.lease(lease, reason, detail)
             if self.tracker.note(skipped):
-                _tell_skipped(skipped)
+                self._tell_skipped(skipped)
+
+    async def remind(self) -> None:
+        """Tells how many skipped leases no line was written of, once a minute, for ever."""
+        while True:
+            await asyncio.sleep(REMINDER_S)
+            for reason, budget in self._skips.items():
+                if budget.overdue(time.monotonic()):
+                    fields = {"reason": reason, "left_out": budget.left_out}
+                    _log.warning("more leases were skipped", extra={"fields": fields})
+
+    def _tell_skipped(self, skipped: Skipped) -> None:
+        budget = self._skips.setdefault(skipped.reason, Periodic(REMINDER_S))
+        if not budget.due(time.monotonic(), (skipped.name, skipped.mod_revision)):
+            return
+        fields: dict[str, object] = {
+            "entry": skipped.name,
+            "reason": skipped.reason,
+            "detail": skipped.detail,
+        }
+        if budget.left_out:
+            fields["left_out"] = budget.left_out
+        _log.warning("a lease is skipped", extra={"fields": fields})
 
     async def follow(self) -> None:
         """Takes over what the store tells, for ever."""
@@ -129,7 +155,7 @@ class Membership:
                 self.tracker.reset(remembered.table)
                 self._keeper.adopt(remembered.own, remembered.left_s, self.tracker)
         while (text := self.tracker.config_text) is None:
-            if self.tracker.history and self._complaint.due(loop.time(), "config"):
+            if self.tracker.history and self._no_config.due(loop.time()):
                 _log.warning(
                     "the store holds no network config; waiting for one: "
                     "write it with `tunneld network set FILE`",
@@ -157,7 +183,7 @@ class Membership:
                 lease = await self._keeper.acquire(self.tracker, config, attributes, previous)
             except (StoreError, LeaseError) as error:
                 self._refusal = str(error)
-                if self._complaint.due(loop.time(), str(error)):
+                if self._no_lease.due(loop.time(), str(error)):
                     _log.warning("no lease yet", extra={"fields": {"error": str(error)}})
                 await self._changed_within(RETRY_S)
             else:
@@ -184,9 +210,10 @@ class Membership:
             return
         tracker = self.tracker
         found = conflict(self._config, tracker.leases, tracker.records, own.holder)
-        if found is not None and self._conflict is None:
-            _log.error("this network cannot be shared", extra={"fields": {"error": found}})
-        elif found is None and self._conflict is not None:
+        if found is not None:
+            if found != self._conflict and self._unshareable.due(time.monotonic(), found):
+                _log.error("this network cannot be shared", extra={"fields": {"error": found}})
+        elif self._conflict is not None and self._unshareable.clear():
             _log.info("no flanneld is in the network any more")
         self._conflict = found
 
@@ -249,19 +276,6 @@ class Membership:
         self._news.set()
         for listener in self._listeners:
             listener()
-
-
-def _tell_skipped(skipped: Skipped) -> None:
-    _log.warning(
-        "a lease is skipped",
-        extra={
-            "fields": {
-                "entry": skipped.name,
-                "reason": skipped.reason,
-                "detail": skipped.detail,
-            }
-        },
-    )
 
 
 async def remember(cache: Cache, membership: Membership) -> None:

@@ -108,6 +108,7 @@ class Node:
                     self._watchdog.run(),
                     self._reloader.run(),
                     self._membership.follow(),
+                    self._membership.remind(),
                     write_down(self._state_dir),
                     self._stay(),
                 )

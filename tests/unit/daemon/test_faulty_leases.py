@@ -12,6 +12,7 @@ from tests.unit.backend.values import PEER_MAC, PEER_MAC_V6
 from tests.unit.daemon.node import A_V6, B_V6, A, B, MakeNode, lease, targets, to_peers
 from tunneld.fib.state import FdbEntry
 from tunneld.lease.model import Lease
+from tunneld.log import Periodic
 
 
 def test_lease_of_another_backend_disturbs_nobody_and_is_counted_once(
@@ -128,3 +129,27 @@ def test_whatever_a_lease_makes_the_backend_raise_costs_that_lease_alone(
     state = host.holds(lease(2, families="ipv4"), lease(3, families="ipv4"))
     assert to_peers(state, "onlink") | targets(state) == {B}
     assert host.skips() == {"malformed_value": 1}
+
+
+def test_lease_that_is_rewritten_all_the_time_is_counted_each_time_and_told_a_few(
+    node: MakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = node(families="ipv4")
+    with caplog.at_level(logging.WARNING, "tunneld.daemon"):
+        for revision in range(200):
+            host.holds(lease(2, families="ipv4", backend_type="host-gw", mod=revision))
+    assert host.skips() == {"backend_type_mismatch": 200}
+    told = [one for one in caplog.records if "skipped" in one.message]
+    assert 1 <= len(told) <= Periodic.BURST + 1
+
+
+def test_flood_of_one_reason_does_not_hide_another(
+    node: MakeNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = node(families="ipv4")
+    with caplog.at_level(logging.WARNING, "tunneld.daemon"):
+        for revision in range(50):
+            host.holds(lease(2, families="ipv4", backend_type="host-gw", mod=revision))
+        host.holds(lease(3, families="ipv4", backend_data={"VNI": 9}))
+    reasons = [one.__dict__["fields"]["reason"] for one in caplog.records]
+    assert "vni_mismatch" in reasons

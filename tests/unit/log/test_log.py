@@ -158,74 +158,41 @@ def test_repeated_condition_is_due_at_once_and_then_once_a_minute() -> None:
     assert seconds == [0, 60, 120, 180]
 
 
-def test_conditions_do_not_silence_each_other() -> None:
+def test_changed_cause_is_due_at_once_within_one_budget() -> None:
     periodic = log.Periodic()
-    assert periodic.due(0.0, "a")
-    assert periodic.due(1.0, "b")
+    due = [n for n in range(600) if periodic.due(n / 10, f"cause {n}")]
+    assert due == [0, 1, 2, 3, 4]
+    assert periodic.due(60.0, "cause 600")
+    assert periodic.left_out == 595
+    assert not periodic.due(61.0, "cause 601")
 
 
 def test_condition_that_ended_is_due_again_at_once() -> None:
     periodic = log.Periodic()
-    assert not periodic.clear("a")
+    assert not periodic.clear()
     assert periodic.due(0.0, "a")
-    assert periodic.clear("a")
+    assert periodic.clear()
     assert periodic.due(1.0, "a")
 
 
-def test_flood_of_conditions_is_bounded() -> None:
+def test_condition_that_comes_and_goes_has_one_budget_and_ends_only_where_it_was_told() -> None:
     periodic = log.Periodic()
-    due = sum(periodic.due(0.0, n) for n in range(log.Periodic.MAX_KEYS + 100))
-    assert due == log.Periodic.MAX_KEYS
-    assert periodic.due(61.0, "later")
+    lines = 0
+    for n in range(6_000):
+        lines += periodic.due(n / 10, "a")
+        lines += periodic.clear()
+    assert lines <= 2 * (log.Periodic.BURST + 10)
 
 
-class Condition:
-    """Counts how often its place is looked up, which is what remembering many of them costs."""
-
-    looked_up = 0
-
-    def __hash__(self) -> int:
-        Condition.looked_up += 1
-        return object.__hash__(self)
-
-
-def test_flood_of_conditions_costs_the_same_for_each() -> None:
+def test_last_of_a_flood_is_told_once_the_budget_has_recovered() -> None:
     periodic = log.Periodic()
-    remembered = [Condition() for _ in range(log.Periodic.MAX_KEYS)]
-    assert all(periodic.due(0.0, one) for one in remembered)
-    for now, is_due in ((59.0, False), (61.0, True)):
-        Condition.looked_up = 0
-        assert [periodic.due(now, Condition()) for _ in range(100)] == [is_due] * 100
-        assert Condition.looked_up < 100 * 10
-
-
-def test_condition_that_was_due_again_outlasts_older_ones_in_a_flood() -> None:
-    periodic = log.Periodic()
-    assert all(periodic.due(float(n >= 1), n) for n in range(log.Periodic.MAX_KEYS))
-    assert periodic.due(60.5, 0)
-    assert not periodic.due(60.6, "one of a flood")
-    assert periodic.due(61.0, "one of a flood")
-    assert not periodic.due(120.0, 0)
-    assert periodic.due(120.5, 0)
-
-
-def test_lack_that_lasts_is_told_at_its_begin_each_minute_and_at_its_end() -> None:
-    stream = io.StringIO()
-    log.setup("info", "json", stream)
-    lack = log.Condition(logging.getLogger("tunneld.host"), "away", "back")
-    lack.clear()
-    for now_s in (0.0, 1.0, 59.0, 61.0):
-        lack.set(now_s, f"missing at {now_s:g}", path="/x")
-    assert lack.problem == "missing at 61"
-    lack.clear(path="/x")
-    lack.clear(path="/x")
-    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
-    assert [(line["message"], line.get("error")) for line in lines] == [
-        ("away", "missing at 0"),
-        ("away", "missing at 61"),
-        ("back", None),
-    ]
-    assert lack.problem is None
+    assert not periodic.overdue(0.0)
+    for n in range(10):
+        periodic.due(0.0, n)
+    assert not periodic.overdue(30.0)
+    assert periodic.overdue(61.0)
+    assert periodic.left_out == 5
+    assert not periodic.overdue(200.0)
 
 
 def test_value_of_any_type_can_be_logged() -> None:
