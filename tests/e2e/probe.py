@@ -27,6 +27,8 @@ def datagram(order: dict[str, Any]) -> list[str]:
     with socket.socket(family, socket.SOCK_DGRAM) as sender:
         if family == socket.AF_INET:
             sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+        # A hostile host minds no packet filter: its datagrams pass our own as the data path's do.
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0x1000)
         sender.bind((order["source"], 0))
         for payload in order["payloads"]:
             sender.sendto(bytes.fromhex(payload), (order["target"], order["port"]))
