@@ -5,7 +5,7 @@ All values are plain data, so that the engine could live in a process of its own
 """
 
 from collections.abc import Sequence
-from typing import Self, TypedDict, final, type_check_only
+from typing import NotRequired, Self, TypedDict, final, type_check_only
 
 __all__ = ["Engine", "__version__"]
 
@@ -50,6 +50,10 @@ class Adjacency(TypedDict):
     mtu_bytes: int
     vtep_mac: str | None
     """`vxlan`: inner Ethernet address of the peer, `aa:bb:cc:dd:ee:ff`."""
+    outer_df: NotRequired[str]
+    """`kernel` (also where it is left out): datagrams go whole, and what the kernel has heard of
+    the path's MTU holds; `probed`: whole, whatever the kernel has heard; `clear`: in fragments, by
+    routers too. There in every digest."""
 
 @type_check_only
 class Entry(TypedDict):
@@ -108,6 +112,9 @@ class Event(TypedDict):
     adjacency: str | None
     size_bytes: int | None
     """`path_mtu`: size of the inner packet that did not fit."""
+    path_mtu_bytes: int | None
+    """`path_mtu`: largest IP packet the path takes, as the kernel told the socket that was refused;
+    None: it did not. Reported once a second for each peer, and when it changes."""
     detail: str
     """`offload_lost`, `worker_ended`: which one, and why."""
 

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import cast
 
 from tunneld import _native
-from tunneld.backend.base import Adjacency, Encapsulation, SourceCheck, Vtep
+from tunneld.backend.base import Adjacency, Encapsulation, OuterDf, SourceCheck, Vtep
 from tunneld.backend.mac import MacAddress
 from tunneld.fib.state import EngineChange, EngineSettings, EngineState
 
@@ -45,6 +45,7 @@ class EngineEvent:
     kind: str
     adjacency: str | None
     size_bytes: int | None
+    path_mtu_bytes: int | None
     detail: str
 
 
@@ -161,6 +162,7 @@ def as_plain(change: EngineChange) -> _native.Change:
                 "port": adjacency.port,
                 "mtu_bytes": adjacency.mtu_bytes,
                 "vtep_mac": adjacency.vtep_mac,
+                "outer_df": adjacency.outer_df,
             }
             for name, adjacency in change.put_adjacencies.items()
         ],
@@ -187,6 +189,7 @@ def from_plain(digest: _native.Digest) -> EngineState:
                 port=item["port"],
                 mtu_bytes=item["mtu_bytes"],
                 vtep_mac=_mac(item["vtep_mac"]),
+                outer_df=cast(OuterDf, item["outer_df"]),
             )
             for item in digest["adjacencies"]
         },

@@ -80,6 +80,7 @@ def adjacency(
         "port": port,
         "mtu_bytes": mtu_bytes,
         "vtep_mac": vtep_mac,
+        "outer_df": "kernel",
     }
 
 

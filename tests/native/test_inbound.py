@@ -51,11 +51,20 @@ def fixed(packet: bytes, **fields: int) -> bytes:
     return bytes(changed)
 
 
+@pytest.mark.parametrize("size_bytes", [1473, 9000, 65_507])
+def test_packet_beyond_the_devices_mtu_is_left_to_the_kernel(
+    host: Host, peer_socket: PeerSocket, size_bytes: int
+) -> None:
+    """It fragments what may be, and answers the sender of the rest (RFC 1812 5.2.6)."""
+    peer_socket("127.0.0.2").sendto(sized("10.5.2.2", "10.5.1.2", size_bytes), HERE)
+    assert host.read() == sized("10.5.2.2", "10.5.1.2", size_bytes, ttl=63)
+    assert host.drops() == {}
+
+
 B, C, STRANGER = "127.0.0.2", "127.0.0.3", "127.0.0.9"
 
 DROPPED = {
     "empty": (B, b""),
-    "oversized": (B, bytes(65_507)),
     "ipv6_disabled": (B, b"\x60" + bytes(60)),
     "bad_version": (B, b"\x00" + HONEST[1:]),
     "truncated": (B, HONEST[:19]),

@@ -131,6 +131,7 @@ def test_emsgsize_mid_train_lowers_the_adjacencys_mtu_and_keeps_gso(rig_space: N
         assert len(peer.recv(70_000)) == 128
         [event] = host.engine.drain_events()
         assert (event["kind"], event["adjacency"], event["size_bytes"]) == ("path_mtu", "b", 1428)
+        assert event["path_mtu_bytes"] == 1300
         assert host.drops() == {"too_big_for_underlay": 10}
         assert host.engine.offloads()["udp_gso"] == "on"
         header, packet = udp_super_packet(numbered(12_000), 1_200)

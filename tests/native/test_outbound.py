@@ -174,9 +174,17 @@ def test_a_flood_of_errors_is_answered_at_a_limited_rate(
     assert 50 <= sent <= 50 + 1_000 * (time.monotonic() - begun_s)
 
 
-def test_a_datagram_too_large_for_the_underlay_is_an_event(rig_space: Namespace) -> None:
+def test_packet_too_large_for_the_underlay_is_answered_at_once_or_fragmented(
+    rig_space: Namespace,
+) -> None:
     rig_space.run("ip", "link", "set", "lo", "mtu", "1300")
-    with Host(rig_space) as host:
+    rig_space.run("ip", "address", "add", "10.5.1.2/32", "dev", "lo")
+    with inside(rig_space):
+        container = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        peer = udp_socket("127.0.0.2")
+    with container, peer, Host(rig_space) as host:
+        container.settimeout(TIMEOUT_S)
+        peer.settimeout(TIMEOUT_S)
         host.engine.commit(
             {
                 "settings": settings(),
@@ -188,10 +196,37 @@ def test_a_datagram_too_large_for_the_underlay_is_an_event(rig_space: Namespace)
         assert select.select([host.engine.event_fd], [], [], TIMEOUT_S)[0]
         [event] = host.engine.drain_events()
         assert (event["kind"], event["adjacency"]) == ("path_mtu", "b")
-        assert event["size_bytes"] == 1273
+        assert (event["size_bytes"], event["path_mtu_bytes"]) == (1273, 1300)
+        answer = IP(container.recv(2000))
+        offender = sized("10.5.1.2", "10.5.2.2", 1273, ttl=63)
+        assert bytes(answer.payload) == icmp_error(3, 4, offender, mtu_bytes=1272)
         assert host.drops() == {"too_big_for_underlay": 1}
+        # What may be fragmented arrives, and what fits goes on as before.
+        host.write(inner("10.5.1.2", "10.5.2.2", payload=bytes(1400), flags=""))
+        assert peer.recv(70_000)[28:] == bytes(1400)
         host.write(sized("10.5.1.2", "10.5.2.2", 1272))
-        host.wait_for_traffic("b", "tx_packets", 1)
+        assert len(peer.recv(70_000)) == 1272
+        host.wait_for_traffic("b", "tx_packets", 2)
+        assert host.drops() == {"too_big_for_underlay": 1}
+
+
+def test_flood_that_the_underlay_refuses_is_an_event_a_second(rig_space: Namespace) -> None:
+    rig_space.run("ip", "link", "set", "lo", "mtu", "1300")
+    with Host(rig_space) as host:
+        host.engine.commit(
+            {
+                "settings": settings(),
+                "put_adjacencies": [adjacency("b", "127.0.0.2")],
+                "put_entries": [{"prefix": "10.5.2.0/24", "target": "b"}],
+            }
+        )
+        packet, events, begun_s = sized("10.5.1.2", "10.5.2.2", 1400), 0, time.monotonic()
+        for number in range(1, 31):
+            for _ in range(500):
+                host.write(packet)
+            host.wait_for_drop("too_big_for_underlay", 500 * number)
+            events += len(host.engine.drain_events())
+        assert 1 <= events <= 1 + (time.monotonic() - begun_s)
 
 
 def test_a_peer_out_of_reach_costs_only_its_own_packets(

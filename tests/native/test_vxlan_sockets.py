@@ -88,6 +88,7 @@ def test_a_size_that_an_ipv6_underlay_refuses_is_reported_and_keeps_gso(
         assert len(peer.recv(70_000)) == 22 + 28 + 100
         [event] = host.engine.drain_events()
         assert (event["kind"], event["adjacency"], event["size_bytes"]) == ("path_mtu", "b", 1428)
+        assert event["path_mtu_bytes"] == 1300
         assert host.drops() == {"too_big_for_underlay": 10}
         assert host.engine.offloads()["udp_gso"] == "on"
         header, packet = udp_super_packet(bytes(12_000), 1_200)

@@ -18,6 +18,10 @@ Encapsulation = Literal["raw", "vxlan"]
 Datapath = Literal["userspace", "kernel", "none"]
 """What moves the packets: the engine behind a TUN device; the kernel alone (its own tunnel device
 or plain routes); nothing (a lease and no more)."""
+OuterDf = Literal["kernel", "probed", "clear"]
+"""How datagrams go about the MTU of their path: whole, and what the kernel has heard of the path
+holds; whole, and a probe has shown more to pass than the kernel has heard; in fragments, by routers
+too (over IPv6 of 1,280 bytes, by this host alone)."""
 Family = Literal[4, 6]
 """IP version. An inner packet of a family travels over the underlay in the same one, as flannel
 has it: a peer of a dual-stack network is reached twice."""
@@ -36,6 +40,7 @@ class Adjacency:
     """Largest inner packet this adjacency carries."""
     vtep_mac: MacAddress | None = None
     """`vxlan`: the peer's inner Ethernet address."""
+    outer_df: OuterDf = "kernel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

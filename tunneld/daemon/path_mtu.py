@@ -41,9 +41,15 @@ class PathMtus:
         """Returns the reaches, their adjacencies with the MTU of their paths."""
         return {prefix: self._limited(reach) for prefix, reach in reaches.items()}
 
-    def refused(self, adjacency: Adjacency) -> None:
-        """The underlay refused a datagram to this adjacency for its size."""
-        self._ask(adjacency.endpoint, adjacency.port)
+    def refused(self, adjacency: Adjacency, path_mtu_bytes: int | None) -> None:
+        """The underlay refused a datagram to this adjacency for its size.
+
+        `path_mtu_bytes` is what the kernel told the socket that was refused.
+        """
+        if path_mtu_bytes is None:
+            self._ask(adjacency.endpoint, adjacency.port)
+        else:
+            self._learn(adjacency.endpoint, adjacency.port, path_mtu_bytes)
 
     async def run(self) -> None:
         """Asks again, every `RECHECK_S`, for the paths that were narrow. Until cancelled."""
@@ -70,11 +76,16 @@ class PathMtus:
         if source is None:
             return
         try:
-            inner = path_mtu(source, endpoint, port) - self._overhead_bytes(family)
+            path_mtu_bytes = path_mtu(source, endpoint, port)
         except HostError as error:
             # No path at all right now: the last known size is as good as any.
             _log.debug("path MTU not known", extra={"fields": {"error": str(error)}})
             return
+        self._learn(endpoint, port, path_mtu_bytes)
+
+    def _learn(self, endpoint: IPAddress, port: int, path_mtu_bytes: int) -> None:
+        family: Family = 4 if endpoint.version == 4 else 6
+        inner = path_mtu_bytes - self._overhead_bytes(family)
         before = self._narrow.get((endpoint, port))
         if inner == before:
             return

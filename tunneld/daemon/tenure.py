@@ -195,7 +195,7 @@ class Tenure:
             case "path_mtu":
                 adjacency = self._desired.by_name(event.adjacency)
                 if adjacency is not None:
-                    self._path_mtus.refused(adjacency)
+                    self._path_mtus.refused(adjacency, event.path_mtu_bytes)
             case "worker_ended" if not self._failure.done():
                 self._failure.set_exception(
                     EngineError(f"a thread of the data path has ended: {event.detail}; see the log")

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
 use tunneld_core::encapsulation::{Encapsulate, Vxlan};
 use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
 use tunneld_core::prefix::Prefix;
@@ -49,7 +49,8 @@ fn build(
     vtep: Option<Vtep>,
     more: impl Iterator<Item = Prefix>,
 ) -> Fib {
-    let peer = Parameters { encapsulation, endpoint: PEER, mtu_bytes: 1_472 };
+    let peer =
+        Parameters { encapsulation, endpoint: PEER, mtu_bytes: 1_472, outer_df: OuterDf::Kernel };
     let prefix = |subnet| Prefix::new(Ipv4Addr::new(10, 5, subnet, 0), 24);
     let to_peer = || TargetName::Adjacency("peer".into());
     let mut put_entries: Vec<_> = more.map(|prefix| (prefix, to_peer())).collect();

@@ -31,6 +31,37 @@ impl Encapsulation {
     }
 }
 
+/// Who decides how large a datagram may be on its way, and whether it may be fragmented there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OuterDf {
+    /// Not fragmented; what the kernel has heard of the path's MTU holds.
+    #[default]
+    Kernel,
+    /// Not fragmented; a probe has shown more to pass than the kernel has heard, which is ignored.
+    Probed,
+    /// Fragmented by this host and, over IPv4, by any router: what cannot be found out otherwise
+    /// passes so.
+    Clear,
+}
+
+impl OuterDf {
+    const ALL: [Self; 3] = [Self::Kernel, Self::Probed, Self::Clear];
+
+    /// Returns the mode of that name.
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.label() == label)
+    }
+
+    /// Returns the name outside this program.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Probed => "probed",
+            Self::Clear => "clear",
+        }
+    }
+}
+
 /// What the control plane says about an adjacency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Parameters {
@@ -40,6 +71,8 @@ pub struct Parameters {
     pub endpoint: SocketAddr,
     /// Largest inner packet this adjacency carries, in bytes.
     pub mtu_bytes: u16,
+    /// How its datagrams go about the MTU of their path.
+    pub outer_df: OuterDf,
 }
 
 /// An adjacency as the data path holds it.

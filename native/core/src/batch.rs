@@ -11,6 +11,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
+use crate::adjacency::OuterDf;
 use crate::fib::AdjacencyId;
 
 /// Most packets read into a batch, and most trains in a queue of it.
@@ -32,6 +33,32 @@ const MAX_SLOT_LEN: usize = MAX_PACKET_LEN + 512;
 /// Small enough to stay in the second-level cache, large enough for a few super-packets.
 const ARENA_LEN: usize = 6 * MAX_SLOT_LEN;
 
+/// What a datagram is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It carries somebody's packet.
+    Traffic,
+    /// It carries a packet of this host's own kernel that says nothing about use: an answer to a
+    /// peer's probe, for one.
+    Quiet,
+    /// It is a probe of ours: counted nowhere.
+    Probe,
+}
+
+/// How a datagram leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passage {
+    /// Whether it may be fragmented.
+    pub df: OuterDf,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+impl Passage {
+    /// As most datagrams leave.
+    pub const PLAIN: Self = Self { df: OuterDf::Kernel, purpose: Purpose::Traffic };
+}
+
 /// Datagrams of equal size for one peer; only the last may be shorter.
 #[derive(Debug, Clone, Copy)]
 pub struct Train {
@@ -43,6 +70,8 @@ pub struct Train {
     pub segment_len: usize,
     /// Number of datagrams.
     pub count: usize,
+    /// How they leave.
+    pub passage: Passage,
     /// What the encapsulation adds to each inner packet, in bytes.
     overhead: usize,
     /// Bytes in all.
@@ -53,8 +82,9 @@ pub struct Train {
 
 impl Train {
     /// Returns whether a datagram of `len` bytes may be the next one.
-    const fn takes(&self, overhead: usize, len: usize) -> bool {
+    fn takes(&self, passage: Passage, overhead: usize, len: usize) -> bool {
         self.overhead == overhead
+            && self.passage == passage
             && len <= self.segment_len
             && self.len == self.count * self.segment_len
             && self.count < MAX_SEGMENTS
@@ -65,6 +95,11 @@ impl Train {
     pub fn inner_len(&self, datagrams: &Range<usize>) -> usize {
         let end = (datagrams.end * self.segment_len).min(self.len);
         end - datagrams.start * self.segment_len - datagrams.len() * self.overhead
+    }
+
+    /// Returns what the encapsulation adds to each inner packet, in bytes.
+    pub const fn overhead(&self) -> usize {
+        self.overhead
     }
 }
 
@@ -84,6 +119,8 @@ pub struct Datagram<'a> {
     pub endpoint: SocketAddr,
     /// What to send.
     pub payload: &'a [u8],
+    /// How it leaves.
+    pub df: OuterDf,
 }
 
 /// Datagrams that leave by one socket.
@@ -126,17 +163,24 @@ impl Queue {
             self.pieces(train)
                 .flat_map(|piece| piece.chunks(train.segment_len))
                 .skip(first)
-                .map(|payload| Datagram { endpoint: train.endpoint, payload })
+                .map(|payload| Datagram { endpoint: train.endpoint, payload, df: train.passage.df })
         })
     }
 
     /// Takes `len` bytes behind those used as the next datagram for `adjacency`.
-    fn push(&mut self, adjacency: AdjacencyId, endpoint: SocketAddr, overhead: usize, len: usize) {
+    fn push(
+        &mut self,
+        adjacency: AdjacencyId,
+        endpoint: SocketAddr,
+        passage: Passage,
+        overhead: usize,
+        len: usize,
+    ) {
         let (start, next) = (self.used, self.pieces.len());
         self.used += len;
         // Only the newest train of an adjacency may grow: what is for one peer keeps its order.
         let newest = self.trains.iter_mut().rev().find(|train| train.adjacency == adjacency);
-        match newest.filter(|train| train.takes(overhead, len)) {
+        match newest.filter(|train| train.takes(passage, overhead, len)) {
             Some(train) => {
                 train.count += 1;
                 train.len += len;
@@ -153,6 +197,7 @@ impl Queue {
                 endpoint,
                 segment_len: len,
                 count: 1,
+                passage,
                 overhead,
                 len,
                 pieces: (next, next),
@@ -223,11 +268,12 @@ impl SendBatch {
         queue: usize,
         adjacency: AdjacencyId,
         endpoint: SocketAddr,
+        passage: Passage,
         inner_len: usize,
         len: usize,
     ) {
         let queue = &mut self.queues[queue];
-        queue.push(adjacency, endpoint, len - inner_len, len);
+        queue.push(adjacency, endpoint, passage, len - inner_len, len);
         self.used += len;
         self.longest = self.longest.max(queue.trains.len());
     }

@@ -94,6 +94,8 @@ pub struct Traffic {
     pub bytes: Counter,
     /// When the last one did, in nanoseconds of the monotonic clock; 0: never.
     pub last_ns: Counter,
+    /// Packets among them that say nothing about use.
+    pub quiet: Counter,
 }
 
 impl Traffic {
@@ -109,6 +111,8 @@ impl Traffic {
 #[derive(Debug)]
 pub struct AdjacencyCounters {
     workers: Box<[(Traffic, Traffic)]>,
+    /// Packets sent for use when somebody last looked.
+    looked_at: AtomicU64,
 }
 
 /// A reading of an adjacency's counters, summed over the workers.
@@ -129,7 +133,18 @@ pub struct AdjacencyReading {
 impl AdjacencyCounters {
     /// Returns counters at zero, with a cell per worker and direction.
     pub fn new(workers: usize) -> Self {
-        Self { workers: (0..workers).map(|_| Default::default()).collect() }
+        Self {
+            workers: (0..workers).map(|_| Default::default()).collect(),
+            looked_at: AtomicU64::new(0),
+        }
+    }
+
+    /// Returns whether the peer has been sent to, for use, since the last call.
+    pub fn take_use(&self) -> bool {
+        let used = self.workers.iter().fold(0u64, |sum, (outbound, _)| {
+            sum.wrapping_add(outbound.packets.read()).wrapping_sub(outbound.quiet.read())
+        });
+        self.looked_at.swap(used, Relaxed) != used
     }
 
     /// Returns what `worker`'s outbound thread counts.
@@ -185,6 +200,17 @@ mod tests {
             last_rx_ns: Some(8),
         };
         assert_eq!(counters.read(), expected);
+    }
+
+    #[test]
+    fn use_is_told_once_and_answers_to_probes_are_none() {
+        let counters = AdjacencyCounters::new(2);
+        assert!(!counters.take_use());
+        counters.outbound(1).count(1, 100, 5);
+        assert_eq!([counters.take_use(), counters.take_use()], [true, false]);
+        counters.outbound(0).count(3, 100, 5);
+        counters.outbound(0).quiet.add(3);
+        assert!(!counters.take_use());
     }
 
     #[test]

@@ -79,7 +79,7 @@ drop_reasons! {
     WrongMac = "wrong_mac",
     /// Inbound, VXLAN: the frame says one IP version and the packet in it another.
     EthertypeMismatch = "ethertype_mismatch",
-    /// Inbound: larger than the overlay device takes.
+    /// Inbound: larger than any packet, or a super-packet to be cut whose checksum is wrong.
     Oversized = "oversized",
     /// Inbound: neither IPv4 nor IPv6.
     BadVersion = "bad_version",

@@ -121,10 +121,6 @@ impl Inbound {
             let inner = self.decapsulation.open(vtep, datagram)?;
             let start = arrival.place.start;
             arrival.place = start + inner.start..start + inner.end;
-        } else if datagram.len() > usize::from(settings.device_mtu_bytes) {
-            // A kernel's tunnel hands over super-packets: how they are cut shows behind the
-            // headers.
-            return Err(DropReason::Oversized);
         }
         let version = Version::of(&memory[arrival.place.clone()]).ok_or(DropReason::Empty)?;
         settings.check_family(version)?;

@@ -21,6 +21,7 @@ pub mod flow;
 pub mod icmp_limit;
 pub mod inbound;
 pub mod outbound;
+pub mod path_mtu;
 pub mod prefix;
 pub mod replies;
 pub mod segmentation;

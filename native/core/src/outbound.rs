@@ -7,6 +7,7 @@
 //!
 //! Source: RFC 1812 §5.2, §5.3.1; flannel's udp backend (one hop is taken at each end).
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,8 +16,8 @@ use tunneld_wire::ip::Version;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
-use crate::adjacency::Encapsulation;
-use crate::batch::{SendBatch, Train};
+use crate::adjacency::{Encapsulation, OuterDf};
+use crate::batch::{Passage, Purpose, SendBatch, Train};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::encapsulation::{Encapsulate, Raw, Vxlan};
@@ -40,9 +41,21 @@ pub struct Outbound {
 struct Unfinished {
     adjacency: AdjacencyId,
     queue: usize,
+    passage: Passage,
     segmentation: Segmentation,
     /// The first segment that is not in a batch yet.
     next: usize,
+}
+
+/// A datagram of the batch that the underlay refused for its size.
+#[derive(Debug, Clone, Copy)]
+pub struct Refused {
+    /// Number of its queue.
+    pub queue: usize,
+    /// Number of its train, and its own in the train.
+    pub place: (usize, usize),
+    /// Largest IP packet the underlay takes to that peer, in bytes.
+    pub path_mtu_bytes: u32,
 }
 
 /// A packet whose header has been read.
@@ -158,19 +171,22 @@ impl Outbound {
         };
         let longest =
             segmentation.as_ref().map_or(packet.bytes.len(), |packet| packet.segment_len(0));
+        let mut df = parameters.outer_df;
         if longest > usize::from(parameters.mtu_bytes) {
-            if packet.header.dont_fragment() {
+            if must_be_told(&packet.header, longest) {
                 let error = icmp::Error::TooBig { next_hop_mtu_bytes: parameters.mtu_bytes };
                 self.answer(settings, error, packet.bytes, now_ns);
+                return Err(DropReason::TooBig);
             }
-            return Err(DropReason::TooBig);
+            df = OuterDf::Clear;
         }
+        let passage = Passage { df, purpose: purpose(settings, &packet.header) };
         let path = flow::path(&packet.header, packet.bytes, self.batch.paths());
         let queue = self.batch.queue_for(&parameters.endpoint, path);
         match segmentation {
-            None => self.copy(around, fib, id, queue, packet),
+            None => self.copy(around, fib, (id, queue, passage), packet),
             Some(segmentation) => {
-                let whole = Unfinished { adjacency: id, queue, segmentation, next: 0 };
+                let whole = Unfinished { adjacency: id, queue, passage, segmentation, next: 0 };
                 self.segment(around, fib, whole, packet.bytes);
                 Ok(())
             }
@@ -182,8 +198,7 @@ impl Outbound {
         &mut self,
         around: &E,
         fib: &Fib,
-        id: AdjacencyId,
-        queue: usize,
+        (id, queue, passage): (AdjacencyId, usize, Passage),
         packet: &Parsed<'_, H>,
     ) -> Result<(), DropReason> {
         let inner_len = packet.bytes.len();
@@ -204,23 +219,25 @@ impl Outbound {
             H::take_hop(inner);
         }
         let len = around.finish(slot);
-        self.batch.push(queue, id, fib.adjacency(id).parameters.endpoint, inner_len, len);
+        let endpoint = fib.adjacency(id).parameters.endpoint;
+        self.batch.push(queue, id, endpoint, passage, inner_len, len);
         Ok(())
     }
 
     /// Writes the segments of a super-packet into the batch, as many as it has room for.
     fn segment<E: Encapsulate>(&mut self, around: &E, fib: &Fib, packet: Unfinished, bytes: &[u8]) {
-        let Unfinished { adjacency, queue, segmentation, next } = packet;
+        let Unfinished { adjacency, queue, passage, segmentation, next } = packet;
         let endpoint = fib.adjacency(adjacency).parameters.endpoint;
         for index in next..segmentation.count() {
             let inner_len = segmentation.segment_len(index);
             let Some(slot) = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL) else {
-                self.unfinished = Some(Unfinished { adjacency, queue, segmentation, next: index });
+                let rest = Unfinished { adjacency, queue, passage, segmentation, next: index };
+                self.unfinished = Some(rest);
                 return;
             };
             segmentation.write(bytes, index, &mut slot[E::HEAD..E::HEAD + inner_len]);
             let len = around.finish(slot);
-            self.batch.push(queue, adjacency, endpoint, inner_len, len);
+            self.batch.push(queue, adjacency, endpoint, passage, inner_len, len);
         }
     }
 
@@ -266,14 +283,51 @@ impl Outbound {
 
     /// Counts some datagrams of a train as sent.
     pub fn sent(&self, fib: &Fib, train: &Train, datagrams: &Range<usize>, now_ns: u64) {
-        let counters = &fib.adjacency(train.adjacency).counters;
-        let bytes = train.inner_len(datagrams);
-        counters.outbound(self.worker).count(datagrams.len(), bytes, now_ns);
+        let traffic = fib.adjacency(train.adjacency).counters.outbound(self.worker);
+        match train.passage.purpose {
+            Purpose::Traffic => {}
+            Purpose::Quiet => traffic.quiet.add(datagrams.len() as u64),
+            Purpose::Probe => return,
+        }
+        traffic.count(datagrams.len(), train.inner_len(datagrams), now_ns);
     }
 
     /// Counts datagrams of the batch as dropped.
     pub fn refused(&self, reason: DropReason, datagrams: usize) {
         self.counters.drops(reason).add(datagrams as u64);
+    }
+
+    /// Returns whether a datagram may leave in fragments: nobody would send the packet in it
+    /// smaller for being told. `place` are the numbers of its train and its own in the train.
+    pub fn may_fragment(&self, queue: usize, place: (usize, usize)) -> bool {
+        let inner = inner(&self.batch, queue, place);
+        match Version::of(inner) {
+            Some(Version::V4) => {
+                ipv4::Header::parse(inner).is_ok_and(|header| !must_be_told(&header, inner.len()))
+            }
+            Some(Version::V6) => {
+                ipv6::Header::parse(inner).is_ok_and(|header| !must_be_told(&header, inner.len()))
+            }
+            _ => false,
+        }
+    }
+
+    /// Tells the sender of a packet that the underlay refused for its size what would fit.
+    #[cold]
+    pub fn answer_refused(&mut self, fib: &Fib, refused: &Refused, now_ns: u64) {
+        let Some(settings) = fib.settings() else { return };
+        let train = &self.batch.queues()[refused.queue].trains()[refused.place.0];
+        let around = train.overhead() as u32 + outer_headers_len(&train.endpoint);
+        let inner = inner(&self.batch, refused.queue, refused.place);
+        let least = if Version::of(inner) == Some(Version::V6) {
+            <ipv6::Header as ip::Header>::MIN_MTU
+        } else {
+            <ipv4::Header as ip::Header>::MIN_MTU
+        };
+        let fits = refused.path_mtu_bytes.saturating_sub(around).max(least as u32);
+        let next_hop_mtu_bytes = u16::try_from(fits).unwrap_or(u16::MAX);
+        let error = icmp::Error::TooBig { next_hop_mtu_bytes };
+        self.replies.push(error, settings, inner, now_ns, &self.counters);
     }
 
     /// Makes room for the next batch.
@@ -282,6 +336,36 @@ impl Outbound {
     pub fn clear(&mut self) {
         self.batch.clear();
         self.replies.clear();
+    }
+}
+
+/// Returns the packet in a datagram of the batch.
+fn inner(batch: &SendBatch, queue: usize, (train, datagram): (usize, usize)) -> &[u8] {
+    let queue = &batch.queues()[queue];
+    let overhead = queue.trains()[train].overhead();
+    let payload = queue.datagrams_from(train, datagram).next().map(|datagram| datagram.payload);
+    payload.and_then(|payload| payload.get(overhead..)).unwrap_or_default()
+}
+
+/// Returns the length of the IP and the UDP header in front of a datagram, in bytes.
+const fn outer_headers_len(endpoint: &SocketAddr) -> u32 {
+    if endpoint.is_ipv4() { 28 } else { 48 }
+}
+
+/// Returns whether the sender of a packet of `len` bytes that does not fit has to send less, as
+/// nobody on the way may fragment it. Nobody sends less than the least MTU of a link for being told.
+fn must_be_told<H: ip::Header>(header: &H, len: usize) -> bool {
+    header.dont_fragment() && len > H::MIN_MTU
+}
+
+/// Returns what a packet is for. ICMP from the overlay's own address is nobody's traffic: answers to
+/// probes above all, which would otherwise keep two idle hosts probing each other.
+fn purpose<H: ip::Header>(settings: &Settings, header: &H) -> Purpose {
+    let is_icmp = matches!(header.protocol(), ip::PROTOCOL_ICMP | ip::PROTOCOL_ICMPV6);
+    if is_icmp && settings.is_own_address(header.source().into()) {
+        Purpose::Quiet
+    } else {
+        Purpose::Traffic
     }
 }
 

@@ -9,7 +9,7 @@ use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ip, ipv4, ipv6};
 
-use crate::adjacency::{Encapsulation, Parameters};
+use crate::adjacency::{Encapsulation, OuterDf, Parameters};
 use crate::drop_reason::DropReason;
 use crate::fib::{Fib, Settings, SourceCheck, Vtep};
 use crate::segmentation::Segmentation;
@@ -22,7 +22,7 @@ pub(crate) const NOW_NS: u64 = 1_000_000_000;
 
 pub(crate) fn parameters(address: Ipv4Addr, mtu_bytes: u16) -> Parameters {
     let endpoint = SocketAddr::from((address, 8285));
-    Parameters { encapsulation: Encapsulation::Raw, endpoint, mtu_bytes }
+    Parameters { encapsulation: Encapsulation::Raw, endpoint, mtu_bytes, outer_df: OuterDf::Kernel }
 }
 
 pub(crate) fn settings(source_check: SourceCheck) -> Settings {

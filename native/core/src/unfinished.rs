@@ -20,22 +20,24 @@ use crate::drop_reason::DropReason;
 /// A right checksum can look unfinished by chance; finishing it then changes nothing. One that was
 /// finished, of a packet that must be cut, is put back to unfinished, if it was right.
 ///
+/// What is larger than `mtu` and cannot be cut goes on whole: the kernel behind the device fragments
+/// it or answers its sender (RFC 1812 §5.2.6), as it does behind its own tunnels.
+///
 /// # Errors
 ///
-/// [`DropReason::Oversized`]: larger than the device takes, and no super-packet that it can cut.
+/// [`DropReason::Oversized`]: to be cut, and its checksum is wrong.
 pub fn hint<H: ip::Header>(
     header: &H,
     packet: &mut [u8],
     segment_len: Option<usize>,
     mtu: usize,
 ) -> Result<VnetHeader, DropReason> {
-    let refused = if packet.len() > mtu { Err(DropReason::Oversized) } else { Ok(()) };
     let (whole_len, start) = (packet.len(), header.header_len());
     let Some(transport) = packet.get_mut(start..).filter(|_| !header.is_fragment()) else {
-        return refused.map(|()| VnetHeader::default());
+        return Ok(VnetHeader::default());
     };
     let Some(shape) = Shape::of(header, transport) else {
-        return refused.map(|()| VnetHeader::default());
+        return Ok(VnetHeader::default());
     };
     let (offset, headers_len) = (shape.checksum_offset, start + shape.header_len);
     let pseudo = header.pseudo_header().with_u16(transport.len() as u16);
@@ -55,11 +57,8 @@ pub fn hint<H: ip::Header>(
         _ => None,
     };
     let Some(gso_size) = gso_size.filter(|size| *size > 0) else {
-        return refused.map(|()| if is_unfinished { hint } else { VnetHeader::default() });
+        return Ok(if is_unfinished { hint } else { VnetHeader::default() });
     };
-    if headers_len + gso_size > mtu {
-        return Err(DropReason::Oversized);
-    }
     if !is_unfinished {
         if pseudo.with(transport).fold() != 0xffff {
             return Err(DropReason::Oversized);
@@ -209,18 +208,25 @@ mod tests {
     }
 
     #[test]
-    fn what_the_device_cannot_cut_is_oversized() {
+    fn what_cannot_be_cut_goes_on_whole_for_the_kernel_to_fragment_or_answer() {
+        let whole_goes_on = |packet: &mut Vec<u8>, segment_len| {
+            let vnet = hint_for(packet, segment_len).unwrap();
+            assert_eq!(vnet.gso, Gso::None);
+            vnet
+        };
         let mut no_segments = whole(17, 6, &[], 5_000);
-        assert_eq!(hint_for(&mut no_segments, None), Err(DropReason::Oversized));
-        assert_eq!(hint_for(&mut no_segments, Some(1_430)), Err(DropReason::Oversized));
+        assert!(whole_goes_on(&mut no_segments, None).needs_checksum());
         let mut other = whole(17, 6, &[], 5_000);
         other[9] = 1;
-        assert_eq!(hint_for(&mut other, Some(1_000)), Err(DropReason::Oversized));
+        whole_goes_on(&mut other, Some(1_000));
         let mut fragment = whole(6, 16, &[], 5_000);
         fragment[6] = 0x20;
-        assert_eq!(hint_for(&mut fragment, None), Err(DropReason::Oversized));
+        whole_goes_on(&mut fragment, None);
         let mut cut = whole(6, 16, &[], 5_000);
         cut[32] = 0x40;
-        assert_eq!(hint_for(&mut cut, None), Err(DropReason::Oversized));
+        whole_goes_on(&mut cut, None);
+        // Datagrams that are larger than the device's MTU keep their length.
+        let mut datagrams = whole(17, 6, &[], 5_000);
+        assert_eq!(hint_for(&mut datagrams, Some(1_430)).unwrap().gso_size, 1_430);
     }
 }

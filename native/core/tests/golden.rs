@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
 use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
@@ -55,6 +55,7 @@ fn fib() -> Fib {
         encapsulation: Encapsulation::Raw,
         endpoint: (THERE, 8285).into(),
         mtu_bytes: 1_472,
+        outer_df: OuterDf::Kernel,
     };
     let settings = Settings {
         source_check: SourceCheck::Strict,
@@ -138,6 +139,7 @@ fn vxlan_fib() -> Fib {
         },
         endpoint: (THERE, 4789).into(),
         mtu_bytes: 1_450,
+        outer_df: OuterDf::Kernel,
     };
     let vtep = Vtep {
         vni: Vni::new(7).expect("24 bits"),

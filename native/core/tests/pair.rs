@@ -5,7 +5,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
 use tunneld_core::batch::Queue;
 use tunneld_core::counters::{AdjacencyReading, WorkerCounters};
 use tunneld_core::drop_reason::DropReason;
@@ -46,6 +46,7 @@ impl Host {
                 encapsulation: Encapsulation::Raw,
                 endpoint: underlay(*peer),
                 mtu_bytes: 1_472,
+                outer_df: OuterDf::Kernel,
             };
             change.put_adjacencies.push((peer.to_string(), parameters));
             change.put_entries.push((subnet(*peer), TargetName::Adjacency(peer.to_string())));

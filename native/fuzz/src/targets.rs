@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
 use tunneld_core::coalescing::Kinds;
 use tunneld_core::counters::WorkerCounters;
 use tunneld_core::drop_reason::DropReason;
@@ -96,8 +96,12 @@ fn vtep() -> Option<Vtep> {
 }
 
 fn fib(vtep: Option<Vtep>) -> Option<Fib> {
-    let peer =
-        Parameters { encapsulation: Encapsulation::Raw, endpoint: PEER, mtu_bytes: MTU_BYTES };
+    let peer = Parameters {
+        encapsulation: Encapsulation::Raw,
+        endpoint: PEER,
+        mtu_bytes: MTU_BYTES,
+        outer_df: OuterDf::Kernel,
+    };
     let change = Change {
         settings: Some(Settings {
             source_check: SourceCheck::Strict,

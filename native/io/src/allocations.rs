@@ -12,7 +12,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
 use rustix::time::Timespec;
-use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
 use tunneld_core::fib::{Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
@@ -104,8 +104,12 @@ impl Host {
 }
 
 fn change(peer: SocketAddr) -> Change {
-    let parameters =
-        Parameters { encapsulation: Encapsulation::Raw, endpoint: peer, mtu_bytes: 1_472 };
+    let parameters = Parameters {
+        encapsulation: Encapsulation::Raw,
+        endpoint: peer,
+        mtu_bytes: 1_472,
+        outer_df: OuterDf::Kernel,
+    };
     Change {
         settings: Some(Settings {
             source_check: SourceCheck::Strict,

@@ -26,6 +26,8 @@ pub enum Event {
         adjacency: Arc<str>,
         /// Size of the inner packet that did not fit.
         size_bytes: usize,
+        /// Largest IP packet the path takes, as the kernel says; `None`: it does not say.
+        path_mtu_bytes: Option<u32>,
     },
     /// The kernel refused what it had said it can; the data path does without.
     OffloadLost {
@@ -58,11 +60,17 @@ impl Events {
         Ok(Self { queue: Mutex::new(VecDeque::with_capacity(CAPACITY)), ready })
     }
 
-    /// Adds an event, unless it is the same as the one before it.
+    /// Adds an event, unless it is the same as the one before it. Of a path's MTU the latest word
+    /// is kept.
     pub(crate) fn push(&self, event: Event) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.back() == Some(&event) {
             return;
+        }
+        if let Event::PathMtu { adjacency: path, .. } = &event {
+            queue.retain(
+                |other| !matches!(other, Event::PathMtu { adjacency, .. } if adjacency == path),
+            );
         }
         if queue.len() == CAPACITY {
             queue.pop_front();
@@ -97,8 +105,9 @@ pub(crate) fn clear(eventfd: &OwnedFd) {
 mod tests {
     use super::*;
 
-    fn path_mtu(size_bytes: usize) -> Event {
-        Event::PathMtu { adjacency: "a".into(), size_bytes }
+    fn path_mtu(number: usize) -> Event {
+        let adjacency = number.to_string().into();
+        Event::PathMtu { adjacency, size_bytes: 1_472, path_mtu_bytes: Some(1_400) }
     }
 
     fn is_readable(events: &Events) -> bool {
@@ -126,6 +135,21 @@ mod tests {
             events.push(path_mtu(1));
         }
         assert_eq!(events.drain(), [path_mtu(1)]);
+    }
+
+    #[test]
+    fn of_each_path_the_latest_word_is_kept() {
+        let events = Events::new().unwrap();
+        let word = |adjacency: &str, mtu| Event::PathMtu {
+            adjacency: adjacency.into(),
+            size_bytes: 1_472,
+            path_mtu_bytes: Some(mtu),
+        };
+        for mtu in 1_000..2_000 {
+            events.push(word("a", mtu));
+            events.push(word("b", mtu));
+        }
+        assert_eq!(events.drain(), [word("a", 1_999), word("b", 1_999)]);
     }
 
     #[test]

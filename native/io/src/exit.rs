@@ -10,16 +10,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use tunneld_core::batch::{Queue, Train};
+use tunneld_core::batch::{Purpose, Queue, Train};
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
-use tunneld_core::outbound::Outbound;
+use tunneld_core::outbound::{Outbound, Refused};
+use tunneld_core::path_mtu::PathMtus;
 
 use crate::data_thread::Surroundings;
 use crate::event::Event;
 use crate::inbound::InboundDuty;
 use crate::mmsg::Sender;
 use crate::offload::Offload;
+use crate::path_mtu::{Asked, Discovery};
 use crate::{clock, raw_icmp};
 
 /// Where a batch goes, and what is done when it does not go.
@@ -28,6 +30,10 @@ pub(crate) struct Exit<'a, 'b> {
     pub(crate) sender: &'b mut Sender,
     /// For each queue of a batch.
     pub(crate) sockets: &'b [Option<&'a OwnedFd>],
+    /// What the kernel said of the paths.
+    pub(crate) path_mtus: &'b mut PathMtus,
+    /// What was refused for its size, to be answered once the batch is through.
+    pub(crate) too_big: &'b mut Vec<Refused>,
     /// What goes on while the underlay is full.
     pub(crate) meanwhile: Option<&'b mut InboundDuty<'a>>,
 }
@@ -35,6 +41,7 @@ pub(crate) struct Exit<'a, 'b> {
 /// A queue of the batch, and the socket it leaves by.
 #[derive(Clone, Copy)]
 struct Way<'a> {
+    number: usize,
     queue: &'a Queue,
     socket: &'a OwnedFd,
 }
@@ -60,6 +67,12 @@ impl Exit<'_, '_> {
     /// Sends the batch and the replies, and empties both.
     pub(crate) fn flush(&mut self, outbound: &mut Outbound, fib: &Fib) -> Result<(), Errno> {
         self.send(outbound, fib)?;
+        if !self.too_big.is_empty() {
+            let now_ns = clock::now_ns();
+            self.too_big
+                .drain(..)
+                .for_each(|refused| outbound.answer_refused(fib, &refused, now_ns));
+        }
         raw_icmp::send(
             &self.surroundings.descriptors.icmp,
             outbound.replies(),
@@ -75,7 +88,7 @@ impl Exit<'_, '_> {
                 continue;
             }
             match self.sockets[number] {
-                Some(socket) => self.send_queue(outbound, fib, Way { queue, socket })?,
+                Some(socket) => self.send_queue(outbound, fib, Way { number, queue, socket })?,
                 // The family of the peer's underlay is one that this host has not.
                 None => outbound.refused(DropReason::UnderlayUnreachable, count(queue.trains())),
             }
@@ -137,9 +150,13 @@ impl Exit<'_, '_> {
         match self.answer(way.socket, errno)? {
             Answer::Retry => {}
             Answer::Stop => step.stop = true,
+            // A train of one: longer ones have been sent singly, where it can be about their size.
+            Answer::Drop(DropReason::TooBigForUnderlay) if train.count == 1 => {
+                self.refused_for_size(outbound, fib, way, (first, 0));
+                step.next += 1;
+            }
             Answer::Drop(reason) => {
                 outbound.refused(reason, train.count);
-                self.report(fib, train, 0, errno);
                 step.next += 1;
             }
         }
@@ -180,10 +197,13 @@ impl Exit<'_, '_> {
                         return Ok(step);
                     }
                     Answer::Drop(reason) => {
-                        outbound.refused(reason, 1);
-                        let train = &trains[step.next];
-                        self.report(fib, train, done, errno);
-                        (step.next, done) = place_after(train.count, step.next, done + 1);
+                        if reason == DropReason::TooBigForUnderlay {
+                            self.refused_for_size(outbound, fib, way, (step.next, done));
+                        } else {
+                            outbound.refused(reason, 1);
+                        }
+                        let count = trains[step.next].count;
+                        (step.next, done) = place_after(count, step.next, done + 1);
                     }
                 },
             }
@@ -219,12 +239,55 @@ impl Exit<'_, '_> {
         }
     }
 
-    /// Reports a size that the underlay does not take.
-    fn report(&self, fib: &Fib, train: &Train, datagram: usize, errno: Errno) {
-        if errno == Errno::MSGSIZE {
-            let adjacency = Arc::clone(&fib.adjacency(train.adjacency).name);
-            let size_bytes = train.inner_len(&(datagram..datagram + 1));
-            self.surroundings.events.push(Event::PathMtu { adjacency, size_bytes });
+    /// Deals with a datagram that the underlay refused for its size: learns and reports what would
+    /// fit, then sends it in fragments where IP allows that, or has its sender told.
+    #[cold]
+    fn refused_for_size(
+        &mut self,
+        outbound: &Outbound,
+        fib: &Fib,
+        way: Way<'_>,
+        place: (usize, usize),
+    ) {
+        let train = &way.queue.trains()[place.0];
+        if train.passage.purpose == Purpose::Probe {
+            return;
+        }
+        let which = place.1..place.1 + 1;
+        let now_ns = clock::now_ns();
+        let path_mtu_bytes = match self.path_mtus.recent(&train.endpoint, now_ns) {
+            Some(known) => known,
+            None => {
+                let is_ipv4 = train.endpoint.is_ipv4();
+                let discovery = Discovery { socket: way.socket, is_ipv4 };
+                let sender = &mut *self.sender;
+                match discovery.ask(|| sender.send_datagrams(way.socket, way.queue, place, 1)) {
+                    Asked::Went => return outbound.sent(fib, train, &which, now_ns),
+                    Asked::Otherwise(errno) => return outbound.refused(reason_of(errno), 1),
+                    Asked::Refused(path_mtu_bytes) => {
+                        if self.path_mtus.learn(train.endpoint, path_mtu_bytes, now_ns) {
+                            let adjacency = Arc::clone(&fib.adjacency(train.adjacency).name);
+                            let size_bytes = train.inner_len(&which);
+                            let event = Event::PathMtu { adjacency, size_bytes, path_mtu_bytes };
+                            self.surroundings.events.push(event);
+                        }
+                        path_mtu_bytes
+                    }
+                }
+            }
+        };
+        if outbound.may_fragment(way.number, place) {
+            match self.sender.send_in_fragments(way.socket, way.queue, place) {
+                Ok(_) => outbound.sent(fib, train, &which, now_ns),
+                Err(errno) => outbound.refused(reason_of(errno), 1),
+            }
+            return;
+        }
+        outbound.refused(DropReason::TooBigForUnderlay, 1);
+        if let Some(path_mtu_bytes) = path_mtu_bytes {
+            if self.too_big.len() < self.too_big.capacity() {
+                self.too_big.push(Refused { queue: way.number, place, path_mtu_bytes });
+            }
         }
     }
 }

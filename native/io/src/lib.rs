@@ -22,6 +22,7 @@ mod mmsg;
 mod offload;
 mod offloads;
 mod outbound;
+mod path_mtu;
 mod publish;
 mod pulse;
 mod raw_icmp;

@@ -7,7 +7,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use tunneld_core::batch::MAX_TRAINS;
 use tunneld_core::fib::Fib;
-use tunneld_core::outbound::Outbound;
+use tunneld_core::icmp_limit::BURST;
+use tunneld_core::outbound::{Outbound, Refused};
+use tunneld_core::path_mtu::PathMtus;
 
 use crate::clock;
 use crate::data_thread::{Found, Surroundings};
@@ -17,6 +19,9 @@ use crate::mmsg::Sender;
 use crate::publish::FibReader;
 use crate::tun::TunReader;
 
+/// Most packets of a batch whose senders are told that they are too large: no more may be at once.
+const MAX_REFUSED: usize = BURST as usize;
+
 /// What serves one direction of a worker: from its queue of the device to its sockets.
 pub(crate) struct OutboundDuty<'a> {
     surroundings: Surroundings<'a>,
@@ -24,6 +29,8 @@ pub(crate) struct OutboundDuty<'a> {
     outbound: Outbound,
     fibs: FibReader,
     sender: Sender,
+    path_mtus: PathMtus,
+    too_big: Vec<Refused>,
     /// For each queue of a batch.
     sockets: Vec<Option<&'a OwnedFd>>,
 }
@@ -33,7 +40,16 @@ impl<'a> OutboundDuty<'a> {
         let descriptors = surroundings.descriptors;
         let reader = TunReader::new(&descriptors.tun);
         let sockets = descriptors.underlay.by_queue();
-        Self { surroundings, reader, outbound, fibs, sender: Sender::new(), sockets }
+        Self {
+            surroundings,
+            reader,
+            outbound,
+            fibs,
+            sender: Sender::new(),
+            path_mtus: PathMtus::default(),
+            too_big: Vec::with_capacity(MAX_REFUSED),
+            sockets,
+        }
     }
 
     /// Returns what there is something to read from.
@@ -49,6 +65,8 @@ impl<'a> OutboundDuty<'a> {
             surroundings: self.surroundings,
             sender: &mut self.sender,
             sockets: &self.sockets,
+            path_mtus: &mut self.path_mtus,
+            too_big: &mut self.too_big,
             meanwhile,
         };
         let found = fill(&mut self.reader, &mut self.outbound, fib, &mut exit)?;

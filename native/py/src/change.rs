@@ -9,7 +9,7 @@ use std::str::FromStr;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tunneld_core::adjacency::{Encapsulation, Parameters};
+use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
 use tunneld_core::fib::{Settings, SourceCheck, Vtep};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, LOCAL, TargetName};
@@ -99,6 +99,7 @@ fn adjacency(dict: &Bound<'_, PyDict>) -> PyResult<(String, Parameters)> {
         encapsulation,
         endpoint: SocketAddr::new(item.address("endpoint")?, port),
         mtu_bytes: item.mtu("mtu_bytes")?,
+        outer_df: item.outer_df()?,
     };
     Ok((name, parameters))
 }
@@ -138,6 +139,14 @@ impl<'py> Item<'_, 'py> {
     fn mtu(&self, key: &str) -> PyResult<u16> {
         let mtu: i64 = self.field(key)?;
         u16::try_from(mtu).map_err(|_| self.bad(key, mtu, "68 to 65535 bytes"))
+    }
+
+    /// Reads what may be left out: the kernel's word holds then.
+    fn outer_df(&self) -> PyResult<OuterDf> {
+        let Some(value) = self.dict.get_item("outer_df")? else { return Ok(OuterDf::Kernel) };
+        let label: String = value.extract()?;
+        let known = OuterDf::from_label(&label);
+        known.ok_or_else(|| self.bad("outer_df", label, "kernel, probed or clear"))
     }
 
     fn address(&self, key: &str) -> PyResult<IpAddr> {

@@ -16,6 +16,7 @@ pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Boun
         item.set_item("endpoint", parameters.endpoint.ip().to_string())?;
         item.set_item("port", parameters.endpoint.port())?;
         item.set_item("mtu_bytes", parameters.mtu_bytes)?;
+        item.set_item("outer_df", parameters.outer_df.label())?;
         let vtep_mac = match parameters.encapsulation {
             Encapsulation::Raw => None,
             Encapsulation::Vxlan { vtep_mac } => Some(vtep_mac.to_string()),
@@ -99,16 +100,18 @@ fn adjacency<'py>(py: Python<'py>, reading: &AdjacencyReading) -> PyResult<Bound
 pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyDict>> {
     let item = PyDict::new(py);
     match event {
-        Event::PathMtu { adjacency, size_bytes } => {
+        Event::PathMtu { adjacency, size_bytes, path_mtu_bytes } => {
             item.set_item("kind", "path_mtu")?;
             item.set_item("adjacency", &**adjacency)?;
             item.set_item("size_bytes", size_bytes)?;
+            item.set_item("path_mtu_bytes", path_mtu_bytes)?;
             item.set_item("detail", "the underlay refused a datagram for its size")?;
         }
         Event::OffloadLost { offload, errno } => {
             item.set_item("kind", "offload_lost")?;
             item.set_item("adjacency", py.None())?;
             item.set_item("size_bytes", py.None())?;
+            item.set_item("path_mtu_bytes", py.None())?;
             item.set_item("detail", format!("{}: {errno}", offload.label()))?;
         }
         Event::WorkerEnded { worker, duty, reason } => {
@@ -119,6 +122,7 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
             item.set_item("kind", "worker_ended")?;
             item.set_item("adjacency", py.None())?;
             item.set_item("size_bytes", py.None())?;
+            item.set_item("path_mtu_bytes", py.None())?;
             item.set_item("detail", format!("{thread} of worker {worker}: {reason}"))?;
         }
     }

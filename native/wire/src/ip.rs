@@ -53,6 +53,8 @@ pub trait Header: Copy {
 
     /// Which version.
     const VERSION: Version;
+    /// Smallest MTU of a link, in bytes (RFC 791 §3.2, RFC 8200 §5).
+    const MIN_MTU: usize;
     /// Length without options and extension headers, in bytes.
     const LEN: usize;
     /// Where both addresses stand, the source first: right in front of the transport, where there

@@ -145,6 +145,7 @@ impl ip::Header for Header {
 
     const VERSION: Version = Version::V4;
     const LEN: usize = Self::LEN;
+    const MIN_MTU: usize = 68;
     const ADDRESSES: Range<usize> = 12..20;
 
     fn parse(packet: &[u8]) -> Result<Self, Malformed> {

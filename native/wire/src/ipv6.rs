@@ -169,6 +169,7 @@ impl ip::Header for Header {
 
     const VERSION: Version = Version::V6;
     const LEN: usize = Self::LEN;
+    const MIN_MTU: usize = 1_280;
     const ADDRESSES: Range<usize> = 8..40;
 
     fn parse(packet: &[u8]) -> Result<Self, Malformed> {

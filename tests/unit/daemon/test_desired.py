@@ -137,7 +137,7 @@ def test_narrow_path_lowers_the_adjacency_and_gives_the_peer_a_route_that_says_s
     adjacency = host.desired.by_name("10.5.2.0/24")
     assert adjacency is not None
     with inside(space):
-        host.path_mtus.refused(adjacency)
+        host.path_mtus.refused(adjacency, 1300)
     state = host.holds(lease(2, families="ipv4"))
     assert state.engine.adjacencies["10.5.2.0/24"].mtu_bytes == 1250
     assert Route(destination=A, kind="overlay", mtu_bytes=1250) in state.host.routes

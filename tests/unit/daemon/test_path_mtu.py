@@ -71,17 +71,17 @@ def test_each_family_loses_what_its_own_headers_take(narrow: Namespace) -> None:
         found, changes = path_mtus()
         assert mtus(found.limit(REACHES)) == {SUBNET: 1430, SUBNET_V6: 1430}
         learn(FAR, NEAR)
-        found.refused(to(FAR))
+        found.refused(to(FAR), None)
         assert mtus(found.limit(REACHES)) == {SUBNET: 1350, SUBNET_V6: 1430}
         learn(FAR_V6, NEAR_V6)
-        found.refused(to(FAR_V6))
+        found.refused(to(FAR_V6), None)
         assert mtus(found.limit(REACHES)) == {SUBNET: 1350, SUBNET_V6: 1330}
         assert len(changes) == 2
-        found.refused(to(FAR))
+        found.refused(to(FAR), None)
         assert len(changes) == 2
         # Forgotten by the kernel, the path is as wide as the link again.
         narrow.run("ip", "route", "flush", "cache")
-        found.refused(to(FAR))
+        found.refused(to(FAR), None)
         assert mtus(found.limit(REACHES)) == {SUBNET: 1430, SUBNET_V6: 1330}
 
 
@@ -93,7 +93,7 @@ def test_mtu_inside_never_falls_below_the_least_of_ipv6(
     narrow.run(*route, "mtu", str(path_bytes))
     with inside(narrow):
         found, _ = path_mtus()
-        found.refused(to(FAR_V6))
+        found.refused(to(FAR_V6), None)
         assert mtus(found.limit(REACHES))[SUBNET_V6] == inner
 
 
@@ -104,10 +104,10 @@ def test_path_too_narrow_for_ipv6_is_told_and_left_at_the_least(
     narrow.run(*route, "mtu", "1350")
     with inside(narrow), caplog.at_level(logging.WARNING, "tunneld.daemon"):
         found, _ = path_mtus()
-        found.refused(to(FAR_V6))
+        found.refused(to(FAR_V6), None)
         assert caplog.text == "", "vxlan takes 70 bytes of it: 1,280 fit"
         narrow.run(*route, "mtu", "1300")
-        found.refused(to(FAR_V6))
+        found.refused(to(FAR_V6), None)
         assert mtus(found.limit(REACHES))[SUBNET_V6] == 1280
     assert "too narrow" in caplog.text
     # With IPv4 the least is 68 bytes, and the path is wide enough.
@@ -118,9 +118,9 @@ def test_endpoint_without_a_route_keeps_what_is_known(narrow: Namespace) -> None
     with inside(narrow):
         found, changes = path_mtus()
         learn(FAR, NEAR)
-        found.refused(to(FAR))
+        found.refused(to(FAR), None)
         narrow.run("ip", "route", "del", "default")
-        found.refused(to(FAR))
+        found.refused(to(FAR), None)
         assert mtus(found.limit(REACHES))[SUBNET] == 1350
         assert len(changes) == 1
 

@@ -127,6 +127,7 @@ def test_shapes_are_plain_data_under_the_names_of_the_native_face() -> None:
                 "port": 8472,
                 "mtu_bytes": 1430,
                 "vtep_mac": "02:01:01:01:01:01",
+                "outer_df": "kernel",
             }
         ],
         "drop_adjacencies": ["10.5.9.0/24"],

@@ -16,7 +16,7 @@ impl Bench {
         let id = self.fib.by_endpoint(address.into()).unwrap();
         let Some(slot) = self.batch.slot(0, len) else { return false };
         slot.fill(len as u8);
-        self.batch.push(0, id, (address, 8285).into(), len, len);
+        self.batch.push(0, id, (address, 8285).into(), Passage::PLAIN, len, len);
         true
     }
 
@@ -66,7 +66,7 @@ fn what_is_for_one_peer_keeps_its_order() {
         let (peer, len) = ((state >> 24) as usize % 2, [30, 30, 40][(state >> 28) as usize % 3]);
         let id = fib.by_endpoint(peers[peer].into()).unwrap();
         batch.slot(0, len).unwrap().fill(number);
-        batch.push(0, id, (peers[peer], 8285).into(), len, len);
+        batch.push(0, id, (peers[peer], 8285).into(), Passage::PLAIN, len, len);
         sent[peer].push(vec![number; len]);
     }
     assert!(batch.queues()[0].trains().len() < 60);
@@ -88,7 +88,7 @@ fn each_queue_has_trains_of_its_own_and_its_order() {
         let endpoint = endpoints[usize::from(number) / 2 % 2];
         let queue = batch.queue_for(&endpoint, usize::from(number) % 2);
         batch.slot(queue, 100).unwrap().fill(number);
-        batch.push(queue, id, endpoint, 78, 100);
+        batch.push(queue, id, endpoint, Passage::PLAIN, 78, 100);
     }
     assert_eq!(batch.queues().len(), 4);
     for (number, queue) in (0u8..).zip(batch.queues()) {
@@ -110,7 +110,7 @@ fn bytes_of_all_queues_count_for_the_room_that_is_left() {
     let mut count = 0;
     while batch.has_room() {
         batch.slot(count % 4, 60_000).unwrap();
-        batch.push(count % 4, id, (UNDERLAY_B, 8472).into(), 60_000, 60_000);
+        batch.push(count % 4, id, (UNDERLAY_B, 8472).into(), Passage::PLAIN, 60_000, 60_000);
         count += 1;
     }
     assert_eq!(count, (ARENA_LEN - MAX_SLOT_LEN) / 60_000 + 1);

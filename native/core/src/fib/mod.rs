@@ -61,6 +61,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Returns whether this is the overlay address of this host.
+    pub(crate) fn is_own_address(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.icmp_source == Some(address),
+            IpAddr::V6(address) => self.icmp_source_v6 == Some(address),
+        }
+    }
+
     /// Returns whether packets of that family are forwarded at all.
     pub(crate) const fn check_family(&self, version: Version) -> Result<(), DropReason> {
         match version {

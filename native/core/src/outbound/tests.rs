@@ -174,11 +174,60 @@ fn a_packet_of_the_peers_mtu_passes_and_one_byte_more_is_answered_with_that_mtu(
 }
 
 #[test]
-fn a_large_packet_that_may_be_fragmented_gets_no_frag_needed() {
-    let mut large = packet(CONTAINER, AT_C, 64, 1_401);
-    large[6] = 0;
-    seal(&mut large);
-    dropped_without_a_word(&large, DropReason::TooBig);
+fn a_large_packet_that_may_be_fragmented_leaves_in_fragments() {
+    let mut bench = Bench::new();
+    for len in [1_400, 1_401] {
+        let mut large = packet(CONTAINER, AT_C, 64, len);
+        large[6] = 0;
+        seal(&mut large);
+        bench.handle(&large);
+    }
+    let trains = bench.outbound.batch().queues()[0].trains();
+    let found: Vec<_> = trains.iter().map(|train| (train.count, train.passage.df)).collect();
+    assert_eq!(found, [(1, OuterDf::Kernel), (1, OuterDf::Clear)]);
+    assert!(bench.replies().is_empty());
+}
+
+#[test]
+fn what_the_underlay_refuses_for_its_size_is_answered_or_may_be_fragmented() {
+    let mut bench = Bench::new();
+    bench.handle(&packet(CONTAINER, AT_B, 64, 1_472));
+    let mut fragmentable = packet(CONTAINER, AT_B, 64, 1_472);
+    fragmentable[6] = 0;
+    seal(&mut fragmentable);
+    bench.handle(&fragmentable);
+    assert!(!bench.outbound.may_fragment(0, (0, 0)));
+    assert!(bench.outbound.may_fragment(0, (0, 1)));
+    for (path_mtu_bytes, told) in [(1_400, 1_372), (552, 524), (60, 68), (200_000, 65_535)] {
+        let refused = Refused { queue: 0, place: (0, 0), path_mtu_bytes };
+        bench.outbound.answer_refused(&bench.fib, &refused, NOW_NS);
+        let reply = bench.replies().pop().unwrap();
+        assert_eq!(reply[20..22], [3, 4]);
+        assert_eq!(u16::from_be_bytes([reply[26], reply[27]]), told);
+        assert_eq!(reply[28..48], packet(CONTAINER, AT_B, 63, 1_472)[..20]);
+    }
+}
+
+#[test]
+fn packets_of_the_hosts_own_overlay_address_say_nothing_about_use() {
+    let own = [10, 5, 1, 0];
+    for (source, protocol, purpose) in [
+        (own, ip::PROTOCOL_ICMP, Purpose::Quiet),
+        (own, ip::PROTOCOL_UDP, Purpose::Traffic),
+        (CONTAINER, ip::PROTOCOL_ICMP, Purpose::Traffic),
+    ] {
+        let mut bench = Bench::new();
+        let mut answer = packet(source, AT_B, 64, 100);
+        answer[9] = protocol;
+        seal(&mut answer);
+        bench.handle(&answer);
+        let [train] = bench.outbound.batch().queues()[0].trains() else { panic!("one train") };
+        assert_eq!(train.passage.purpose, purpose);
+        bench.outbound.sent(&bench.fib, train, &(0..1), NOW_NS);
+        let counters = bench.tables.adjacencies().next().unwrap().2;
+        assert_eq!(counters.read().tx_packets, 1);
+        assert_eq!(counters.take_use(), purpose == Purpose::Traffic);
+    }
 }
 
 #[test]
