@@ -70,6 +70,10 @@ class TunDeviceError(HostError):
     """`/dev/net/tun` is missing or unusable."""
 
 
+class DeviceLostError(HostError):
+    """The overlay device is gone, or no longer ours alone: the data path must be opened again."""
+
+
 class PortInUseError(HostError):
     """Another program holds the backend's UDP port."""
 

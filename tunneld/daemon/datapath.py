@@ -92,7 +92,7 @@ class DataPath:
         opened = None
         if backend.datapath == "userspace":
             await _clear_the_way(backend, here, underlay, netlink)
-            opened = await _open_descriptors(stack, backend, underlay, workers)
+            opened = await _open_descriptors(stack, backend, underlay, workers, netlink)
         device = None if opened is None else opened.tun.name
         # The names are the same whatever subnet this host gets.
         kernels = tuple(wanted.name for wanted in backend.devices(here, network))
@@ -106,6 +106,7 @@ class DataPath:
             underlay=underlay,
             state_dir=state_dir,
             firewall=firewall,
+            tun=None if opened is None else opened.tun,
         )
         stack.push_async_callback(actuator.close)
         engine = None
@@ -186,6 +187,7 @@ async def _open_descriptors(
     backend: Backend,
     underlay: Underlay,
     workers: int,
+    netlink: Netlink,
 ) -> _Descriptors:
     template, port = backend.device_template, backend.port
     if template is None or port is None:
@@ -202,7 +204,12 @@ async def _open_descriptors(
     if underlay.address_v6 is not None:
         icmp6 = open_icmp6_socket()
         stack.callback(icmp6.close)
-    tun = await open_tun(template, workers)
+
+    async def count_queues(name: str) -> int:
+        link = await netlink.link(name)
+        return 0 if link is None or link.tun is None else link.tun.queues
+
+    tun = await open_tun(template, workers, count_queues)
     stack.callback(tun.close)
     return _Descriptors(tun=tun, workers=sockets, icmp=icmp, icmp6=icmp6)
 

@@ -29,6 +29,7 @@ from tunneld.daemon.tenure import Rooms, Tenure
 from tunneld.daemon.together import together
 from tunneld.daemon.underlay import UnderlayMovedError, any_underlay, settled_underlay
 from tunneld.daemon.watchdog import Watchdog
+from tunneld.errors import DeviceLostError
 from tunneld.host.capabilities import require_capabilities
 from tunneld.host.netlink import Netlink
 from tunneld.host.notify import Notifier
@@ -162,6 +163,11 @@ class Node:
             )
             try:
                 await tenure.run(self._wait_for_leave)
+            except DeviceLostError as lost:
+                _log.warning(
+                    "the overlay device is lost; the data path is built anew",
+                    extra={"fields": {"error": str(lost)}},
+                )
             except UnderlayMovedError as moved:
                 underlay = moved.underlay
                 _log.warning(

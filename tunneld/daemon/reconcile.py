@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from tunneld.engine import Engine
-from tunneld.errors import EngineError, HostError
+from tunneld.errors import DeviceLostError, EngineError, HostError
 from tunneld.fib.diff import difference
 from tunneld.fib.state import Route, State
 from tunneld.host.actuator import Actuator
@@ -53,7 +53,11 @@ class Reconciler:
         await self._settled.wait()
 
     async def run(self) -> None:
-        """Works until cancelled. A refusal is reported, kept in `problem`, and tried again."""
+        """Works until cancelled. A refusal is reported, kept in `problem`, and tried again.
+
+        Raises:
+            DeviceLostError: nothing but opening the data path again helps.
+        """
         loop = asyncio.get_running_loop()
         while True:
             await self._dirty.wait()
@@ -61,6 +65,8 @@ class Reconciler:
             self.busy_since_s = loop.time()
             try:
                 await self._once()
+            except DeviceLostError:
+                raise
             except (EngineError, HostError) as error:
                 self.problem = str(error)
                 if self._complaint.due(loop.time(), str(error)):

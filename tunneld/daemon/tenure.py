@@ -25,6 +25,7 @@ from tunneld.daemon.membership import Membership, remember
 from tunneld.daemon.on_link import OnLinkWatch
 from tunneld.daemon.path_mtu import PathMtus
 from tunneld.daemon.report import Report
+from tunneld.daemon.rounds import Rounds
 from tunneld.daemon.scheduling import Scheduling
 from tunneld.daemon.together import together
 from tunneld.daemon.underlay import UnderlayWatch
@@ -114,6 +115,7 @@ class Tenure:
 
         Raises:
             UnderlayMovedError: everything bound to the old address has to be opened anew.
+            DeviceLostError: the data path has to be opened anew, with a device of its own.
             TunneldError: the data path cannot be opened, or has failed.
         """
         rooms, desired = self._rooms, self._desired
@@ -151,6 +153,7 @@ class Tenure:
             wake()
             await together(
                 path.reconciler.run(),
+                Rounds(path.actuator, engine=path.engine, wake=wake).run(),
                 self._path_mtus.run(),
                 self._underlay_watch.run(),
                 self._on_link.run(),
@@ -158,7 +161,7 @@ class Tenure:
                 self._settle(path),
                 self._schedule(path),
                 remember(rooms.cache, membership),
-                _wait_for(self._failure),
+                self._wait_for_failure(path),
                 until(),
             )
 
@@ -166,6 +169,13 @@ class Tenure:
         await path.reconciler.settled()
         await self._take_over(path)
         self._announce(path)
+
+    async def _wait_for_failure(self, path: DataPath) -> None:
+        try:
+            await self._failure
+        except EngineError:
+            await path.actuator.require_device()  # without it no thread can go on
+            raise
 
     async def _schedule(self, path: DataPath) -> None:
         if path.engine is not None:
@@ -220,10 +230,6 @@ def _notrack(options: RunOptions, backend: Backend, underlay: Underlay) -> froze
     if not options.underlay_notrack or port is None:
         return frozenset()
     return frozenset(UnderlayPort(address=address, port=port) for address in underlay.addresses)
-
-
-async def _wait_for(failure: asyncio.Future[None]) -> None:
-    await failure
 
 
 def _previous_subnet(path: Path) -> SubnetKey | None:

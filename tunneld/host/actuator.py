@@ -15,8 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunneld.errors import HostError
-from tunneld.fib.state import FirewallMode, HostChange, HostState, SubnetEnv
-from tunneld.host import subnet_env
+from tunneld.fib.state import FirewallMode, HostChange, HostState
+from tunneld.host import tun_settings
 from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
 from tunneld.host.firewall import HostFirewall, owner_of
@@ -24,6 +24,8 @@ from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding, Version
 from tunneld.host.netlink import DeviceCounters, Link, Netlink
 from tunneld.host.routes import Exits, Routes, Sources
 from tunneld.host.state_dir import StateDir
+from tunneld.host.subnet_env import SubnetFile
+from tunneld.host.tun import Tun
 from tunneld.host.underlay import Underlay
 from tunneld.host.vxlan import VxlanDevices
 from tunneld.host.watch import HostEvent, Watch
@@ -47,6 +49,7 @@ class Actuator:
         forwarding: ForwardingPolicy = "auto",
         state_dir: StateDir | None = None,
         firewall: FirewallMode = "auto",
+        tun: Tun | None = None,
     ) -> None:
         """Takes hold of what is there; nothing is changed before `apply`.
 
@@ -62,16 +65,17 @@ class Actuator:
             forwarding: whether the host's global switch may be turned on.
             state_dir: where to remember, for after a crash, that we turned it on.
             firewall: by which means the rules are put in force.
+            tun: the TUN device's descriptors, by which it is known whatever others do to it.
         """
         self._netlink = netlink
-        self._device = None if device is None else OverlayDevice(device, netlink)
+        self._device = None if device is None else OverlayDevice(device, netlink, tun)
         self._vxlan = VxlanDevices(netlink, underlay.index)
         self._routes = Routes(netlink, networks)
         self._firewall = HostFirewall(
             name or owner_of([device] if device else [], networks), firewall
         )
         self._forwarding = GlobalForwarding(forwarding, state_dir)
-        self._subnet_file = subnet_file
+        self._subnet_env = SubnetFile(subnet_file)
         self._watch = Watch(
             device=device,
             underlay=underlay,
@@ -104,7 +108,7 @@ class Actuator:
                 fdb=vxlan.fdb,
                 routes=routes,
                 firewall=await self._firewall.observe(),
-                subnet_env=await asyncio.to_thread(self._read_subnet_env),
+                subnet_env=await asyncio.to_thread(self._subnet_env.observe),
             )
 
     async def counters(self) -> list[DeviceCounters]:
@@ -138,9 +142,7 @@ class Actuator:
             if refusal is not None:
                 raise refusal
             if change.subnet_env is not None:
-                await finish(
-                    asyncio.to_thread(subnet_env.write, self._subnet_file, change.subnet_env)
-                )
+                await finish(asyncio.to_thread(self._subnet_env.put, change.subnet_env))
 
     def on_change(self, callback: Callable[[HostEvent], None]) -> None:
         """Calls back on the running loop whenever something of ours may have changed.
@@ -149,6 +151,29 @@ class Actuator:
             HostError: the kernel cannot be watched.
         """
         self._watch.on_change(callback)
+
+    async def differs(self) -> bool:
+        """Says whether something no event tells of is not as it was put. Cheap."""
+        if self._device is not None and self._device.differs():
+            return True
+        return await asyncio.to_thread(self._subnet_env.has_changed)
+
+    def look_again(self) -> None:
+        """Calls all callbacks back, for every event there is."""
+        self._watch.look_again()
+
+    def device_features(self) -> bytes:
+        """Returns what the kernel may hand the TUN device unfinished; empty: unknown."""
+        return b"" if self._device is None else tun_settings.features(self._device.name)
+
+    async def require_device(self) -> None:
+        """Returns while the TUN device is there, or none is in use.
+
+        Raises:
+            DeviceLostError: it is gone.
+        """
+        if self._device is not None and await self._device.link() is None:
+            raise self._device.gone()
 
     def watch_underlay(self, underlay: Underlay) -> None:
         """Makes another interface the one whose changes are reported."""
@@ -178,7 +203,7 @@ class Actuator:
                 except HostError as error:
                     failures.append(str(error))
             if not keep_subnet_env:
-                self._subnet_file.unlink(missing_ok=True)
+                self._subnet_env.path.unlink(missing_ok=True)
         if failures:
             raise HostError("; ".join(failures))
 
@@ -210,7 +235,7 @@ class Actuator:
     def _tun(self, links: Iterable[Link]) -> Link | None:
         if self._device is None:
             return None
-        return next((link for link in links if link.name == self._device.name), None)
+        return self._device.among(links)
 
     async def _exits(self, links: Collection[Link]) -> Exits:
         """Returns where our routes lead out, and lets these devices be watched."""
@@ -225,18 +250,6 @@ class Actuator:
         self._watch.device_index = exits.overlay or 0
         self._watch.vxlan_indices = frozenset(exits.vxlan.values())
         return exits
-
-    def _read_subnet_env(self) -> SubnetEnv | None:
-        """Returns what subnet.env says, if it is written as we write it."""
-        try:
-            text = subnet_env.read_text(self._subnet_file)
-        except HostError:
-            # Whatever stands there: `apply` writes the file last, and says why it cannot.
-            text = None
-        if text is None:
-            return None
-        value = subnet_env.parse(text)
-        return value if subnet_env.render(value) == text else None
 
 
 def _forwarded_families(change: HostChange) -> set[Version]:

@@ -7,37 +7,70 @@ network route leads to this device, so that also the strict check lets overlay t
 IPv6 is on only where the network has it, and quiet also there: no address of the kernel's making,
 hence no router solicitation, and no multicast, hence no report of who listens to what.
 
+What others set on it is put back; it is lost when it is not here, or not ours alone.
+
 Source: flannel `pkg/backend/udp/udp_network_amd64.go` (address `<subnet base>/32`, MTU, up).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeVar
 
-from tunneld.errors import HostError
+from tunneld.errors import DeviceLostError, HostError
 from tunneld.fib.state import Device
 from tunneld.host import families
 from tunneld.host.finish import finish
 from tunneld.host.netlink import Address, Link, Netlink
 from tunneld.host.routes import Routes, Sources
+from tunneld.host.tun import Tun
 from tunneld.lease.model import IPAddress
 
 _AnyAddress = TypeVar("_AnyAddress", IPv4Address, IPv6Address)
 
 
-class OverlayDevice:
-    """The TUN device, found by its name. The device itself was made by `host.tun`."""
+CALM_S = 10.0
+"""How old a device is at least before a queue of another program has it made anew: a program that
+comes back each time must not keep the data path from working."""
 
-    def __init__(self, name: str, netlink: Netlink) -> None:
+_log = logging.getLogger("tunneld.host")
+
+
+class OverlayDevice:
+    """The TUN device. The device itself was made by `host.tun`."""
+
+    def __init__(
+        self,
+        name: str,
+        netlink: Netlink,
+        tun: Tun | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Without `tun`, its descriptors, the device is known by its name alone."""
         self.name = name
         self._netlink = netlink
+        self._tun = tun
+        self._clock = clock
+        self._made_s = clock()
         self._wanted: Device | None = None
 
     async def link(self) -> Link | None:
         """Returns the kernel's view of the device, or None when it is gone."""
-        return await self._netlink.link(self.name)
+        return self.among(await self._netlink.links())
+
+    def among(self, links: Iterable[Link]) -> Link | None:
+        """Returns it out of all devices, whatever its name is now; None when it is gone."""
+        if self._tun is None:
+            return next((link for link in links if link.name == self.name), None)
+        index = self._tun.index
+        found = next((link for link in links if link.index == index and link.kind == "tun"), None)
+        return found if self._tun.is_there() else None
 
     async def sources(self, link: Link) -> Sources:
         """Returns our addresses; of each family None while there is none."""
@@ -46,7 +79,7 @@ class OverlayDevice:
     async def observe(self, link: Link) -> Device | None:
         """Returns the settings; None while the device is down or has no address of ours."""
         own = await self.sources(link)
-        if own == Sources() or not link.is_up:
+        if own == Sources() or not link.is_up or self._foreign(link):
             return None
         forwards = own.ipv4 is None or link.forwarding
         if own.ipv6 is not None:
@@ -64,6 +97,7 @@ class OverlayDevice:
 
         A new address comes before the old one goes, and the routes move to it in between.
         """
+        link = await self._put_back(link)
         old = await self.sources(link)
         if link.is_multicast:
             await finish(asyncio.to_thread(families.leave_router_group, link))
@@ -84,12 +118,60 @@ class OverlayDevice:
             for address in gone:
                 await self._netlink.remove_address(link.index, address, address.max_prefixlen)
 
-    def gone(self) -> HostError:
+    def gone(self) -> DeviceLostError:
         """Returns the error for a device that somebody removed."""
-        return HostError(
+        return DeviceLostError(
             f"overlay device {self.name} is gone; expected it while the daemon runs: somebody "
-            "deleted it (`ip link del`), start the daemon again"
+            "deleted it or moved it to another namespace (`ip link`), it is made again"
         )
+
+    def differs(self) -> bool:
+        """Says, without asking anybody but the device itself, whether it is not as it was made."""
+        return self._tun is not None and (not self._tun.is_there() or bool(self._tun.differences()))
+
+    def _foreign(self, link: Link) -> str:
+        """Returns in words what others did to the device; empty: nothing."""
+        tun, found = self._tun, []
+        if link.name != self.name:
+            found.append(f"its name is {link.name}")
+        if tun is not None:
+            found.append(tun.differences())
+            if link.is_up and not link.has_carrier:
+                found.append("it has no carrier")
+            if link.tun is not None and (link.tun.owner, link.tun.group) != (tun.owner, tun.group):
+                found.append(f"its owner is user {link.tun.owner}, group {link.tun.group}")
+            if link.tun is not None and link.tun.queues > len(tun.fds):
+                found.append(f"{link.tun.queues - len(tun.fds)} queues are another program's")
+        return ", ".join(text for text in found if text)
+
+    async def _put_back(self, link: Link) -> Link:
+        """Undoes what others did to the device itself, and returns it by its own name.
+
+        Raises:
+            DeviceLostError: another program takes part of its packets.
+            HostError: the kernel refuses.
+        """
+        tun = self._tun
+        if not (foreign := self._foreign(link)):
+            return link
+        if tun is not None and link.tun is not None and link.tun.queues > len(tun.fds):
+            cause = (
+                f"overlay device {self.name} is not tunneld's alone: another program with "
+                "CAP_NET_ADMIN has attached a queue to it, and takes packets; expected none: end "
+                f"that program (see `lsof /dev/net/tun`)"
+            )
+            if self._clock() - self._made_s >= CALM_S:
+                raise DeviceLostError(f"{cause}; it is made again")
+            raise HostError(cause)
+        _log.warning(
+            "put back what was done to the overlay device",
+            extra={"fields": {"device": self.name, "detail": foreign}},
+        )
+        if tun is not None:
+            tun.put_back(has_carrier=link.has_carrier or not link.is_up)
+        if link.name != self.name:
+            await self._netlink.rename(link.index, self.name)
+        return replace(link, name=self.name)
 
     async def _addresses(self, index: int) -> list[Address]:
         there = [*await self._netlink.addresses(4), *await self._netlink.addresses(6)]

@@ -8,7 +8,9 @@ Source: flannel `pkg/subnet/subnet.go` (WriteSubnetFile: fields, order, form, mo
 
 from __future__ import annotations
 
+import logging
 import re
+import stat
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
 from pathlib import Path
 
@@ -18,6 +20,11 @@ from tunneld.host import text_file
 from tunneld.lease.model import NO_IPV4_SUBNET, SubnetKey
 
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*[=:]\s*(.*?)\s*")
+
+_log = logging.getLogger("tunneld.host")
+
+_MODE = 0o644
+"""Everybody may read it, as flannel's."""
 
 
 def render(value: SubnetEnv) -> str:
@@ -69,12 +76,73 @@ def write(path: Path, value: SubnetEnv) -> None:
     """
     try:
         text_file.make_directories(path.parent, 0o755)
-        text_file.replace(path, render(value), 0o644)
+        text_file.replace(path, render(value), _MODE)
     except OSError as error:
         raise HostError(
             f"cannot write {path}: {error.strerror}; expected a writable place for subnet.env: "
             "check the directory, or choose another with --subnet-file"
         ) from error
+
+
+class SubnetFile:
+    """The file as a daemon keeps it: whatever somebody does to it shows at the next look."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._mode = _MODE
+        """What a file of ours has there: some file systems know only one."""
+        self._seen: tuple[int, ...] | None = None
+        self._value: SubnetEnv | None = None
+        """What was put last."""
+
+    def has_changed(self) -> bool:
+        """Says whether anybody has touched the file since it was last observed or put."""
+        return self._stamp() != self._seen
+
+    def observe(self) -> SubnetEnv | None:
+        """Returns what the file says, if it is written as we write it."""
+        self._seen = self._stamp()
+        try:
+            text = read_text(self.path)
+        except HostError:
+            # Whatever stands there: `put` says why it cannot take its place.
+            return None
+        if text is None or self._seen is None or self._seen[0] != self._mode:
+            return None
+        value = parse(text)
+        return value if render(value) == text else None
+
+    def put(self, value: SubnetEnv) -> None:
+        """Replaces the file.
+
+        Raises:
+            HostError: it cannot be written there.
+        """
+        write(self.path, value)
+        if value == self._value:
+            _log.warning(
+                "put back subnet.env, which somebody changed or deleted",
+                extra={"fields": {"path": str(self.path)}},
+            )
+        self._value = value
+        self._seen = self._stamp()
+        if self._seen is not None:
+            self._mode = self._seen[0]
+
+    def _stamp(self) -> tuple[int, ...] | None:
+        """Returns what changes with any change of the file, its mode first; None: there is none."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return (
+            stat.S_IMODE(found.st_mode),
+            found.st_dev,
+            found.st_ino,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+        )
 
 
 def read(path: Path) -> SubnetEnv | None:

@@ -17,7 +17,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from tunneld.backend.base import VxlanDevice
 from tunneld.errors import HostError, PortInUseError
@@ -60,6 +60,8 @@ class VxlanDevices:
         self.underlay = underlay
         self._wanted: dict[str, VxlanDevice] = {}
         """By name, what was put and not dropped."""
+        self._indices: dict[str, int] = {}
+        """By name, the device that was put last: by this it is known also under another name."""
 
     @property
     def names(self) -> Collection[str]:
@@ -99,7 +101,7 @@ class VxlanDevices:
             PortInUseError: somebody else has its port, or its VNI there.
             HostError: a device of that name is somebody else's; the message says why.
         """
-        link = await self._netlink.link(wanted.name)
+        link = await self._netlink.link(wanted.name) or await self._renamed_back(wanted)
         settings = self._settings(wanted)
         before = self._wanted.get(wanted.name)
         if link is not None and (before is None or link.vxlan is None):
@@ -119,6 +121,7 @@ class VxlanDevices:
             link = None
         if link is None:
             link = await self._make(wanted, settings)
+        self._indices[wanted.name] = link.index
         await self._set_up(link, wanted, before)
 
     async def drop(self, wanted: VxlanDevice) -> None:
@@ -188,6 +191,19 @@ class VxlanDevices:
             and forwards
             and not families.accepts_router_advertisements(link)
         )
+
+    async def _renamed_back(self, wanted: VxlanDevice) -> Link | None:
+        """Gives our device its name again, if it has another; returns it, or None."""
+        index = self._indices.get(wanted.name)
+        for link in await self._netlink.links():
+            if link.index == index and link.vxlan is not None and wanted.name in self._wanted:
+                _log.warning(
+                    "put back what was done to the overlay device",
+                    extra={"fields": {"device": wanted.name, "detail": f"its name is {link.name}"}},
+                )
+                await self._netlink.rename(link.index, wanted.name)
+                return replace(link, name=wanted.name)
+        return None
 
     async def _make(self, wanted: VxlanDevice, settings: VxlanSettings) -> Link:
         made = await self._netlink.add_vxlan(

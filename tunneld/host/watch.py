@@ -61,6 +61,10 @@ class Watch:
             self._monitor = Monitor(self._notice)
         self._callbacks.append(callback)
 
+    def look_again(self) -> None:
+        """Reports every event there is, whether or not something has happened."""
+        self._notice(Notice(kind="lost"))
+
     def close(self) -> None:
         """Stops watching."""
         if self._monitor is not None:

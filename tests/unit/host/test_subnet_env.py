@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import threading
+from collections.abc import Callable
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from tunneld.errors import HostError
 from tunneld.fib.state import SubnetEnv
-from tunneld.host.subnet_env import parse, read, render, write
+from tunneld.host.subnet_env import SubnetFile, parse, read, render, write
 
 NETWORK = IPv4Network("10.5.0.0/16")
 SUBNET = IPv4Network("10.5.102.0/24")
@@ -213,3 +214,39 @@ def test_reader_does_not_wait_for_a_fifo(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "subnet.env")
     with pytest.raises(HostError, match="it is no regular file"):
         read(tmp_path / "subnet.env")
+
+
+@pytest.mark.parametrize(
+    "deed",
+    [
+        lambda path: path.unlink(),
+        lambda path: path.write_text(GOLDEN[:40]),
+        lambda path: path.write_text(""),
+        lambda path: path.write_text(GOLDEN.replace("1472", "1400")),
+        lambda path: path.chmod(0o600),
+        lambda path: path.replace(path.with_name("elsewhere")),
+        lambda path: (path.unlink(), path.parent.rmdir()),
+        lambda path: (path.unlink(), path.symlink_to("/dev/null")),
+    ],
+    ids=["deleted", "cut", "emptied", "changed", "hidden", "moved", "directory gone", "a link"],
+)
+def test_whatever_is_done_to_the_file_shows_and_is_put_back(
+    tmp_path: Path, deed: Callable[[Path], object], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = SubnetFile(tmp_path / "flannel" / "subnet.env")
+    file.put(VALUE)
+    assert (file.has_changed(), file.observe()) == (False, VALUE)
+    assert caplog.records == []
+
+    deed(file.path)
+    assert file.has_changed()
+    assert file.observe() != VALUE
+    assert not file.has_changed()
+
+    file.put(VALUE)
+    assert (file.has_changed(), file.observe()) == (False, VALUE)
+    assert file.path.read_text() == GOLDEN
+    assert stat.S_IMODE(file.path.stat().st_mode) == 0o644
+    assert [record.message for record in caplog.records] == [
+        "put back subnet.env, which somebody changed or deleted"
+    ]

@@ -25,6 +25,7 @@ from tunneld.host.netlink.model import (
     KernelRoute,
     Link,
     NeighbourEntry,
+    TunSettings,
     VxlanSettings,
 )
 
@@ -45,5 +46,6 @@ __all__ = [
     "Link",
     "NeighbourEntry",
     "Netlink",
+    "TunSettings",
     "VxlanSettings",
 ]

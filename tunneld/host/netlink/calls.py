@@ -116,6 +116,15 @@ class Netlink(Channel):
             txqlen=txqueuelen,
         )
 
+    async def rename(self, index: int, name: str) -> None:
+        """Gives a device another name. It is down afterwards: a kernel before 6.2 wants that."""
+        await self._call(
+            f"name device {index} {name}", self._ip.link, "set", index=index, state="down"
+        )
+        await self._call(
+            f"name device {index} {name}", self._ip.link, "set", index=index, ifname=name
+        )
+
     async def set_mac(self, index: int, mac: MacAddress) -> None:
         """Sets a device's Ethernet address."""
         await self._call(

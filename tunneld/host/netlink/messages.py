@@ -19,6 +19,7 @@ from tunneld.host.netlink.model import (
     KernelRoute,
     Link,
     NeighbourEntry,
+    TunSettings,
     VxlanSettings,
 )
 
@@ -33,6 +34,7 @@ NTF_SELF = 0x02
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
 _IFF_MULTICAST = 0x1000
+_IFF_LOWER_UP = 0x10000
 _IFA_F_TEMPORARY = 0x01
 _IFA_F_OPTIMISTIC = 0x04
 _IFA_F_DADFAILED = 0x08
@@ -67,7 +69,7 @@ def link(message: Message) -> Link:
     ipv4 = families.get_attr("AF_INET") if families is not None else None
     info = message.get_attr("IFLA_LINKINFO")
     kind = (info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
-    data = info.get_attr("IFLA_INFO_DATA") if kind == "vxlan" else None
+    data = info.get_attr("IFLA_INFO_DATA") if kind in ("vxlan", "tun") else None
     mac = message.get_attr("IFLA_ADDRESS") or ""
     return Link(
         index=message["index"],
@@ -80,7 +82,9 @@ def link(message: Message) -> Link:
         forwarding=bool(ipv4["forwarding"]) if ipv4 is not None else False,
         kind=kind,
         mac=MacAddress(mac) if len(mac) == 17 else None,
-        vxlan=_vxlan(data) if data is not None else None,
+        vxlan=_vxlan(data) if data is not None and kind == "vxlan" else None,
+        tun=_tun(data) if data is not None and kind == "tun" else None,
+        has_carrier=bool(message["flags"] & _IFF_LOWER_UP),
     )
 
 
@@ -90,6 +94,16 @@ def device_counters(message: Message) -> DeviceCounters:
     kinds = (f"{way}_{what}" for way in ("rx", "tx") for what in _COUNTED)
     return DeviceCounters(
         device=message.get_attr("IFLA_IFNAME"), **{kind: int(stats[kind]) for kind in kinds}
+    )
+
+
+def _tun(data: Message) -> TunSettings:
+    attached = data.get_attr("IFLA_TUN_NUM_QUEUES") or 0
+    return TunSettings(
+        owner=data.get_attr("IFLA_TUN_OWNER"),
+        group=data.get_attr("IFLA_TUN_GROUP"),
+        queues=attached + (data.get_attr("IFLA_TUN_NUM_DISABLED_QUEUES") or 0),
+        is_persistent=bool(data.get_attr("IFLA_TUN_PERSIST")),
     )
 
 

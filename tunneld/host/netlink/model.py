@@ -61,6 +61,18 @@ class VxlanSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TunSettings:
+    """Whose a TUN device is, and how many hold it (since Linux 4.19)."""
+
+    owner: int | None
+    """User id; None: anybody's."""
+    group: int | None
+    queues: int
+    """Those that are attached, and those whose holder has switched them off."""
+    is_persistent: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """A network device."""
 
@@ -78,6 +90,8 @@ class Link:
     """`tun`, `bridge`, `vxlan`, …; empty for most hardware."""
     mac: MacAddress | None = None
     vxlan: VxlanSettings | None = None
+    tun: TunSettings | None = None
+    has_carrier: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,6 +67,7 @@ async def actuated(
             subnet_file=subnet_file,
             underlay=await find_underlay(Selection(interfaces=("eth0",)), netlink),
             forwarding="always",
+            tun=tun,
         )
         try:
             yield actuator, tun, netlink
