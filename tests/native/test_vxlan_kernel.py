@@ -11,7 +11,7 @@ import pytest
 from tests.native.hosts import keep_order
 from tests.native.transfer import transfer
 from tests.native.tunnels import Tunnel, tunnel
-from tests.support.netns import Rig
+from tests.support.netns import Namespace, Rig
 
 pytestmark = pytest.mark.root
 
@@ -108,3 +108,39 @@ def test_the_tunnel_itself_takes_no_hop(ends: Tunnel) -> None:
         output = ends.user.container.run("ping", "-n", "-c", "1", "-W", "30", address)
         # Two hosts forward.
         assert re.findall(r"ttl=(\d+)", output) == ["62"]
+
+
+def told_to_send_less(space: Namespace) -> int:
+    """Returns how many frag-needed and packet-too-big a host has sent."""
+    counted = space.run("nstat", "-az", "IcmpOutDestUnreachs", "Icmp6OutPktTooBigs")
+    return sum(int(line.split()[1]) for line in counted.splitlines() if line[:1] != "#")
+
+
+def test_super_packets_are_cut_as_a_receiver_of_smaller_packets_asked(ends: Tunnel) -> None:
+    for space, device in ((ends.user.space, "cni0"), (ends.user.container, "eth0")):
+        space.run("ip", "link", "set", device, "mtu", "1300")
+    for address in ("10.5.1.2", "fd00:5:1::2"):
+        transfer(ends.container, ends.user.container, address, SIZE // 4)
+    assert told_to_send_less(ends.user.space) == 0
+    assert ends.user.drops() == {}
+
+
+def test_super_packets_are_cut_as_a_router_behind_the_tunnel_asked(ends: Tunnel) -> None:
+    ends.user.space.run("ip", "link", "set", "cni0", "mtu", "1300")
+    for address in ("10.5.1.2", "fd00:5:1::2"):
+        transfer(ends.container, ends.user.container, address, SIZE // 4)
+    # Once for each connection, and for what was on its way.
+    assert 2 <= told_to_send_less(ends.user.space) < 100
+    assert ends.user.drops() == {}
+
+
+def test_tcp_by_segment_routing_arrives_whole(ends: Tunnel) -> None:
+    """The headers of RFC 8754, put in by the container: the checksum covers the last segment."""
+    for space in (ends.user.space, ends.user.container, ends.container):
+        for device in space.run("ls", "/proc/sys/net/ipv6/conf").split():
+            space.sysctl(f"net/ipv6/conf/{device}/seg6_enabled", 1)
+    inline = ("encap", "seg6", "mode", "inline", "segs", "fd00:5:1::1")
+    way = ("via", "fd00:5:2::1", "dev", "eth0", "mtu", "1300")
+    ends.container.run("ip", "-6", "route", "add", "fd00:5:1::2", *inline, *way)
+    transfer(ends.container, ends.user.container, "fd00:5:1::2", SIZE // 4)
+    assert ends.user.drops() == {}

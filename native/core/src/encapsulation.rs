@@ -19,6 +19,8 @@ pub trait Encapsulate {
 
     /// Hops that the tunnel takes off the inner packet at this end.
     const TAKES_HOP: bool;
+    /// Whether a peer may send super-packets without cutting them.
+    const ARRIVES_UNCUT: bool;
 
     /// Finishes `slot`, whose bytes from `HEAD` to `slot.len() - TAIL` are the inner packet, and
     /// returns the length of the datagram in bytes.
@@ -33,6 +35,7 @@ impl Encapsulate for Raw {
     const HEAD: usize = 0;
     const TAIL: usize = 0;
     const TAKES_HOP: bool = true;
+    const ARRIVES_UNCUT: bool = false;
 
     fn finish(&self, slot: &mut [u8]) -> usize {
         slot.len()
@@ -68,6 +71,7 @@ impl Encapsulate for Vxlan {
     const TAIL: usize = 0;
     // The inner packet crosses one hop, as it were a link: only the hosts take their own.
     const TAKES_HOP: bool = false;
+    const ARRIVES_UNCUT: bool = true;
 
     fn finish(&self, slot: &mut [u8]) -> usize {
         slot[..Self::HEAD].copy_from_slice(&self.0);

@@ -21,8 +21,9 @@ use crate::decapsulation::{self, Decapsulation};
 use crate::drop_reason::DropReason;
 use crate::encapsulation::{Encapsulate, Vxlan};
 use crate::fib::{AdjacencyId, Fib, Settings, SourceCheck, Target};
+use crate::packet_sizes::PacketSizes;
 use crate::replies::Replies;
-use crate::unfinished;
+use crate::unfinished::{self, Known};
 
 /// The inbound half of a worker. After a batch: write, tell what became of it, [`clear`].
 ///
@@ -34,6 +35,7 @@ pub struct Inbound {
     replies: Replies,
     decapsulation: Decapsulation,
     checked: Option<Checked>,
+    sizes: Arc<PacketSizes>,
 }
 
 /// Addresses that were checked in this batch, and the peer of such packets.
@@ -56,7 +58,14 @@ impl Inbound {
     pub fn new(worker: usize, counters: Arc<WorkerCounters>) -> Self {
         let (deliveries, replies) = (Coalescing::default(), Replies::default());
         let decapsulation = Decapsulation::default();
-        Self { worker, counters, deliveries, replies, decapsulation, checked: None }
+        let sizes = Arc::default();
+        Self { worker, counters, deliveries, replies, decapsulation, checked: None, sizes }
+    }
+
+    /// Cuts super-packets of connections as the outbound halves that share `sizes` heard.
+    #[must_use]
+    pub fn cutting_by(self, sizes: Arc<PacketSizes>) -> Self {
+        Self { sizes, ..self }
     }
 
     /// Says what is joined to super-packets from now on.
@@ -145,7 +154,8 @@ impl Inbound {
         let mtu = usize::from(settings.device_mtu_bytes);
         let adjacency = self.check(fib, settings, outer_source, &header)?;
         let vnet = if settings.vtep.is_some() {
-            unfinished::hint(&header, packet, inner_segment_len, mtu)?
+            let (segment_len, sizes) = (inner_segment_len, &*self.sizes);
+            unfinished::hint(&header, packet, Known { segment_len, mtu, sizes })?
         } else if H::take_hop(packet) {
             VnetHeader::default()
         } else {

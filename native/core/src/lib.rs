@@ -5,7 +5,8 @@
 //! Path of a lease: `engine` (Python) → `py` → **`core::transaction`** → **`core::fib`**.
 //!
 //! Bytes come as slices, time as nanoseconds, the FIB as a reference; what goes out is written
-//! into batches that the caller drains. One owner thread each, nothing shared but counters.
+//! into batches that the caller drains. One owner thread each, nothing shared but
+//! counters and `packet_sizes`.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ pub mod flow;
 pub mod icmp_limit;
 pub mod inbound;
 pub mod outbound;
+pub mod packet_sizes;
 pub mod path_mtu;
 pub mod prefix;
 pub mod replies;

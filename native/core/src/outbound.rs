@@ -23,6 +23,7 @@ use crate::drop_reason::DropReason;
 use crate::encapsulation::{Encapsulate, Raw, Vxlan};
 use crate::fib::{AdjacencyId, Fib, Settings, Target};
 use crate::flow;
+use crate::packet_sizes::PacketSizes;
 use crate::replies::Replies;
 use crate::segmentation::Segmentation;
 
@@ -35,6 +36,7 @@ pub struct Outbound {
     batch: SendBatch,
     replies: Replies,
     unfinished: Option<Unfinished>,
+    sizes: Arc<PacketSizes>,
 }
 
 /// A super-packet that the batch had not enough room for.
@@ -74,6 +76,7 @@ impl Outbound {
             batch: SendBatch::default(),
             replies: Replies::default(),
             unfinished: None,
+            sizes: Arc::default(),
         }
     }
 
@@ -81,6 +84,12 @@ impl Outbound {
     #[must_use]
     pub fn spread_over(self, paths: usize) -> Self {
         Self { batch: SendBatch::new(paths), ..self }
+    }
+
+    /// Tells the inbound halves that share `sizes` what connections say of their packets.
+    #[must_use]
+    pub fn telling(self, sizes: Arc<PacketSizes>) -> Self {
+        Self { sizes, ..self }
     }
 
     /// Takes one packet as the device handed it over: into the batch, or to the drops.
@@ -217,6 +226,9 @@ impl Outbound {
         }
         if E::TAKES_HOP {
             H::take_hop(inner);
+        }
+        if E::ARRIVES_UNCUT {
+            self.sizes.learn(&packet.header, packet.bytes);
         }
         let len = around.finish(slot);
         let endpoint = fib.adjacency(id).parameters.endpoint;

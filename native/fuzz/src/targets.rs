@@ -185,14 +185,13 @@ fn datagrams(inbound: &mut Inbound, fib: &Fib, input: &[u8], now_ns: u64) -> Res
 ///
 /// # Errors
 ///
-/// The device would refuse it, or pass on what is larger than its MTU.
+/// The device would refuse it, or cut a stream into packets that are larger than its MTU.
 fn finished(packet: &[u8], vnet: VnetHeader) -> Result<Vec<u8>, String> {
-    let mut longest = packet.len();
     if vnet.gso != Gso::None {
-        longest = segmentation(&vnet, packet)?.segment_len(0);
-    }
-    if longest > MTU_BYTES.into() {
-        return Err(format!("a packet of {longest} bytes is let through"));
+        let longest = segmentation(&vnet, packet)?.segment_len(0);
+        if vnet.gso != Gso::UdpL4 && longest > MTU_BYTES.into() {
+            return Err(format!("a packet of {longest} bytes is let through"));
+        }
     }
     let mut whole = packet.to_vec();
     if vnet.needs_checksum() {

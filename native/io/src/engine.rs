@@ -12,6 +12,7 @@ use tunneld_core::counters::{AdjacencyReading, Direction, WorkerCounters};
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
+use tunneld_core::packet_sizes::PacketSizes;
 use tunneld_core::transaction::{Change, Tables};
 
 use crate::data_thread::DataThread;
@@ -53,6 +54,8 @@ pub struct Engine {
     tallies: Vec<Tally>,
     events: Arc<Events>,
     offloads: Arc<Offloads>,
+    /// Shared by all threads.
+    sizes: Arc<PacketSizes>,
     control: Mutex<Control>,
 }
 
@@ -95,7 +98,8 @@ impl Engine {
         let publisher = Publisher::new();
         let control = Mutex::new(Control { phase: Phase::New, tables, publisher, workers });
         let tallies = tun.iter().map(|_| Tally::default()).collect();
-        Ok(Self { lanes, tallies, events: Arc::new(Events::new()?), offloads, control })
+        let (events, sizes) = (Arc::new(Events::new()?), Arc::default());
+        Ok(Self { lanes, tallies, events, offloads, sizes, control })
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -140,9 +144,13 @@ impl Engine {
         let (worker, tally) = (lane.worker, &self.tallies[lane.worker]);
         let outbound = || {
             let core = Outbound::new(worker, Arc::clone(&tally.outbound));
+            let core = core.telling(Arc::clone(&self.sizes));
             (core.spread_over(descriptors.underlay.paths()), publisher.reader())
         };
-        let inbound = || (Inbound::new(worker, Arc::clone(&tally.inbound)), publisher.reader());
+        let inbound = || {
+            let core = Inbound::new(worker, Arc::clone(&tally.inbound));
+            (core.cutting_by(Arc::clone(&self.sizes)), publisher.reader())
+        };
         let thread = DataThread {
             descriptors: descriptors.again()?,
             outbound: (lane.duty != Duty::Inbound).then(outbound),

@@ -96,6 +96,18 @@ pub fn may_answer(packet: &[u8]) -> bool {
             || packet.get(header.header_len).is_some_and(|kind| is_query(*kind)))
 }
 
+/// Returns the next hop's MTU in bytes and the beginning of the packet in question, of a message
+/// that says frag-needed. A router older than RFC 1191 says 0, which is no MTU.
+pub fn next_hop_mtu(message: &[u8]) -> Option<(usize, &[u8])> {
+    match message.split_first_chunk::<HEADER_LEN>()? {
+        ([3, 4, _, _, _, _, m0, m1], offender) => {
+            let mtu = u16::from_be_bytes([*m0, *m1]);
+            (mtu != 0).then_some((mtu.into(), offender))
+        }
+        _ => None,
+    }
+}
+
 /// Echo, router discovery, timestamp, information, address mask, extended echo.
 /// Types nobody has assigned count as errors: silence is the safe answer.
 const fn is_query(kind: u8) -> bool {

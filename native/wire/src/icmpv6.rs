@@ -64,6 +64,18 @@ pub fn emit(
     total_len
 }
 
+/// Returns the next hop's MTU in bytes and the beginning of the packet in question, of a message
+/// that says packet-too-big.
+pub fn next_hop_mtu(message: &[u8]) -> Option<(usize, &[u8])> {
+    match message.split_first_chunk::<HEADER_LEN>()? {
+        ([2, _, _, _, m0, m1, m2, m3], offender) => {
+            let mtu = u32::from_be_bytes([*m0, *m1, *m2, *m3]);
+            Some((usize::try_from(mtu).ok()?, offender))
+        }
+        _ => None,
+    }
+}
+
 /// Returns whether an ICMP error may be sent about `packet`.
 ///
 /// Never about ICMP errors and redirects, nor about packets to many or from what is not one host.

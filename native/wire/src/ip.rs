@@ -101,6 +101,15 @@ pub trait Header: Copy {
 
     /// Returns the sum of the pseudo-header of the transport, but for the length.
     fn pseudo_header(&self) -> Sum;
+
+    /// Returns the header as the packet's last destination will see it: where it is still to go by
+    /// others, which are listed in `packet`, `destination` is the last one, and `header_len` and
+    /// `protocol` are those of the transport.
+    #[must_use]
+    fn at_last_destination(&self, packet: &[u8]) -> Self;
+
+    /// Returns source, destination and ports of a TCP packet, of which `quoted` is the beginning.
+    fn quoted_tcp(quoted: &[u8]) -> Option<(IpAddr, IpAddr, [u8; 4])>;
 }
 
 /// Why bytes are not one IP packet. Carries the numbers an operator needs.

@@ -13,7 +13,7 @@
 //! |                      Destination Address                      |
 //! ```
 
-use core::net::Ipv4Addr;
+use core::net::{IpAddr, Ipv4Addr};
 use core::ops::Range;
 
 use crate::checksum::{self, Sum};
@@ -198,6 +198,19 @@ impl ip::Header for Header {
 
     fn pseudo_header(&self) -> Sum {
         pseudo_header(self, self.protocol)
+    }
+
+    fn at_last_destination(&self, _packet: &[u8]) -> Self {
+        *self
+    }
+
+    fn quoted_tcp(quoted: &[u8]) -> Option<(IpAddr, IpAddr, [u8; 4])> {
+        let fixed = quoted.first_chunk::<{ Self::LEN }>()?;
+        let is_tcp = fixed[0] >> 4 == VERSION && fixed[9] == ip::PROTOCOL_TCP;
+        let [_, _, _, _, _, _, _, _, _, _, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = *fixed;
+        let (source, destination) = (Ipv4Addr::new(s0, s1, s2, s3), Ipv4Addr::new(d0, d1, d2, d3));
+        let ports = quoted.get(usize::from(fixed[0] & 0x0f) * 4..)?.first_chunk()?;
+        is_tcp.then_some((source.into(), destination.into(), *ports))
     }
 }
 

@@ -14,7 +14,7 @@
 //! |                 Destination Address, 16 bytes                 |
 //! ```
 
-use core::net::Ipv6Addr;
+use core::net::{IpAddr, Ipv6Addr};
 use core::ops::Range;
 
 use crate::checksum::Sum;
@@ -23,7 +23,8 @@ use crate::ip::{self, Malformed, Version};
 const VERSION: u8 = 6;
 
 const HOP_BY_HOP: u8 = 0;
-const ROUTING: u8 = 43;
+/// Protocol number of a routing header.
+pub const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
@@ -76,36 +77,41 @@ impl Header {
         let Some(fixed) = packet.first_chunk::<{ Self::LEN }>() else {
             return Err(Malformed::Truncated { need: Self::LEN, have });
         };
-        let [v0, v1, v2, v3, l0, l1, next_header, hop_limit, addresses @ ..] = fixed;
-        if v0 >> 4 != VERSION {
-            return Err(Malformed::Version { version: v0 >> 4 });
+        if fixed[0] >> 4 != VERSION {
+            return Err(Malformed::Version { version: fixed[0] >> 4 });
         }
-        let payload_len = u16::from_be_bytes([*l0, *l1]);
-        let total_len = Self::LEN + usize::from(payload_len);
+        let mut header = Self::of_fixed(fixed);
+        let total_len = Self::LEN + usize::from(header.payload_len);
         if total_len > have {
             return Err(Malformed::TotalLengthTooLong { total_len, have });
         }
         if total_len < have {
             return Err(Malformed::TotalLengthTooShort { total_len, have });
         }
+        if is_extension(header.protocol) {
+            header.walk(packet);
+        }
+        Ok(header)
+    }
+
+    /// Reads the fixed header; nothing is walked over.
+    #[inline]
+    fn of_fixed(fixed: &[u8; Self::LEN]) -> Self {
+        let [v0, v1, v2, v3, l0, l1, next_header, hop_limit, addresses @ ..] = fixed;
         let mut source = [0; 16];
         let mut destination = [0; 16];
         source.copy_from_slice(&addresses[..16]);
         destination.copy_from_slice(&addresses[16..]);
-        let mut header = Self {
+        Self {
             header_len: Self::LEN,
             class_and_label: u32::from_be_bytes([*v0 & 0x0f, *v1, *v2, *v3]),
-            payload_len,
+            payload_len: u16::from_be_bytes([*l0, *l1]),
             hop_limit: *hop_limit,
             protocol: *next_header,
             fragment: 0,
             source: Ipv6Addr::from(source),
             destination: Ipv6Addr::from(destination),
-        };
-        if is_extension(header.protocol) {
-            header.walk(packet);
         }
-        Ok(header)
     }
 
     /// Moves `header_len` and `protocol` over the extension headers.
@@ -136,6 +142,23 @@ impl Header {
                 return;
             }
         }
+    }
+
+    /// Goes on behind the routing headers that the walk ended at.
+    #[cold]
+    fn followed(mut self, packet: &[u8]) -> Self {
+        for _ in 0..MAX_EXTENSIONS {
+            let rest = &packet[self.header_len..];
+            let Some((len, destination)) = last_destination(rest) else { break };
+            self.destination = destination;
+            self.protocol = rest[0];
+            self.header_len += len;
+            self.walk(packet);
+            if self.protocol != ROUTING {
+                break;
+            }
+        }
+        self
     }
 
     /// Returns the header as it goes on the wire, without extension headers.
@@ -219,6 +242,46 @@ impl ip::Header for Header {
     fn pseudo_header(&self) -> Sum {
         pseudo_header(self, self.protocol)
     }
+
+    #[inline]
+    fn at_last_destination(&self, packet: &[u8]) -> Self {
+        if self.protocol == ROUTING { self.followed(packet) } else { *self }
+    }
+
+    fn quoted_tcp(quoted: &[u8]) -> Option<(IpAddr, IpAddr, [u8; 4])> {
+        // A header that says how much of the packet is there can be walked over as any other.
+        let mut fixed = *quoted.first_chunk::<{ Self::LEN }>()?;
+        let len = u16::try_from(quoted.len() - Self::LEN).ok()?;
+        fixed[4..6].copy_from_slice(&len.to_be_bytes());
+        let mut header = Self::of_fixed(&fixed);
+        if is_extension(header.protocol) {
+            header.walk(quoted);
+        }
+        let header = header.at_last_destination(quoted);
+        let ports = quoted.get(header.header_len..)?.first_chunk()?;
+        (header.protocol == ip::PROTOCOL_TCP && !header.is_fragment()).then_some((
+            header.source.into(),
+            header.destination.into(),
+            *ports,
+        ))
+    }
+}
+
+/// Returns the length in bytes of the routing header that `rest` begins with, and where it leads to
+/// in the end, if its segments are whole addresses.
+///
+/// Source: RFC 8754 §2 (segment routing: the last one first), RFC 6275 §6.4 (mobility: there is
+/// one), RFC 2460 §4.4 (type 0: the last one last).
+fn last_destination(rest: &[u8]) -> Option<(usize, Ipv6Addr)> {
+    let [_, len, kind, ..] = *rest.first_chunk::<4>()?;
+    let number = match kind {
+        4 => 0,
+        0 | 2 => (usize::from(len) / 2).checked_sub(1)?,
+        _ => return None,
+    };
+    let len = (usize::from(len) + 1) * 8;
+    let address = rest.get(..len)?.get(8 + 16 * number..)?.first_chunk::<16>()?;
+    Some((len, Ipv6Addr::from(*address)))
 }
 
 const fn is_extension(protocol: u8) -> bool {

@@ -1,9 +1,9 @@
 //! TCP header: what segmentation and coalescing must know of it.
 //!
 //! Path of a packet: `core::segmentation` and `core::coalescing` → **`wire::tcp`**.
-//! No connection state, no options: they are bytes to be copied or compared.
+//! No connection state; of the options, which are bytes to be copied or compared, only the MSS.
 //!
-//! Source: RFC 9293 §3.1; RFC 3168 §6.1 (CWR).
+//! Source: RFC 9293 §3.1, §3.2; RFC 3168 §6.1 (CWR).
 
 /// Length without options, in bytes.
 pub const HEADER_LEN: usize = 20;
@@ -16,6 +16,8 @@ pub const CHECKSUM_OFFSET: usize = 16;
 
 /// The sender has no more data.
 pub const FIN: u16 = 0x01;
+/// Sequence numbers begin: the first segment of each end.
+pub const SYN: u16 = 0x02;
 /// Push.
 pub const PSH: u16 = 0x08;
 /// The acknowledgment number counts.
@@ -55,6 +57,19 @@ impl Header {
     }
 }
 
+/// Returns the maximum segment size in bytes that `options`, those behind the fixed header, say.
+pub fn max_segment_size(mut options: &[u8]) -> Option<u16> {
+    loop {
+        options = match options {
+            [2, 4, m0, m1, ..] => return Some(u16::from_be_bytes([*m0, *m1])),
+            [1, rest @ ..] => rest,
+            [0, ..] | [] => return None,
+            [_, len, ..] => options.get(usize::from(*len).max(2)..)?,
+            [_] => return None,
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,5 +95,22 @@ mod tests {
         let mut short = SYN;
         short[12] = 0x40;
         assert_eq!(Header::parse(&short), None);
+    }
+
+    #[test]
+    fn the_maximum_segment_size_is_found_among_options() {
+        assert_eq!(max_segment_size(&SYN[20..]), Some(1_432));
+        for (options, expected) in [
+            (&[1, 1, 4, 2, 2, 4, 5, 0x50][..], Some(1_360)),
+            (&[2, 4, 5], None),
+            (&[2, 3, 5, 0], None),
+            (&[0, 2, 4, 5, 0x50], None),
+            (&[8, 0, 2, 4, 5, 0x50], Some(1_360)),
+            (&[8, 200, 2, 4, 5, 0x50], None),
+            (&[8], None),
+            (&[], None),
+        ] {
+            assert_eq!(max_segment_size(options), expected, "{options:?}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 use tunneld_wire::virtio_net_hdr::Gso;
 
 use super::*;
+use crate::outbound::Outbound;
+use crate::packet_sizes::PacketSizes;
 use crate::testing::{framed, transport_packet, vxlan_change};
 
 fn bench(check: SourceCheck) -> Bench {
@@ -95,14 +97,27 @@ fn a_train_of_frames_is_split_behind_each_head() {
 }
 
 #[test]
-fn datagram_of_64_kib_without_cmsg_goes_on_as_a_super_packet_of_the_mtu() {
+fn datagram_of_64_kib_without_cmsg_goes_on_as_a_super_packet_of_the_connections_mss() {
     let whole = framed(&unfinished(transport_packet(6, &[], &[0x5a; 60_000])));
     assert_eq!(split_len(&whole, None, 22), whole.len());
     let mut bench = bench(SourceCheck::Strict);
-    bench.message(&whole, None);
-    let [(place, vnet)] = &bench.singles()[..] else { panic!("one packet") };
-    assert_eq!(*place, 22..whole.len());
-    assert_eq!((vnet.gso, vnet.gso_size), (Gso::TcpV4, 1_410));
+    let sizes = Arc::<PacketSizes>::default();
+    let mut outbound = Outbound::new(0, Arc::default()).telling(Arc::clone(&sizes));
+    bench.inbound = Inbound::new(0, Arc::default()).cutting_by(sizes);
+    for (mss, gso_size) in [(None, 536), (Some(1_360u16), 1_360)] {
+        if let Some(mss) = mss {
+            let [m0, m1] = mss.to_be_bytes();
+            let mut syn = transport_packet(6, &[2, 4, m0, m1], &[]);
+            (syn[14], syn[18], syn[33]) = (1, 2, 0x12);
+            syn[20..24].rotate_left(2);
+            outbound.handle(&bench.fib, VnetHeader::default(), &syn, NOW_NS);
+        }
+        bench.message(&whole, None);
+        let [(place, vnet)] = &bench.singles()[..] else { panic!("one packet") };
+        assert_eq!(*place, 22..whole.len());
+        assert_eq!((vnet.gso, vnet.gso_size), (Gso::TcpV4, gso_size));
+        bench.inbound.clear();
+    }
 }
 
 #[test]
