@@ -16,7 +16,9 @@ import sys
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, TextIO, cast, get_args
+from typing import Any, ClassVar, Final, Literal, TextIO, cast, get_args
+
+from tunneld.stderr import Writer
 
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -87,8 +89,9 @@ def setup(
     """Directs every log line of this process to `stream` (stderr when None), in one form.
 
     Python's own warnings become log lines too. May be called again; the last call counts.
+    Lines to stderr leave by a thread of their own: nobody waits for its reader.
     """
-    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler = logging.StreamHandler(stream) if stream is not None else _StderrHandler.of_process()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     root = logging.getLogger()
     for old in list(root.handlers):
@@ -98,6 +101,60 @@ def setup(
     root.setLevel(logging.WARNING)  # libraries speak up when something is wrong, not before
     logging.getLogger("tunneld").setLevel(level.upper())
     logging.captureWarnings(True)
+
+
+def last_words(text: str) -> None:
+    """Says on stderr, behind all lines of the log, why the process ends."""
+    if _StderrHandler.writer is None:
+        sys.stderr.write(f"{text}\n")
+    else:
+        _StderrHandler.writer.put(f"{text}\n")
+        _StderrHandler.writer.flush()
+
+
+def problem() -> str | None:
+    """Returns why lines of the log are not written, in one line; None while they are."""
+    return None if _StderrHandler.writer is None else _StderrHandler.writer.problem()
+
+
+class _StderrHandler(logging.Handler):
+    """Hands lines to the one writer of this process."""
+
+    writer: ClassVar[Writer | None] = None
+
+    @classmethod
+    def of_process(cls) -> logging.Handler:
+        if sys.stderr is None:  # closed at the start: its number may be another file's by now
+            return logging.NullHandler()
+        if cls.writer is None:
+            cls.writer = Writer()
+        handler = cls()
+        cls.writer.lost = handler.lost
+        return handler
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Takes a record. Never waits."""
+        if self.writer is not None:
+            self.writer.put(f"{self.format(record)}\n")
+
+    def flush(self) -> None:
+        """Waits a moment for what is not yet written; called at the end of the process."""
+        if self.writer is not None:
+            self.writer.flush()
+
+    def lost(self, count: int) -> str:
+        """Returns the line that tells of lines nobody read."""
+        record = logging.LogRecord(
+            "tunneld.log",
+            logging.WARNING,
+            __file__,
+            0,
+            "lines of the log are lost: nobody read it",
+            None,
+            None,
+        )
+        record.fields = {"count": count}
+        return f"{self.format(record)}\n"
 
 
 class TextFormatter(logging.Formatter):

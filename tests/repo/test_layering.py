@@ -11,6 +11,7 @@ from tests.repo.source import files, imports, module_name, relative
 # A room may import rooms of lower rank only; rooms of equal rank do not know each other.
 RANK = {
     "errors": 0,
+    "stderr": 0,
     "log": 1,
     "lease": 2,
     "store": 3,

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from typing import Final, Protocol, cast
 
-from tunneld import __version__
+from tunneld import __version__, log
 from tunneld.cli.parser import Parser
 from tunneld.errors import TunneldError
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except TunneldError as error:
-        print(f"tunneld: {error}", file=sys.stderr)
+        log.last_words(f"tunneld: {error}")
         return error.exit_status
     except KeyboardInterrupt:
         return 130

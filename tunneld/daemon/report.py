@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 
-from tunneld import __version__
+from tunneld import __version__, log
 from tunneld.backend.base import Backend, Reach
 from tunneld.control.health import Health
 from tunneld.control.status import (
@@ -53,6 +53,7 @@ class Report:
         self._tentative: str | None = None
         self._sources: list[ProblemSource] = []
         self.add(self._store_problem)
+        self.add(log.problem)
         self.add(lambda: membership.problem)
         self.add(lambda: self.path.reconciler.problem if self.path else None)
         self.add(lambda: self.underlay.problem if self.underlay else self._tentative)
