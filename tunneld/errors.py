@@ -58,6 +58,14 @@ class StoreRefusedError(StoreError):
     """The store refuses us: certificate, user, password or permission."""
 
 
+class StoreDeniedError(StoreRefusedError):
+    """The store answers, and does not let this user do what it was asked to."""
+
+
+class StoreFullError(StoreError):
+    """The store answers, and takes no writes: it has no room."""
+
+
 class HostError(TunneldError):
     """The operating system refuses what the data path needs."""
 

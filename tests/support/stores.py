@@ -194,7 +194,9 @@ class Authority:
 class EtcdServer:
     """One etcd member, with etcdctl as the way around tunneld."""
 
-    def __init__(self, directory: Path, authority: Authority | None = None) -> None:
+    def __init__(self, directory: Path, authority: Authority | None = None, *options: str) -> None:
+        """`options` are further ones of etcd's command line."""
+        self._options = options
         self._directory = directory
         self._authority = authority
         scheme = "http" if authority is None else "https"
@@ -223,6 +225,7 @@ class EtcdServer:
                 *("--initial-cluster", f"one={self._peer_url}"),
                 *("--heartbeat-interval", "50", "--election-timeout", "500"),
                 *map(str, files),
+                *self._options,
             ),
             self._directory / f"etcd-{self._runs}.log",
         )
@@ -265,7 +268,12 @@ class EtcdServer:
     def _ctl(
         self, *argv: str, stdin: bytes = b"", is_checked: bool = True
     ) -> subprocess.CompletedProcess[bytes]:
-        cacert = [] if self._authority is None else [f"--cacert={self._authority.cafile}"]
+        tls = self._authority
+        cacert = (
+            []
+            if tls is None
+            else [f"--cacert={tls.cafile}", f"--cert={tls.certfile}", f"--key={tls.keyfile}"]
+        )
         user = [] if self.user is None else [f"--user={self.user}"]
         return subprocess.run(
             ["etcdctl", f"--endpoints={self.endpoint}", *PATIENT, *cacert, *user, *argv],
@@ -285,6 +293,31 @@ def serving(server: EtcdServer) -> Iterator[EtcdServer]:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def grpc_proxy(server: EtcdServer, directory: Path) -> Iterator[str]:
+    """Runs etcd's own gRPC proxy before a server; yields its endpoint."""
+    address = f"127.0.0.1:{free_port()}"
+    process = Process(
+        (
+            *("etcd", "grpc-proxy", "start", f"--endpoints={server.endpoint}"),
+            *(f"--listen-addr={address}", f"--advertise-client-url={address}"),
+        ),
+        directory / "proxy.log",
+    )
+
+    def is_healthy() -> bool:
+        argv = ("etcdctl", f"--endpoints=http://{address}", *PATIENT, "get", "nothing")
+        environment = {**os.environ, "ETCDCTL_API": "3"}
+        done = subprocess.run(argv, env=environment, capture_output=True, check=False)
+        return done.returncode == 0
+
+    try:
+        wait_until(is_healthy, 30.0, f"a gRPC proxy at {address}")
+        yield f"http://{address}"
+    finally:
+        process.stop()
 
 
 class SqliteServer:

@@ -55,6 +55,8 @@ class StoreStatus:
     """The etcd endpoint in use, or the SQLite file."""
     problem: str | None = None
     """Why it is not connected, in one line."""
+    cluster: str | None = None
+    """Which cluster, or which file by its content; None: it has not said yet."""
 
 
 class Store(Protocol):

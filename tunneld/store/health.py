@@ -7,17 +7,13 @@ A store that stays away is worth a line a minute, not a line per attempt.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
 
 from tunneld.lease.registry import StoreStatus
+from tunneld.log import Periodic
 
 log = logging.getLogger("tunneld.store")
-
-REMINDER_S = 60.0
-QUIET_S = 10.0
-"""A connection that comes and goes faster than this is not told each time."""
 
 
 class Health:
@@ -33,7 +29,7 @@ class Health:
         self._problem: str | None = None
         self._revision = 0
         self._is_told_connected = False
-        self._told_at = -math.inf
+        self._complaint = Periodic()
 
     def status(self) -> StoreStatus:
         """Returns what is known."""
@@ -52,6 +48,7 @@ class Health:
         self._is_connected = True
         self._endpoint = endpoint
         self._problem = None
+        self._complaint.clear()
         if not self._is_told_connected:
             self._is_told_connected = True
             fields = {"store": self._kind, "endpoint": endpoint, "revision": self._revision}
@@ -62,9 +59,10 @@ class Health:
         self._is_connected = False
         self._endpoint = endpoint
         self._problem = problem
-        now = self._clock()
-        if now - self._told_at >= (QUIET_S if self._is_told_connected else REMINDER_S):
-            self._told_at = now
+        if self._complaint.due(self._clock(), problem):
             self._is_told_connected = False
-            fields = {"store": self._kind, "endpoint": endpoint, "error": problem}
-            log.warning("store does not answer, trying again", extra={"fields": fields})
+            fields: dict[str, object] = {"store": self._kind, "endpoint": endpoint}
+            log.warning(
+                "store does not answer, trying again",
+                extra={"fields": {**fields, "error": problem}},
+            )

@@ -7,11 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from tests.support.stores import Authority, EtcdServer, Follower, run, serving, until
-from tests.unit.store.opened import opened_with
-from tunneld.errors import StoreRefusedError, StoreUnavailableError
+from tests.unit.store.opened import claim_of, opened, opened_with
+from tunneld.errors import (
+    StoreDeniedError,
+    StoreFullError,
+    StoreRefusedError,
+    StoreUnavailableError,
+)
 from tunneld.lease.model import ConfigPut
+from tunneld.lease.registry import Store
 from tunneld.store import StoreOptions
 
 
@@ -85,18 +92,161 @@ def test_missing_ca_file_is_refused_by_name(prefix: str, tmp_path: Path) -> None
     run(main())
 
 
-def test_user_reads_its_prefix_and_nothing_else(etcd: EtcdServer, tmp_path: Path) -> None:
+def test_certificates_are_read_anew_for_each_connection(
+    tmp_path_factory: pytest.TempPathFactory, prefix: str
+) -> None:
+    directory = tmp_path_factory.mktemp("etcd-renewed")
+    server = EtcdServer(
+        *(directory, Authority.make(directory / "tls"), "--client-cert-auth"),
+        f"--trusted-ca-file={directory / 'tls' / 'ca.crt'}",
+    )
+    options = replace(
+        server.options(prefix),
+        certfile=directory / "tls" / "server.crt",
+        keyfile=directory / "tls" / "server.key",
+    )
+
+    async def main() -> None:
+        async with opened_with(options) as store, Follower(store) as follower:
+            await asyncio.to_thread(server.kill)
+            Authority.make(directory / "tls")
+            await asyncio.to_thread(server.start)
+            await store.write_config("renewed")
+            await until(lambda: ConfigPut("renewed") in follower.events)
+
+    with serving(server):
+        run(main())
+
+
+def test_client_certificate_that_is_missing_or_not_taken_is_named(
+    tmp_path_factory: pytest.TempPathFactory, prefix: str, tmp_path: Path
+) -> None:
+    directory, stranger = tmp_path_factory.mktemp("etcd-client"), Authority.make(tmp_path / "other")
+    server = EtcdServer(
+        *(directory, Authority.make(directory / "tls"), "--client-cert-auth"),
+        f"--trusted-ca-file={directory / 'tls' / 'ca.crt'}",
+    )
+
+    async def main() -> None:
+        options = server.options(prefix)
+        async with opened_with(options) as store:
+            with pytest.raises(StoreRefusedError, match="asks for a client certificate") as caught:
+                await store.read()
+            assert "--etcd-certfile" in str(caught.value)
+        of_another = replace(options, certfile=stranger.certfile, keyfile=stranger.keyfile)
+        async with opened_with(of_another) as store:
+            with pytest.raises(StoreRefusedError, match="does not take the client certificate"):
+                await store.read()
+
+    with serving(server):
+        run(main())
+
+
+def test_key_with_a_password_is_refused_and_nobody_is_asked_for_it(
+    etcd_https: EtcdServer, prefix: str, tmp_path: Path
+) -> None:
+    files = Authority.make(tmp_path / "tls")
+    key = serialization.load_pem_private_key(files.keyfile.read_bytes(), None)
+    files.keyfile.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    options = replace(etcd_https.options(prefix), certfile=files.certfile, keyfile=files.keyfile)
+
+    async def main() -> None:
+        async with opened_with(options) as store:
+            with pytest.raises(StoreRefusedError, match="without a password"):
+                await store.read()
+
+    run(main())
+
+
+def test_full_etcd_is_said_to_be_full_and_still_counts_as_connected(
+    tmp_path_factory: pytest.TempPathFactory, prefix: str
+) -> None:
+    quota = "--quota-backend-bytes=2000000"
+
+    async def main(server: EtcdServer) -> None:
+        async with opened(server, prefix) as store, Follower(store):
+            with pytest.raises(StoreFullError, match="database is full") as caught:
+                await fill(store)
+            assert "alarm disarm" in str(caught.value)
+            assert store.status().connected
+
+    with serving(EtcdServer(tmp_path_factory.mktemp("etcd-full"), None, quota)) as server:
+        run(main(server))
+
+
+async def fill(store: Store) -> None:
+    for _ in range(500):
+        await store.write_config("x" * 500_000)
+
+
+def test_user_is_good_before_during_and_after_authentication_is_on(
+    etcd: EtcdServer, tmp_path: Path
+) -> None:
+    add_users(etcd)
+    password = tmp_path / "right"
+    password.write_text("right\n")
+    options = replace(etcd.options("/net"), username="tunneld", password_file=password)
+
+    async def main() -> None:
+        async with opened_with(options) as store, Follower(store) as follower:
+            await store.write_config("before")
+            etcd.ctl("auth", "enable")
+            etcd.user = "root:rootpw"
+            await store.write_config("during")
+            etcd.ctl("auth", "disable")
+            etcd.user = None
+            await asyncio.to_thread(crash_and_restart, etcd)
+            await store.write_config("after")
+            wanted = [ConfigPut(text) for text in ("before", "during", "after")]
+            await until(lambda: follower.events == wanted)
+
+    run(main())
+
+
+def test_user_who_may_not_write_is_told_what_and_stays_connected(
+    etcd: EtcdServer, tmp_path: Path
+) -> None:
+    add_users(etcd, "read")
+    etcd.ctl("auth", "enable")
+    etcd.user = "root:rootpw"
+    password = tmp_path / "right"
+    password.write_text("right\n")
+    options = replace(etcd.options("/net"), username="tunneld", password_file=password)
+
+    async def main() -> None:
+        async with opened_with(options) as store, Follower(store):
+            grant = await store.grant(60)
+            with pytest.raises(StoreDeniedError, match="write /net/subnets/") as caught:
+                await store.claim(claim_of(grant))
+            assert "'tunneld'" in str(caught.value)
+            assert "readwrite" in str(caught.value)
+            assert store.status().connected
+
+    run(main())
+
+
+def add_users(etcd: EtcdServer, permission: str = "readwrite") -> None:
     for argv in (
         ("user", "add", "root:rootpw"),
         ("role", "add", "root"),
         ("user", "grant-role", "root", "root"),
         ("role", "add", "net"),
-        ("role", "grant-permission", "net", "readwrite", "--prefix=true", "/net/"),
+        ("role", "grant-permission", "net", permission, "--prefix=true", "/net/"),
         ("user", "add", "tunneld:right"),
         ("user", "grant-role", "tunneld", "net"),
-        ("auth", "enable"),
     ):
         etcd.ctl(*argv)
+
+
+def test_user_reads_its_prefix_and_nothing_else(etcd: EtcdServer, tmp_path: Path) -> None:
+    add_users(etcd)
+    etcd.ctl("auth", "enable")
     etcd.user = "root:rootpw"
     right, wrong = tmp_path / "right", tmp_path / "wrong"
     right.write_text("right\n")

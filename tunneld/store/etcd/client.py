@@ -19,13 +19,16 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 
 from tunneld.errors import GrantLostError, StoreError, StoreUnavailableError
-from tunneld.store.etcd.transport import Transport
-from tunneld.store.layout import Change, Entry
+from tunneld.store.etcd.history import COMPARED, Place, Sample, sample
+from tunneld.store.etcd.transport import ANSWER_TIMEOUT_S, Transport
+from tunneld.store.layout import MAX_CONFIG_BYTES, Change, Entry
 from tunneld.store.proto import etcd_pb2 as pb
 from tunneld.store.proto.etcd_grpc import KVStub, LeaseStub, WatchStub
 from tunneld.store.transaction import Outcome, Transaction
 
+FIRST_PAGE_SIZE = 100
 PAGE_SIZE = 1_000
+LARGE_PAGE_BYTES = 4 * 1024 * 1024
 
 
 class CompactedError(StoreError):
@@ -33,28 +36,20 @@ class CompactedError(StoreError):
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """Which cluster answered, and where in its history."""
-
-    cluster_id: int
-    raft_term: int
-    revision: int
-
-    def follows(self, earlier: Moment) -> bool:
-        """False when etcd was wiped or restored since: what it says does not continue `earlier`."""
-        return (
-            self.cluster_id == earlier.cluster_id
-            and self.raft_term >= earlier.raft_term
-            and self.revision >= earlier.revision
-        )
-
-
-@dataclass(frozen=True, slots=True)
 class News:
     """What one message of a watch brings; no changes when it only says that the watch began."""
 
-    moment: Moment
+    revision: int
+    """Of the store, as far as whoever answers knows; 0: it does not say."""
     changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Everything under a prefix at one revision, sorted by name."""
+
+    place: Place
+    entries: tuple[Entry, ...]
 
 
 class EtcdClient:
@@ -63,36 +58,66 @@ class EtcdClient:
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
 
-    async def list(self, root: str) -> tuple[Moment, list[Entry]]:
-        """Returns all entries whose names start with `root`, at one revision, sorted by name.
+    async def list(self, root: str) -> Listing:
+        """Returns all entries whose names start with `root`, at one revision.
 
         Raises:
             CompactedError: the revision was compacted between two pages.
         """
         key, range_end = _prefix_range(root)
         entries: list[Entry] = []
-        moment: Moment | None = None
+        header: pb.ResponseHeader | None = None
+        limit = FIRST_PAGE_SIZE
         while True:
             request = pb.RangeRequest(
                 key=key,
                 range_end=range_end,
-                limit=PAGE_SIZE,
-                revision=0 if moment is None else moment.revision,
+                limit=limit,
+                revision=0 if header is None else header.revision,
             )
             with _answers():
-                page = await self.transport.call(lambda channel: KVStub(channel).Range, request)
-            if moment is None:
-                moment = _moment(page.header)
+                page = await self.transport.call(
+                    lambda channel: KVStub(channel).Range, request, f"read {root}"
+                )
+            header = header or page.header
             entries += [_entry(item) for item in page.kvs]
             if not page.more:
-                return moment, entries
+                return Listing(_place(header), tuple(entries))
             key = page.kvs[-1].key + b"\0"
+            limit = _next_limit(limit, page.ByteSize())
+
+    async def sample(self, root: str, revision: int = 0) -> tuple[Place, Sample]:
+        """Returns how many entries there were at a revision, and which were written last.
+
+        Revision 0 stands for now, which the place that is returned says.
+
+        Raises:
+            CompactedError: the revision is compacted, or this history has not come to it yet.
+        """
+        key, range_end = _prefix_range(root)
+        request = pb.RangeRequest(
+            key=key,
+            range_end=range_end,
+            limit=COMPARED,
+            revision=revision,
+            sort_order=pb.RangeRequest.DESCEND,
+            sort_target=pb.RangeRequest.MOD,
+            keys_only=True,
+        )
+        with _answers():
+            found = await self.transport.call(
+                lambda channel: KVStub(channel).Range, request, f"read {root}"
+            )
+        written = {_name(item.key): item.mod_revision for item in found.kvs}
+        return _place(found.header), sample(written, found.count)
 
     async def put(self, name: str, value: bytes) -> int:
         """Writes a key that stays; returns the revision."""
         request = pb.PutRequest(key=name.encode(), value=value)
         with _answers():
-            answer = await self.transport.call(lambda channel: KVStub(channel).Put, request)
+            answer = await self.transport.call(
+                lambda channel: KVStub(channel).Put, request, f"write {name}"
+            )
         return answer.header.revision
 
     async def transact(self, wanted: Transaction) -> Outcome:
@@ -123,7 +148,9 @@ class EtcdClient:
             failure=read,
         )
         with _answers():
-            answer = await self.transport.call(lambda channel: KVStub(channel).Txn, request)
+            answer = await self.transport.call(
+                lambda channel: KVStub(channel).Txn, request, _doing(wanted)
+            )
         found = answer.responses[-1].response_range.kvs if read else []
         return Outcome(
             is_done=answer.succeeded,
@@ -136,7 +163,7 @@ class EtcdClient:
         request = pb.LeaseGrantRequest(TTL=max(1, math.ceil(ttl_s)))
         with _answers():
             answer = await self.transport.call(
-                lambda channel: LeaseStub(channel).LeaseGrant, request
+                lambda channel: LeaseStub(channel).LeaseGrant, request, "take a grant"
             )
         return answer.ID, answer.TTL
 
@@ -145,7 +172,7 @@ class EtcdClient:
         request = pb.LeaseKeepAliveRequest(ID=grant_id)
         with _answers():
             answer = await self.transport.exchange(
-                lambda channel: LeaseStub(channel).LeaseKeepAlive, request
+                lambda channel: LeaseStub(channel).LeaseKeepAlive, request, "keep a grant alive"
             )
         if answer is None:
             raise StoreUnavailableError(
@@ -158,7 +185,7 @@ class EtcdClient:
         request = pb.LeaseTimeToLiveRequest(ID=grant_id)
         with _answers():
             answer = await self.transport.call(
-                lambda channel: LeaseStub(channel).LeaseTimeToLive, request
+                lambda channel: LeaseStub(channel).LeaseTimeToLive, request, "ask for a grant"
             )
         return None if answer.TTL < 0 else answer.TTL
 
@@ -172,13 +199,15 @@ class EtcdClient:
         key, range_end = _prefix_range(root)
         create = pb.WatchCreateRequest(key=key, range_end=range_end, start_revision=start_revision)
         with _answers():
-            async with self.transport.stream(lambda channel: WatchStub(channel).Watch) as stream:
-                async with asyncio.timeout(self.transport.timeout_s):
+            async with self.transport.stream(
+                lambda channel: WatchStub(channel).Watch, f"watch {root}"
+            ) as stream:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
                     await stream.send_message(pb.WatchRequest(create_request=create))
                     message = await stream.recv_message()
                 while message is not None and not message.canceled:
                     changes = tuple(_change(event) for event in message.events)
-                    yield News(_moment(message.header), changes)
+                    yield News(message.header.revision, changes)
                     message = await stream.recv_message()
                 if message is None:
                     # The stream's end knows the status that etcd ended it with.
@@ -207,6 +236,11 @@ def _answers() -> Iterator[None]:
         ) from error
 
 
+def _doing(wanted: Transaction) -> str:
+    names = [*(put.name for put in wanted.puts), *wanted.deletes]
+    return f"write {' and '.join(names[:2])}"
+
+
 def _prefix_range(root: str) -> tuple[bytes, bytes]:
     """Returns the first key that starts with `root`, and the first one after all that do."""
     key = root.encode()
@@ -216,8 +250,15 @@ def _prefix_range(root: str) -> tuple[bytes, bytes]:
     return key, end[:-1] + bytes([end[-1] + 1])
 
 
-def _moment(header: pb.ResponseHeader) -> Moment:
-    return Moment(header.cluster_id, header.raft_term, header.revision)
+def _place(header: pb.ResponseHeader) -> Place:
+    return Place(header.cluster_id, header.raft_term, header.revision)
+
+
+def _next_limit(limit: int, size_bytes: int) -> int:
+    """Returns how many entries the next page may have, so that no page fills the memory."""
+    if size_bytes > LARGE_PAGE_BYTES:
+        return max(limit // 4, 1)
+    return min(limit * 4, PAGE_SIZE) if size_bytes < LARGE_PAGE_BYTES // 8 else limit
 
 
 def _at_revision(name: str, revision: int) -> pb.Compare:
@@ -241,7 +282,8 @@ def _name(key: bytes) -> str:
 def _entry(item: pb.KeyValue) -> Entry:
     return Entry(
         name=_name(item.key),
-        value=item.value,
+        # What is too large to be read is not kept either, but is still too large.
+        value=item.value[: MAX_CONFIG_BYTES + 1],
         grant_id=item.lease,
         create_revision=item.create_revision,
         mod_revision=item.mod_revision,

@@ -9,21 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import time
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TypeVar
 
 from tunneld.errors import (
     GrantLostError,
+    StoreDeniedError,
     StoreError,
     StoreRefusedError,
     StoreUnavailableError,
 )
 from tunneld.lease.model import Batch, Lease, Snapshot
 from tunneld.lease.registry import Claim, Grant, StoreStatus
+from tunneld.log import Periodic
 from tunneld.store import transaction
-from tunneld.store.etcd.client import CompactedError, EtcdClient, Moment
-from tunneld.store.etcd.transport import Transport
+from tunneld.store.etcd.client import CompactedError, EtcdClient
+from tunneld.store.etcd.history import View
+from tunneld.store.etcd.transport import EndedInOrderError, Transport
 from tunneld.store.health import Health
 from tunneld.store.layout import Layout
 
@@ -35,6 +41,16 @@ _FIRST_BACKOFF_S = 0.1
 _LAST_BACKOFF_S = 2.0
 _PARALLEL_CALLS = 64
 
+COMPARISON_INTERVAL_S = 60.0
+
+
+def _comparison_interval_s(entries: int) -> float:
+    """Returns how long a watch is silent before the store is asked: not all hosts at once.
+
+    etcd sorts all entries for it, so the more there are, the less often each host asks.
+    """
+    return COMPARISON_INTERVAL_S * max(1.0, entries / 1_000) * random.uniform(0.75, 1.25)  # noqa: S311
+
 
 class EtcdStore:
     """A `lease.registry.Store` in etcd."""
@@ -44,10 +60,13 @@ class EtcdStore:
         self._transport = transport
         self._client = EtcdClient(transport)
         self._health = Health("etcd", str(transport.endpoint))
+        self._cluster_id = 0
+        self._restarts = Periodic()
 
     def status(self) -> StoreStatus:
         """Returns whether the last call or the watch found an answer."""
-        return self._health.status()
+        cluster = f"{self._cluster_id:x}" if self._cluster_id else None
+        return replace(self._health.status(), cluster=cluster)
 
     async def read(self) -> Snapshot:
         """Lists everything at one revision."""
@@ -55,22 +74,28 @@ class EtcdStore:
 
     async def watch(self) -> AsyncGenerator[Snapshot | Batch, None]:
         """Yields a snapshot, then every change after it, whatever happens to the connection."""
-        position: Moment | None = None
+        view: View | None = None
         backoff_s = _FIRST_BACKOFF_S
         while True:
             try:
-                if position is None:
-                    position, snapshot = await self._read()
+                if view is None:
+                    view, snapshot = await self._read()
                     yield snapshot
-                async with aclosing(self._follow(position)) as steps:
-                    async for reached, batch in steps:
-                        position = reached
+                else:
+                    await self._compare(view)
+                async with aclosing(self._follow(view)) as batches:
+                    async for batch in batches:
                         backoff_s = _FIRST_BACKOFF_S
                         if batch is not None and batch.events:
                             yield batch
             except CompactedError as error:
                 self._start_over(str(error))
-                position = None
+                view = None
+            except EndedInOrderError:
+                # A server that restarts, rests a connection, or wants fewer pings.
+                if backoff_s == _FIRST_BACKOFF_S:
+                    backoff_s *= 2
+                    continue
             except StoreError as error:
                 self._health.failed(str(self._transport.endpoint), str(error))
             await asyncio.sleep(backoff_s)
@@ -125,40 +150,76 @@ class EtcdStore:
         """Closes the connections."""
         await self._transport.close()
 
-    async def _read(self) -> tuple[Moment, Snapshot]:
+    async def _read(self) -> tuple[View, Snapshot]:
         while True:
             try:
-                moment, entries = await self._call(self._client.list(self._layout.root))
+                listing = await self._call(self._client.list(self._layout.root))
             except CompactedError:
                 # Between two pages; the next listing is of a younger revision.
                 continue
-            self._answered(moment.revision)
-            return moment, self._layout.snapshot(entries, moment.revision)
+            place = listing.place
+            self._answered(place.revision)
+            self._cluster_id = place.cluster_id
+            snapshot = self._layout.snapshot(listing.entries, place.revision)
+            return View(place, listing.entries), snapshot
 
-    async def _follow(self, position: Moment) -> AsyncGenerator[tuple[Moment, Batch | None], None]:
-        """Yields each new position with what led there.
+    async def _compare(self, view: View) -> None:
+        """Returns if the store holds what is in `view`, or held it at that revision.
 
         Raises:
-            CompactedError: `position` cannot be continued.
+            CompactedError: it did not: it was wiped or restored since, or cannot say any more.
         """
-        async with aclosing(
-            self._client.watch(self._layout.root, position.revision + 1)
-        ) as messages:
-            async for news in messages:
-                if not news.moment.follows(position):
-                    raise CompactedError("etcd's history does not continue ours")
-                self._answered(news.moment.revision)
-                batch = None
-                revision = position.revision
-                if news.changes:
-                    revision = news.changes[-1].revision
-                    batch = self._layout.batch(news.changes, revision)
-                position = Moment(news.moment.cluster_id, news.moment.raft_term, revision)
-                yield position, batch
+        expected = view.sample()
+        place, found = await self._call(self._client.sample(self._layout.root))
+        if not place.may_follow(view.place):
+            raise CompactedError("etcd was wiped or restored")
+        if found == expected:
+            # So the watch needs no older one, which may soon be compacted.
+            view.place = place
+            return
+        # What happened meanwhile is still to come; what was known must have been so.
+        _, found = await self._call(self._client.sample(self._layout.root, view.revision))
+        if found != expected:
+            raise CompactedError("what etcd holds does not continue what it held")
+
+    async def _follow(self, view: View) -> AsyncGenerator[Batch | None, None]:
+        """Yields what changes, and None for a sign of life; keeps `view` up to date.
+
+        While nothing changes it compares now and then: who is between us and etcd may have gone
+        over to another history without ending the watch.
+
+        Raises:
+            CompactedError: `view` cannot be continued.
+        """
+        start = view.revision + 1
+        async with aclosing(self._client.watch(self._layout.root, start)) as messages:
+            coming = asyncio.ensure_future(anext(messages))
+            try:
+                while True:
+                    await asyncio.wait({coming}, timeout=_comparison_interval_s(view.size))
+                    if not coming.done():
+                        await self._compare(view)
+                        yield None
+                        continue
+                    news = coming.result()
+                    coming = asyncio.ensure_future(anext(messages))
+                    self._answered(news.revision)
+                    batch = None
+                    if news.changes:
+                        view.apply(news.changes)
+                        batch = self._layout.batch(news.changes, view.revision)
+                    yield batch
+            finally:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
 
     async def _call(self, call: Awaitable[T]) -> T:
         try:
             result = await call
+        except StoreDeniedError:
+            # It answers: what this user may not do says nothing of the connection.
+            self._answered()
+            raise
         except (StoreUnavailableError, StoreRefusedError) as error:
             self._health.failed(str(self._transport.endpoint), str(error))
             raise
@@ -169,5 +230,6 @@ class EtcdStore:
         self._health.answered(str(self._transport.endpoint), revision)
 
     def _start_over(self, detail: str) -> None:
-        fields = {"endpoint": str(self._transport.endpoint), "detail": detail}
-        log.info("listing the store anew", extra={"fields": fields})
+        if self._restarts.due(time.monotonic(), detail):
+            fields = {"endpoint": str(self._transport.endpoint), "detail": detail}
+            log.info("listing the store anew", extra={"fields": fields})

@@ -1,62 +1,67 @@
-"""Carries calls to one of several etcd endpoints: connecting, failing over, translating errors.
+"""Carries calls to one of several etcd endpoints: connecting, failing over, renewing tokens.
 
 Path of a lease: etcd -> **store.etcd.transport** -> `store.etcd.client` -> `store.etcd.store`.
-One channel per endpoint; a call that finds no answer moves on to the next endpoint.
+One channel per endpoint. All are tried beside each other, with a head start, when there is no
+connection; a call that finds no answer moves on to another endpoint.
 Knows TLS, tokens and time limits; knows no request by name.
-
-Source: etcd `server/etcdserver/api/v3rpc/rpctypes/error.go` (messages).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urlsplit
 
 from grpclib.client import Channel, Stream, StreamStreamMethod, UnaryUnaryMethod
-from grpclib.const import Status
 from grpclib.exceptions import GRPCError, ProtocolError, StreamTerminatedError
 
 from tunneld.errors import StoreError, StoreRefusedError, StoreUnavailableError, UsageError
-from tunneld.store.etcd.channel import EtcdChannel
+from tunneld.store.etcd.answers import (
+    IN_ORDER,
+    ConnectError,
+    Credentials,
+    in_words,
+    is_auth_off,
+    is_final,
+    translated,
+    unavailable,
+)
+from tunneld.store.etcd.channel import PING_INTERVAL_S, EtcdChannel
+from tunneld.store.etcd.race import AllFailedError, first
 from tunneld.store.proto.etcd_grpc import AuthStub
 from tunneld.store.proto.etcd_pb2 import AuthenticateRequest
+
+__all__ = ["Credentials", "EndedInOrderError", "Endpoint", "Transport", "parse_endpoint"]
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
 DEFAULT_PORT = 2379
-CALL_TIMEOUT_S = 5.0
+
+CONNECT_TIMEOUT_S = 10.0
+"""The longest a call waits for a connection. Attempts go on, and the next call waits on."""
+
+ANSWER_TIMEOUT_S = 10.0
+"""The longest a call waits for the answer of one endpoint, however many there are."""
+
+CALL_TIMEOUT_S = 20.0
 """The longest a call takes, all endpoints together."""
 
-_ROUNDS = 2
-"""A connection that died unseen costs the first attempt at an endpoint, not the call."""
-_ROUND_PAUSE_S = 0.1
+ENDPOINT_HEAD_START_S = 0.5
 
-_NO_ANSWER = (OSError, StreamTerminatedError, ProtocolError, TimeoutError)
-_TRY_ELSEWHERE = (
-    Status.UNAVAILABLE,
-    Status.DEADLINE_EXCEEDED,
-    Status.UNKNOWN,
-    Status.INTERNAL,
-    Status.CANCELLED,
-    Status.UNIMPLEMENTED,
-    Status.RESOURCE_EXHAUSTED,
-)
-_REFUSED = (
-    "authentication failed",
-    "user name is empty",
-    "permission denied",
-    "auth token",
-    "auth store is old",
-)
+_NO_ANSWER = (OSError, StreamTerminatedError, ProtocolError, TimeoutError, ConnectError)
+
+_log = logging.getLogger("tunneld.store")
+
+
+class EndedInOrderError(StoreUnavailableError):
+    """The server ended the connection, and not because anything is wrong: begin again at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +75,6 @@ class Endpoint:
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'https' if self.is_tls else 'http'}://{host}:{self.port}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """What proves us to etcd and etcd to us."""
-
-    keyfile: Path | None = None
-    certfile: Path | None = None
-    cafile: Path | None = None
-    username: str | None = None
-    password_file: Path | None = None
 
 
 def parse_endpoint(url: str) -> Endpoint:
@@ -107,18 +101,17 @@ def parse_endpoint(url: str) -> Endpoint:
 class Transport:
     """Channels to the endpoints of one etcd cluster."""
 
-    def __init__(
-        self,
-        endpoints: Sequence[Endpoint],
-        credentials: Credentials,
-        timeout_s: float = CALL_TIMEOUT_S,
-    ) -> None:
-        self.timeout_s = timeout_s
+    def __init__(self, endpoints: Sequence[Endpoint], credentials: Credentials) -> None:
         self._endpoints = tuple(endpoints)
         self._credentials = credentials
         self._channels: dict[Endpoint, EtcdChannel] = {}
-        self._tokens: dict[Endpoint, str] = {}
+        self._retired: list[EtcdChannel] = []
+        self._ping_intervals_s: dict[Endpoint, float] = {}
+        self._tokens: dict[Endpoint, str | None] = {}
+        """None: etcd has no users."""
+        self._is_auth_off = False
         self._current = 0
+        self._connecting: asyncio.Task[Endpoint] | None = None
 
     @property
     def endpoint(self) -> Endpoint:
@@ -129,24 +122,32 @@ class Transport:
         self,
         method: Callable[[Channel], UnaryUnaryMethod[Request, Response]],
         request: Request,
+        doing: str,
     ) -> Response:
-        """Sends one request, at each endpoint in turn until one answers.
+        """Sends one request, at one endpoint after another until one answers.
+
+        Args:
+            method: of a stub.
+            request: its message.
+            doing: what that does, for the error of a user who may not.
 
         Raises:
             GRPCError: etcd answered that the request itself cannot be done.
             StoreUnavailableError: no endpoint answered in time.
             StoreRefusedError: our certificate, user or password is not taken, or etcd's not by us.
+            StoreFullError: etcd has no room left.
         """
 
         async def send(channel: Channel, metadata: Mapping[str, str]) -> Response:
             return await method(channel)(request, metadata=dict(metadata))
 
-        return await self._attempt(send)
+        return await self._attempt(send, doing)
 
     async def exchange(
         self,
         method: Callable[[Channel], StreamStreamMethod[Request, Response]],
         request: Request,
+        doing: str,
     ) -> Response | None:
         """Sends one request on a stream of its own and returns the first answer, as `call`."""
 
@@ -155,64 +156,161 @@ class Transport:
                 await stream.send_message(request, end=True)
                 return await stream.recv_message()
 
-        return await self._attempt(send)
+        return await self._attempt(send, doing)
 
     @asynccontextmanager
     async def stream(
-        self, method: Callable[[Channel], StreamStreamMethod[Request, Response]]
+        self, method: Callable[[Channel], StreamStreamMethod[Request, Response]], doing: str
     ) -> AsyncIterator[Stream[Request, Response]]:
         """Opens a stream at the current endpoint; when it fails, the next goes elsewhere.
 
         Raises:
+            EndedInOrderError: the server ended it without a fault; it may begin again at once.
             GRPCError, StoreUnavailableError, StoreRefusedError: as `call`.
         """
-        endpoint = self.endpoint
+        endpoint = await self._connected(CONNECT_TIMEOUT_S)
         try:
-            async with asyncio.timeout(self.timeout_s):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 metadata = await self._metadata(endpoint)
             # Without a leader a watch would stay silent for ever instead of ending.
             metadata["hasleader"] = "true"
             async with method(self._channel(endpoint)).open(metadata=metadata) as stream:
                 yield stream
         except (GRPCError, *_NO_ANSWER) as error:
-            raise self._failed(endpoint, error) from error
+            raise self._failed(endpoint, error, doing) from error
+
+    def reconnect(self) -> None:
+        """Closes all connections; the next attempt at each endpoint makes a new one.
+
+        It does not wait for one that is being made, from an address that may be gone.
+        """
+        self._give_up_connecting()
+        for channel in self._channels.values():
+            channel.close()
+        self._retired = [one for one in self._retired if one.is_open] + [*self._channels.values()]
+        self._ping_intervals_s |= {
+            endpoint: channel.ping_interval_s for endpoint, channel in self._channels.items()
+        }
+        self._channels = {}
 
     async def close(self) -> None:
         """Closes all connections."""
-        for channel in self._channels.values():
-            channel.close()
-        for channel in self._channels.values():
+        connecting = self._connecting
+        self.reconnect()
+        if connecting is not None:
+            await asyncio.gather(connecting, return_exceptions=True)
+        for channel in self._retired:
             await channel.wait_closed()
 
     async def _attempt(
-        self, send: Callable[[Channel, Mapping[str, str]], Awaitable[Response]]
+        self, send: Callable[[Channel, Mapping[str, str]], Awaitable[Response]], doing: str
     ) -> Response:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.timeout_s
-        share_s = self.timeout_s / len(self._endpoints)
-        failure: StoreError = _unavailable(self.endpoint, "no time left")
-        for attempt in range(_ROUNDS * len(self._endpoints)):
-            if attempt and attempt % len(self._endpoints) == 0:
-                await asyncio.sleep(_ROUND_PAUSE_S)
+        deadline = loop.time() + CALL_TIMEOUT_S
+        failure: StoreError | None = None
+        # Once more than there are: a connection that died unseen, or a token that has become old,
+        # costs the first attempt at an endpoint and not the call.
+        for _ in range(len(self._endpoints) + 1):
             left_s = deadline - loop.time()
-            if left_s <= 0:
+            if failure is not None and (left_s <= 0 or is_final(failure)):
                 break
-            endpoint = self.endpoint
+            endpoint = await self._connected(min(CONNECT_TIMEOUT_S, left_s))
+            left_s = max(deadline - loop.time(), 0.0)
             try:
-                async with asyncio.timeout(min(share_s, left_s)):
+                async with asyncio.timeout(min(ANSWER_TIMEOUT_S, left_s)):
                     metadata = await self._metadata(endpoint)
                     return await send(self._channel(endpoint), metadata)
             except (GRPCError, *_NO_ANSWER) as error:
-                failure = self._failed(endpoint, error)
-        raise failure
+                failure = self._failed(endpoint, error, doing)
+        raise failure or unavailable(str(self.endpoint), "no time left")
 
-    def _failed(self, endpoint: Endpoint, error: Exception) -> StoreError:
+    async def _connected(self, wait_s: float) -> Endpoint:
+        """Returns an endpoint there is a connection to, the current one if there is.
+
+        All calls wait for one task, which outlives those who lose their patience.
+
+        Raises:
+            StoreUnavailableError, StoreRefusedError: there is none; says of each endpoint why.
+        """
+        if self._channel(self.endpoint).is_connected:
+            return self.endpoint
+        task = self._connecting
+        if task is None:
+            task = self._connecting = asyncio.create_task(self._connect())
+            task.add_done_callback(self._connecting_ended)
+        try:
+            async with asyncio.timeout(wait_s):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            raise self._still_waiting(wait_s) from None
+        except asyncio.CancelledError:
+            ourselves = asyncio.current_task()
+            if not task.cancelled() or (ourselves is not None and ourselves.cancelling()):
+                raise
+            # It was given up by `reconnect`, not we by whoever called us.
+            raise unavailable(str(self.endpoint), "its connection was given up") from None
+
+    async def _connect(self) -> Endpoint:
+        order = [*self._endpoints[self._current :], *self._endpoints[: self._current]]
+        try:
+            endpoint = await first(
+                [partial(self._reach, one) for one in order], ENDPOINT_HEAD_START_S
+            )
+        except AllFailedError as error:
+            raise self._all_failed(order, error.causes) from error
+        self._current = self._endpoints.index(endpoint)
+        return endpoint
+
+    async def _reach(self, endpoint: Endpoint) -> Endpoint:
+        await self._channel(endpoint).connect()
+        return endpoint
+
+    def _connecting_ended(self, task: asyncio.Task[Endpoint]) -> None:
+        if self._connecting is task:
+            self._connecting = None
+        if not task.cancelled():
+            task.exception()  # nobody may be left to take it
+
+    def _give_up_connecting(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+
+    def _still_waiting(self, wait_s: float) -> StoreError:
+        stages = {one: channel.waits_for() for one, channel in self._channels.items()}
+        return self._in_one(
+            [(one, f"{stage} within {wait_s:.0f} s") for one, stage in stages.items() if stage]
+            or [(self.endpoint, f"no connection within {wait_s:.0f} s")]
+        )
+
+    def _all_failed(self, order: Sequence[Endpoint], causes: Sequence[Exception]) -> StoreError:
+        failures = [
+            translated(str(one), cause, self._credentials, doing="connect", limit_s=0)
+            for one, cause in zip(order, causes, strict=False)
+        ]
+        refused = next((one for one in failures if isinstance(one, StoreRefusedError)), None)
+        if refused is not None or len(failures) == 1:
+            return refused or failures[0]
+        return self._in_one(
+            [(one, in_words(cause)) for one, cause in zip(order, causes, strict=False)]
+        )
+
+    def _in_one(self, causes: Sequence[tuple[Endpoint, str]]) -> StoreError:
+        (endpoint, cause), *others = causes
+        more = "".join(f"; at {one}: {words}" for one, words in others)
+        return unavailable(str(endpoint), f"{cause}{more}")
+
+    def _failed(self, endpoint: Endpoint, error: Exception, doing: str) -> StoreError:
         """Makes the next attempt go elsewhere; an answer to the request itself is raised."""
+        if isinstance(error, StreamTerminatedError) and str(error) == IN_ORDER:
+            return EndedInOrderError(str(unavailable(str(endpoint), IN_ORDER)))
         if isinstance(error, TimeoutError) and endpoint in self._channels:
             # A peer that vanished without a word keeps a connection alive for a quarter of an hour.
             self._channels[endpoint].close()
-        failure = _translated(endpoint, error, self.timeout_s)
         self._tokens.pop(endpoint, None)
+        failure = translated(
+            str(endpoint), error, self._credentials, doing=doing, limit_s=ANSWER_TIMEOUT_S
+        )
         self._rotate(endpoint)
         return failure
 
@@ -223,8 +321,9 @@ class Transport:
 
     def _channel(self, endpoint: Endpoint) -> EtcdChannel:
         if endpoint not in self._channels:
-            tls = _tls_context(self._credentials) if endpoint.is_tls else None
-            self._channels[endpoint] = EtcdChannel(endpoint.host, endpoint.port, tls)
+            tls = partial(read_tls, self._credentials) if endpoint.is_tls else None
+            interval_s = self._ping_intervals_s.get(endpoint, PING_INTERVAL_S)
+            self._channels[endpoint] = EtcdChannel(endpoint.host, endpoint.port, tls, interval_s)
         return self._channels[endpoint]
 
     async def _metadata(self, endpoint: Endpoint) -> dict[str, str]:
@@ -240,66 +339,46 @@ class Transport:
                     f"password file {password_file} cannot be read: {error}; "
                     "name a file that holds the password of the etcd user"
                 ) from error
-            request = AuthenticateRequest(name=name, password=password)
+            self._tokens[endpoint] = await self._token(
+                endpoint, AuthenticateRequest(name=name, password=password)
+            )
+        token = self._tokens[endpoint]
+        return {} if token is None else {"token": token}
+
+    async def _token(self, endpoint: Endpoint, request: AuthenticateRequest) -> str | None:
+        try:
             answer = await AuthStub(self._channel(endpoint)).Authenticate(request)
-            self._tokens[endpoint] = answer.token
-        return {"token": self._tokens[endpoint]}
+        except GRPCError as error:
+            if not is_auth_off(error):
+                raise
+            if not self._is_auth_off:
+                self._is_auth_off = True
+                _log.info(
+                    "etcd has authentication off; going on without the user",
+                    extra={"fields": {"endpoint": str(endpoint)}},
+                )
+            return None
+        self._is_auth_off = False
+        return answer.token
 
 
-def _tls_context(credentials: Credentials) -> ssl.SSLContext:
+def read_tls(credentials: Credentials) -> ssl.SSLContext:
+    """Reads the certificates as they are now; blocks.
+
+    Raises:
+        StoreRefusedError: they cannot be loaded; names the files.
+    """
     try:
         context = ssl.create_default_context(cafile=credentials.cafile)
         if credentials.certfile is not None:
-            context.load_cert_chain(credentials.certfile, credentials.keyfile)
-    except OSError as error:
+            # Without a password of ours OpenSSL would ask for one, on whatever terminal there is.
+            context.load_cert_chain(credentials.certfile, credentials.keyfile, password="")
+    except (OSError, ValueError) as error:
         files = [credentials.cafile, credentials.certfile, credentials.keyfile]
         named = ", ".join(str(file) for file in files if file is not None)
         raise StoreRefusedError(
-            f"TLS files for etcd cannot be loaded ({named}): {error}; expected PEM files"
+            f"TLS files for etcd cannot be loaded ({named}): {error}; expected PEM files, the key "
+            "without a password"
         ) from error
     context.set_alpn_protocols(["h2"])
     return context
-
-
-def _translated(endpoint: Endpoint, error: Exception, timeout_s: float) -> StoreError:
-    match error:
-        case GRPCError(status=status):
-            message = error.message or status.name
-            is_refused = status in (Status.UNAUTHENTICATED, Status.PERMISSION_DENIED) or any(
-                text in message for text in _REFUSED
-            )
-            if is_refused:
-                return _refused(endpoint, message, "check the etcd user, its password and roles")
-            if status not in _TRY_ELSEWHERE:
-                raise error
-            return _unavailable(endpoint, message)
-        case ssl.SSLCertVerificationError():
-            return _refused(
-                endpoint, error.verify_message, "name the CA that signed etcd's certificate"
-            )
-        case TimeoutError():
-            return _unavailable(endpoint, f"no answer within {timeout_s:g} s")
-        case _:
-            return _unavailable(endpoint, _in_words(error))
-
-
-def _in_words(error: Exception) -> str:
-    match error:
-        case socket.gaierror(strerror=str() as words):
-            return words
-        case OSError(errno=int() as number) if not isinstance(error, ssl.SSLError):
-            # Its text is asyncio's, with the address as Python writes it.
-            return os.strerror(number)
-        case _:
-            return str(error) or type(error).__name__
-
-
-def _unavailable(endpoint: Endpoint, cause: str) -> StoreUnavailableError:
-    return StoreUnavailableError(
-        f"etcd at {endpoint} does not answer: {cause}; check that it runs, that this host "
-        "reaches it, and that http or https is right"
-    )
-
-
-def _refused(endpoint: Endpoint, cause: str, advice: str) -> StoreRefusedError:
-    return StoreRefusedError(f"etcd at {endpoint} and this host do not agree: {cause}; {advice}")

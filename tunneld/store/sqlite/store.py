@@ -11,6 +11,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,11 +37,12 @@ class SqliteStore:
         self._file = File(path, kept_revisions)
         self._endpoint = str(path)
         self._health = Health("sqlite", self._endpoint)
+        self._file_id = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tunneld-sqlite")
 
     def status(self) -> StoreStatus:
         """Returns whether the last look at the file succeeded."""
-        return self._health.status()
+        return replace(self._health.status(), cluster=self._file_id or None)
 
     async def read(self) -> Snapshot:
         """Lists everything at one revision."""
@@ -107,6 +109,7 @@ class SqliteStore:
 
     async def _read(self) -> tuple[str, Snapshot]:
         file_id, revision, entries = await self._run(self._file.entries, self._layout.root)
+        self._file_id = file_id
         return file_id, self._layout.snapshot(entries, revision)
 
     async def _run(self, call: Callable[..., T], *arguments: object) -> T:
