@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -65,10 +66,23 @@ class Now:
 class Cache:
     """The file in the state directory."""
 
-    def __init__(self, state_dir: StateDir, source: str) -> None:
-        """`source` names the store and prefix: another network's memory is of no use."""
+    def __init__(
+        self,
+        state_dir: StateDir,
+        source: str,
+        places: Collection[str] = (),
+        cluster: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`source` names the kind of store and the prefix: another network's memory is of no use.
+
+        Nor is that of another cluster with the same prefix: `places` are the endpoints or the file
+        that the store is looked for at, and `cluster` says which one it is, once that is known.
+        """
         self._state_dir = state_dir
         self._source = source
+        self._places = tuple(places)
+        self._cluster = cluster
+        self._last_cluster: str | None = None
         self._is_forgotten = False
 
     def save(
@@ -86,6 +100,8 @@ class Cache:
             {
                 "Format": FORMAT,
                 "Source": self._source,
+                "Places": list(self._places),
+                "Cluster": self._cluster() or self._last_cluster,
                 "Revision": table.revision,
                 "Config": table.config,
                 "Own": texts.format_lease_key(own.key),
@@ -132,6 +148,12 @@ class Cache:
     def _remembered(self, document: Any, now: Now) -> Remembered | None:  # noqa: ANN401 - any JSON
         if document.get("Format") != FORMAT or document.get("Source") != self._source:
             return None
+        if not self._is_of_this_store(document):
+            _log.warning(
+                "the remembered network is that of another store; waiting for this one",
+                extra={"fields": {"endpoint": ", ".join(self._places)}},
+            )
+            return None
         left_s = _left_s(document, now)
         if left_s <= 0:
             return None
@@ -149,7 +171,20 @@ class Cache:
             leases=tuple(leases.values()),
             records=tuple(records),
         )
-        return Remembered(table=table, own=leases[document["Own"]], left_s=left_s)
+        own = leases[document["Own"]]
+        self._last_cluster = document.get("Cluster")
+        return Remembered(table=table, own=own, left_s=left_s)
+
+    def _is_of_this_store(self, document: dict[str, Any]) -> bool:
+        """Returns whether what is remembered may be of this store; told by the cluster, if known.
+
+        A cluster that gets or loses a member still has one of its old endpoints.
+        """
+        there, here = document.get("Cluster"), self._cluster()
+        if there is not None and here is not None:
+            return bool(there == here)
+        places = document.get("Places")
+        return not places or not self._places or bool({*places} & {*self._places})
 
 
 async def write_down(state_dir: StateDir) -> None:

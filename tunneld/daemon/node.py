@@ -91,7 +91,12 @@ class Node:
                 rng=random.SystemRandom(),
             )
             self._membership = Membership(store, keeper, options.store.prefix)
-            self._cache = Cache(self._state_dir, f"{store.status().kind} {options.store.prefix}")
+            self._cache = Cache(
+                self._state_dir,
+                f"{store.status().kind} {options.store.prefix}",
+                [str(options.store.path)] if options.store.path else options.store.endpoints,
+                lambda: store.status().cluster,
+            )
             self._report = Report(
                 node_id=self._state_dir.node_id,
                 membership=self._membership,

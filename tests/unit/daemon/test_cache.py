@@ -62,6 +62,34 @@ def test_another_network_and_what_was_given_up_are_not_remembered(state: StateDi
     assert cache.load(NOW) is None
 
 
+@pytest.mark.parametrize(
+    ("places", "cluster", "is_of_it"),
+    [
+        (("http://a", "http://b"), None, True),
+        # A member was exchanged, and the store is away.
+        (("http://c", "http://b"), None, True),
+        (("http://c",), None, False),
+        # It has said who it is.
+        (("http://c",), "one", True),
+        (("http://a", "http://b"), "other", False),
+    ],
+)
+def test_memory_of_another_cluster_with_the_same_prefix_is_not_used(
+    state: StateDir, places: tuple[str, ...], cluster: str | None, is_of_it: bool
+) -> None:
+    Cache(state, "etcd /n", ("http://a", "http://b"), lambda: "one").save(TABLE, OWN, 60.0, NOW)
+    found = Cache(state, "etcd /n", places, lambda: cluster).load(NOW)
+    assert (found is not None) == is_of_it
+
+
+def test_cluster_is_remembered_on_where_the_store_has_not_answered(state: StateDir) -> None:
+    Cache(state, "etcd /n", ("http://a",), lambda: "one").save(TABLE, OWN, 60.0, NOW)
+    cache = Cache(state, "etcd /n", ("http://a",))
+    assert cache.load(NOW) is not None
+    cache.save(TABLE, OWN, 60.0, NOW)
+    assert Cache(state, "etcd /n", ("http://a",), lambda: "other").load(NOW) is None
+
+
 @pytest.mark.parametrize("wall_s", [NOW.wall_s - 864_000.0, NOW.wall_s + 864_000.0])
 def test_clock_that_was_set_changes_nothing_before_the_next_boot(
     state: StateDir, wall_s: float
