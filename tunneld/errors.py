@@ -82,6 +82,10 @@ class DeviceLostError(HostError):
     """The overlay device is gone, or no longer ours alone: the data path must be opened again."""
 
 
+class PeerRouteError(HostError):
+    """What leads to some peers cannot be put, and names one of them; everything else is there."""
+
+
 class PortInUseError(HostError):
     """Another program holds the backend's UDP port."""
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 
 from tunneld.engine import Engine
-from tunneld.errors import DeviceLostError, EngineError, HostError
+from tunneld.errors import DeviceLostError, EngineError, HostError, PeerRouteError
 from tunneld.fib.diff import difference
 from tunneld.fib.state import Route, State
 from tunneld.host.actuator import Actuator
@@ -19,6 +19,9 @@ from tunneld.log import Periodic
 
 RETRY_S = 1.0
 """How long after a refusal of the kernel the next attempt is made, if nothing happens before."""
+
+MAX_RETRY_S = 5.0
+"""The same, when it has been refused again and again."""
 
 _log = logging.getLogger("tunneld.daemon")
 
@@ -41,7 +44,8 @@ class Reconciler:
         self.routes: frozenset[Route] = frozenset()
         """What the kernel is known to have of our routes, by which it reaches peers itself."""
         self.busy_since_s: float | None = None
-        """When the comparison under way was begun, on the loop's clock; None: there is none."""
+        """When the comparison under way was begun, or last got an answer of the kernel, on the
+        loop's clock; None: there is none. What takes long for its size does not hang."""
 
     def wake(self) -> None:
         """Asks for one more comparison. Cheap; many calls before it runs count as one."""
@@ -59,10 +63,12 @@ class Reconciler:
             DeviceLostError: nothing but opening the data path again helps.
         """
         loop = asyncio.get_running_loop()
+        retry_s = RETRY_S
+        self._actuator.on_progress(self._moves_on)
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            self.busy_since_s = loop.time()
+            self._moves()
             try:
                 await self._once()
             except DeviceLostError:
@@ -74,11 +80,20 @@ class Reconciler:
                         "the host is not as it must be; trying again",
                         extra={"fields": {"error": str(error)}},
                     )
-                loop.call_later(RETRY_S, self.wake)
+                loop.call_later(retry_s, self.wake)
+                retry_s = min(2 * retry_s, MAX_RETRY_S)
             else:
                 self.problem = None
+                retry_s = RETRY_S
             finally:
                 self.busy_since_s = None
+
+    def _moves(self) -> None:
+        self.busy_since_s = asyncio.get_running_loop().time()
+
+    def _moves_on(self) -> None:
+        if self.busy_since_s is not None:
+            self._moves()
 
     async def _once(self) -> None:
         desired = self._desired()
@@ -95,8 +110,17 @@ class Reconciler:
         self.routes = actual.host.routes
         change = difference(desired, actual)
         if change.host:
-            await self._actuator.apply(change.host)
+            try:
+                await self._actuator.apply(change.host)
+            except PeerRouteError:
+                # One peer's trouble is none of the others', nor of those who wait for this host.
+                self.routes = await self._actuator.routes()
+                self._settle()
+                raise
             self.routes = desired.host.routes
+        self._settle()
+
+    def _settle(self) -> None:
         # Something may have happened while the host was being changed: then it is not settled.
         if not self._dirty.is_set():
             self._settled.set()

@@ -10,12 +10,12 @@ nothing: values come in, values go out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from tunneld.errors import HostError
-from tunneld.fib.state import FirewallMode, HostChange, HostState
+from tunneld.errors import HostError, PeerRouteError
+from tunneld.fib.state import FirewallMode, HostChange, HostState, Route
 from tunneld.host import tun_settings
 from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
@@ -111,6 +111,15 @@ class Actuator:
                 subnet_env=await asyncio.to_thread(self._subnet_env.observe),
             )
 
+    async def routes(self) -> frozenset[Route]:
+        """Returns what of our routes is in place, and in order.
+
+        Raises:
+            HostError: the kernel cannot be read.
+        """
+        async with self._lock:
+            return await self._routes.observe(await self._exits(await self._netlink.links()))
+
     async def counters(self) -> list[DeviceCounters]:
         """Returns what the kernel has counted on the devices by which it moves our packets.
 
@@ -125,6 +134,7 @@ class Actuator:
         A cancellation takes effect between two steps.
 
         Raises:
+            PeerRouteError: what leads to some peers cannot be put; everything else is done.
             HostError: what failed; what came before it in that order is done, and after routes
                 also the firewall: it serves those that are there.
         """
@@ -132,17 +142,20 @@ class Actuator:
             if families := _forwarded_families(change):
                 await finish(asyncio.to_thread(self._forwarding.switch_on, families))
             await self._apply_devices(change)
-            refusal = None
+            refusal: HostError | None = None
             try:
                 await self._apply_paths(change)
             except HostError as error:
                 refusal = error
             if change.firewall is not None:
                 await self._firewall.apply(change.firewall)
-            if refusal is not None:
+            # What some peers lack keeps nothing from the others, nor from the containers.
+            if refusal is not None and not isinstance(refusal, PeerRouteError):
                 raise refusal
             if change.subnet_env is not None:
                 await finish(asyncio.to_thread(self._subnet_env.put, change.subnet_env))
+            if refusal is not None:
+                raise refusal
 
     def on_change(self, callback: Callable[[HostEvent], None]) -> None:
         """Calls back on the running loop whenever something of ours may have changed.
@@ -174,6 +187,10 @@ class Actuator:
         """
         if self._device is not None and await self._device.link() is None:
             raise self._device.gone()
+
+    def on_progress(self, callback: Callable[[], None]) -> None:
+        """Calls back whenever the kernel has answered: what takes long then does not hang."""
+        self._netlink.on_progress = callback
 
     def watch_underlay(self, underlay: Underlay) -> None:
         """Makes another interface the one whose changes are reported."""
@@ -228,9 +245,20 @@ class Actuator:
         if not any((*entries, *dropped, change.put_routes, change.drop_routes)):
             return
         exits = await self._exits(await self._netlink.links())
-        await self._vxlan.put_entries(exits.vxlan, *entries)
-        await self._routes.apply(exits, put=change.put_routes, drop=change.drop_routes)
+        refusals: list[PeerRouteError] = []
+        put, drop = change.put_routes, change.drop_routes
+        steps: tuple[Callable[[], Awaitable[None]], ...] = (
+            lambda: self._vxlan.put_entries(exits.vxlan, *entries),
+            lambda: self._routes.apply(exits, put=put, drop=drop),
+        )
+        for step in steps:
+            try:
+                await step()
+            except PeerRouteError as error:
+                refusals.append(error)
         await self._vxlan.drop_entries(exits.vxlan, *dropped)
+        if refusals:
+            raise PeerRouteError("; ".join(map(str, refusals)))
 
     def _tun(self, links: Iterable[Link]) -> Link | None:
         if self._device is None:

@@ -12,12 +12,14 @@ Source: Linux rtnetlink(7); flannel `pkg/backend/udp/udp_network_amd64.go` (netw
 
 from __future__ import annotations
 
+import asyncio
+import errno
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
-from typing import Literal
+from typing import Literal, NoReturn
 
-from tunneld.errors import HostError
+from tunneld.errors import HostError, PeerRouteError
 from tunneld.fib.state import Route
 from tunneld.host.netlink import (
     DEFAULT_METRIC_V6,
@@ -28,11 +30,15 @@ from tunneld.host.netlink import (
     SCOPE_UNIVERSE,
     KernelRoute,
     Netlink,
+    refused,
 )
 from tunneld.lease.model import IPAddress, IPNetwork
 
 PROTOCOL = 116
 """Routing protocol number of our routes: ASCII `t`, unassigned in iproute2's rt_protos."""
+
+_BREATH = 500
+"""Routes looked at before others get their turn on the loop."""
 
 _Place = tuple[IPNetwork, int]
 """What the kernel keeps unique for our routes: destination and metric (TOS is 0)."""
@@ -79,8 +85,13 @@ class Routes:
         One that is not, e.g. with another preferred source, is left out: it counts as missing and
         is put again.
         """
-        whole = (_as_asked(route, exits) for route in await self._ours(exits))
-        return frozenset(route for route in whole if route is not None)
+        whole = set()
+        for count, route in enumerate(await self._ours(exits), 1):
+            if (asked := _as_asked(route, exits)) is not None:
+                whole.add(asked)
+            if count % _BREATH == 0:
+                await asyncio.sleep(0)
+        return frozenset(whole)
 
     async def apply(self, exits: Exits, *, put: Iterable[Route], drop: Iterable[Route]) -> None:
         """Puts and removes routes; one that changes is replaced without a gap.
@@ -91,59 +102,91 @@ class Routes:
             drop: routes that must not be there, unless `put` holds one in the same place.
 
         Raises:
-            HostError: a route of somebody else is in the way; the message names it. Or a device
-                is not there. All other routes are as asked.
+            PeerRouteError: routes to peers are not there: one of somebody else is in the way, or a
+                device is gone; the message names it. All other routes are as asked.
+            HostError: the same of a route without which the overlay does not work.
         """
-        there = {family: await self._netlink.routes(family) for family in (4, 6)}
-        ours = {
-            _place(route): route
-            for routes in there.values()
-            for route in routes
-            if self._is_ours(route, exits)
-        }
-        strange = {
-            _place(route)
-            for routes in there.values()
-            for route in routes
-            if not self._is_ours(route, exits)
-        }
+        ours = {_place(route): route for route in await self._ours(exits)}
+        refusals: dict[Route, str] = {}
+        due: list[tuple[Route, KernelRoute]] = []
         kept = set()
-        refusals = []
         for asked in sorted(put, key=_order):
-            place = _place_asked(asked)
-            kept.add(place)
+            kept.add(_place_asked(asked))
             try:
-                await self._put(asked, exits, ours.get(place), is_shared=place in strange)
+                wanted = _wanted(asked, exits)
             except HostError as error:
-                refusals.append(str(error))
+                refusals[asked] = str(error)
+                continue
+            current = ours.get(_place_asked(asked))
+            if current is None or _plain(current) != wanted:
+                due.append((asked, wanted))
+        refusals |= await self._put(due, ours, exits)
         gone = {_place_asked(route) for route in drop}
-        for place, route in ours.items():
-            # What nobody could have asked for is left over from a change cut short.
-            if place not in kept and (place in gone or _as_asked(route, exits) is None):
-                await self._netlink.remove_route(route)
+        # What nobody could have asked for is left over from a change cut short.
+        await self._netlink.remove_routes(
+            route
+            for place, route in ours.items()
+            if place not in kept and (place in gone or _as_asked(route, exits) is None)
+        )
         if refusals:
-            first, *others = refusals
-            raise HostError(f"{first}; {len(others)} more have failed" if others else first)
+            self._refuse(refusals)
+
+    def _refuse(self, refusals: Mapping[Route, str]) -> NoReturn:
+        first, *others = (refusals[route] for route in sorted(refusals, key=_order))
+        text = f"{first}; {len(others)} more have failed" if others else first
+        if any(self._is_basic(route) for route in refusals):
+            raise HostError(text)
+        raise PeerRouteError(text)
+
+    def _is_basic(self, route: Route) -> bool:
+        """Says whether a route serves all peers."""
+        return route.kind == "unreachable" or (
+            route.kind == "overlay" and route.destination in self._networks
+        )
 
     async def _put(
-        self, asked: Route, exits: Exits, current: KernelRoute | None, *, is_shared: bool
-    ) -> None:
-        """Puts a route, be it in place of `current`.
+        self,
+        due: Collection[tuple[Route, KernelRoute]],
+        ours: Mapping[_Place, KernelRoute],
+        exits: Exits,
+    ) -> dict[Route, str]:
+        """Puts routes, be it in place of `ours`; returns why each that is refused is."""
+        replaced = [asked for asked, _ in due if _place_asked(asked) in ours]
+        strange = await self._strange({asked.destination for asked in replaced}, exits)
+        steps: list[tuple[KernelRoute, bool]] = []
+        whose: list[Route] = []
+        blocked = set()
+        for asked, wanted in due:
+            place = _place_asked(asked)
+            there = place in ours
+            # Two routes in one place: a replacement would hit either of them.
+            if there and place in strange:
+                blocked.add(asked)
+                continue
+            for step in _steps(wanted):
+                steps.append((step, there))
+                whose.append(asked)
+                there = True
+        refusals: dict[Route, str] = {}
+        for asked, (step, _), code in zip(
+            whose, steps, await self._netlink.put_routes(steps), strict=True
+        ):
+            if asked in blocked or code == errno.EEXIST:
+                blocked.add(asked)
+            elif code:
+                refusals.setdefault(asked, str(refused(f"add route {step.destination}", code)))
+        if blocked:
+            refusals |= await self._in_the_way(blocked, exits)
+        return refusals
 
-        `is_shared`: there is one of somebody else beside that.
-        """
-        wanted = _wanted(asked, exits)
-        if current is not None and _plain(current) == wanted:
-            return
-        # Two routes in one place: a replacement would hit either of them.
-        if current is not None and is_shared:
-            raise await self._in_the_way(wanted, exits)
-        for step in _steps(wanted):
-            if current is not None:
-                await self._netlink.replace_route(step)
-            elif not await self._netlink.add_route(step):
-                raise await self._in_the_way(wanted, exits)
-            current = step
+    async def _strange(
+        self, destinations: Collection[IPNetwork], exits: Exits
+    ) -> dict[_Place, KernelRoute]:
+        """Returns routes of others to these destinations."""
+        if not destinations:
+            return {}
+        found = await self._netlink.routes_to(frozenset(destinations))
+        return {_place(route): route for route in found if not self._is_ours(route, exits)}
 
     async def change_source(self, index: int, sources: Sources) -> None:
         """Gives the routes to the TUN device a new preferred source.
@@ -158,11 +201,13 @@ class Routes:
 
     async def clear(self, exits: Exits) -> None:
         """Removes all our routes."""
-        for route in await self._ours(exits):
-            await self._netlink.remove_route(route)
+        await self._netlink.remove_routes(await self._ours(exits))
 
     async def _ours(self, exits: Exits) -> list[KernelRoute]:
-        there = [*await self._netlink.routes(4), *await self._netlink.routes(6)]
+        there = [
+            *await self._netlink.routes(4, protocol=PROTOCOL),
+            *await self._netlink.routes(6, protocol=PROTOCOL),
+        ]
         return [route for route in there if self._is_ours(route, exits)]
 
     def _is_ours(self, route: KernelRoute, exits: Exits) -> bool:
@@ -173,25 +218,32 @@ class Routes:
             return inside or route.oif in exits.vxlan.values()
         return route.type == RTN_UNICAST and route.oif is not None and route.oif == exits.overlay
 
-    async def _in_the_way(self, wanted: KernelRoute, exits: Exits) -> HostError:
+    async def _in_the_way(self, refused: Collection[Route], exits: Exits) -> dict[Route, str]:
+        """Returns for each route in whose place another is what that is, and what to do."""
         names = {link.index: link.name for link in await self._netlink.links()}
-        for route in await self._netlink.routes(wanted.destination.version):
-            if _place(route) == _place(wanted) and not self._is_ours(route, exits):
-                device = "" if route.oif is None else f" dev {names.get(route.oif, route.oif)}"
-                via = "" if route.gateway is None else f" via {route.gateway}"
-                # The kernel's own are those of addresses: without it a network is out of reach.
-                remedy = "remove that route (`ip route del`), or choose another Network"
-                if route.protocol == PROTOCOL_KERNEL:
-                    remedy = "choose another Network, that one is in use here: see `ip address`"
-                return HostError(
-                    f"cannot add route {wanted.destination} metric {wanted.metric}: "
-                    f"{route.destination}{via}{device} proto {route.protocol} is in its place; "
-                    f"expected it free: {remedy}"
+        strange = await self._strange({route.destination for route in refused}, exits)
+        said = {}
+        for asked in refused:
+            route = strange.get(_place_asked(asked))
+            if route is None:
+                said[asked] = (
+                    f"cannot add route {asked.destination}: its place was taken and freed at "
+                    "once; expected it free: see which program changes routes with `ip monitor "
+                    "route`"
                 )
-        return HostError(
-            f"cannot add route {wanted.destination}: its place was taken and freed at once; "
-            "expected it free: see which program changes routes with `ip monitor route`"
-        )
+                continue
+            device = "" if route.oif is None else f" dev {names.get(route.oif, route.oif)}"
+            via = "" if route.gateway is None else f" via {route.gateway}"
+            # The kernel's own are those of addresses: without it a network is out of reach.
+            remedy = "remove that route (`ip route del`), or choose another Network"
+            if route.protocol == PROTOCOL_KERNEL:
+                remedy = "choose another Network, that one is in use here: see `ip address`"
+            said[asked] = (
+                f"cannot add route {route.destination} metric {route.metric}: "
+                f"{route.destination}{via}{device} proto {route.protocol} is in its place; "
+                f"expected it free: {remedy}"
+            )
+        return said
 
 
 def _wanted(route: Route, exits: Exits) -> KernelRoute:

@@ -12,7 +12,6 @@ Source: flannel `pkg/trafficmngr/iptables/iptables.go`, `pkg/trafficmngr/nftable
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from tunneld.errors import HostError
 from tunneld.host.finish import finish
 from tunneld.host.firewall import layout
-from tunneld.host.firewall.program import attempt
+from tunneld.host.firewall.program import attempt, nft_items
 from tunneld.host.netlink import Netlink
 from tunneld.host.routes import within
 from tunneld.lease.model import IPNetwork
@@ -83,13 +82,14 @@ async def warn_of_flannel_routes(
     Raises:
         HostError: the kernel does not list its routes.
     """
-    names = {link.index: link.name for link in await netlink.links()}
     taken: dict[str, IPNetwork] = {}
-    for route in [*await netlink.routes(4), *await netlink.routes(6)]:
-        name = names.get(route.oif or 0, "")
-        inside = any(within(route.destination, network) for network in networks)
-        if inside and name not in devices and name.startswith("flannel"):
-            taken.setdefault(name, route.destination)
+    for link in await netlink.links():
+        if link.name in devices or not link.name.startswith("flannel"):
+            continue
+        for family in sorted({network.version for network in networks}):
+            for route in await netlink.routes(4 if family == 4 else 6, oif=link.index):
+                if any(within(route.destination, network) for network in networks):
+                    taken.setdefault(link.name, route.destination)
     for name, destination in taken.items():
         _log.warning(
             "a device that flanneld left behind takes packets of this network away: remove it "
@@ -154,12 +154,15 @@ async def _nftables_leftovers() -> list[tuple[str, str]]:
     outcome = await attempt("look for what flanneld left", "nft", "-j", "list", "tables")
     if outcome.status != 0:
         return []
-    items = (item.get("table", {}) for item in json.loads(outcome.stdout)["nftables"])
-    return [
-        (table["family"], table["name"])
-        for table in items
-        if (table.get("family"), table.get("name")) in FLANNEL_TABLES
-    ]
+    return nft_items(
+        "look for what flanneld left",
+        outcome,
+        lambda items: [
+            (table["family"], table["name"])
+            for item in items
+            if ((table := item.get("table", {})).get("family"), table.get("name")) in FLANNEL_TABLES
+        ],
+    )
 
 
 def _processes() -> Iterator[Path]:

@@ -133,7 +133,7 @@ async def find_underlay(
                 f"{listing(interfaces)}: behind NAT, name the interface with --iface"
             ) from error
         return _underlay(found, wanted, selection, families)
-    routes = {family: await netlink.routes(family) for family in sorted(families)}
+    routes = {family: await netlink.default_routes(family) for family in sorted(families)}
     return _underlay(by_default_routes(routes, interfaces), None, selection, families)
 
 

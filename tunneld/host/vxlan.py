@@ -20,7 +20,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 from tunneld.backend.base import VxlanDevice
-from tunneld.errors import HostError, PortInUseError
+from tunneld.errors import HostError, PeerRouteError, PortInUseError
 from tunneld.fib.state import FdbEntry, Neighbour
 from tunneld.host import families
 from tunneld.host.finish import finish
@@ -33,6 +33,7 @@ from tunneld.host.netlink import (
     NeighbourEntry,
     Netlink,
     VxlanSettings,
+    refused,
 )
 from tunneld.host.port_holder import port_holder
 
@@ -141,15 +142,31 @@ class VxlanDevices:
         neighbours: Iterable[Neighbour],
         fdb: Iterable[FdbEntry],
     ) -> None:
-        """Puts neighbours and FDB entries, in flannel's order."""
-        for entry in neighbours:
-            await self._netlink.put_neighbour(
-                NeighbourEntry(
-                    index=_index(indices, entry.device), address=entry.address, mac=entry.mac
-                )
-            )
-        for forward in fdb:
-            await self._netlink.put_bridge_entry(_bridge_entry(indices, forward))
+        """Puts neighbours and FDB entries, in flannel's order.
+
+        Raises:
+            PeerRouteError: some are refused; all others are there.
+            HostError: a device is gone.
+        """
+        wanted = [
+            NeighbourEntry(index=_index(indices, one.device), address=one.address, mac=one.mac)
+            for one in neighbours
+        ]
+        forwards = [_bridge_entry(indices, one) for one in fdb]
+        refusals = [
+            refused(f"set neighbour {entry.address}", code)
+            for entry, code in zip(wanted, await self._netlink.put_neighbours(wanted), strict=True)
+            if code
+        ]
+        codes = await self._netlink.put_bridge_entries(forwards)
+        refusals += [
+            refused(f"set forwarding entry {entry.mac}", code)
+            for entry, code in zip(forwards, codes, strict=True)
+            if code
+        ]
+        if refusals:
+            more = f"; {len(refusals) - 1} more have failed" if len(refusals) > 1 else ""
+            raise PeerRouteError(f"{refusals[0]}{more}")
 
     async def drop_entries(
         self,
@@ -158,12 +175,12 @@ class VxlanDevices:
         fdb: Iterable[FdbEntry],
     ) -> None:
         """Removes entries; a neighbour whatever its MAC."""
-        for entry in neighbours:
-            if entry.device in indices:
-                await self._netlink.remove_neighbour(indices[entry.device], entry.address)
-        for forward in fdb:
-            if forward.device in indices:
-                await self._netlink.remove_bridge_entry(_bridge_entry(indices, forward))
+        await self._netlink.remove_neighbours(
+            (indices[one.device], one.address) for one in neighbours if one.device in indices
+        )
+        await self._netlink.remove_bridge_entries(
+            _bridge_entry(indices, one) for one in fdb if one.device in indices
+        )
 
     def _settings(self, wanted: VxlanDevice) -> VxlanSettings:
         return VxlanSettings(

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.netns import Namespace
 from tests.unit.host.conftest import refusal, run_inside, without
 from tunneld.errors import HostError
-from tunneld.host.netlink import RTN_UNREACHABLE, KernelRoute, Netlink
+from tunneld.host.netlink import RTN_UNREACHABLE, KernelRoute, Netlink, wire
 
 pytestmark = pytest.mark.root
 
@@ -88,3 +91,69 @@ def test_close_ends_the_thread_and_may_be_repeated(space: Namespace) -> None:
 
     run_inside(space, work)
     assert not any(thread.name == "netlink" for thread in threading.enumerate())
+
+
+def test_of_the_many_routes_of_others_none_is_read(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host that speaks BGP has 100,000; each that is read costs a share of a millisecond."""
+    read: list[bytes] = []
+    whole = wire.route
+
+    def counting(body: bytes) -> KernelRoute | None:
+        read.append(body)
+        return whole(body)
+
+    monkeypatch.setattr(wire, "route", counting)
+    space.bridge("br0", "10.1.0.1/24")
+    others = [f"route add 11.0.{n >> 8}.{n & 255}/32 dev br0 proto bird" for n in range(5000)]
+    space.run("ip", "-batch", "-", stdin="\n".join(others))
+    space.run("ip", "route", "add", "default", "via", "10.1.0.2")
+    space.run("ip", "route", "add", "10.5.2.0/24", "via", "10.1.0.2", "proto", "116")
+
+    async def work() -> None:
+        async with Netlink.opened() as netlink:
+            (own,) = await netlink.routes(protocol=116)
+            assert own.destination == IPv4Network("10.5.2.0/24")
+            (default,) = await netlink.default_routes()
+            assert default.gateway == IPv4Address("10.1.0.2")
+            (other,) = await netlink.routes_to([IPv4Network("11.0.4.4/32")])
+            assert other.protocol == 12  # bird's
+            assert len(await netlink.routes(oif=2)) > 5000
+
+    run_inside(space, work)
+    assert len(read) < 5020
+
+
+def test_of_many_changes_those_refused_keep_nothing_from_the_others(space: Namespace) -> None:
+    space.bridge("br0", "10.1.0.1/24")
+    space.run("ip", "route", "add", "10.5.7.0/24", "via", "10.1.0.7")
+    wanted = [
+        KernelRoute(
+            destination=IPv4Network((0x0A050000 + (number << 8), 24)),
+            protocol=116,
+            gateway=IPv4Address("10.1.0.2"),
+            oif=2,
+        )
+        for number in range(250)
+    ]
+
+    async def work() -> None:
+        async with Netlink.opened() as netlink:
+            codes = await netlink.put_routes([(route, False) for route in wanted])
+            assert {n: code for n, code in enumerate(codes) if code} == {7: errno.EEXIST}
+            there = set(await netlink.routes(protocol=116))
+            assert there == {route for number, route in enumerate(wanted) if number != 7}
+            await netlink.remove_routes(wanted)
+            assert await netlink.routes(protocol=116) == []
+
+    run_inside(space, work)
+
+
+@given(st.binary(max_size=120))
+def test_no_message_breaks_the_reader(body: bytes) -> None:
+    head = bytes(12)
+    for read in (wire.route, wire.neighbour, wire.bridge_entry):
+        for family in (2, 7, 10, 99):
+            read(bytes([family]) + head[1:] + body)
+    wire.is_to(head + body, frozenset({(24, b"\x0a\x05\x02\x00")}))

@@ -10,7 +10,6 @@ nftables table that drops cannot be overruled from outside: it is named in the l
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import shutil
 from collections.abc import Mapping
@@ -30,12 +29,15 @@ from tunneld.host.firewall.family import (
 )
 from tunneld.host.firewall.layout import translates
 from tunneld.host.firewall.nft_table import NftTable
-from tunneld.host.firewall.program import attempt
+from tunneld.host.firewall.program import attempt, nft_items
 from tunneld.host.firewall.translation import by_nftables
 from tunneld.host.firewall.xtables import Variant, Xtables, usual_variant, variants
 from tunneld.host.forwarding import docker_sign
 
 _IPTABLES_NFT_TABLES = frozenset({"filter", "nat", "raw", "mangle"})
+CLEAR_S = 5.0
+"""How long the end of a daemon may take here."""
+
 _IPV6 = Path("/proc/sys/net/ipv6")
 """Missing where the kernel runs without IPv6."""
 
@@ -151,6 +153,16 @@ class HostFirewall:
         Raises:
             HostError: what could not be taken away; everything else is.
         """
+        try:
+            async with asyncio.timeout(CLEAR_S):
+                await self._clear()
+        except TimeoutError as error:
+            raise HostError(
+                f"cannot take the firewall rules away within {CLEAR_S:g} s; expected nft and "
+                "iptables to answer at once: see `nft list ruleset` and docs/firewall.md"
+            ) from error
+
+    async def _clear(self) -> None:
         used, self._in_use = self._in_use, None
         parts: list[NftTable | Xtables] = []
         if used is not None:
@@ -257,15 +269,19 @@ class HostFirewall:
         outcome = await attempt("list the chains", "nft", "-j", "list", "chains")
         if outcome.status != 0:
             return
-        dropping = [
-            f"{chain['family']} {chain['table']}"
-            for item in json.loads(outcome.stdout)["nftables"]
-            if (chain := item.get("chain")) is not None
-            and chain.get("hook") == "forward"
-            and chain.get("policy") == "drop"
-            and (chain["family"] == "inet" or chain["family"] in families)
-            and (chain["family"] == "inet" or chain["table"] != "filter")
-        ]
+        dropping = nft_items(
+            "list the chains",
+            outcome,
+            lambda items: [
+                f"{chain['family']} {chain['table']}"
+                for item in items
+                if (chain := item.get("chain")) is not None
+                and chain.get("hook") == "forward"
+                and chain.get("policy") == "drop"
+                and (chain["family"] == "inet" or chain["family"] in families)
+                and (chain["family"] == "inet" or chain["table"] != "filter")
+            ],
+        )
         if dropping and dropping != self._told_dropping:
             _log.warning(
                 "a firewall of this host drops forwarded packets, and no rule of ours can overrule "

@@ -85,7 +85,7 @@ def parse(text: str) -> dict[str, Table]:
         if line.startswith("*"):
             table = tables.setdefault(line[1:].strip(), Table())
         elif line.startswith(":"):
-            chain, policy, *_ = line[1:].split()
+            chain, policy, *_ = [*line[1:].split(), "", ""]
             table.policies[chain] = policy
             table.rules.setdefault(chain, [])
         elif line.startswith("-A "):
@@ -376,7 +376,7 @@ def _is_in_place(before: list[str], jump: Jump) -> bool:
 
 def target(rule: str) -> str | None:
     """Returns where a rule leads: a chain, or a target's name."""
-    words = shlex.split(rule)
+    words = _words(rule)
     for option in ("-j", "-g"):
         if option in words[:-1]:
             return words[words.index(option) + 1]
@@ -393,9 +393,16 @@ def _decides(rule: str) -> bool:
 
 def _last_word(rule: str) -> str | None:
     """Returns what a rule decides about every packet; None when it asks for something first."""
-    words = shlex.split(rule)
+    words = _words(rule)
     if words[:3] == ["-m", "comment", "--comment"]:
         words = words[4:]
     if words[:1] == ["-j"] and words[1] in _LAST_WORDS:
         return words[1]
     return None
+
+
+def _words(rule: str) -> list[str]:
+    try:
+        return shlex.split(rule)
+    except ValueError:  # an unclosed quotation mark, which iptables-save does not write
+        return rule.split()

@@ -13,7 +13,6 @@ Source: flannel `pkg/trafficmngr/iptables/iptables.go`; nft(8), libnftables-json
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Collection, Iterable
@@ -22,7 +21,7 @@ from dataclasses import replace
 from tunneld.errors import HostError
 from tunneld.host.firewall.family import NFT_FAMILY, FamilyRules
 from tunneld.host.firewall.guard import PEERS, nft_chains
-from tunneld.host.firewall.program import attempt
+from tunneld.host.firewall.program import attempt, nft_items
 from tunneld.lease.model import IPAddress
 
 NO_MASQUERADE_MARK = 0x4000
@@ -122,8 +121,15 @@ class NftTable:
         outcome = await attempt(what, "nft", "-j", "list", "tables")
         if outcome.status != 0:
             raise _refused(what, outcome.said)
-        tables = [item.get("table", {}) for item in json.loads(outcome.stdout)["nftables"]]
-        there = {table["family"] for table in tables if table.get("name") == self.name}
+        there = nft_items(
+            what,
+            outcome,
+            lambda items: {
+                table["family"]
+                for item in items
+                if (table := item.get("table", {})).get("name") == self.name
+            },
+        )
         return there & set(NFT_FAMILY.values())
 
     async def _listings(self, wanted: Iterable[FamilyRules]) -> list[object]:
@@ -132,7 +138,7 @@ class NftTable:
     async def _listing(self, family: str) -> object:
         outcome = await attempt("list our rules", "nft", "-j", "list", "table", family, self.name)
         if outcome.status == 0:
-            return _without_handles(json.loads(outcome.stdout)["nftables"])
+            return nft_items("list our rules", outcome, _without_handles)
         if os.strerror(errno.ENOENT) in outcome.said:
             return None
         raise _refused("list our rules", outcome.said)

@@ -10,7 +10,6 @@ Source: libnftables-json(5).
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 from tunneld.errors import HostError
 from tunneld.host.firewall.family import NFT_FAMILY, Version
 from tunneld.host.firewall.layout import is_keeping, own_chains
-from tunneld.host.firewall.program import attempt
+from tunneld.host.firewall.program import attempt, nft_items
 
 _VERSIONS: dict[str, frozenset[Version]] = {
     "ip": frozenset({4}),
@@ -84,5 +83,14 @@ async def _list(*what: str) -> list[dict[str, Any]]:
         raise HostError(
             f"cannot list the chains: nft says {outcome.said!r}; expected a kernel with nftables"
         )
-    found: list[dict[str, Any]] = json.loads(outcome.stdout)["nftables"]
-    return found
+    return nft_items("list the chains", outcome, _checked)
+
+
+def _checked(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Raises KeyError or TypeError where a chain or rule lacks what is read of it."""
+    for item in items:
+        if "chain" in item:
+            str(item["chain"]["family"] + item["chain"]["table"] + item["chain"]["name"])
+        if "rule" in item:
+            [part.get("jump", {})["target"] for part in item["rule"]["expr"] if part.get("jump")]
+    return items

@@ -2,13 +2,15 @@
 
 Path of a lease: `host` -> **`host.netlink`** -> the kernel. It decides nothing.
 
-`model` holds the values, `channel` the socket and its thread, `messages` what stands between
-values and pyroute2's messages, `calls` the calls themselves.
+`model` holds the values, `channel` the sockets and their thread, `messages` what stands between
+values and pyroute2's messages, `calls` the calls themselves. What there may be thousands of goes by
+`wire` (messages of our own) and `bulk` (a socket for them).
 """
 
 from __future__ import annotations
 
 from tunneld.host.netlink.calls import Netlink
+from tunneld.host.netlink.channel import refused
 from tunneld.host.netlink.model import (
     DEFAULT_METRIC_V6,
     MAIN_TABLE,
@@ -48,4 +50,5 @@ __all__ = [
     "Netlink",
     "TunSettings",
     "VxlanSettings",
+    "refused",
 ]

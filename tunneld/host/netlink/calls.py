@@ -6,14 +6,13 @@ Source: Linux rtnetlink(7).
 from __future__ import annotations
 
 import errno
-from socket import AF_BRIDGE
+from collections.abc import Collection, Iterable, Sequence
 
 from tunneld.backend.mac import MacAddress
-from tunneld.host.netlink import messages
-from tunneld.host.netlink.channel import Channel
+from tunneld.host.netlink import messages, wire
+from tunneld.host.netlink.channel import Channel, refused
 from tunneld.host.netlink.messages import FAMILIES
 from tunneld.host.netlink.model import (
-    MAIN_TABLE,
     Address,
     BridgeEntry,
     DeviceCounters,
@@ -23,10 +22,13 @@ from tunneld.host.netlink.model import (
     NeighbourEntry,
     VxlanSettings,
 )
-from tunneld.lease.model import IPAddress
+from tunneld.lease.model import IPAddress, IPNetwork
 
 _IFA_F_NODAD = 0x02
 _IFF_MULTICAST = 0x1000
+
+Places = frozenset[tuple[int, bytes]]
+"""Destinations, as messages have them."""
 
 
 class Netlink(Channel):
@@ -60,13 +62,50 @@ class Netlink(Channel):
         # Without IPv6 the kernel answers a question for it with IPv4.
         return [one for one in addresses if one.address.version == family]
 
-    async def routes(self, family: Family = 4) -> list[KernelRoute]:
-        """Returns the main table's routes, strongest metric first per destination."""
-        found = await self._dump(
-            "list the routes", self._ip.get_routes, family=FAMILIES[family], table=MAIN_TABLE
+    async def routes(
+        self, family: Family = 4, *, protocol: int = 0, oif: int | None = None
+    ) -> list[KernelRoute]:
+        """Returns routes of the main table, strongest metric first per destination.
+
+        `protocol`, `oif`: only those of that protocol number, and out of that device; the kernel
+        hands out no others. Without either this may be a hundred thousand: see `default_routes`
+        and `routes_to`.
+        """
+        body = wire.routes_request(family, protocol, oif)
+        found = await self._listing("list the routes", wire.RTM_GETROUTE, body, wire.route)
+        return [
+            route
+            for route in found
+            if route.destination.version == family
+            and protocol in (0, route.protocol)  # an older kernel hands out all
+            and oif in (None, route.oif)
+        ]
+
+    async def default_routes(self, family: Family = 4) -> list[KernelRoute]:
+        """Returns the main table's default routes, strongest metric first."""
+        body = wire.routes_request(family, 0, None)
+        found = await self._listing(
+            "list the routes", wire.RTM_GETROUTE, body, wire.route, lengths=(0,)
         )
-        routes = (messages.route(message) for message in found if not messages.is_cached(message))
-        return [route for route in routes if route.destination.version == family]
+        return [route for route in found if route.destination.version == family]
+
+    async def routes_to(self, destinations: Collection[IPNetwork]) -> list[KernelRoute]:
+        """Returns the main table's routes to exactly these destinations, of whomever."""
+        found: list[KernelRoute] = []
+        for family in (4, 6):
+            wanted = [net for net in destinations if net.version == family]
+            places = frozenset(map(wire.place, wanted))
+            lengths = frozenset(net.prefixlen for net in wanted)
+
+            def read(body: bytes, places: Places = places) -> KernelRoute | None:
+                return wire.route(body) if wire.is_to(body, places) else None
+
+            if wanted:
+                body = wire.routes_request(4 if family == 4 else 6, 0, None)
+                found += await self._listing(
+                    "list the routes", wire.RTM_GETROUTE, body, read, lengths
+                )
+        return [route for route in found if route.destination in destinations]
 
     async def route_to(self, destination: IPAddress) -> KernelRoute:
         """Returns the route a packet of this host to `destination` takes.
@@ -85,17 +124,17 @@ class Netlink(Channel):
 
     async def neighbours(self, index: int, family: Family) -> list[NeighbourEntry]:
         """Returns a device's permanent neighbour entries."""
-        found = await self._dump(
-            "list the neighbours", self._ip.get_neighbours, family=FAMILIES[family], ifindex=index
-        )
-        entries = (messages.neighbour(message) for message in found)
-        return [entry for entry in entries if entry is not None and entry.index == index]
+        body = wire.neighbours_request(index, family)
+        found = await self._listing("list the neighbours", wire.RTM_GETNEIGH, body, wire.neighbour)
+        return [one for one in found if one.index == index and one.address.version == family]
 
     async def bridge_entries(self, index: int) -> list[BridgeEntry]:
         """Returns a vxlan device's permanent forwarding entries."""
-        found = await self._dump("list the forwarding entries", self._ip.fdb, "dump", ifindex=index)
-        entries = (messages.bridge_entry(message) for message in found)
-        return [entry for entry in entries if entry is not None and entry.index == index]
+        body = wire.bridge_request(index)
+        found = await self._listing(
+            "list the forwarding entries", wire.RTM_GETNEIGH, body, wire.bridge_entry
+        )
+        return [entry for entry in found if entry.index == index]
 
     async def set_link(
         self,
@@ -198,82 +237,70 @@ class Netlink(Channel):
 
     async def add_route(self, route: KernelRoute) -> bool:
         """Adds a route to the main table; returns False when its place is taken."""
-        return await self._call(
-            f"add route {route.destination}",
-            self._ip.route,
-            "add",
-            ignored=(errno.EEXIST,),
-            **messages.route_request(route),
-        )
+        request = wire.put_route(route, replace=False)
+        return await self._change_one(f"add route {route.destination}", request, errno.EEXIST)
 
     async def replace_route(self, route: KernelRoute) -> None:
         """Puts a route in the place of the one with the same destination, TOS and metric."""
-        await self._call(
-            f"replace route {route.destination}",
-            self._ip.route,
-            "replace",
-            **messages.route_request(route),
-        )
+        request = wire.put_route(route, replace=True)
+        await self._change_one(f"replace route {route.destination}", request)
+
+    async def put_routes(self, steps: Sequence[tuple[KernelRoute, bool]]) -> list[int]:
+        """Puts routes in their order, many at a time; returns for each 0 or an errno.
+
+        Each comes with whether it takes the place of one; else that must be free (EEXIST).
+        """
+        requests = [wire.put_route(route, replace=replace) for route, replace in steps]
+        return await self._change("put routes", requests)
 
     async def remove_route(self, route: KernelRoute) -> None:
         """Removes exactly this route; one that is gone already is no error."""
-        await self._call(
-            f"remove route {route.destination}",
-            self._ip.route,
-            "del",
-            ignored=(errno.ESRCH,),
-            **messages.route_request(route),
+        await self.remove_routes([route])
+
+    async def remove_routes(self, routes: Iterable[KernelRoute]) -> None:
+        """Removes exactly these routes; one that is gone already is no error."""
+        routes = list(routes)
+        codes = await self._change("remove routes", [wire.remove_route(one) for one in routes])
+        for route, code in zip(routes, codes, strict=True):
+            if code not in (0, errno.ESRCH, errno.ENODEV):
+                raise refused(f"remove route {route.destination}", code)
+
+    async def put_neighbours(self, entries: Sequence[NeighbourEntry]) -> list[int]:
+        """Makes permanent neighbour entries, in the place of whatever is there.
+
+        Returns for each 0 or an errno.
+        """
+        return await self._change("set neighbours", [wire.put_neighbour(one) for one in entries])
+
+    async def remove_neighbours(self, entries: Iterable[tuple[int, IPAddress]]) -> None:
+        """Removes neighbour entries of devices; one that is gone already is no error."""
+        await self._remove(
+            "remove neighbours", [wire.remove_neighbour(index, ip) for index, ip in entries]
+        )
+
+    async def put_bridge_entries(self, entries: Sequence[BridgeEntry]) -> list[int]:
+        """Makes permanent forwarding entries, each in the place of the one for the same address.
+
+        Returns for each 0 or an errno.
+        """
+        requests = [wire.put_bridge_entry(one) for one in entries]
+        return await self._change("set forwarding entries", requests)
+
+    async def remove_bridge_entries(self, entries: Iterable[BridgeEntry]) -> None:
+        """Removes exactly these forwarding entries; one that is gone already is no error."""
+        await self._remove(
+            "remove forwarding entries", [wire.remove_bridge_entry(one) for one in entries]
         )
 
     async def put_neighbour(self, entry: NeighbourEntry) -> None:
         """Makes a permanent neighbour entry, in the place of whatever is there."""
-        await self._call(
-            f"set neighbour {entry.address}",
-            self._ip.neigh,
-            "replace",
-            ifindex=entry.index,
-            family=FAMILIES[entry.address.version],
-            dst=str(entry.address),
-            lladdr=entry.mac,
-            state=messages.NUD_PERMANENT,
-        )
-
-    async def remove_neighbour(self, index: int, address: IPAddress) -> None:
-        """Removes a neighbour entry; one that is gone already is no error."""
-        await self._call(
-            f"remove neighbour {address}",
-            self._ip.neigh,
-            "del",
-            ifindex=index,
-            family=FAMILIES[address.version],
-            dst=str(address),
-            ignored=(errno.ENOENT, errno.ENODEV),
-        )
+        await self._change_one(f"set neighbour {entry.address}", wire.put_neighbour(entry))
 
     async def put_bridge_entry(self, entry: BridgeEntry) -> None:
         """Makes a permanent forwarding entry, in the place of the one for the same address."""
-        await self._call(
-            f"set forwarding entry {entry.mac}",
-            self._ip.fdb,
-            "replace",
-            ifindex=entry.index,
-            family=AF_BRIDGE,
-            lladdr=entry.mac,
-            dst=str(entry.endpoint),
-            state=messages.NUD_PERMANENT,
-            flags=messages.NTF_SELF,
-        )
+        await self._change_one(f"set forwarding entry {entry.mac}", wire.put_bridge_entry(entry))
 
-    async def remove_bridge_entry(self, entry: BridgeEntry) -> None:
-        """Removes exactly this forwarding entry; one that is gone already is no error."""
-        await self._call(
-            f"remove forwarding entry {entry.mac}",
-            self._ip.fdb,
-            "del",
-            ifindex=entry.index,
-            family=AF_BRIDGE,
-            lladdr=entry.mac,
-            dst=str(entry.endpoint),
-            flags=messages.NTF_SELF,
-            ignored=(errno.ENOENT, errno.ENODEV),
-        )
+    async def _remove(self, what: str, requests: Sequence[wire.Request]) -> None:
+        for code in await self._change(what, requests):
+            if code not in (0, errno.ENOENT, errno.ENODEV):
+                raise refused(what, code)

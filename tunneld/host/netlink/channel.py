@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar
 
@@ -19,6 +20,8 @@ from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from tunneld.errors import CapabilityError, HostError
 from tunneld.host.finish import finish
+from tunneld.host.netlink.bulk import BATCH, BulkSocket, InterruptedDumpError, is_missing
+from tunneld.host.netlink.wire import Request
 
 _DUMP_TRIES = 10
 """A listing that changed while it was read is read again, at most this often in all."""
@@ -33,6 +36,9 @@ class Channel:
         self._loop = loop
         self._thread = thread
         self._ip: Any = None
+        self._bulk: BulkSocket | None = None
+        self.on_progress: Callable[[], None] = lambda: None
+        """Called after each answer of the kernel: what takes long is not what hangs."""
         self._lock = asyncio.Lock()
         """One request at a time: the kernel refuses a second dump on a socket (EBUSY)."""
 
@@ -48,7 +54,7 @@ class Channel:
         thread.start()
         self = cls(loop, thread)
         try:
-            self._ip = await self._run("open a routing socket", _open_socket())
+            self._ip, self._bulk = await self._run("open a routing socket", _open_sockets())
         except BaseException:
             await self.close()
             raise
@@ -69,8 +75,8 @@ class Channel:
         if not self._thread.is_alive():
             return
         if self._ip is not None:
-            await self._run("close the routing socket", _close_socket(self._ip))
-            self._ip = None
+            await self._run("close the routing socket", _close_sockets(self._ip, self._bulk))
+            self._ip = self._bulk = None
         self._loop.call_soon_threadsafe(self._loop.stop)
         await asyncio.to_thread(self._thread.join)
         self._loop.close()
@@ -113,18 +119,79 @@ class Channel:
                     raise
         return await self._run(what, dump())
 
+    async def _listing(
+        self,
+        what: str,
+        kind: int,
+        body: bytes,
+        read: Callable[[bytes], _T | None],
+        lengths: Collection[int] = (),
+    ) -> list[_T]:
+        """Returns what `read` makes of a listing; of routes only those of these prefix lengths."""
+        bulk = self._opened_bulk()
+
+        async def dump() -> list[_T]:
+            for _ in range(_DUMP_TRIES - 1):
+                try:
+                    return bulk.dump(kind, body, read, lengths)
+                except InterruptedDumpError:
+                    continue
+            return bulk.dump(kind, body, read, lengths)
+
+        async def listing() -> list[_T]:
+            try:
+                return await dump()
+            except InterruptedDumpError:
+                raise OSError(errno.EBUSY, "it changes faster than it can be read") from None
+            except OSError as error:
+                if is_missing(error):
+                    return []
+                raise
+
+        return await self._run(what, listing())
+
+    async def _change(self, what: str, requests: Sequence[Request]) -> list[int]:
+        """Makes changes in their order, many at a time; returns for each 0 or an errno.
+
+        Raises:
+            CapabilityError: they are not permitted.
+            HostError: the kernel takes no changes at all.
+        """
+        bulk = self._opened_bulk()
+        codes: list[int] = []
+
+        async def change(some: Sequence[Request]) -> list[int]:
+            return bulk.change(some)
+
+        for start in range(0, len(requests), BATCH):
+            codes += await self._run(what, change(requests[start : start + BATCH]))
+        if errno.EPERM in codes:
+            raise _not_permitted(what)
+        return codes
+
+    async def _change_one(self, what: str, request: Request, *ignored: int) -> bool:
+        """Makes one change; returns False where the kernel refused it with an `ignored` number."""
+        (code,) = await self._change(what, [request])
+        if code and code not in ignored:
+            raise refused(what, code)
+        return not code
+
+    def _opened_bulk(self) -> BulkSocket:
+        if self._bulk is None:
+            raise HostError("the routing socket is closed; expected it open while the daemon runs")
+        return self._bulk
+
     async def _run(self, what: str, work: Coroutine[Any, Any, _T]) -> _T:
         try:
             async with self._lock:
-                return await finish(
+                done = await finish(
                     asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
                 )
+            self.on_progress()
+            return done
         except NetlinkError as error:
             if error.code == errno.EPERM:
-                raise CapabilityError(
-                    f"cannot {what}: not permitted; expected CAP_NET_ADMIN: run as root or grant "
-                    "the capability"
-                ) from error
+                raise _not_permitted(what) from error
             text = str(error.args[1]) if len(error.args) > 1 else str(error)
             raise HostError(
                 f"cannot {what}: {text}; expected the kernel to allow it: see `ip address` and "
@@ -136,11 +203,31 @@ class Channel:
             ) from error
 
 
-async def _open_socket() -> AsyncIPRoute:
+def refused(what: str, code: int) -> HostError:
+    """Returns the error for what the kernel refused with an errno."""
+    return HostError(
+        f"cannot {what}: {os.strerror(code)}; expected the kernel to allow it: see `ip address` "
+        "and `ip route`"
+    )
+
+
+def _not_permitted(what: str) -> CapabilityError:
+    return CapabilityError(
+        f"cannot {what}: not permitted; expected CAP_NET_ADMIN: run as root or grant the capability"
+    )
+
+
+async def _open_sockets() -> tuple[AsyncIPRoute, BulkSocket]:
     ip = AsyncIPRoute()
     await ip.setup_endpoint()
-    return ip
+    try:
+        return ip, BulkSocket()
+    except OSError:
+        ip.close()
+        raise
 
 
-async def _close_socket(ip: AsyncIPRoute) -> None:
+async def _close_sockets(ip: AsyncIPRoute, bulk: BulkSocket | None) -> None:
     ip.close()
+    if bulk is not None:
+        bulk.close()

@@ -11,14 +11,10 @@ from typing import Any, TypeAlias
 
 from tunneld.backend.mac import MacAddress
 from tunneld.host.netlink.model import (
-    MAIN_TABLE,
-    RTN_UNREACHABLE,
     Address,
-    BridgeEntry,
     DeviceCounters,
     KernelRoute,
     Link,
-    NeighbourEntry,
     TunSettings,
     VxlanSettings,
 )
@@ -27,9 +23,6 @@ Message: TypeAlias = Any
 """A message as pyroute2, which has no types, parses it."""
 
 FAMILIES = {4: AF_INET, 6: AF_INET6}
-
-NUD_PERMANENT = 0x80
-NTF_SELF = 0x02
 
 _IFF_UP = 0x1
 _IFF_LOOPBACK = 0x8
@@ -41,7 +34,6 @@ _IFA_F_DADFAILED = 0x08
 _IFA_F_DEPRECATED = 0x20
 _IFA_F_TENTATIVE = 0x40
 _RTNH_F_ONLINK = 4
-_RTM_F_CLONED = 0x200
 
 _COUNTED = ("packets", "bytes", "dropped", "errors")
 
@@ -196,51 +188,3 @@ def route(message: Message) -> KernelRoute:
         mtu_bytes=(metrics.get_attr("RTAX_MTU") or 0) if metrics is not None else 0,
         hops=tuple(hop["oif"] for hop in multipath),
     )
-
-
-def is_cached(message: Message) -> bool:
-    """Says whether the kernel made this route for one destination, from what it learned."""
-    return bool(message["flags"] & _RTM_F_CLONED)
-
-
-def route_request(wanted: KernelRoute) -> dict[str, Any]:
-    """Returns the request that adds, replaces or removes a route of the main table."""
-    request: dict[str, Any] = {
-        "family": FAMILIES[wanted.destination.version],
-        "dst": str(wanted.destination),
-        "type": wanted.type,
-        "proto": wanted.protocol,
-        "priority": wanted.metric,
-        "scope": wanted.scope,
-        "table": MAIN_TABLE,
-    }
-    if wanted.oif is not None and wanted.type != RTN_UNREACHABLE:
-        request["oif"] = wanted.oif
-    if wanted.gateway is not None:
-        request["gateway"] = str(wanted.gateway)
-    if wanted.onlink:
-        request["flags"] = _RTNH_F_ONLINK
-    if wanted.source is not None:
-        request["prefsrc"] = str(wanted.source)
-    if wanted.mtu_bytes:
-        request["metrics"] = {"mtu": wanted.mtu_bytes}
-    return request
-
-
-def neighbour(message: Message) -> NeighbourEntry | None:
-    """Returns what a RTM_NEWNEIGH says; None for an entry that is not permanent."""
-    mac = message.get_attr("NDA_LLADDR")
-    found = message.get_attr("NDA_DST")
-    if not message["state"] & NUD_PERMANENT or mac is None or found is None:
-        return None
-    return NeighbourEntry(index=message["ifindex"], address=ip_address(found), mac=MacAddress(mac))
-
-
-def bridge_entry(message: Message) -> BridgeEntry | None:
-    """Returns what a RTM_NEWNEIGH of family AF_BRIDGE says of a permanent entry; else None."""
-    mac = message.get_attr("NDA_LLADDR")
-    endpoint = message.get_attr("NDA_DST")
-    permanent = message["state"] & NUD_PERMANENT
-    if not permanent or not message["flags"] & NTF_SELF or mac is None or endpoint is None:
-        return None
-    return BridgeEntry(index=message["ifindex"], mac=MacAddress(mac), endpoint=ip_address(endpoint))

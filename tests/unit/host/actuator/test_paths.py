@@ -25,6 +25,7 @@ from tests.unit.host.actuator.tun import NETWORK
 from tests.unit.host.conftest import eventually, run_inside
 from tests.unit.host.vxlan import PEER_MAC
 from tunneld.backend.mac import MacAddress
+from tunneld.daemon.reconcile import Reconciler
 from tunneld.fib.diff import difference
 from tunneld.fib.state import EngineState, HostState, State
 from tunneld.host.actuator import Actuator, HostEvent
@@ -259,3 +260,34 @@ def test_cancelled_change_goes_on_after_no_stop(
         is_whole = run_inside(dual, partial(main, turns))
         assert everything(dual) == before, f"cancelled after {turns} turns"
         turns += max(1, turns // 2)
+
+
+@pytest.mark.parametrize("state", ["kernel vxlan", "host-gw"])
+def test_route_of_others_in_one_peers_place_withholds_nothing_from_the_rest(
+    dual: Namespace, tmp_path: Path, state: str
+) -> None:
+    """Nor subnet.env, nor that the data path forwards: containers are started by these."""
+    wanted = STATES[state]
+    (foreign,) = {route for route in wanted.routes if str(route.destination) == "10.5.2.0/24"}
+    dual.run("ip", "route", "add", "10.5.2.0/24", "via", "192.0.2.9")
+
+    async def work(actuator: Actuator) -> None:
+        reconciler = Reconciler(
+            engine=None,
+            actuator=actuator,
+            desired=lambda: State(engine=EngineState(), host=wanted),
+        )
+        running = asyncio.create_task(reconciler.run())
+        reconciler.wake()
+        await reconciler.settled()
+        assert reconciler.routes == wanted.routes - {foreign}
+        assert "10.5.2.0/24 via 192.0.2.9 dev eth0 proto 3 is in its place" in str(
+            reconciler.problem
+        )
+        assert (tmp_path / "subnet.env").exists()
+        dual.run("ip", "route", "del", "10.5.2.0/24")
+        await eventually(lambda: reconciler.routes == wanted.routes, "the route put at last")
+        await eventually(lambda: reconciler.problem is None, "no problem any more")
+        running.cancel()
+
+    run_actuated(dual, tmp_path, wanted, work)
