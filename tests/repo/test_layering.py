@@ -38,6 +38,8 @@ PURE = (
     "tunneld.lease.tracker",
     "tunneld.lease.selection",
     "tunneld.lease.coexistence",
+    "tunneld.lease.doubles",
+    "tunneld.lease.kinship",
     "tunneld.peer",
     "tunneld.backend",
     "tunneld.fib",

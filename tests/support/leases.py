@@ -52,7 +52,9 @@ def usable(lease: Lease, *withheld: str) -> Usable:
     return Usable(lease=lease, withheld=subnets)
 
 
-def record(node_id: str, subnets: str, public_ips: str) -> NodeRecord:
+def record(
+    node_id: str, subnets: str, public_ips: str, *, machine: str | None = None
+) -> NodeRecord:
     host = holder(public_ips)
     return NodeRecord(
         node_id=node_id,
@@ -60,6 +62,7 @@ def record(node_id: str, subnets: str, public_ips: str) -> NodeRecord:
         public_ip=host.public_ip,
         public_ipv6=host.public_ipv6,
         version="0.1.0",
+        extra={} if machine is None else {"Machine": machine},
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunneld.host.state_dir import StateDir
+from tunneld.lease.kinship import are_apart
 from tunneld.lease.model import Lease, NodeRecord, Snapshot
 from tunneld.store import format as texts
 
@@ -72,12 +73,15 @@ class Cache:
         source: str,
         places: Collection[str] = (),
         cluster: Callable[[], str | None] = lambda: None,
+        machine: str | None = None,
     ) -> None:
         """`source` names the kind of store and the prefix: another network's memory is of no use.
 
         Nor is that of another cluster with the same prefix: `places` are the endpoints or the file
         that the store is looked for at, and `cluster` says which one it is, once that is known.
+        `machine` is that of `lease.kinship`: what another one remembered is not this host's lease.
         """
+        self._machine = machine
         self._state_dir = state_dir
         self._source = source
         self._places = tuple(places)
@@ -102,6 +106,7 @@ class Cache:
                 "Source": self._source,
                 "Places": list(self._places),
                 "Cluster": self._cluster() or self._last_cluster,
+                "Machine": self._machine,
                 "Revision": table.revision,
                 "Config": table.config,
                 "Own": texts.format_lease_key(own.key),
@@ -153,6 +158,9 @@ class Cache:
                 "the remembered network is that of another store; waiting for this one",
                 extra={"fields": {"endpoint": ", ".join(self._places)}},
             )
+            return None
+        if are_apart(document.get("Machine"), self._machine):
+            _log.warning("the remembered network is of another machine; waiting for the store")
             return None
         left_s = _left_s(document, now)
         if left_s <= 0:

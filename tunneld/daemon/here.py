@@ -49,6 +49,11 @@ def vtep_macs(
     return made
 
 
+def forget_vtep_macs(state_dir: StateDir) -> None:
+    """Has new ones made: those that are kept are another host's, whose directory this is."""
+    state_dir.save(NAME, None)
+
+
 def _read(document: object) -> tuple[MacAddress, MacAddress] | None:
     if document is None:
         return None

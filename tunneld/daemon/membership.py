@@ -68,6 +68,11 @@ class Membership:
         self._conflict: str | None = None
 
     @property
+    def node_id(self) -> str:
+        """By which this node knows its lease again."""
+        return self._keeper.node_id
+
+    @property
     def own(self) -> Lease | None:
         """The lease this node holds, or goes on with while it takes it back."""
         return self._keeper.lease

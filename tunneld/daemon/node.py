@@ -22,7 +22,9 @@ from tunneld.control.server import ControlServer
 from tunneld.control.status import FirewallStatus, render_status
 from tunneld.daemon.cache import Cache, write_down
 from tunneld.daemon.datapath import DataPath
+from tunneld.daemon.here import forget_vtep_macs
 from tunneld.daemon.membership import Membership
+from tunneld.daemon.presence import be_present
 from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
 from tunneld.daemon.tenure import Rooms, Tenure
@@ -31,6 +33,7 @@ from tunneld.daemon.underlay import UnderlayMovedError, any_underlay, settled_un
 from tunneld.daemon.watchdog import Watchdog
 from tunneld.errors import DeviceLostError
 from tunneld.host.capabilities import require_capabilities
+from tunneld.host.machine import machine
 from tunneld.host.netlink import Netlink
 from tunneld.host.notify import Notifier
 from tunneld.host.state_dir import StateDir
@@ -85,6 +88,8 @@ class Node:
             keeper = Keeper(
                 store,
                 node_id=self._state_dir.node_id,
+                machine=machine(),
+                new_node_id=self._new_node_id,
                 version=__version__,
                 ttl_s=options.lease_ttl_s,
                 renew_margin_s=options.renew_margin_s,
@@ -96,9 +101,9 @@ class Node:
                 f"{store.status().kind} {options.store.prefix}",
                 [str(options.store.path)] if options.store.path else options.store.endpoints,
                 lambda: store.status().cluster,
+                machine(),
             )
             self._report = Report(
-                node_id=self._state_dir.node_id,
                 membership=self._membership,
                 firewall=FirewallStatus(
                     mode=options.firewall, forward_rules=options.iptables_forward_rules
@@ -116,10 +121,16 @@ class Node:
                     self._membership.follow(),
                     self._membership.remind(),
                     write_down(self._state_dir),
+                    be_present(self._membership, keeper),
                     self._stay(),
                 )
             except LeftError:
                 _log.info("this node has left the network")
+
+    def _new_node_id(self, is_copy: bool) -> str:
+        if is_copy:
+            forget_vtep_macs(self._state_dir)
+        return self._state_dir.renew_node_id()
 
     async def _open_faces(self, stack: AsyncExitStack) -> None:
         control = ControlServer(
@@ -174,9 +185,11 @@ class Node:
                     extra={"fields": {"error": str(lost)}},
                 )
             except UnderlayMovedError as moved:
-                underlay = moved.underlay
+                has_moved, underlay = moved.underlay != underlay, moved.underlay
                 _log.warning(
-                    "the underlay has moved; the data path is built anew",
+                    "the underlay has moved; the data path is built anew"
+                    if has_moved
+                    else "this host's VTEP addresses were another's; the data path is built anew",
                     extra={
                         "fields": {
                             "interface": underlay.name,

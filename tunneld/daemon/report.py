@@ -39,8 +39,7 @@ ProblemSource = Callable[[], str | Iterable[str] | None]
 class Report:
     """The node as it can be seen from outside, from its first moment on."""
 
-    def __init__(self, *, node_id: str, membership: Membership, firewall: FirewallStatus) -> None:
-        self._node_id = node_id
+    def __init__(self, *, membership: Membership, firewall: FirewallStatus) -> None:
         self._membership = membership
         self._firewall = firewall
         self.phase: NodeState = "starting"
@@ -56,7 +55,6 @@ class Report:
         self.add(log.problem)
         self.add(lambda: membership.problem)
         self.add(lambda: self.path.reconciler.problem if self.path else None)
-        self.add(lambda: self.path.actuator.problem if self.path else None)
         self.add(lambda: self.underlay.problem if self.underlay else self._tentative)
 
     def add(self, source: ProblemSource) -> Callable[[], None]:
@@ -133,7 +131,7 @@ class Report:
         return StatusInput(
             version=__version__,
             state=self.state,
-            node_id=self._node_id,
+            node_id=self._membership.node_id,
             network=self.network,
             lease=self._membership.own,
             expires_at=wall_time(

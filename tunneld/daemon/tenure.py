@@ -28,7 +28,7 @@ from tunneld.daemon.report import Report
 from tunneld.daemon.rounds import Rounds
 from tunneld.daemon.scheduling import Scheduling
 from tunneld.daemon.together import together
-from tunneld.daemon.underlay import UnderlayWatch
+from tunneld.daemon.underlay import UnderlayMovedError, UnderlayWatch
 from tunneld.engine import EngineEvent
 from tunneld.errors import EngineError, HostError
 from tunneld.fib.compose import Rules
@@ -140,6 +140,9 @@ class Tenure:
             if not membership.holds(attributes):
                 previous = _previous_subnet(options.subnet_file)
                 await membership.join(self._config, attributes, previous)
+                if this_host(self._underlay, rooms.state_dir) != self._here:
+                    # Its state directory was a copy: the VTEP addresses are another host's.
+                    raise UnderlayMovedError(self._underlay)
 
             report.desired, report.path, report.underlay = desired, path, self._underlay_watch
             stack.callback(report.forget)

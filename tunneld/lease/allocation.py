@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from tunneld.errors import SubnetExhaustedError
+from tunneld.lease.kinship import Identity, ours
 from tunneld.lease.model import (
     NO_IPV4_SUBNET,
     Holder,
@@ -55,7 +56,7 @@ class Candidate:
     """`owned` and `public_ip`: a lease of ours. `kept`: it takes over the subnet of one family
     from a lease of ours whose key must go. `lost`: ours until it was deleted or ended."""
     drop: tuple[Lease, ...] = ()
-    """Leases of ours that cannot stay as they are; they go in the same write."""
+    """Leases of ours that cannot stay, or are too many; they go in the same write."""
     reservation: Reservation | None = None
     """A lasting claim to write beside the lease, which itself ends with its grant."""
 
@@ -63,29 +64,34 @@ class Candidate:
 def candidates(
     view: Snapshot,
     *,
-    node_id: str,
-    holder: Holder,
+    me: Identity,
     config: NetworkConfig,
     rng: Shuffler,
     previous: SubnetKey | None = None,
     held: Lease | None = None,
+    unanswered: Collection[SubnetKey] = (),
     blocked: Collection[SubnetKey] = (),
 ) -> Iterator[Candidate]:
     """Yields the keys to try, each at most once; each names a subnet of every family there is.
 
     Order: the lease this node owns; what can be kept of it; the subnets it lost; a lease with its
-    public IP; what can be kept of that; its reservation; the subnets of the old subnet.env;
+    public IP; what can be kept of that; a lease of its machine that the old subnet.env names; its
+    reservation; the subnets of the old subnet.env;
     in each family one of the first free ones by chance. What a source lacks in one family is
     filled up from the next that has it.
 
-    `held` is the lease this process wrote last: it knows better than the node's record, which
-    somebody else with a copy of the node id may have written. `blocked` are keys whose
-    claims failed though the table says they are free: their entries cannot be read.
+    `held`, `previous` and `unanswered` are as in `lease.kinship`, which says what is ours. Of
+    several leases of ours one is kept: one host holds one lease. `blocked` are keys whose claims
+    failed though the table says they are free: their entries cannot be read.
 
     Raises:
         SubnetExhaustedError: after the other candidates, when no subnet is free.
     """
-    own = _own_leases(view, node_id=node_id, holder=holder, held=held)
+    holder = me.holder
+    own: list[tuple[Origin, Lease]] = [
+        (found.origin, found.lease)
+        for found in ours(view, me, held=held, previous=previous, unanswered=unanswered)
+    ]
     keys = {lease.key for _, lease in own}
     foreign = [lease for lease in view.leases if lease.key not in keys]
     fitting = [
@@ -95,10 +101,17 @@ def candidates(
     ]
     stay = {lease.key for _, lease in fitting}
     misfits = [(origin, lease) for origin, lease in own if lease.key not in stay]
-    drop = tuple(lease for _, lease in misfits)
+    excess = [lease for _, lease in fitting if not lease.is_reservation]
+
+    def drop(kept: SubnetKey | None) -> tuple[Lease, ...]:
+        """Returns the leases of ours that go when the one of `kept` stays."""
+        return tuple(
+            lease for lease in (*(one for _, one in misfits), *excess) if lease.key != kept
+        )
+
     wishes: list[_Wish] = [
         *(_kept(lease, view, holder) for origin, lease in misfits if origin == "owned"),
-        *(_Wish("lost", key) for key in _lost(view, node_id=node_id, held=held)),
+        *(_Wish("lost", key) for key in _lost(view, node_id=me.node_id, held=held)),
         *(_kept(lease, view, holder) for origin, lease in misfits if origin == "public_ip"),
         *(_Wish("reservation", key) for key in _reserved(view, holder)),
     ]
@@ -134,7 +147,7 @@ def candidates(
                     key=lease.key,
                     expected_revision=lease.mod_revision,
                     origin=origin,
-                    drop=drop,
+                    drop=drop(lease.key),
                     reservation=_lasting(view, lease, holder),
                 )
 
@@ -148,13 +161,14 @@ def candidates(
                         key=key,
                         expected_revision=0,
                         origin=wish.origin,
-                        drop=drop,
+                        drop=drop(key),
                         reservation=wish.reservation,
                     )
 
     yield from existing("owned")
     yield from vacant("kept", "lost")
     yield from existing("public_ip")
+    yield from existing("subnet_env")
     yield from vacant("reservation", "subnet_env")
 
     for family in (ipv4, ipv6):
@@ -162,7 +176,7 @@ def candidates(
             raise _exhausted(family.pool, view)
     for key in _pairs(ipv4, ipv6):
         if key not in tried:
-            yield Candidate(key=key, expected_revision=0, origin="free", drop=drop)
+            yield Candidate(key=key, expected_revision=0, origin="free", drop=drop(key))
 
 
 def came_second(lease: Lease, others: Iterable[Lease]) -> bool:
@@ -177,28 +191,6 @@ def came_second(lease: Lease, others: Iterable[Lease]) -> bool:
         and any(overlap(one, two) for one in lease.key.subnets for two in other.key.subnets)
         for other in others
     )
-
-
-def _own_leases(
-    view: Snapshot, *, node_id: str, holder: Holder, held: Lease | None
-) -> list[tuple[Origin, Lease]]:
-    """Returns the leases that are this node's, with what says so."""
-    record = next((record for record in view.records if record.node_id == node_id), None)
-    of_others = {
-        (record.key, record.holder) for record in view.records if record.node_id != node_id
-    }
-    own: list[tuple[Origin, Lease]] = []
-    for lease in sorted(view.leases, key=lambda lease: lease.key):
-        claim = (lease.key, lease.holder)
-        if held is not None:
-            is_owned = claim == (held.key, held.holder) and lease.grant_id == held.grant_id
-        else:
-            is_owned = record is not None and record.describes(lease)
-        if is_owned:
-            own.append(("owned", lease))
-        elif holder.is_host_of(lease.holder) and claim not in of_others:
-            own.append(("public_ip", lease))
-    return own
 
 
 def _lost(view: Snapshot, *, node_id: str, held: Lease | None) -> Iterator[SubnetKey]:

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+import secrets
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 from tunneld.errors import (
@@ -22,7 +23,8 @@ from tunneld.errors import (
     SubnetTakenError,
 )
 from tunneld.lease.allocation import Candidate, Shuffler, came_second, candidates
-from tunneld.lease.model import Lease, LeaseAttributes, NodeRecord, Snapshot, SubnetKey
+from tunneld.lease.attendance import Attendance
+from tunneld.lease.model import Lease, LeaseAttributes, SubnetKey
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.ownership import Held, Verdict, judge
 from tunneld.lease.registry import Claim, Grant, Store
@@ -70,15 +72,31 @@ class Keeper:
         store: Store,
         *,
         node_id: str,
+        machine: str | None = None,
+        new_node_id: Callable[[bool], str] = lambda _is_copy: secrets.token_hex(16),
         version: str,
         ttl_s: float,
         renew_margin_s: float,
         rng: Shuffler,
     ) -> None:
+        """Knows no lease yet.
+
+        Args:
+            store: where leases are.
+            node_id: by which this node knows its lease again.
+            machine: what tells the machine, as in `lease.kinship`.
+            new_node_id: makes this a new node and returns its id; True: what was remembered under
+                the former id is another host's.
+            version: of tunneld, for the record.
+            ttl_s: life of the lease, in seconds.
+            renew_margin_s: how long before its end the lease is renewed at the latest.
+            rng: chooses among free subnets.
+        """
+        self._attendance = Attendance(
+            store, node_id=node_id, machine=machine, version=version, new_node_id=new_node_id
+        )
         self._interval_s = renewal_interval_s(ttl_s, renew_margin_s)
         self._store = store
-        self._node_id = node_id
-        self._version = version
         self._ttl_s = ttl_s
         self._rng = rng
         self._lease: Lease | None = None
@@ -96,7 +114,7 @@ class Keeper:
     @property
     def node_id(self) -> str:
         """By which this node knows its lease again."""
-        return self._node_id
+        return self._attendance.node_id
 
     @property
     def lease(self) -> Lease | None:
@@ -165,19 +183,26 @@ class Keeper:
             is_fresh = history == 0
             view = await self._store.read() if is_fresh else tracker.view
             races = _Races()
+            # What was remembered counts like what the store says, while the address is the same.
             held = self._lease
+            if held is not None and self._is_due and held.holder != attributes.holder:
+                held = None
+            roll = self._attendance.roll(attributes.holder, held, previous)
             for _ in range(MAX_ROUNDS):
+                if not await roll.is_complete(view, tracker):
+                    view, is_fresh = await self._store.read(), True
+                    continue
                 grant = await self._usable_grant()
                 try:
                     found = await self._try_each(
                         candidates(
                             view,
-                            node_id=self._node_id,
-                            holder=attributes.holder,
+                            me=roll.me,
                             config=config,
                             rng=self._rng,
                             previous=previous,
                             held=held,
+                            unanswered=roll.silent,
                             blocked=races.blocked,
                         ),
                         attributes,
@@ -202,8 +227,9 @@ class Keeper:
                         view, is_fresh, held = after, True, lease
                         continue
                 self._report(candidate, lease)
-                self._report_twin(held, view)
                 self._lease, self._history, self._is_lost = lease, history, False
+                self._is_due = False
+                self._attendance.has_written()
                 return lease
         networks = " and ".join(str(pool.network) for pool in config.pools)
         raise LeaseError(
@@ -268,6 +294,22 @@ class Keeper:
                 if self._grant is grant:
                     self._renewed(renewed, asked_at_s)
 
+    async def answer(self, tracker: LeaseTracker) -> None:
+        """Answers for the own lease, and leaves the node id to who writes under it from elsewhere.
+
+        To be called after every change of the table.
+
+        Raises:
+            StoreError: the store does not answer, or refuses us.
+            GrantLostError: the lease has ended.
+        """
+        lease, grant = self._lease, self._grant
+        if lease is None or grant is None or self._is_lost or self._is_due:
+            return
+        is_old = tracker.history == self._history and tracker.revision < lease.mod_revision
+        if not is_old and not self._acquiring.locked():
+            await self._attendance.answer(tracker, lease, grant, now_s=_now())
+
     async def leave(self) -> bool:
         """Gives the lease up; True when it is gone from the store, and nobody else's was touched.
 
@@ -278,7 +320,7 @@ class Keeper:
             lease = self._lease
             if lease is None:
                 return True
-            is_gone = await self._store.withdraw(lease, self._node_id)
+            is_gone = await self._store.withdraw(lease, self._attendance.node_id)
             self._lease, self._grant = None, None
         facts = {"subnet": str(lease.key)}
         if is_gone:
@@ -296,13 +338,7 @@ class Keeper:
     ) -> tuple[Candidate, Lease] | None:
         """Claims the first candidate nobody snatches; None: look at the store again."""
         for candidate in choices:
-            record = NodeRecord(
-                node_id=self._node_id,
-                key=candidate.key,
-                public_ip=attributes.public_ip,
-                public_ipv6=attributes.public_ipv6,
-                version=self._version,
-            )
+            record = self._attendance.record(Lease(key=candidate.key, attributes=attributes))
             try:
                 lease = await self._store.claim(
                     Claim(
@@ -392,17 +428,6 @@ class Keeper:
                 "the lease was lost; this host has another subnet: restart what used the old one",
                 extra={"fields": {**facts, "detail": f"former subnet {former.key}"}},
             )
-
-    def _report_twin(self, former: Lease | None, view: Snapshot) -> None:
-        if former is None or view.revision < former.mod_revision:
-            return
-        for record in view.records:
-            if record.node_id == self._node_id and not record.describes(former):
-                _log.error(
-                    "another host uses the node id of this one: remove it from its state "
-                    "directory and restart it",
-                    extra={"fields": {"node_id": self._node_id, "public_ip": str(record.holder)}},
-                )
 
 
 class _Races:

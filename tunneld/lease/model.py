@@ -20,6 +20,9 @@ NO_IPV4_SUBNET = IPv4Network("0.0.0.0/0")
 
 _BEFORE = IPv6Network("::/0")
 
+ASKS = "Asks"
+"""Member of a record that is a question: the leases asked for, as texts."""
+
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 IPNetwork: TypeAlias = IPv4Network | IPv6Network
 
@@ -143,6 +146,11 @@ class NodeRecord:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def is_question(self) -> bool:
+        """Whether it only asks who holds some leases, as `lease.roll_call` does."""
+        return ASKS in self.extra
+
+    @property
     def holder(self) -> Holder:
         """Who wrote it."""
         return Holder(self.public_ip, self.public_ipv6)
@@ -152,7 +160,7 @@ class NodeRecord:
 
         A record left behind by a node whose subnet somebody else took names another holder.
         """
-        return (self.key, self.holder) == (lease.key, lease.holder)
+        return not self.is_question and (self.key, self.holder) == (lease.key, lease.holder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

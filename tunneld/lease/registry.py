@@ -106,6 +106,14 @@ class Store(Protocol):
         """
         ...
 
+    async def write_record(self, record: NodeRecord, grant: Grant) -> None:
+        """Writes a node record alone, whatever was there.
+
+        Raises:
+            GrantLostError: the grant has run out.
+        """
+        ...
+
     async def withdraw(self, lease: Lease, node_id: str) -> bool:
         """Deletes a lease, if it is still at its `mod_revision`, and the node's record.
 

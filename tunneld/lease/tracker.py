@@ -90,6 +90,10 @@ class LeaseTracker:
         """Returns the lease of exactly that subnet."""
         return self._leases.get(key)
 
+    def record(self, node_id: str) -> NodeRecord | None:
+        """Returns the record under a node id."""
+        return self._records.get(node_id)
+
     def reset(self, snapshot: Snapshot) -> None:
         """Adopts a listing, after start-up or when the store could not say what changed."""
         self.revision = snapshot.revision

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tunneld.errors import GrantLostError, LeaseError, SubnetTakenError
-from tunneld.lease.model import Lease
-from tunneld.lease.registry import Claim
+from tunneld.lease.model import Lease, NodeRecord
+from tunneld.lease.registry import Claim, Grant
 from tunneld.store import format as fmt
 from tunneld.store.layout import Entry, Layout
 
@@ -105,6 +105,16 @@ def claimed(layout: Layout, wanted: Claim, outcome: Outcome) -> Lease:
         f"lease of {wanted.key} is not at revision {wanted.expected_revision} any more: "
         "another node was faster"
     )
+
+
+def record(layout: Layout, wanted: NodeRecord, grant: Grant) -> Transaction:
+    """Returns the transaction that writes a node record.
+
+    Raises:
+        LeaseError: its node id or subnet cannot be in a key.
+    """
+    name = layout.record(wanted.node_id)
+    return Transaction(puts=(Put(name, fmt.encode_record(wanted), grant.grant_id),))
 
 
 def withdraw(layout: Layout, lease: Lease, node_id: str) -> Transaction:

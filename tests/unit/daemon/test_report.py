@@ -21,7 +21,7 @@ class Member:
 
 def report() -> Report:
     firewall = FirewallStatus(mode="auto", forward_rules=True)
-    return Report(node_id="n", membership=cast("Any", Member()), firewall=firewall)
+    return Report(membership=cast("Any", Member()), firewall=firewall)
 
 
 def test_a_room_adds_a_line_and_takes_it_away_again() -> None:

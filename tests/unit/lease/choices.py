@@ -7,6 +7,7 @@ import random
 from tests.support.leases import holder, key
 from tests.unit.lease.values import ME, NETWORK
 from tunneld.lease.allocation import Candidate, candidates
+from tunneld.lease.kinship import Identity
 from tunneld.lease.model import Lease, Snapshot, SubnetKey
 from tunneld.lease.network import NetworkConfig
 
@@ -20,17 +21,19 @@ def choices(
     config: NetworkConfig = NETWORK,
     previous: str | None = None,
     held: Lease | None = None,
+    machine: str | None = None,
+    unanswered: frozenset[SubnetKey] = frozenset(),
     blocked: frozenset[SubnetKey] = frozenset(),
 ) -> list[Candidate]:
     return list(
         candidates(
             view,
-            node_id=NODE,
-            holder=holder(public_ip),
+            me=Identity(node_id=NODE, holder=holder(public_ip), machine=machine),
             config=config,
             rng=random.Random(1),
             previous=None if previous is None else key(previous),
             held=held,
+            unanswered=unanswered,
             blocked=blocked,
         )
     )

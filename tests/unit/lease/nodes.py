@@ -27,15 +27,20 @@ class Node:
         public_ip: str,
         *,
         node_id: str | None = None,
+        machine: str | None = None,
         ttl_s: float = 60.0,
         seed: int = 1,
     ) -> None:
         self.store = open_store(options)
         self.public_ip = public_ip
         self.tracker = LeaseTracker()
+        self.renamed: list[bool] = []
+        """For each new node id, whether what was remembered was another host's."""
         self.keeper = Keeper(
             self.store,
             node_id=node_id or f"node-{re.sub('[.:,]', '-', public_ip)}",
+            machine=machine,
+            new_node_id=self._new_node_id,
             version="0.1.0",
             ttl_s=ttl_s,
             renew_margin_s=3600.0,
@@ -88,9 +93,14 @@ class Node:
         if not self._task.cancelled():
             self._task.result()
 
+    def _new_node_id(self, is_copy: bool) -> str:
+        self.renamed.append(is_copy)
+        return f"{self.keeper.node_id}-{len(self.renamed)}-{re.sub('[.:,]', '-', self.public_ip)}"
+
     async def _follow(self) -> None:
         async for news in self.store.watch():
             if isinstance(news, Batch):
                 self.tracker.apply(news)
             else:
                 self.tracker.reset(news)
+            await self.keeper.answer(self.tracker)

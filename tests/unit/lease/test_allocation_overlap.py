@@ -14,6 +14,7 @@ from tests.support.leases import holder, key, lease, record, reservation, table
 from tests.unit.lease.choices import NODE
 from tunneld.errors import SubnetExhaustedError
 from tunneld.lease.allocation import Candidate, candidates
+from tunneld.lease.kinship import Identity
 from tunneld.lease.model import Holder, Snapshot, SubnetKey
 from tunneld.lease.network import NetworkConfig, parse
 
@@ -73,8 +74,7 @@ def test_candidate_never_overlaps_what_is_not_its_own(
         found.extend(
             candidates(
                 view,
-                node_id=NODE,
-                holder=host,
+                me=Identity(node_id=NODE, holder=host),
                 config=config,
                 rng=random.Random(1),
                 previous=None if previous is None else key(previous),

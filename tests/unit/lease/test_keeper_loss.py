@@ -72,29 +72,6 @@ def test_lease_rewritten_with_our_own_address_is_taken_back_in_place(
     assert second.grant_id == first.grant_id
 
 
-def test_two_hosts_with_one_node_id_do_not_fight_for_ever(
-    server: Server, prefix: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    async def main() -> tuple[Lease, Lease]:
-        async with (
-            Node(server.options(prefix), ME, node_id="copy") as one,
-            Node(server.options(prefix), ALICE, node_id="copy") as two,
-        ):
-            first = await one.acquire(NETWORK)
-            await two.sees(first)
-            stolen = await two.acquire(NETWORK)
-            assert stolen.key == first.key
-            assert isinstance(await one.verdict(), Overwritten)
-            second = await one.acquire(NETWORK)
-            await two.sees(second)
-            assert isinstance(two.keeper.observe(two.tracker), Held)
-            return stolen, second
-
-    stolen, second = run(main())
-    assert stolen.key != second.key
-    assert any("node id" in entry.getMessage() for entry in caplog.records)
-
-
 def test_lease_that_has_ended_is_lost_and_comes_back_in_place(server: Server, prefix: str) -> None:
     async def main() -> tuple[Lease, Lease]:
         async with Node(server.options(prefix), ME, ttl_s=1.0) as node:

@@ -23,7 +23,7 @@ from tunneld.errors import (
     StoreRefusedError,
     StoreUnavailableError,
 )
-from tunneld.lease.model import Batch, Lease, Snapshot
+from tunneld.lease.model import Batch, Lease, NodeRecord, Snapshot
 from tunneld.lease.registry import Claim, Grant, StoreStatus
 from tunneld.log import Periodic
 from tunneld.store import transaction
@@ -124,6 +124,11 @@ class EtcdStore:
         wanted = transaction.claim(self._layout, claim)
         outcome = await self._call(self._client.transact(wanted))
         return transaction.claimed(self._layout, claim, outcome)
+
+    async def write_record(self, record: NodeRecord, grant: Grant) -> None:
+        """Writes a node record alone. Raises GrantLostError when the grant has run out."""
+        wanted = transaction.record(self._layout, record, grant)
+        await self._call(self._client.transact(wanted))
 
     async def withdraw(self, lease: Lease, node_id: str) -> bool:
         """Deletes a lease and the node's record; False when it was written since."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from tunneld.errors import StoreError, StoreRefusedError, StoreUnavailableError, TunneldError
-from tunneld.lease.model import Batch, Lease, Snapshot
+from tunneld.lease.model import Batch, Lease, NodeRecord, Snapshot
 from tunneld.lease.registry import Claim, Grant, StoreStatus
 from tunneld.store import transaction
 from tunneld.store.health import Health
@@ -91,6 +91,11 @@ class SqliteStore:
         wanted = transaction.claim(self._layout, claim)
         outcome = await self._run(self._file.transact, wanted)
         return transaction.claimed(self._layout, claim, outcome)
+
+    async def write_record(self, record: NodeRecord, grant: Grant) -> None:
+        """Writes a node record alone. Raises GrantLostError when the grant has run out."""
+        wanted = transaction.record(self._layout, record, grant)
+        await self._run(self._file.transact, wanted)
 
     async def withdraw(self, lease: Lease, node_id: str) -> bool:
         """Deletes a lease and the node's record; False when it was written since."""
