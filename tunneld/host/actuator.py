@@ -120,6 +120,11 @@ class Actuator:
         async with self._lock:
             return await self._routes.observe(await self._exits(await self._netlink.links()))
 
+    @property
+    def forwarding_problem(self) -> str | None:
+        """What this host lacks and is not ours to put right, in one line."""
+        return self._forwarding.problem
+
     async def counters(self) -> list[DeviceCounters]:
         """Returns what the kernel has counted on the devices by which it moves our packets.
 
@@ -213,7 +218,7 @@ class Actuator:
                 self._firewall.clear(),
                 self._routes.clear(exits),
                 self._vxlan.clear(),
-                asyncio.to_thread(self._forwarding.restore),
+                self._restore_forwarding(),
             ):
                 try:
                     await step
@@ -223,6 +228,13 @@ class Actuator:
                 self._subnet_env.path.unlink(missing_ok=True)
         if failures:
             raise HostError("; ".join(failures))
+
+    async def _restore_forwarding(self) -> None:
+        translated: Collection[Version] = ()
+        if self._forwarding.is_ours:
+            translated = await self._firewall.translated_by_others()
+        ours = [*self._vxlan.names, *([self._device.name] if self._device else [])]
+        await asyncio.to_thread(self._forwarding.restore, ours, translated)
 
     async def _apply_devices(self, change: HostChange) -> None:
         if change.device is not None or any(one.kind == "overlay" for one in change.put_routes):

@@ -2,8 +2,8 @@
 
 Containers' packets come in by a bridge, so that the overlay needs forwarding there too. Where
 Docker is, it is left to Docker: dockerd sets its FORWARD policy to DROP only when it finds the
-switch off and turns it on itself. Elsewhere it is switched on here, and off again at the end
-if it was us and nobody else wants it.
+switch off and turns it on itself. Elsewhere it is switched on here, and at the end off again if it
+was us, and nothing has come since that may rely on it: podman and libvirt write a 1 over ours.
 
 The switch of IPv6 makes the host a router: the kernel drops the default routes it learnt from
 router advertisements, and heeds no more of them. Devices that live by them are told to go on.
@@ -54,6 +54,8 @@ class GlobalForwarding:
         }
         self._wanted: frozenset[Version] = frozenset()
         self._explained: set[Version] = set()
+        self.problem: str | None = None
+        """What is off and not ours to put on, in one line, as `is_due` has found it."""
 
     @property
     def is_ours(self) -> bool:
@@ -66,10 +68,33 @@ class GlobalForwarding:
         Raises:
             HostError: a switch cannot be read.
         """
-        return self._policy != "never" and any(
-            not self._switches[version].is_on() and not self._is_left_to_docker()
-            for version in self._wanted
-        )
+        off = [version for version in sorted(self._wanted) if not self._switches[version].is_on()]
+        is_left = self._policy == "never" or self._is_left_to_docker()
+        self._tell([version for version in off if is_left and self._is_missed(version)])
+        return bool(off) and not is_left
+
+    def _is_missed(self, version: Version) -> bool:
+        """Says whether a switch that is off has been on, or Docker should have put it on.
+
+        Before dockerd has been started it is off, and that is as it must be. Docker puts IPv6 on
+        only where it has IPv6 networks.
+        """
+        return self._switches[version].has_been_on or (version == 4 and _docker_runs())
+
+    def _tell(self, missed: Collection[Version]) -> None:
+        problem = None
+        if missed:
+            switches = " and ".join(_SYSCTL[version] for version in missed)
+            problem = (
+                f"global forwarding is off ({switches} = 0), so that no container's packet "
+                "passes this host, and is not tunneld's to put on; expected 1: see who switched "
+                f"it off, and run {' and '.join(f'`sysctl -w {_SYSCTL[v]}=1`' for v in missed)}"
+            )
+        if problem and problem != self.problem:
+            _log.error("nothing is forwarded any more", extra={"fields": {"error": problem}})
+        elif self.problem and not problem:
+            _log.info("global forwarding is on again")
+        self.problem = problem
 
     def switch_on(self, versions: Collection[Version]) -> None:
         """Switches forwarding on in these families, as in those of earlier calls, by the policy.
@@ -92,18 +117,33 @@ class GlobalForwarding:
                 continue
             switch.turn_on()
 
-    def restore(self) -> None:
+    def restore(self, ours: Collection[str] = (), translated: Collection[Version] = ()) -> None:
         """Switches forwarding off again, if it was off before `switch_on` and is on now.
+
+        It stays on where others may rely on it by now.
+
+        Args:
+            ours: names of our devices.
+            translated: the families in which somebody else translates sources.
 
         Raises:
             HostError: a switch cannot be read or written.
         """
         self._wanted = frozenset()
-        for switch in self._switches.values():
-            switch.restore()
+        for version, switch in self._switches.items():
+            reason = None
+            if version in translated:
+                reason = "a firewall rule of others translates sources"
+            switch.restore(ours, reason)
 
     def _is_left_to_docker(self) -> bool:
         return self._policy == "auto" and docker_sign() is not None
+
+
+_SYSCTL: Mapping[Version, str] = {
+    4: "net.ipv4.ip_forward",
+    6: "net.ipv6.conf.all.forwarding",
+}
 
 
 class _Switch:
@@ -120,20 +160,25 @@ class _Switch:
         """Name of the cache in the state directory."""
         self._before = _recall(state_dir, self._memory)
         """Of each setting that `restore` must put back: the devices that had it while the switch
-        was off. None: the switch is not our doing."""
+        was off; and all devices there were. None: the switch is not our doing."""
+        self.has_been_on = False
+        """Whether anybody has seen it on since this daemon was started."""
 
     @property
     def is_ours(self) -> bool:
         return self._before is not None
 
     def is_on(self) -> bool:
-        return _read(self._file) == "1"
+        is_on = _read(self._file) == "1"
+        self.has_been_on |= is_on
+        return is_on
 
     def turn_on(self) -> None:
         before = {"before": self._devices_with("forwarding", "1")}
         if self._version == 6:
             before["forced"] = self._devices_with("force_forwarding", "1")
             before["advertised"] = self._devices_with("accept_ra", "1") & _advertised_devices()
+        before[_DEVICES] = frozenset(self._devices())
         self._remember(before)
         # Before the switch, which takes the default routes of all others away.
         for device in sorted(before.get("advertised", ())):
@@ -144,13 +189,28 @@ class _Switch:
                 extra={"fields": {"device": device}},
             )
         _write(self._file, "1")
-        _log.info(f"switched global IPv{self._version} forwarding on; a clean stop puts it back")
+        _log.info(
+            f"switched global IPv{self._version} forwarding on; a clean stop puts it back, unless "
+            "others may rely on it by then"
+        )
 
-    def restore(self) -> None:
+    def restore(self, ours: Collection[str], reason: str | None) -> None:
+        """Puts everything back as it was; not where there is a `reason`, or one is found here."""
         before = self._before
         if before is None:
             return
         if self.is_on():
+            come = frozenset(self._devices()) - frozenset(before.get(_DEVICES, ())) - {*ours}
+            if reason is None and come:
+                reason = f"devices have come since: {', '.join(sorted(come)[:5])}"
+            if reason is not None:
+                self._remember(None)
+                _log.warning(
+                    f"global IPv{self._version} forwarding stays on, since others may rely on it; "
+                    f"to switch it off run `sysctl -w {_SYSCTL[self._version]}=0`",
+                    extra={"fields": {"reason": reason}},
+                )
+                return
             _write(self._file, "0")
             self._put_back("forwarding", before.get("before", ()), "1")
             self._put_back("force_forwarding", before.get("forced", ()), "1")
@@ -182,6 +242,9 @@ class _Switch:
                 value = {name: sorted(devices) for name, devices in before.items()}
                 value["boot"] = _read(_BOOT)
             self._state_dir.save(self._memory, value)
+
+
+_DEVICES = "devices"
 
 
 def _recall(state_dir: StateDir | None, memory: str) -> Mapping[str, frozenset[str]] | None:
@@ -216,6 +279,10 @@ def docker_sign() -> str | None:
     if Path("/proc/sys/net/ipv4/conf/docker0").exists():
         return "the device docker0 is there"
     return None
+
+
+def _docker_runs() -> bool:
+    return Path("/proc/sys/net/ipv4/conf/docker0").exists()
 
 
 def _read(path: Path) -> str:

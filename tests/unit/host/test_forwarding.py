@@ -101,11 +101,72 @@ def test_docker_is_left_to_switch_it_on_itself(
         forwarding.switch_on(BOTH)
         forwarding.switch_on(BOTH)
     assert [switch(host, version) for version in BOTH] == ["0", "0"]
-    assert not forwarding.is_due()
     assert [record.message for record in caplog.records] == [
         "global IPv4 forwarding is off and left to Docker",
         "global IPv6 forwarding is off and left to Docker",
     ]
+    assert not forwarding.is_due()
+
+
+@pytest.mark.parametrize("version", BOTH)
+def test_switch_that_is_off_and_not_ours_is_a_problem_until_it_is_on_again(
+    host: Namespace, version: Version, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a Docker host: a later `sysctl ip_forward=0` stops every container's packets."""
+    host.bridge("docker0")
+    for each in BOTH:
+        host.sysctl(f"net/ipv{each}/conf/all/forwarding", 1)
+    forwarding = GlobalForwarding()
+    forwarding.switch_on(BOTH)
+    assert not forwarding.is_due()
+    assert forwarding.problem is None
+    host.sysctl(f"net/ipv{version}/conf/all/forwarding", 0)
+    with caplog.at_level(logging.INFO, logger="tunneld"):
+        for _ in range(3):
+            assert not forwarding.is_due()
+        name = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}[version]
+        assert f"run `sysctl -w {name}=1`" in str(forwarding.problem)
+        host.sysctl(f"net/ipv{version}/conf/all/forwarding", 1)
+        forwarding.is_due()
+    assert forwarding.problem is None
+    assert [record.message for record in caplog.records] == [
+        "nothing is forwarded any more",
+        "global forwarding is on again",
+    ]
+
+
+@pytest.mark.parametrize("version", BOTH)
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_switch_that_others_may_rely_on_by_now_stays_on(
+    host: Namespace, version: Version, is_killed: bool, tmp_path: Path
+) -> None:
+    """podman, libvirt and LXC write a 1 where there is one already, and make devices."""
+    with StateDir(tmp_path) as state:
+        forwarding = GlobalForwarding(state_dir=state)
+        forwarding.switch_on((version,))
+        host.bridge("flannel0")
+        if is_killed:
+            forwarding = GlobalForwarding(state_dir=state)
+            forwarding.switch_on((version,))
+        host.bridge("podman0")
+        forwarding.restore(ours=["flannel0"])
+        assert switch(host, version) == "1"
+        host.run("ip", "link", "delete", "podman0")
+        # By then it is the others': no later daemon takes it for ours.
+        GlobalForwarding(state_dir=state).restore()
+        assert switch(host, version) == "1"
+
+
+@pytest.mark.parametrize("version", BOTH)
+def test_switch_of_a_family_that_others_translate_in_stays_on(
+    host: Namespace, version: Version
+) -> None:
+    forwarding = GlobalForwarding()
+    forwarding.switch_on(BOTH)
+    forwarding.restore(translated=[version])
+    other = {4: 6, 6: 4}[version]
+    assert switch(host, version) == "1"
+    assert setting(host, f"ipv{other}/conf/all/forwarding") == "0"
 
 
 def test_dockerd_on_the_path_is_a_sign_of_docker(

@@ -209,6 +209,20 @@ class HostFirewall:
                     versions.add(version)
         return frozenset(versions)
 
+    async def translated_by_others(self) -> frozenset[Version]:
+        """Returns the families in which others translate sources, or may for all that is known."""
+        try:
+            async with asyncio.timeout(CLEAR_S):
+                versions = set((await by_nftables(self._name)).versions)
+                for part in self._xtables.values():
+                    if shutil.which(f"{part.program}-save") and translates(
+                        await part.tables(), self._name
+                    ):
+                        versions.add(part.version)
+        except (HostError, TimeoutError):
+            return frozenset(VERSIONS)
+        return frozenset(versions)
+
     async def _choose(
         self,
         wanted: Firewall,
