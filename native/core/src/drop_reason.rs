@@ -93,6 +93,9 @@ drop_reasons! {
     InnerLengthTooShort = "inner_length_too_short",
     /// Inbound: the inner header checksum is wrong.
     BadHeaderChecksum = "bad_header_checksum",
+    /// Inbound: a router marked the datagram as congested, and the sender of the packet in it knows
+    /// no such marks (RFC 6040 §4.2).
+    UnexpectedCongestionMark = "unexpected_congestion_mark",
     /// Inbound: the outer source is no peer.
     UnknownPeer = "unknown_peer",
     /// Inbound: no lease covers the inner source.

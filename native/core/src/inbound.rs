@@ -11,6 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
 
+use tunneld_wire::ecn::Ecn;
 use tunneld_wire::ip::{Malformed, Version};
 use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
 use tunneld_wire::{icmp, ip, ipv4, ipv6};
@@ -44,9 +45,24 @@ struct Checked {
     adjacency: Option<AdjacencyId>,
 }
 
+/// What the underlay's header said of a message.
+#[derive(Debug, Clone, Copy)]
+pub struct Outer {
+    /// Where it came from.
+    pub source: IpAddr,
+    /// The congestion mark of all its datagrams: the kernel joins none with others.
+    pub ecn: Ecn,
+}
+
+impl From<SocketAddr> for Outer {
+    fn from(source: SocketAddr) -> Self {
+        Self { source: source.ip(), ecn: Ecn::NotEct }
+    }
+}
+
 /// A datagram in the receive memory.
 struct Arrival {
-    outer_source: IpAddr,
+    outer: Outer,
     place: Range<usize>,
     /// What the kernel says of segments inside.
     inner_segment_len: Option<usize>,
@@ -82,12 +98,13 @@ impl Inbound {
     pub fn handle(
         &mut self,
         fib: &Fib,
-        outer_source: SocketAddr,
+        outer: impl Into<Outer>,
         memory: &mut [u8],
         place: Range<usize>,
         segment_len: Option<usize>,
         now_ns: u64,
     ) {
+        let outer = outer.into();
         self.counters.bytes.add(place.len() as u64);
         let head = match fib.settings() {
             Some(Settings { vtep: Some(_), .. }) => Vxlan::HEAD,
@@ -100,8 +117,7 @@ impl Inbound {
         loop {
             let end = last.min(start + step);
             self.counters.packets.add(1);
-            let (outer_source, place) = (outer_source.ip(), start..end);
-            let arrival = Arrival { outer_source, place, inner_segment_len, now_ns };
+            let arrival = Arrival { outer, place: start..end, inner_segment_len, now_ns };
             if let Err(reason) = self.accept(fib, memory, arrival) {
                 self.counters.drops(reason).add(1);
             }
@@ -148,11 +164,14 @@ impl Inbound {
         memory: &mut [u8],
         arrival: Arrival,
     ) -> Result<(), DropReason> {
-        let Arrival { outer_source, place, inner_segment_len, now_ns } = arrival;
+        let Arrival { outer, place, inner_segment_len, now_ns } = arrival;
         let packet = &mut memory[place.clone()];
         let header = parse::<H>(packet)?;
         let mtu = usize::from(settings.device_mtu_bytes);
-        let adjacency = self.check(fib, settings, outer_source, &header)?;
+        let adjacency = self.check(fib, settings, outer.source, &header)?;
+        if outer.ecn.may_change_inner() {
+            pass_mark_on(outer.ecn, &header, packet)?;
+        }
         let vnet = if settings.vtep.is_some() {
             let (segment_len, sizes) = (inner_segment_len, &*self.sizes);
             unfinished::hint(&header, packet, Known { segment_len, mtu, sizes })?
@@ -259,6 +278,20 @@ fn parse<H: ip::Header>(inner: &[u8]) -> Result<H, DropReason> {
         return Err(DropReason::BadHeaderChecksum);
     }
     Ok(header)
+}
+
+/// Marks a packet as the datagram around it was.
+#[cold]
+fn pass_mark_on<H: ip::Header>(
+    outer: Ecn,
+    header: &H,
+    packet: &mut [u8],
+) -> Result<(), DropReason> {
+    let ecn = outer.around(header.ecn()).ok_or(DropReason::UnexpectedCongestionMark)?;
+    if ecn != header.ecn() {
+        H::set_ecn(packet, ecn);
+    }
+    Ok(())
 }
 
 /// Returns the peer that a packet from `source` came by, if it may come that way.

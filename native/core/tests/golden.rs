@@ -53,7 +53,7 @@ fn fib() -> Fib {
     let prefix = |text: &str| text.parse().expect("prefix");
     let peer = Parameters {
         encapsulation: Encapsulation::Raw,
-        endpoint: (THERE, 8285).into(),
+        endpoint: SocketAddr::from((THERE, 8285)),
         mtu_bytes: 1_472,
         outer_df: OuterDf::Kernel,
     };

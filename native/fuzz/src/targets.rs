@@ -8,10 +8,11 @@ use tunneld_core::coalescing::Kinds;
 use tunneld_core::counters::WorkerCounters;
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
-use tunneld_core::inbound::Inbound;
+use tunneld_core::inbound::{Inbound, Outer};
 use tunneld_core::outbound::Outbound;
 use tunneld_core::segmentation::Segmentation;
 use tunneld_core::transaction::{Change, Tables, TargetName};
+use tunneld_wire::ecn::Ecn;
 use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::ip::{self, Version};
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
@@ -41,8 +42,8 @@ enum Half {
 }
 
 impl Target {
-    /// Returns `datagrams` or `vxlan` (two bytes of segment length, then a message of the
-    /// underlay, raw or VXLAN) or `vnet` (a virtio_net_hdr, then a packet of the device).
+    /// Returns `datagrams` or `vxlan` (two bytes, the upper two bits a congestion mark and
+    /// the others a segment length, then a message of the underlay, raw or VXLAN) or `vnet` (a virtio_net_hdr, then a packet of the device).
     pub(crate) fn named(name: &str) -> Option<Self> {
         let (name, half, vtep) = match name {
             "datagrams" => ("datagrams", Half::Inbound(inbound()), None),
@@ -138,10 +139,12 @@ fn drops(counters: &WorkerCounters) -> (u64, Vec<u8>) {
 /// apart into what came in.
 fn datagrams(inbound: &mut Inbound, fib: &Fib, input: &[u8], now_ns: u64) -> Result<u64, String> {
     let Some((len, message)) = input.split_first_chunk::<2>() else { return Ok(0) };
-    let segment_len = Some(usize::from(u16::from_be_bytes(*len))).filter(|len| *len > 0);
+    let first = u16::from_be_bytes(*len);
+    let segment_len = Some(usize::from(first & 0x3fff)).filter(|len| *len > 0);
+    let outer = Outer { source: PEER.ip(), ecn: Ecn::of((first >> 14) as u8) };
     let mut memory = message.to_vec();
     let place = 0..memory.len();
-    inbound.handle(fib, PEER, &mut memory, place, segment_len, now_ns);
+    inbound.handle(fib, outer, &mut memory, place, segment_len, now_ns);
     let batch = inbound.deliveries();
     let mut delivered = 0;
     let mut shape = Vec::new();

@@ -20,6 +20,7 @@ use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets, duplicate}
 use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::lane::{Duty, Lane};
+use crate::marks;
 use crate::offload::{Offload, State};
 use crate::offloads::Offloads;
 use crate::publish::Publisher;
@@ -94,6 +95,7 @@ impl Engine {
             }
         }
         let offloads = Arc::new(Offloads::probe(&workers));
+        marks::ask_for(&workers);
         let tables = Tables::new(workers.len());
         let publisher = Publisher::new();
         let control = Mutex::new(Control { phase: Phase::New, tables, publisher, workers });

@@ -14,7 +14,7 @@ use tunneld_core::batch::MAX_PACKET_LEN;
 use tunneld_core::coalescing::Kinds;
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
-use tunneld_core::inbound::Inbound;
+use tunneld_core::inbound::{Inbound, Outer};
 use tunneld_core::segmentation::Segmentation;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
@@ -131,9 +131,9 @@ fn take(receiver: &mut Receiver, count: usize, inbound: &mut Inbound, fib: &Fib)
         if message.truncated {
             inbound.truncated_by_kernel();
         } else {
-            let (source, place) = (message.source, message.place);
-            let memory = receiver.memory_mut();
-            inbound.handle(fib, source, memory, place, message.segment_len, now_ns);
+            let outer = Outer { source: message.source.ip(), ecn: message.ecn };
+            let (place, memory) = (message.place, receiver.memory_mut());
+            inbound.handle(fib, outer, memory, place, message.segment_len, now_ns);
         }
     }
 }

@@ -18,6 +18,7 @@ mod event;
 mod exit;
 mod inbound;
 mod lane;
+mod marks;
 mod mmsg;
 mod offload;
 mod offloads;

@@ -11,6 +11,7 @@ use core::net::IpAddr;
 use core::ops::Range;
 
 use crate::checksum::Sum;
+use crate::ecn::Ecn;
 
 /// Protocol number of ICMP over IPv4.
 pub const PROTOCOL_ICMP: u8 = 1;
@@ -80,6 +81,12 @@ pub trait Header: Copy {
 
     /// Returns how many hops are left.
     fn hop_limit(&self) -> u8;
+
+    /// Returns the congestion mark.
+    fn ecn(&self) -> Ecn;
+
+    /// Writes another congestion mark into a packet, which must be one of that version.
+    fn set_ecn(packet: &mut [u8], ecn: Ecn);
 
     /// Returns the source address.
     fn source(&self) -> Self::Address;

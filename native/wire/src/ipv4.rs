@@ -17,6 +17,7 @@ use core::net::{IpAddr, Ipv4Addr};
 use core::ops::Range;
 
 use crate::checksum::{self, Sum};
+use crate::ecn::Ecn;
 use crate::ip::{self, Malformed, Version};
 
 const VERSION: u8 = 4;
@@ -166,6 +167,21 @@ impl ip::Header for Header {
 
     fn hop_limit(&self) -> u8 {
         self.hop_limit
+    }
+
+    fn ecn(&self) -> Ecn {
+        Ecn::of(self.type_of_service)
+    }
+
+    fn set_ecn(packet: &mut [u8], ecn: Ecn) {
+        if let Some(header) = packet.first_chunk_mut::<{ Self::LEN }>() {
+            let class = header[1] & !3 | ecn as u8;
+            let word = |class| u16::from_be_bytes([header[0], class]);
+            let checksum = u16::from_be_bytes([header[CHECKSUM.start], header[CHECKSUM.start + 1]]);
+            let checksum = checksum::update(checksum, word(header[1]), word(class));
+            header[1] = class;
+            header[CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+        }
     }
 
     fn source(&self) -> Ipv4Addr {

@@ -18,6 +18,7 @@ use core::net::{IpAddr, Ipv6Addr};
 use core::ops::Range;
 
 use crate::checksum::Sum;
+use crate::ecn::Ecn;
 use crate::ip::{self, Malformed, Version};
 
 const VERSION: u8 = 6;
@@ -213,6 +214,17 @@ impl ip::Header for Header {
 
     fn hop_limit(&self) -> u8 {
         self.hop_limit
+    }
+
+    fn ecn(&self) -> Ecn {
+        Ecn::of((self.class_and_label >> 20) as u8)
+    }
+
+    fn set_ecn(packet: &mut [u8], ecn: Ecn) {
+        // The traffic class lies across the first two bytes; its last bits in the second.
+        if let Some(byte) = packet.get_mut(1) {
+            *byte = *byte & !0x30 | (ecn as u8) << 4;
+        }
     }
 
     fn source(&self) -> Ipv6Addr {

@@ -4,7 +4,10 @@ mod vxlan;
 use std::net::Ipv4Addr;
 
 use super::*;
-use crate::testing::{ICMP_SOURCE, NOW_NS, UNDERLAY_B, UNDERLAY_C, host_a, packet, seal};
+use crate::testing::{
+    ICMP_SOURCE, NOW_NS, UNDERLAY_B, UNDERLAY_C, dual_stack, finish, framed, host_a, over_ipv6,
+    packet, seal, transport_packet, vxlan_change,
+};
 use crate::transaction::{Change, Tables};
 
 const AT_B: [u8; 4] = [10, 5, 2, 2];
@@ -28,7 +31,7 @@ impl Bench {
     /// Hands over a datagram; returns it as it stands afterwards.
     fn handle(&mut self, outer: Ipv4Addr, datagram: &[u8]) -> Vec<u8> {
         let mut datagram = datagram.to_vec();
-        let outer = (outer, 40_000).into();
+        let outer = SocketAddr::from((outer, 40_000));
         let place = 0..datagram.len();
         self.inbound.handle(&self.fib, outer, &mut datagram, place, None, NOW_NS);
         datagram
@@ -86,7 +89,7 @@ fn counters_follow_what_the_device_took() {
 fn before_the_first_settings_everything_is_dropped() {
     let mut inbound = Inbound::new(0, Arc::default());
     let mut datagram = packet(AT_B, CONTAINER, 63, 100);
-    let outer = (UNDERLAY_B, 8285).into();
+    let outer = SocketAddr::from((UNDERLAY_B, 8285));
     inbound.handle(&Fib::empty(), outer, &mut datagram, 0..100, None, NOW_NS);
     assert_eq!(inbound.counters().drops(DropReason::NotConfigured).read(), 1);
 }
@@ -278,7 +281,7 @@ fn a_train_is_split_and_each_datagram_judged_by_itself() {
     let last = packet(AT_B, CONTAINER, 63, 60);
     let mut memory = [&[0xaa; 50][..], &good, &forged, &good, &last].concat();
     let place = 50..memory.len();
-    let outer = (UNDERLAY_B, 8285).into();
+    let outer = SocketAddr::from((UNDERLAY_B, 8285));
     bench.inbound.handle(&bench.fib, outer, &mut memory, place, Some(100), NOW_NS);
     let deliveries = bench.inbound.deliveries();
     let places = deliveries.deliveries().iter().flat_map(|delivery| deliveries.packets(delivery));
@@ -311,4 +314,85 @@ fn an_odd_segment_length_never_stalls() {
     assert_eq!(split_len(&[0x45; 3], Some(0), 0), 3);
     assert_eq!(split_len(&[0x45; 3], Some(2), 0), 2);
     assert_eq!(split_len(&[0xff; 30], Some(100), 0), 100);
+}
+
+/// Makes an IPv4 packet one of some version.
+type Version = fn(Vec<u8>) -> Vec<u8>;
+
+/// A packet of B's container with a mark, and with every checksum right.
+fn marked(ecn: u8) -> Vec<u8> {
+    let mut packet = transport_packet(ip::PROTOCOL_TCP, &[], &[7; 100]);
+    packet[1] = 0x2e << 2 | ecn;
+    seal(&mut packet);
+    packet
+}
+
+#[test]
+fn congestion_marks_of_the_underlay_are_passed_on_in_both_families_and_encapsulations() {
+    for (change, is_framed) in
+        [(dual_stack(SourceCheck::Strict), false), (vxlan_change(SourceCheck::Strict), true)]
+    {
+        let fib = Tables::new(1).commit(change).unwrap();
+        let packets: &[Version] = if is_framed {
+            &[|packet| packet]
+        } else {
+            &[|packet| packet, |packet| over_ipv6(&packet)]
+        };
+        // RFC 6040 figure 4: inner, outer, what goes on.
+        for (inner, outer, goes_on) in
+            [(2, 3, 3), (1, 3, 3), (3, 3, 3), (2, 1, 1), (1, 2, 1), (2, 2, 2), (2, 0, 2), (0, 1, 0)]
+        {
+            for version in packets {
+                let mut bench = Bench {
+                    inbound: Inbound::new(0, Arc::default()),
+                    ..Bench::new(SourceCheck::Strict)
+                };
+                let packet = version(marked(inner));
+                let mut memory = if is_framed { framed(&packet) } else { packet };
+                let (start, place) = (memory.len() - version(marked(inner)).len(), 0..memory.len());
+                let outer = Outer { source: UNDERLAY_B.into(), ecn: Ecn::of(outer) };
+                bench.inbound.handle(&fib, outer, &mut memory, place, None, NOW_NS);
+                let mut expected = version(marked(goes_on));
+                if !is_framed {
+                    match expected[0] >> 4 {
+                        4 => ipv4::take_hop(&mut expected),
+                        _ => ipv6::take_hop(&mut expected),
+                    };
+                }
+                assert_eq!(memory[start..], expected, "{inner} in {outer:?}");
+                assert_eq!(bench.inbound.deliveries().deliveries().len(), 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mark_that_its_sender_would_not_understand_costs_the_packet() {
+    let mut bench = Bench::new(SourceCheck::Strict);
+    let mut memory = marked(0);
+    let (place, outer) = (0..memory.len(), Outer { source: UNDERLAY_B.into(), ecn: Ecn::Ce });
+    bench.inbound.handle(&bench.fib, outer, &mut memory, place, None, NOW_NS);
+    bench.dropped(DropReason::UnexpectedCongestionMark);
+}
+
+#[test]
+fn every_packet_of_a_marked_train_is_marked_and_none_is_joined_with_others() {
+    let mut bench = Bench::new(SourceCheck::Strict);
+    bench.inbound.set_coalescing(Kinds { tcp: true, udp: true });
+    let segment = |number: u32| {
+        let mut packet = marked(2);
+        packet[24..28].copy_from_slice(&(number * 100).to_be_bytes());
+        finish(&mut packet);
+        packet
+    };
+    let mut memory: Vec<u8> = (0..6).flat_map(segment).collect();
+    for (part, ecn) in [(0..280, Ecn::Ect0), (280..560, Ecn::Ce), (560..840, Ecn::Ect0)] {
+        let outer = Outer { source: UNDERLAY_B.into(), ecn };
+        bench.inbound.handle(&bench.fib, outer, &mut memory, part, Some(140), NOW_NS);
+    }
+    let deliveries = bench.inbound.deliveries().deliveries();
+    assert!(deliveries.iter().map(|delivery| delivery.count).eq([2, 2, 2]));
+    let marks: Vec<_> = memory.chunks(140).map(|packet| packet[1] & 3).collect();
+    assert_eq!(marks, [2, 2, 3, 3, 2, 2]);
+    assert!(memory.chunks(140).all(|packet| ipv4::verify_checksum(&packet[..20])));
 }

@@ -6,6 +6,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
 
+use tunneld_wire::ecn::Ecn;
+
 use super::{Address, Table, checked};
 
 /// Most messages in a batch. The more come together, the more can be joined.
@@ -25,26 +27,49 @@ const SLOT_STRIDE: usize = SLOT_LEN + 1_088;
 /// Room for control messages, aligned as cmsg(3) asks for.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; 64]);
+struct Control([u8; 128]);
+
+/// What the kernel says about a message beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Remarks {
+    /// Length of each datagram in it but the last, where the kernel joined several.
+    segment_len: Option<usize>,
+    /// The congestion mark of its datagrams.
+    ecn: Ecn,
+}
 
 impl Control {
+    const EMPTY: Self = Self([0; 128]);
     const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
 
-    /// Returns the segment length, where the kernel says that it joined datagrams.
-    fn segment_len(&self, used: usize) -> Option<usize> {
-        let mut rest = self.0.get(..used)?;
-        loop {
-            let (len, after) = rest.split_first_chunk::<8>()?;
-            let (level, after) = after.split_first_chunk::<4>()?;
-            let (kind, data) = after.split_first_chunk::<4>()?;
-            let is_gro = i32::from_ne_bytes(*level) == libc::SOL_UDP
-                && i32::from_ne_bytes(*kind) == libc::UDP_GRO;
-            if is_gro {
-                return usize::try_from(i32::from_ne_bytes(*data.first_chunk()?)).ok();
+    /// Reads the first `used` bytes.
+    fn read(&self, used: usize) -> Remarks {
+        let mut remarks = Remarks::default();
+        let mut rest = self.0.get(..used).unwrap_or_default();
+        while let Some((header, data)) = rest.split_first_chunk::<{ Self::HEADER_LEN }>() {
+            let [l0, l1, l2, l3, l4, l5, l6, l7, v0, v1, v2, v3, k0, k1, k2, k3] = *header;
+            let level = i32::from_ne_bytes([v0, v1, v2, v3]);
+            let kind = i32::from_ne_bytes([k0, k1, k2, k3]);
+            match (level, kind) {
+                (libc::SOL_UDP, libc::UDP_GRO) => {
+                    let len = data.first_chunk().map(|len| i32::from_ne_bytes(*len));
+                    remarks.segment_len = len.and_then(|len| usize::try_from(len).ok());
+                }
+                // One byte, and a number of four, as recv(2) of either family has it.
+                (libc::IPPROTO_IP, libc::IP_TOS) => {
+                    remarks.ecn = data.first().map_or(Ecn::NotEct, |class| Ecn::of(*class));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
+                    let class = data.first_chunk().map_or(0, |class| i32::from_ne_bytes(*class));
+                    remarks.ecn = Ecn::of(class as u8);
+                }
+                _ => {}
             }
-            let len = usize::from_ne_bytes(*len).max(Self::HEADER_LEN);
-            rest = rest.get(len.checked_next_multiple_of(8)?..)?;
+            let len = usize::from_ne_bytes([l0, l1, l2, l3, l4, l5, l6, l7]).max(Self::HEADER_LEN);
+            let next = len.checked_next_multiple_of(8).and_then(|len| rest.get(len..));
+            rest = next.unwrap_or_default();
         }
+        remarks
     }
 }
 
@@ -71,6 +96,8 @@ pub(crate) struct Received {
     pub(crate) place: Range<usize>,
     /// Length of each datagram in it but the last, where the kernel joined several.
     pub(crate) segment_len: Option<usize>,
+    /// The congestion mark of all datagrams in it.
+    pub(crate) ecn: Ecn,
     /// Whether the kernel had to cut it to the slot.
     pub(crate) truncated: bool,
 }
@@ -88,7 +115,7 @@ impl Receiver {
         for slot in self.arena.chunks_exact_mut(SLOT_STRIDE).take(self.limit) {
             let address = (Address::EMPTY, Address::LEN);
             let part = std::iter::once((slot.as_mut_ptr(), SLOT_LEN));
-            table.push(part, address, Some(Control([0; 64])));
+            table.push(part, address, Some(Control::EMPTY));
         }
         table.link();
         let (headers, len) = (table.headers.as_mut_ptr(), table.headers.len() as u32);
@@ -110,12 +137,15 @@ impl Receiver {
     pub(crate) fn received(&self, number: usize) -> Received {
         let header = &self.table.headers[number];
         let (start, len) = (number * SLOT_STRIDE, (header.msg_len as usize).min(SLOT_LEN));
+        let used = header.msg_hdr.msg_controllen;
         let control = self.table.controls[number].as_ref();
+        let Remarks { segment_len, ecn } =
+            control.map(|control| control.read(used)).unwrap_or_default();
         Received {
             source: self.table.addresses[number].0.read(),
             place: start..start + len,
-            segment_len: control
-                .and_then(|control| control.segment_len(header.msg_hdr.msg_controllen)),
+            segment_len,
+            ecn,
             truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
         }
     }
@@ -145,27 +175,38 @@ mod tests {
             bytes.resize(bytes.len().next_multiple_of(8), 0);
         }
         let used = bytes.len();
-        bytes.resize(64, 0xff);
+        bytes.resize(128, 0xff);
         (Control(bytes.try_into().unwrap()), used)
     }
 
-    #[test]
-    fn the_segment_length_is_found_among_other_messages() {
-        let length = 1_400i32.to_ne_bytes();
-        let gro = (libc::SOL_UDP, libc::UDP_GRO, &length[..]);
-        let (alone, used) = control(&[gro]);
-        assert_eq!(alone.segment_len(used), Some(1_400));
-        let (second, used) = control(&[(libc::SOL_IP, libc::IP_TOS, &[1]), gro]);
-        assert_eq!(second.segment_len(used), Some(1_400));
+    fn remarks(messages: &[(i32, i32, &[u8])]) -> Remarks {
+        let (control, used) = control(messages);
+        control.read(used)
     }
 
     #[test]
-    fn without_the_message_there_is_no_segment_length() {
-        let (other, used) = control(&[(libc::SOL_IP, libc::IP_TOS, &[1])]);
-        assert_eq!(other.segment_len(used), None);
-        assert_eq!(other.segment_len(0), None);
+    fn segment_length_and_mark_are_found_in_any_order() {
+        let length = 1_400i32.to_ne_bytes();
+        let gro = (libc::SOL_UDP, libc::UDP_GRO, &length[..]);
+        let tos = (libc::SOL_IP, libc::IP_TOS, &[0xbb][..]);
+        let class = 0xbbi32.to_ne_bytes();
+        let class = (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, &class[..]);
+        let other = (libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &length[..]);
+        let found = |segment_len, ecn| Remarks { segment_len, ecn };
+        assert_eq!(remarks(&[gro]), found(Some(1_400), Ecn::NotEct));
+        for mark in [tos, class] {
+            assert_eq!(remarks(&[mark]), found(None, Ecn::Ce));
+            assert_eq!(remarks(&[mark, other, gro]), found(Some(1_400), Ecn::Ce));
+            assert_eq!(remarks(&[other, gro, mark]), found(Some(1_400), Ecn::Ce));
+        }
+        assert_eq!(remarks(&[(libc::SOL_IP, libc::IP_TOS, &[2])]), found(None, Ecn::Ect0));
+    }
+
+    #[test]
+    fn what_is_not_there_or_cut_off_says_nothing() {
+        assert_eq!(remarks(&[]), Remarks::default());
         let (cut, used) = control(&[(libc::SOL_UDP, libc::UDP_GRO, &[1, 2])]);
-        assert_eq!(cut.segment_len(used - 6), None);
-        assert_eq!(Control([0; 64]).segment_len(64), None);
+        assert_eq!(cut.read(used - 6), Remarks::default());
+        assert_eq!(Control::EMPTY.read(128), Remarks::default());
     }
 }

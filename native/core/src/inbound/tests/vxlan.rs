@@ -18,7 +18,7 @@ fn bench(check: SourceCheck) -> Bench {
 impl Bench {
     /// Hands over a message of the kernel, which says that it consists of datagrams that long.
     fn message(&mut self, message: &[u8], segment_len: Option<usize>) -> Vec<u8> {
-        let (mut memory, outer) = (message.to_vec(), (UNDERLAY_B, 8472).into());
+        let (mut memory, outer) = (message.to_vec(), SocketAddr::from((UNDERLAY_B, 8472)));
         let place = 0..memory.len();
         self.inbound.handle(&self.fib, outer, &mut memory, place, segment_len, NOW_NS);
         memory
@@ -166,7 +166,7 @@ fn a_super_packet_of_the_kernel_keeps_its_place_in_its_flow() {
     let mut bench = bench(SourceCheck::Strict);
     let mut start = 0;
     for part in &parts {
-        let (outer, place) = ((UNDERLAY_B, 8472).into(), start..start + part.len());
+        let (outer, place) = (SocketAddr::from((UNDERLAY_B, 8472)), start..start + part.len());
         bench.inbound.handle(&bench.fib, outer, &mut memory, place, None, NOW_NS);
         start += part.len();
     }
