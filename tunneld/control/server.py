@@ -122,9 +122,10 @@ class ControlServer:
                 return
             if not line:
                 return
-            writer.write(await self._reply(line))
-            async with asyncio.timeout(IDLE_S):
-                await writer.drain()
+            with self._connections.answering():
+                writer.write(await self._reply(line))
+                async with asyncio.timeout(IDLE_S):
+                    await writer.drain()
 
     async def _reply(self, line: bytes) -> bytes:
         try:

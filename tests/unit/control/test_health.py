@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.wait import PATIENCE
-from tunneld.control.health import Health, HealthServer
+from tunneld.control.health import MAX_CONNECTIONS, Health, HealthServer
 from tunneld.errors import HostError, PortInUseError
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -117,6 +117,22 @@ def test_silent_clients_do_not_keep_the_server_from_closing(run: Run) -> None:
         await asyncio.wait_for(server.close(), timeout=5 * PATIENCE)
         for writer in writers:
             writer.close()
+
+    run(check())
+
+
+def test_half_requests_shut_nobody_out(run: Run) -> None:
+    async def check() -> None:
+        async with serving(WELL) as server:
+            halves = []
+            for _ in range(3 * MAX_CONNECTIONS):
+                _, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(b"GET /healthz HTTP/1.1\r\nHost: ")
+                halves.append(writer)
+            answer = await asyncio.to_thread(fetch, server.port, "GET", "/healthz")
+            assert answer == (200, "flanneld is running\ntunneld is ready\n")
+            for writer in halves:
+                writer.close()
 
     run(check())
 

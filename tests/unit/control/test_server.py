@@ -18,7 +18,7 @@ import pytest
 from tests.support.wait import PATIENCE
 from tunneld.control import server as server_module
 from tunneld.control.client import NotRunningError, request
-from tunneld.control.server import MAX_REQUEST_BYTES, ControlServer, Handler
+from tunneld.control.server import MAX_CONNECTIONS, MAX_REQUEST_BYTES, ControlServer, Handler
 from tunneld.errors import ControlError, LeaseError
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -226,6 +226,35 @@ def test_idle_client_does_not_keep_the_server_from_closing(tmp_path: Path, run: 
         await ask(tmp_path / "s", "ping")
         await asyncio.wait_for(server.close(), timeout=5 * PATIENCE)
         writer.close()
+
+    run(check())
+
+
+def test_silent_clients_make_room_and_one_that_waits_for_its_answer_does_not(
+    tmp_path: Path, run: Run
+) -> None:
+    path = tmp_path / "s"
+
+    async def check() -> None:
+        asked, may_answer = asyncio.Event(), asyncio.Event()
+
+        async def slow() -> dict[str, Any]:
+            asked.set()
+            await may_answer.wait()
+            return {"was": "slow"}
+
+        async with serving(path, status=status, slow=slow):
+            waiting = asyncio.create_task(ask(path, "slow"))
+            await asked.wait()
+            silent = [
+                (await asyncio.open_unix_connection(str(path)))[1]
+                for _ in range(2 * MAX_CONNECTIONS)
+            ]
+            assert (await ask(path, "status"))["state"] == "ready"
+            may_answer.set()
+            assert await waiting == {"was": "slow"}
+            for writer in silent:
+                writer.close()
 
     run(check())
 
