@@ -214,15 +214,16 @@ class Actuator:
         async with self._lock:
             exits = await self._exits(await self._netlink.links())
             failures = []
-            for step in (
-                self._firewall.clear(),
-                self._routes.clear(exits),
-                self._vxlan.clear(),
-                self._restore_forwarding(),
-            ):
+            steps: tuple[Callable[[], Awaitable[None]], ...] = (
+                self._firewall.clear,
+                lambda: self._routes.clear(exits),
+                self._vxlan.clear,
+                self._restore_forwarding,
+            )
+            for step in steps:
                 try:
-                    await step
-                except HostError as error:
+                    await step()
+                except (HostError, OSError) as error:
                     failures.append(str(error))
             if not keep_subnet_env:
                 self._subnet_env.path.unlink(missing_ok=True)

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import threading
+import warnings
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
@@ -62,6 +64,25 @@ def test_many_calls_may_run_at_once(space: Namespace) -> None:
             assert all([link.name for link in links] == ["lo"] for links in answers)
 
     run_inside(space, work)
+
+
+def test_call_that_is_cancelled_while_it_waits_for_its_turn_leaves_nothing(
+    space: Namespace,
+) -> None:
+    async def work() -> None:
+        async with Netlink.opened() as netlink:
+            calls = [asyncio.create_task(netlink.links()) for _ in range(8)]
+            await asyncio.sleep(0)  # the first has its turn
+            for call in calls:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+            assert [link.name for link in await netlink.links()] == ["lo"]
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        run_inside(space, work)
+        gc.collect()
+    assert [str(one.message) for one in said if "never awaited" in str(one.message)] == []
 
 
 def test_refusal_of_the_kernel_names_the_call(space: Namespace) -> None:

@@ -201,6 +201,8 @@ class Channel:
             raise HostError(
                 f"cannot {what}: {error.strerror or error}; expected a routing netlink socket"
             ) from error
+        finally:
+            work.close()  # of one that was cancelled while it waited for its turn
 
 
 def refused(what: str, code: int) -> HostError:
