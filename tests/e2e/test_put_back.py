@@ -78,3 +78,25 @@ def test_device_and_file_are_put_back_whatever_is_done_to_them(
     wait_until(lambda: first.status()["state"] == "ready", PATIENCE_S, "a host that is ready")
     assert "other0" not in first.space.run("ip", "-o", "link")
     assert device not in elsewhere.run("ip", "-o", "link")
+
+
+def test_underlay_too_narrow_for_any_packet_is_a_problem_and_no_error_of_status(
+    root_tools: None, rig: Rig
+) -> None:
+    network = Network(rig)
+    first, second = network.add("t1"), network.add("t2")
+    network.wait_connected()
+    wait_until(lambda: first.status()["state"] == "ready", PATIENCE_S, "a host that is ready")
+    first.space.run("ip", "link", "set", "eth0", "mtu", "90")
+
+    def problems() -> list[str]:
+        found: list[str] = first.status()["problems"]
+        return found
+
+    wait_until(lambda: any("MTU" in line for line in problems()), PATIENCE_S, "a line of status")
+    status = first.status()
+    assert (status["state"], status["backend"]["mtu_bytes"]) == ("degraded", None)
+    first.space.run("ip", "link", "set", "eth0", "mtu", "1500")
+    wait_until(lambda: first.status()["state"] == "ready", PATIENCE_S, "a host that is ready")
+    wait_until(lambda: pings(first, second), PATIENCE_S, "the way to the peer")
+    assert first.running.exit_status is None

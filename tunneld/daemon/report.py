@@ -26,6 +26,7 @@ from tunneld.daemon.desired import Desired
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.underlay import UnderlayWatch
 from tunneld.engine import AdjacencyCounters, Counters
+from tunneld.errors import InterfaceError
 from tunneld.host.scheduling import Policy, policy_of
 from tunneld.lease.model import IPNetwork, SubnetKey
 from tunneld.peer import Peer
@@ -190,7 +191,7 @@ class Report:
         }
 
     def _peers(self, counters: Counters | None, now_s: float, wall: datetime) -> list[PeerStatus]:
-        mtu_bytes = self.desired.device_mtu_bytes if self.desired else 0
+        mtu_bytes = self._device_mtu_bytes() or 0
 
         def reach_status(prefix: IPNetwork, reach: Reach) -> ReachStatus:
             traffic = None
@@ -218,9 +219,16 @@ class Report:
             type=self.backend.type,
             datapath=self.backend.datapath,
             devices=self.path.devices if self.path else (),
-            mtu_bytes=self.desired.device_mtu_bytes if self.desired else None,
+            mtu_bytes=self._device_mtu_bytes(),
             scheduling=self._scheduling(),
         )
+
+    def _device_mtu_bytes(self) -> int | None:
+        """Returns the MTU of the overlay; None where the underlay's leaves no room for packets."""
+        try:
+            return self.desired.device_mtu_bytes if self.desired else None
+        except InterfaceError:
+            return None  # the reconciler meets it too, and tells
 
     def _scheduling(self) -> Policy | None:
         """Returns the policy that the kernel says all data threads have."""
