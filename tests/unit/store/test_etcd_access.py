@@ -199,11 +199,15 @@ def test_user_is_good_before_during_and_after_authentication_is_on(
             etcd.ctl("auth", "enable")
             etcd.user = "root:rootpw"
             await store.write_config("during")
+            # A new password, as rotated by a job that writes the file.
+            etcd.ctl("user", "passwd", "tunneld", "--interactive=false", stdin=b"renewed\n")
+            password.write_text("renewed\n")
+            await store.write_config("renewed")
             etcd.ctl("auth", "disable")
             etcd.user = None
             await asyncio.to_thread(crash_and_restart, etcd)
             await store.write_config("after")
-            wanted = [ConfigPut(text) for text in ("before", "during", "after")]
+            wanted = [ConfigPut(text) for text in ("before", "during", "renewed", "after")]
             await until(lambda: follower.events == wanted)
 
     run(main())

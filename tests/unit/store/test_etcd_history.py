@@ -17,6 +17,7 @@ from tunneld.store import StoreOptions
 from tunneld.store.etcd import client
 from tunneld.store.etcd import store as etcd_store
 from tunneld.store.etcd.transport import Credentials, Transport, parse_endpoint
+from tunneld.store.layout import Change
 
 
 def test_compacted_history_leads_to_a_new_snapshot(etcd: EtcdServer, prefix: str) -> None:
@@ -88,6 +89,30 @@ def hold_back(store: Store) -> asyncio.Event:
 
     client.watch, client.sample = watch, look
     return released
+
+
+def test_past_that_a_lagging_member_tells_of_is_not_believed(
+    etcd_http: EtcdServer, prefix: str
+) -> None:
+    async def main() -> None:
+        async with opened(etcd_http, prefix) as store:
+            lease = await store.claim(claim_of(await store.grant(60)))
+            name = f"{prefix}/subnets/10.5.1.0-24"
+            gone = Change(name=name, entry=None, revision=lease.mod_revision - 1)
+            real = store._client.watch  # type: ignore[attr-defined]
+
+            async def watch(root: str, start_revision: int) -> AsyncIterator[object]:
+                yield client.News(lease.mod_revision - 1, (gone,))
+                async for news in real(root, start_revision):
+                    yield news
+
+            store._client.watch = watch  # type: ignore[attr-defined]
+            async with Follower(store) as follower:
+                await store.write_config("{}")
+                await until(lambda: bool(follower.events))
+                assert follower.events == [ConfigPut("{}")]
+
+    run(main())
 
 
 def test_replaced_history_is_told_by_its_content_though_it_has_grown_past_ours(

@@ -209,10 +209,12 @@ class EtcdStore:
                     news = coming.result()
                     coming = asyncio.ensure_future(anext(messages))
                     self._answered(news.revision)
+                    # A member that lags behind after a reconnect tells of what is long past.
+                    changes = [one for one in news.changes if one.revision > view.revision]
                     batch = None
-                    if news.changes:
-                        view.apply(news.changes)
-                        batch = self._layout.batch(news.changes, view.revision)
+                    if changes:
+                        view.apply(changes)
+                        batch = self._layout.batch(changes, view.revision)
                     yield batch
             finally:
                 coming.cancel()
