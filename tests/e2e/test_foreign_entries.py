@@ -54,33 +54,46 @@ def put_and_expect_skip(site: Site, name: str, value: str, reason: str) -> None:
     wait_until(lambda: skipped(site)[reason] == before + 1, what=f"a skip as {reason}")
 
 
-@pytest.mark.parametrize("name", MALFORMED_KEYS)
-def test_a_malformed_key_is_skipped_logged_once_and_counted(calm_site: Site, name: str) -> None:
-    put_and_expect_skip(calm_site, name, GOOD_VALUE, "malformed_key")
-    calm_site.ping_all()
-    # It is named when it is looked at again, which is after it was counted.
-    wait_until(lambda: log_lines(calm_site, f"subnets/{name} "), what="a line that names it")
-    assert len(log_lines(calm_site, f"subnets/{name} ")) == 1
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("10.5.254.0-24", "{not json"),
-        ("10.5.253.0-24", '{"PublicIP":null}'),
-        ("10.5.252.0-24", '{"PublicIP":""}'),
-        ("10.5.251.0-24", '{"PublicIP":"fd00::1"}'),
-        ("10.5.250.0-24", "[]"),
-    ],
-)
-def test_a_malformed_value_is_skipped_logged_once_and_counted(
-    calm_site: Site, name: str, value: str
+def test_malformed_keys_are_skipped_and_counted_each_and_logged_within_a_budget(
+    calm_site: Site,
 ) -> None:
-    put_and_expect_skip(calm_site, name, value, "malformed_value")
+    for name in MALFORMED_KEYS:
+        put_and_expect_skip(calm_site, name, GOOD_VALUE, "malformed_key")
     calm_site.ping_all()
+    first = f"subnets/{MALFORMED_KEYS[0]} "
     # It is named when it is looked at again, which is after it was counted.
-    wait_until(lambda: log_lines(calm_site, f"subnets/{name} "), what="a line that names it")
-    assert len(log_lines(calm_site, f"subnets/{name} ")) == 1
+    wait_until(lambda: log_lines(calm_site, first), what="a line that names it")
+    assert len(log_lines(calm_site, first)) == 1
+
+
+DEEP = '{{"PublicIP":"192.0.2.77","PublicIPv6":null,"X":{}"\\ud800"{}}}'.format(
+    "[" * 500, "]" * 500
+)
+
+
+def test_malformed_values_are_skipped_and_counted_each_whatever_they_are(calm_site: Site) -> None:
+    values = {
+        "10.5.254.0-24": "{not json",
+        "10.5.253.0-24": '{"PublicIP":null}',
+        "10.5.252.0-24": '{"PublicIP":""}',
+        "10.5.251.0-24": '{"PublicIP":"fd00::1"}',
+        "10.5.250.0-24": "[]",
+        "10.5.249.0-24": DEEP,
+        "10.5.248.0-24": '{"PublicIP":"192.0.2.77","X":"%s"}' % ("x" * 100_000),
+    }
+    for name, value in values.items():
+        put_and_expect_skip(calm_site, name, value, "malformed_value")
+    calm_site.ping_all()
+    wait_until(lambda: log_lines(calm_site, "subnets/10.5.254.0-24 "), what="a line that names it")
+    assert len(log_lines(calm_site, "subnets/10.5.254.0-24 ")) == 1
+
+
+def test_entry_that_is_rewritten_all_the_time_does_not_fill_the_log(calm_site: Site) -> None:
+    lines = len(log_lines(calm_site, "reason=outside_network"))
+    for number in range(40):
+        value = f'{{"PublicIP":"192.0.2.77","PublicIPv6":null,"X":{number}}}'
+        put_and_expect_skip(calm_site, "10.66.0.0-24", value, "outside_network")
+    assert len(log_lines(calm_site, "reason=outside_network")) - lines < 20
 
 
 def test_a_lease_that_overlaps_ours_takes_nothing_away(calm_site: Site) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from tests.unit.backend.values import network
 from tests.unit.daemon.node import Node, lease, targets, to_peers
 from tunneld.errors import SubnetExhaustedError
 from tunneld.lease.allocation import candidates
-from tunneld.lease.model import Lease, LeasePut
+from tunneld.lease.kinship import MACHINE, Identity
+from tunneld.lease.model import Lease, LeasePut, NodeRecord, RecordPut
 from tunneld.store.layout import Change, Entry, Layout
 
 LAYOUT = Layout("/n")
@@ -56,6 +58,20 @@ names = st.sampled_from(
 )
 
 
+records = st.fixed_dictionaries(
+    {"Format": st.just(1), "Subnet": names, "PublicIP": st.just("10.99.0.12")},
+    optional={MACHINE: anything, "Version": st.text(max_size=9), "Y": anything},
+)
+
+
+def read_record(value: bytes) -> tuple[NodeRecord, ...]:
+    entry = Entry(
+        name="/n/tunneld/nodes/new", value=value, grant_id=9, create_revision=50, mod_revision=60
+    )
+    events = LAYOUT.batch([Change(name=entry.name, entry=entry, revision=60)], 60).events
+    return tuple(event.record for event in events if isinstance(event, RecordPut))
+
+
 def read(name: str, value: bytes) -> tuple[Lease, ...]:
     entry = Entry(
         name=f"/n/subnets/{name}", value=value, grant_id=9, create_revision=50, mod_revision=60
@@ -66,9 +82,12 @@ def read(name: str, value: bytes) -> tuple[Lease, ...]:
 
 @pytest.mark.parametrize("backend_type", ["udp", "vxlan", "host-gw"])
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(names, members), max_size=4, unique_by=lambda pair: pair[0]))
+@given(st.lists(st.tuples(names, members), max_size=4, unique_by=lambda pair: pair[0]), records)
 def test_whatever_others_wrote_a_good_lease_is_reached_and_a_newcomer_can_look(
-    tmp_path: Path, backend_type: str, written: list[tuple[str, dict[str, Any]]]
+    tmp_path: Path,
+    backend_type: str,
+    written: list[tuple[str, dict[str, Any]]],
+    record: dict[str, Any],
 ) -> None:
     host = Node(tmp_path, backend_type)
     good = lease(3, create=1, backend_type="" if backend_type == "udp" else backend_type)
@@ -84,11 +103,11 @@ def test_whatever_others_wrote_a_good_lease_is_reached_and_a_newcomer_can_look(
         state = host.holds(good, *strange)
     reached = targets(state) | to_peers(state, "via") | to_peers(state, "onlink")
     assert set(good.key.subnets) <= reached | {route.destination for route in state.host.routes}
-    view = host.membership.tracker.view
+    told = read_record(json.dumps(record).encode())
+    view = replace(host.membership.tracker.view, records=told)
     found = candidates(
         view,
-        node_id="new",
-        holder=good.holder,
+        me=Identity(node_id="new", holder=good.holder, machine="m"),
         config=network(backend_type, "dual"),
         rng=random.Random(1),
         previous=None,
