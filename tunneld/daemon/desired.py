@@ -104,6 +104,13 @@ class Desired:
         self.peers = {prefix: (reached[prefix][0], how) for prefix, how in reaches.items()}
         return compose(self._overlay(own.key), reaches, self._rules, self._addresses(joined))
 
+    def endpoints(self) -> Mapping[IPNetwork, IPAddress | None]:
+        """Returns the underlay address of each prefix that is reached."""
+        return {
+            prefix: underlay_address(peer, 4 if prefix.version == 4 else 6)
+            for prefix, (peer, _) in self.peers.items()
+        }
+
     def _addresses(self, peers: Iterable[Peer]) -> frozenset[IPAddress]:
         found = (
             underlay_address(peer, family) for peer in peers for family in self._backend.families

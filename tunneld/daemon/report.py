@@ -24,6 +24,7 @@ from tunneld.control.status import State as NodeState
 from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.desired import Desired
 from tunneld.daemon.membership import Membership
+from tunneld.daemon.shadows import Shadows
 from tunneld.daemon.underlay import UnderlayWatch
 from tunneld.engine import AdjacencyCounters, Counters
 from tunneld.errors import InterfaceError
@@ -50,6 +51,7 @@ class Report:
         self.desired: Desired | None = None
         self.path: DataPath | None = None
         self.underlay: UnderlayWatch | None = None
+        self.shadows: Shadows | None = None
         self._tentative: str | None = None
         self._sources: list[ProblemSource] = []
         self.add(self._store_problem)
@@ -79,7 +81,7 @@ class Report:
     def forget(self) -> None:
         """The data path is being taken down: nothing may be read from it any more."""
         self.phase = "starting"
-        self.desired = self.path = self.underlay = None
+        self.desired = self.path = self.underlay = self.shadows = None
 
     @property
     def state(self) -> NodeState:
@@ -184,10 +186,11 @@ class Report:
             return {}
         routes = self.path.reconciler.routes
         routed = {route.destination for route in routes if route.gateway is not None}
+        hidden = self.shadows.hidden if self.shadows else frozenset()
         return {
             prefix: (peer, reach)
             for prefix, (peer, reach) in self.desired.peers.items()
-            if reach.adjacency is not None or prefix in routed
+            if (reach.adjacency is not None or prefix in routed) and prefix not in hidden
         }
 
     def _peers(self, counters: Counters | None, now_s: float, wall: datetime) -> list[PeerStatus]:

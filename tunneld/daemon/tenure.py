@@ -27,6 +27,7 @@ from tunneld.daemon.path_mtu import PathMtus
 from tunneld.daemon.report import Report
 from tunneld.daemon.rounds import Rounds
 from tunneld.daemon.scheduling import Scheduling
+from tunneld.daemon.shadows import Shadows, require_store_outside
 from tunneld.daemon.together import together
 from tunneld.daemon.underlay import UnderlayMovedError, UnderlayWatch
 from tunneld.engine import EngineEvent
@@ -120,6 +121,9 @@ class Tenure:
         """
         rooms, desired = self._rooms, self._desired
         options, membership, report = rooms.options, rooms.membership, rooms.report
+        if self._backend.datapath == "userspace":  # the whole network gets a route
+            urls = options.store.endpoints if options.store.kind == "etcd" else ()
+            await require_store_outside(rooms.netlink, whole(self._config).subnets, urls)
         async with AsyncExitStack() as stack:
             path = await DataPath.open(
                 stack,
@@ -150,12 +154,24 @@ class Tenure:
             stack.enter_context(membership.telling(wake))
             stack.enter_context(membership.telling(self._on_link.peers_changed))
             desired.on_change = self._path_mtus.on_change = wake
+            shadows = report.shadows = Shadows(
+                rooms.netlink,
+                networks=whole(self._config).subnets,
+                own=lambda: membership.own.key.subnets if membership.own else (),
+                peers=desired.endpoints,
+                routes=lambda: path.reconciler.routes,
+                devices=path.devices,
+            )
+            stack.enter_context(membership.telling(shadows.look_soon))
+            stack.callback(report.add(shadows.problems))
             path.start(on_engine_event=self._engine_event, on_host_event=self._host_event)
+            path.actuator.on_change(lambda _event: shadows.look_soon())
             stack.callback(path.quiesce)
             await self._on_link.ask()
             wake()
             await together(
                 path.reconciler.run(),
+                shadows.run(),
                 Rounds(path.actuator, engine=path.engine, wake=wake).run(),
                 self._path_mtus.run(),
                 self._underlay_watch.run(),
@@ -170,6 +186,8 @@ class Tenure:
 
     async def _settle(self, path: DataPath) -> None:
         await path.reconciler.settled()
+        if self._rooms.report.shadows is not None:
+            self._rooms.report.shadows.look_soon()
         await self._take_over(path)
         self._announce(path)
 

@@ -91,7 +91,7 @@ class GlobalForwarding:
                 f"it off, and run {' and '.join(f'`sysctl -w {_SYSCTL[v]}=1`' for v in missed)}"
             )
         if problem and problem != self.problem:
-            _log.error("nothing is forwarded any more", extra={"fields": {"error": problem}})
+            _log.error("global forwarding is off", extra={"fields": {"error": problem}})
         elif self.problem and not problem:
             _log.info("global forwarding is on again")
         self.problem = problem

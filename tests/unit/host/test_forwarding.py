@@ -130,7 +130,7 @@ def test_switch_that_is_off_and_not_ours_is_a_problem_until_it_is_on_again(
         forwarding.is_due()
     assert forwarding.problem is None
     assert [record.message for record in caplog.records] == [
-        "nothing is forwarded any more",
+        "global forwarding is off",
         "global forwarding is on again",
     ]
 

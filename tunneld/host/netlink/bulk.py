@@ -120,6 +120,10 @@ class BulkSocket:
             OSError: the kernel takes none of them, or its answers were lost.
         """
         first = self._sequence + 1
+        self._send(requests)
+        return self._codes(first, len(requests), lambda _number, _body: None)
+
+    def _send(self, requests: Sequence[Request]) -> None:
         text = b"".join(
             _HEADER.pack(
                 _HEADER.size + len(request.body),
@@ -132,8 +136,11 @@ class BulkSocket:
             for request in requests
         )
         self._socket.send(text)
+
+    def _codes(self, first: int, count: int, heard: Callable[[int, bytes], None]) -> list[int]:
+        """Returns how each of `count` requests ended; `heard` is told of answers before that."""
         codes: dict[int, int] = {}
-        while len(codes) < len(requests):
+        while len(codes) < count:
             data = self._socket.recv(_RECEIVE_BYTES)
             offset = 0
             while offset + _HEADER.size + 4 <= len(data):
@@ -143,8 +150,26 @@ class BulkSocket:
                 if answer == _NLMSG_ERROR and number >= first:
                     (code,) = _ERRNO.unpack_from(data, offset + _HEADER.size)
                     codes[number - first] = -code
+                elif number >= first:
+                    heard(number - first, data[offset + _HEADER.size : offset + length])
                 offset += (length + 3) & ~3
-        return [codes[number] for number in range(len(requests))]
+        return [codes[number] for number in range(count)]
+
+    def ask(self, requests: Sequence[Request]) -> list[bytes | None]:
+        """Asks at most `BATCH` questions; returns for each the answer, None where it is refused.
+
+        Raises:
+            OSError: the kernel takes none of them, or its answers were lost.
+        """
+        first = self._sequence + 1
+        answers: list[bytes | None] = [None] * len(requests)
+
+        def heard(number: int, body: bytes) -> None:
+            answers[number] = body
+
+        self._send(requests)
+        self._codes(first, len(requests), heard)
+        return answers
 
     def _next(self) -> int:
         self._sequence += 1

@@ -27,6 +27,8 @@ from tunneld.lease.model import IPAddress, IPNetwork
 _IFA_F_NODAD = 0x02
 _IFF_MULTICAST = 0x1000
 
+Prefixes = list[tuple[int, int, int]]
+
 Places = frozenset[tuple[int, bytes]]
 """Destinations, as messages have them."""
 
@@ -106,6 +108,33 @@ class Netlink(Channel):
                     "list the routes", wire.RTM_GETROUTE, body, read, lengths
                 )
         return [route for route in found if route.destination in destinations]
+
+    async def routes_within(self, networks: Collection[IPNetwork]) -> list[KernelRoute]:
+        """Returns the main table's routes to parts of these networks, of whomever."""
+        found: list[KernelRoute] = []
+        for family in (4, 6):
+            nets = [net for net in networks if net.version == family]
+            prefixes = [wire.prefix(net) for net in nets]
+
+            def read(body: bytes, prefixes: Prefixes = prefixes) -> KernelRoute | None:
+                return wire.route(body) if wire.is_within(body, prefixes) else None
+
+            if nets:
+                body = wire.routes_request(4 if family == 4 else 6, 0, None)
+                lengths = range(min(net.prefixlen for net in nets), nets[0].max_prefixlen + 1)
+                found += await self._listing(
+                    "list the routes", wire.RTM_GETROUTE, body, read, lengths
+                )
+        return found
+
+    async def routes_by(self, addresses: Sequence[IPAddress]) -> list[KernelRoute | None]:
+        """Returns for each address the route a packet of this host to it takes, of any table.
+
+        None: the kernel has none, or refuses the packet.
+        """
+        requests = [wire.lookup_request(address) for address in addresses]
+        answers = await self._answers("look routes up", requests)
+        return [None if body is None else wire.any_route(body) for body in answers]
 
     async def route_to(self, destination: IPAddress) -> KernelRoute:
         """Returns the route a packet of this host to `destination` takes.

@@ -169,6 +169,18 @@ class Channel:
             raise _not_permitted(what)
         return codes
 
+    async def _answers(self, what: str, requests: Sequence[Request]) -> list[bytes | None]:
+        """Asks questions, many at a time; returns for each the answer, None: it is refused."""
+        bulk = self._opened_bulk()
+        found: list[bytes | None] = []
+
+        async def ask(some: Sequence[Request]) -> list[bytes | None]:
+            return bulk.ask(some)
+
+        for start in range(0, len(requests), BATCH):
+            found += await self._run(what, ask(requests[start : start + BATCH]))
+        return found
+
     async def _change_one(self, what: str, request: Request, *ignored: int) -> bool:
         """Makes one change; returns False where the kernel refused it with an `ignored` number."""
         (code,) = await self._change(what, [request])

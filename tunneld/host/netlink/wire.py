@@ -13,7 +13,7 @@ net/core/rtnetlink.c (valid_fdb_dump_strict).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from socket import AF_BRIDGE, AF_INET, AF_INET6
@@ -52,6 +52,7 @@ _RTA_METRICS, _RTA_MULTIPATH, _RTA_TABLE, _RTA_VIA = 8, 9, 15, 18
 _RTAX_MTU = 2
 _RTNH_F_ONLINK = 4
 _RTM_F_CLONED = 0x200
+_RTM_F_FIB_MATCH = 0x2000
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _NUD_PERMANENT = 0x80
 _NTF_SELF = 0x02
@@ -161,13 +162,23 @@ def _route_body(route: KernelRoute) -> bytes:
 
 def route(body: bytes) -> KernelRoute | None:
     """Returns a listed route; None for one of another table, or made for one destination alone."""
-    family, length, _, tos, table, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
+    _, _, _, _, table, _, _, _, flags = _ROUTE.unpack_from(body)
+    if flags & _RTM_F_CLONED:
+        return None
+    if table != MAIN_TABLE:
+        found = dict(_attributes(body, _ROUTE.size))
+        if _number(found.get(_RTA_TABLE, b"")) != MAIN_TABLE:
+            return None
+    return any_route(body)
+
+
+def any_route(body: bytes) -> KernelRoute | None:
+    """Returns a route of whatever table; None for one of an unknown family."""
+    family, length, _, tos, _, protocol, scope, kind, flags = _ROUTE.unpack_from(body)
     version = _VERSIONS.get(family)
-    if version is None or flags & _RTM_F_CLONED:
+    if version is None:
         return None
     found = dict(_attributes(body, _ROUTE.size))
-    if (_number(found[_RTA_TABLE]) if _RTA_TABLE in found else table) != MAIN_TABLE:
-        return None
     gateway = found.get(_RTA_GATEWAY) or found.get(_RTA_VIA, b"")[2:]
     source = found.get(_RTA_PREFSRC)
     metrics = dict(_attributes(found.get(_RTA_METRICS, b""), 0))
@@ -185,6 +196,33 @@ def route(body: bytes) -> KernelRoute | None:
         mtu_bytes=_number(metrics[_RTAX_MTU]) if _RTAX_MTU in metrics else 0,
         hops=tuple(_hops(found.get(_RTA_MULTIPATH, b""))),
     )
+
+
+def lookup_request(address: IPAddress) -> Request:
+    """Returns the question which route a packet to an address takes."""
+    family = _FAMILIES[address.version]
+    length = address.max_prefixlen
+    head = _ROUTE.pack(family, length, 0, 0, 0, 0, 0, 0, _RTM_F_FIB_MATCH)
+    return Request(RTM_GETROUTE, 0, head + _attribute(_RTA_DST, address.packed))
+
+
+def is_within(body: bytes, networks: Sequence[tuple[int, int, int]]) -> bool:
+    """Says whether a listed route leads into one of these, each as `prefix` returns it."""
+    offset = _ROUTE.size
+    while offset + 4 <= len(body):
+        size, kind = _ATTRIBUTE.unpack_from(body, offset)
+        if kind == _RTA_DST:
+            destination = int.from_bytes(body[offset + 4 : offset + size])
+            return any(
+                size - 4 == width and destination & mask == value for width, mask, value in networks
+            )
+        offset += (size + 3) & ~3 if size >= 4 else len(body)
+    return False
+
+
+def prefix(network: IPNetwork) -> tuple[int, int, int]:
+    """Returns a network as `is_within` knows it: bytes of an address, mask, value."""
+    return network.max_prefixlen // 8, int(network.netmask), int(network.network_address)
 
 
 def is_to(body: bytes, destinations: frozenset[tuple[int, bytes]]) -> bool:
