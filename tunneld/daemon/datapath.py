@@ -8,6 +8,7 @@ kernel moves the packets, or nobody does, there are no descriptors and no engine
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -20,8 +21,10 @@ from tunneld.backend.base import Backend, Here
 from tunneld.config import ThreadsChoice
 from tunneld.daemon.reconcile import Reconciler
 from tunneld.engine import Engine, EngineEvent, UnderlaySockets
+from tunneld.errors import HostError
 from tunneld.fib.state import FirewallMode, State
 from tunneld.host.actuator import Actuator, HostEvent
+from tunneld.host.finish import finish
 from tunneld.host.leftover import remove_vxlan_devices
 from tunneld.host.netlink import Netlink
 from tunneld.host.sockets import (
@@ -34,6 +37,8 @@ from tunneld.host.state_dir import StateDir
 from tunneld.host.tun import Tun, open_tun
 from tunneld.host.underlay import Underlay
 from tunneld.lease.model import SubnetKey
+
+_log = logging.getLogger("tunneld.daemon")
 
 CORES_TO_SPLIT: Final = 4
 """Two for the directions, and as many for the programs whose packets these are."""
@@ -108,7 +113,7 @@ class DataPath:
             firewall=firewall,
             tun=None if opened is None else opened.tun,
         )
-        stack.push_async_callback(actuator.close)
+        stack.push_async_callback(_take_away, actuator)
         engine = None
         if opened is not None:
             cores = len(os.sched_getaffinity(0))
@@ -169,6 +174,19 @@ def splits(choice: ThreadsChoice, cores: int) -> bool:
     acknowledgment; where cores are short, one thread spares that (docs/adr/0007).
     """
     return choice == "split" or (choice == "auto" and cores >= CORES_TO_SPLIT)
+
+
+async def _take_away(actuator: Actuator) -> None:
+    """Takes away what the host holds of ours, to the end, whatever comes meanwhile.
+
+    What cannot be taken away is told and no more: the next data path, or the stop, must go on.
+    """
+    try:
+        await finish(actuator.close())
+    except HostError as error:
+        _log.error(
+            "something of ours could not be taken away", extra={"fields": {"error": str(error)}}
+        )
 
 
 async def _clear_the_way(

@@ -94,9 +94,9 @@ class Desired:
         )
 
     def state(self) -> State | None:
-        """Returns the desired state; None while this node holds no lease."""
+        """Returns the desired state; None while this node holds no lease of this network."""
         own = self._membership.own
-        if own is None:
+        if own is None or not self._config.admits(own.key):
             return None
         joined = self._joined(own)
         reached = self._reached(joined)

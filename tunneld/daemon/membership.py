@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from tunneld.daemon.cache import Cache, Remembered
 from tunneld.errors import (
@@ -66,6 +67,9 @@ class Membership:
         self._is_leaving = False
         self._config: NetworkConfig | None = None
         self._conflict: str | None = None
+        self._is_joining = False
+        self.goes_by_memory = False
+        """Whether the table is a remembered one, of which the store has not been heard yet."""
 
     @property
     def node_id(self) -> str:
@@ -103,6 +107,9 @@ class Membership:
     def accepted(self, own: Lease, config: NetworkConfig) -> tuple[Usable, ...]:
         """Returns the leases of the others that may be used, and logs new ones that may not."""
         selection = self.tracker.peers_of(own, config)
+        if self._is_joining:
+            # The store may tell of the own lease before it answers the write.
+            return selection.accepted
         for skipped in self.tracker.newly_skipped(selection):
             self._tell_skipped(skipped)
         return selection.accepted
@@ -142,6 +149,7 @@ class Membership:
         async for news in self._store.watch():
             match news:
                 case Snapshot():
+                    self.goes_by_memory = False
                     self.tracker.reset(news)
                 case Batch():
                     self.tracker.apply(news)
@@ -157,6 +165,7 @@ class Membership:
         if remembered is not None and not self.tracker.history:
             await self._changed_within(PATIENCE_S)
             if not self.tracker.history:
+                self.goes_by_memory = True
                 self.tracker.reset(remembered.table)
                 self._keeper.adopt(remembered.own, remembered.left_s, self.tracker)
         while (text := self.tracker.config_text) is None:
@@ -170,23 +179,30 @@ class Membership:
         self._config = parse(text)
         return self._config
 
+    async def another_config_within(self, text: str | None, wait_s: float) -> None:
+        """Returns when the store's network config is another than `text`, or after `wait_s`."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + wait_s
+        while self.tracker.config_text == text and (left_s := ends_s - loop.time()) > 0:
+            await self._changed_within(left_s)
+
     async def join(
         self,
         config: NetworkConfig,
         attributes: LeaseAttributes,
         previous: SubnetKey | None,
     ) -> Lease:
-        """Gets a lease with these attributes, however long the store takes.
+        """Gets a lease with these attributes, however long the store takes, or its hosts.
 
-        Raises:
-            NetworkConfigError: a newcomer would not be safe beside the hosts of this network.
+        While a newcomer would not be safe beside the hosts of this network, it waits too.
         """
         loop = asyncio.get_running_loop()
-        self._refuse_newcomer(config, attributes)
         while True:
             try:
-                lease = await self._keeper.acquire(self.tracker, config, attributes, previous)
-            except (StoreError, LeaseError) as error:
+                self._refuse_newcomer(config, attributes)
+                with self._joining():
+                    lease = await self._keeper.acquire(self.tracker, config, attributes, previous)
+            except (StoreError, LeaseError, NetworkConfigError) as error:
                 self._refusal = str(error)
                 if self._no_lease.due(loop.time(), str(error)):
                     _log.warning("no lease yet", extra={"fields": {"error": str(error)}})
@@ -195,6 +211,14 @@ class Membership:
                 self._refusal = None
                 self._tell()
                 return lease
+
+    @contextlib.contextmanager
+    def _joining(self) -> Iterator[None]:
+        self._is_joining = True
+        try:
+            yield
+        finally:
+            self._is_joining = False
 
     def _refuse_newcomer(self, config: NetworkConfig, attributes: LeaseAttributes) -> None:
         """Refuses a node that has no lease yet; one that is in the network goes on, degraded."""
@@ -226,8 +250,18 @@ class Membership:
         """Returns whether there is a lease and it says just this."""
         return self.own is not None and self.own.attributes == attributes
 
-    async def hold(self, config: NetworkConfig, attributes: LeaseAttributes) -> None:
-        """Keeps the lease until cancelled; gets it back, or another one, when it is lost."""
+    async def hold(
+        self,
+        config: NetworkConfig,
+        attributes: LeaseAttributes,
+        previous: SubnetKey | None = None,
+    ) -> NoReturn:
+        """Gets a lease that says this, in place of one that does not, and keeps it until cancelled.
+
+        One that is lost is got back, or another one. `previous`: the subnet of an earlier run.
+        """
+        if not self.holds(attributes) or not self._is_admitted(config):
+            await self.join(config, attributes, previous)
         while True:
             await self._until_lost()
             if self._is_leaving:
@@ -235,6 +269,13 @@ class Membership:
                 await self._changed_within(RETRY_S)
             else:
                 await self.join(config, attributes, None)
+
+    def _is_admitted(self, config: NetworkConfig) -> bool:
+        return self.own is not None and config.admits(self.own.key)
+
+    def reconnect(self) -> None:
+        """Has the store asked over new connections: the address of the old ones is gone."""
+        self._store.reconnect()
 
     async def leave(self) -> None:
         """Gives the lease back.

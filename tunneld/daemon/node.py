@@ -1,7 +1,7 @@
 """One node of one network, from its options to its last clean-up.
 
-Path of a lease: `store` -> `daemon.membership` (lease) -> `daemon.tenure` (`daemon.desired`: peer,
-backend, fib) -> `daemon.datapath` -> `engine` | `host`.
+Path of a lease: `store` -> `daemon.membership` (lease) -> `daemon.term` -> `daemon.tenure`
+(`daemon.desired`: peer, backend, fib) -> `daemon.datapath` -> `engine` | `host`.
 """
 
 from __future__ import annotations
@@ -20,26 +20,31 @@ from tunneld.config import RunOptions
 from tunneld.control.health import HealthServer
 from tunneld.control.server import ControlServer
 from tunneld.control.status import FirewallStatus, render_status
-from tunneld.daemon.cache import Cache, write_down
+from tunneld.daemon.cache import Cache, Remembered, write_down
 from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.here import forget_vtep_macs
-from tunneld.daemon.membership import Membership
+from tunneld.daemon.membership import REMINDER_S, Membership
 from tunneld.daemon.presence import be_present
 from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
-from tunneld.daemon.tenure import Rooms, Tenure
+from tunneld.daemon.tenure import Rooms
+from tunneld.daemon.term import RETRY_S, ConfigChangedError, Term
 from tunneld.daemon.together import together
-from tunneld.daemon.underlay import UnderlayMovedError, any_underlay, settled_underlay
+from tunneld.daemon.underlay import tell_whether_any, underlay_lack
 from tunneld.daemon.watchdog import Watchdog
-from tunneld.errors import DeviceLostError
+from tunneld.errors import (
+    HostError,
+    NetworkConfigError,
+)
 from tunneld.host.capabilities import require_capabilities
 from tunneld.host.machine import machine
 from tunneld.host.netlink import Netlink
 from tunneld.host.notify import Notifier
 from tunneld.host.state_dir import StateDir
-from tunneld.host.underlay import Selection, Underlay
+from tunneld.host.underlay import Selection, check_patterns
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.network import NetworkConfig
+from tunneld.log import Condition
 from tunneld.store import open_store
 
 _log = logging.getLogger("tunneld.daemon")
@@ -65,7 +70,14 @@ class Node:
         )
         self._was_announced = False
         self._leaving = asyncio.Event()
-        self._foreign_config: str | None = None
+        self._term: Term | None = None
+        self._underlay_lack = underlay_lack()
+        self._config_lack = Condition(
+            _log, "waiting for a usable network config", "the network config is usable"
+        )
+        self._health_lack = Condition(
+            _log, "no health pages; trying again", "the health pages are served"
+        )
 
     def reload(self) -> None:
         """Reads the options anew; those that may change live take effect."""
@@ -82,7 +94,6 @@ class Node:
             require_capabilities()
             self._state_dir = stack.enter_context(StateDir(options.state_dir))
             self._netlink = await stack.enter_async_context(Netlink.opened())
-            await any_underlay(self._selection, self._netlink)
             store = open_store(options.store)
             stack.push_async_callback(store.close)
             keeper = Keeper(
@@ -110,6 +121,9 @@ class Node:
                 ),
             )
             self._report.add(lambda: self._state_dir.problem)
+            self._report.underlay = self._underlay_lack
+            self._report.add(lambda: self._config_lack.problem)
+            self._report.add(lambda: self._health_lack.problem)
             self._watchdog = Watchdog(self._notifier, self._report)
             await self._open_faces(stack)
             # Last in, first out: said before anything is taken down.
@@ -122,7 +136,9 @@ class Node:
                     self._membership.remind(),
                     write_down(self._state_dir),
                     be_present(self._membership, keeper),
+                    self._serve_health(),
                     self._stay(),
+                    self._wait_for_leave(),
                 )
             except LeftError:
                 _log.info("this node has left the network")
@@ -130,6 +146,8 @@ class Node:
     def _new_node_id(self, is_copy: bool) -> str:
         if is_copy:
             forget_vtep_macs(self._state_dir)
+            if self._term is not None:
+                self._term.remake()
         return self._state_dir.renew_node_id()
 
     async def _open_faces(self, stack: AsyncExitStack) -> None:
@@ -138,75 +156,80 @@ class Node:
         )
         await control.start()
         stack.push_async_callback(control.close)
-        if self._options.healthz_port:
-            health = HealthServer(
-                self._options.healthz_ip, self._options.healthz_port, self._report.health
-            )
-            await health.start()
-            stack.push_async_callback(health.close)
 
-    async def _stay(self) -> None:
-        config = await self._membership.first_config(self._cache.load())
-        backend = parse_backend(config, self._options.datapath)
-        _tell_what_has_no_effect(self._options, backend)
-        self._report.network = self._membership.tracker.config_text
-        self._report.backend = backend
-        # Only now it is known in which families the underlay must have an address.
-        underlay = await settled_underlay(
-            self._selection,
-            self._netlink,
-            backend.families,
-            tell=self._report.waits_for_underlay,
-        )
-        with self._membership.telling(self._compare_config):
-            await self._live_on(config, backend, underlay)
+    async def _serve_health(self) -> None:
+        """Serves the health pages, once their port is free."""
+        options = self._options
+        if not options.healthz_port:
+            return
+        server = HealthServer(options.healthz_ip, options.healthz_port, self._report.health)
+        while True:
+            try:
+                await server.start()
+            except HostError as error:
+                self._health_lack.set(_now(), str(error))
+                await asyncio.sleep(RETRY_S)
+            else:
+                break
+        self._health_lack.clear()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await server.close()
 
-    async def _live_on(
-        self, config: NetworkConfig, backend: Backend, underlay: Underlay
-    ) -> NoReturn:
+    async def _stay(self) -> NoReturn:
         rooms = Rooms(
             options=self._options,
-            selection=self._selection,
             netlink=self._netlink,
             state_dir=self._state_dir,
             membership=self._membership,
-            cache=self._cache,
             report=self._report,
         )
+        remembered = self._cache.load()
         while True:
-            tenure = Tenure(
-                rooms, config=config, backend=backend, underlay=underlay, announce=self._announce
+            config, backend, is_remembered = await self._usable_config(remembered)
+            _tell_what_has_no_effect(self._options, backend)
+            self._report.backend = backend
+            self._term = Term(
+                rooms,
+                config=config,
+                backend=backend,
+                text=self._report.network,
+                is_remembered=is_remembered,
+                selection=self._selection,
+                cache=self._cache,
+                underlay_lack=self._underlay_lack,
+                announce=self._announce,
             )
             try:
-                await tenure.run(self._wait_for_leave)
-            except DeviceLostError as lost:
-                _log.warning(
-                    "the overlay device is lost; the data path is built anew",
-                    extra={"fields": {"error": str(lost)}},
-                )
-            except UnderlayMovedError as moved:
-                has_moved, underlay = moved.underlay != underlay, moved.underlay
-                _log.warning(
-                    "the underlay has moved; the data path is built anew"
-                    if has_moved
-                    else "this host's VTEP addresses were another's; the data path is built anew",
-                    extra={
-                        "fields": {
-                            "interface": underlay.name,
-                            "address": ", ".join(map(str, underlay.addresses)),
-                        }
-                    },
-                )
+                await self._term.run()
+            except ConfigChangedError:
+                _log.warning("the network config is another than the remembered one; starting over")
+            remembered = None
 
-    def _compare_config(self) -> None:
-        text = self._membership.tracker.config_text
-        if text in (self._report.network, self._foreign_config):
-            return
-        self._foreign_config = text
-        _log.warning(
-            "the network config in the store is not the one in force any more; "
-            "a changed one takes effect when tunneld is started again"
+    async def _usable_config(
+        self, remembered: Remembered | None
+    ) -> tuple[NetworkConfig, Backend, bool]:
+        """Waits for a network config that this host can serve; says whether it is from memory."""
+        telling = asyncio.create_task(
+            tell_whether_any(self._selection, self._netlink, self._underlay_lack)
         )
+        try:
+            while True:
+                try:
+                    config = await self._membership.first_config(remembered)
+                    backend = parse_backend(config, self._options.datapath)
+                except NetworkConfigError as error:
+                    self._config_lack.set(_now(), str(error))
+                    text = self._membership.tracker.config_text
+                    await self._membership.another_config_within(text, REMINDER_S)
+                else:
+                    self._config_lack.clear()
+                    self._report.network = self._membership.tracker.config_text
+                    return config, backend, self._membership.goes_by_memory
+        finally:
+            telling.cancel()
+            await asyncio.wait([telling])
 
     def _announce(self, path: DataPath) -> None:
         """Tells the world that the data path forwards and subnet.env is written."""
@@ -245,19 +268,25 @@ class Node:
             )
         return {"subnet": None if own is None else str(own.key)}
 
-    async def _wait_for_leave(self) -> None:
+    async def _wait_for_leave(self) -> NoReturn:
         await self._leaving.wait()
         raise LeftError
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
 def _selection(options: RunOptions) -> Selection:
-    return Selection(
+    selection = Selection(
         interfaces=options.iface,
         regexes=options.iface_regex,
         can_reach=options.iface_can_reach,
         public_ip=options.public_ip,
         public_ipv6=options.public_ipv6,
     )
+    check_patterns(selection)
+    return selection
 
 
 def _tell_what_has_no_effect(options: RunOptions, backend: Backend) -> None:

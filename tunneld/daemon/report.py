@@ -25,11 +25,11 @@ from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.desired import Desired
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.shadows import Shadows
-from tunneld.daemon.underlay import UnderlayWatch
 from tunneld.engine import AdjacencyCounters, Counters
 from tunneld.errors import InterfaceError
 from tunneld.host.scheduling import Policy, policy_of
 from tunneld.lease.model import IPNetwork, SubnetKey
+from tunneld.log import Condition
 from tunneld.peer import Peer
 
 NO_TRAFFIC = AdjacencyCounters()
@@ -50,16 +50,16 @@ class Report:
         self.backend: Backend | None = None
         self.desired: Desired | None = None
         self.path: DataPath | None = None
-        self.underlay: UnderlayWatch | None = None
+        self.underlay: Condition | None = None
+        """The lack of an underlay."""
         self.shadows: Shadows | None = None
-        self._tentative: str | None = None
         self._sources: list[ProblemSource] = []
         self.add(self._store_problem)
         self.add(log.problem)
         self.add(lambda: membership.problem)
         self.add(lambda: self.path.reconciler.problem if self.path else None)
         self.add(lambda: self.path.actuator.forwarding_problem if self.path else None)
-        self.add(lambda: self.underlay.problem if self.underlay else self._tentative)
+        self.add(lambda: self.underlay.problem if self.underlay else None)
 
     def add(self, source: ProblemSource) -> Callable[[], None]:
         """Has `source` asked for its lines whenever problems are shown, in `status` and health.
@@ -74,14 +74,10 @@ class Report:
         """How many peers are reached, in whatever family."""
         return len({peer.key for peer, _ in self._reached().values()})
 
-    def waits_for_underlay(self, problem: str | None) -> None:
-        """Takes why no underlay address can be bound to yet, in one line; None: one can."""
-        self._tentative = problem
-
     def forget(self) -> None:
         """The data path is being taken down: nothing may be read from it any more."""
         self.phase = "starting"
-        self.desired = self.path = self.underlay = self.shadows = None
+        self.desired = self.path = self.shadows = None
 
     @property
     def state(self) -> NodeState:
@@ -112,10 +108,10 @@ class Report:
             is_moving = self.backend is not None and self.backend.datapath != "none"
             text = f"forwarding, {place}, {peers}" if is_moving else f"holding {place}"
             return f"degraded: {problems} ({text})" if problems else text
-        if self.network is None:
-            waiting = "waiting for the network config"
-        elif self._tentative is not None:
+        if self.underlay is not None and self.underlay.problem is not None:
             waiting = "waiting for an underlay address"
+        elif self.network is None:
+            waiting = "waiting for the network config"
         elif own is None:
             waiting = "waiting for a lease"
         else:

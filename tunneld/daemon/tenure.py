@@ -1,27 +1,26 @@
-"""One tenure of a node: a lease held and packets forwarded, on one underlay.
+"""One tenure of a node: packets forwarded, on one underlay.
 
 Path of a lease: `daemon.membership` (lease) -> **`daemon.tenure`** (`daemon.desired`: peer,
-backend, fib) -> `daemon.datapath` -> `engine` | `host`. It ends when the underlay moves, and the
-next one begins with what is found then.
+backend, fib) -> `daemon.datapath` -> `engine` | `host`. It ends when the underlay moves, or when
+something fails, and the next one begins with what is found then. It waits for no lease: packets
+pass once there is one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from tunneld.backend.base import Backend
 from tunneld.config import RunOptions
-from tunneld.daemon.cache import Cache
 from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.desired import Desired
 from tunneld.daemon.here import this_host
-from tunneld.daemon.membership import Membership, remember
+from tunneld.daemon.membership import Membership
 from tunneld.daemon.on_link import OnLinkWatch
 from tunneld.daemon.path_mtu import PathMtus
 from tunneld.daemon.report import Report
@@ -29,16 +28,15 @@ from tunneld.daemon.rounds import Rounds
 from tunneld.daemon.scheduling import Scheduling
 from tunneld.daemon.shadows import Shadows, require_store_outside
 from tunneld.daemon.together import together
-from tunneld.daemon.underlay import UnderlayMovedError, UnderlayWatch
 from tunneld.engine import EngineEvent
 from tunneld.errors import EngineError, HostError
 from tunneld.fib.compose import Rules
 from tunneld.fib.state import UnderlayPort
-from tunneld.host import subnet_env, takeover
+from tunneld.host import takeover
 from tunneld.host.actuator import HostEvent
 from tunneld.host.netlink import Netlink
 from tunneld.host.state_dir import StateDir
-from tunneld.host.underlay import Selection, Underlay
+from tunneld.host.underlay import Underlay
 from tunneld.lease.model import NO_IPV4_SUBNET, SubnetKey
 from tunneld.lease.network import NetworkConfig
 
@@ -50,16 +48,14 @@ class Rooms:
     """What outlives a tenure."""
 
     options: RunOptions
-    selection: Selection
     netlink: Netlink
     state_dir: StateDir
     membership: Membership
-    cache: Cache
     report: Report
 
 
 class Tenure:
-    """Opens the data path on one underlay, holds a lease for it, and keeps both right."""
+    """Opens the data path on one underlay, and keeps it right."""
 
     def __init__(
         self,
@@ -73,7 +69,6 @@ class Tenure:
         """`announce` is called once the data path forwards and subnet.env is written.
 
         Raises:
-            InterfaceError: the backend cannot work on this underlay.
             HostError: the state directory cannot be written.
         """
         self._rooms = rooms
@@ -83,7 +78,6 @@ class Tenure:
         self._announce = announce
         options = rooms.options
         self._here = this_host(underlay, rooms.state_dir)
-        backend.check(self._here)
         self._path_mtus = PathMtus(here=self._here, overhead_bytes=backend.overhead_bytes)
         self._desired = Desired(
             config=config,
@@ -101,23 +95,19 @@ class Tenure:
                 port=backend.port,
             ),
         )
-        self._underlay_watch = UnderlayWatch(
-            selection=rooms.selection,
-            families=backend.families,
-            netlink=rooms.netlink,
-            underlay=underlay,
-            mtu_changed=self._desired.set_underlay_mtu,
-        )
         self._on_link = OnLinkWatch(netlink=rooms.netlink, underlay=underlay, desired=self._desired)
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def run(self, until: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Works until cancelled, or until `until` raises.
+    def set_underlay_mtu(self, mtu_bytes: int) -> None:
+        """Takes over that the underlay has another MTU."""
+        self._desired.set_underlay_mtu(mtu_bytes)
+
+    async def run(self) -> NoReturn:
+        """Works until cancelled.
 
         Raises:
-            UnderlayMovedError: everything bound to the old address has to be opened anew.
             DeviceLostError: the data path has to be opened anew, with a device of its own.
-            TunneldError: the data path cannot be opened, or has failed.
+            HostError, EngineError: the data path cannot be opened, or has failed.
         """
         rooms, desired = self._rooms, self._desired
         options, membership, report = rooms.options, rooms.membership, rooms.report
@@ -140,15 +130,7 @@ class Tenure:
                 firewall=options.firewall,
             )
             desired.device = path.device
-            attributes = self._backend.attributes(self._here)
-            if not membership.holds(attributes):
-                previous = _previous_subnet(options.subnet_file)
-                await membership.join(self._config, attributes, previous)
-                if this_host(self._underlay, rooms.state_dir) != self._here:
-                    # Its state directory was a copy: the VTEP addresses are another host's.
-                    raise UnderlayMovedError(self._underlay)
-
-            report.desired, report.path, report.underlay = desired, path, self._underlay_watch
+            report.desired, report.path = desired, path
             stack.callback(report.forget)
             wake = path.reconciler.wake
             stack.enter_context(membership.telling(wake))
@@ -174,15 +156,12 @@ class Tenure:
                 shadows.run(),
                 Rounds(path.actuator, engine=path.engine, wake=wake).run(),
                 self._path_mtus.run(),
-                self._underlay_watch.run(),
                 self._on_link.run(),
-                membership.hold(self._config, attributes),
                 self._settle(path),
                 self._schedule(path),
-                remember(rooms.cache, membership),
                 self._wait_for_failure(path),
-                until(),
             )
+        raise AssertionError("the loops of a data path have no end")
 
     async def _settle(self, path: DataPath) -> None:
         await path.reconciler.settled()
@@ -216,9 +195,7 @@ class Tenure:
             )
 
     def _host_event(self, event: HostEvent) -> None:
-        if event == "underlay":
-            self._underlay_watch.hint()
-        elif event == "on_link":
+        if event == "on_link":
             self._on_link.routes_changed()
 
     def _engine_event(self, event: EngineEvent) -> None:
@@ -251,15 +228,3 @@ def _notrack(options: RunOptions, backend: Backend, underlay: Underlay) -> froze
     if not options.underlay_notrack or port is None:
         return frozenset()
     return frozenset(UnderlayPort(address=address, port=port) for address in underlay.addresses)
-
-
-def _previous_subnet(path: Path) -> SubnetKey | None:
-    try:
-        previous = subnet_env.read(path)
-    except HostError as error:
-        _log.warning(
-            "the former subnet.env cannot be read; going on without it",
-            extra={"fields": {"path": str(path), "error": str(error)}},
-        )
-        return None
-    return subnet_env.key(previous) if previous else None

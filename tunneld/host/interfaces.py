@@ -73,12 +73,15 @@ def _is_of_no_use(address: IPAddress) -> bool:
 def by_name_or_address(
     text: str, interfaces: list[Interface]
 ) -> tuple[Interface, IPAddress | None]:
-    """Returns the interface of that name or address, and the address if it was one."""
+    """Returns the interface of that name or address, and the address if it was one.
+
+    A name may be an alternative one, as udev gives them.
+    """
     try:
         address = ip_address(text)
     except ValueError:
         for interface in interfaces:
-            if interface.name == text:
+            if text in (interface.name, *interface.link.alternative_names):
                 return interface, None
         raise NoMatchError(f"no interface is called {text!r}") from None
     holders = [interface for interface in interfaces if address in interface.every]
@@ -88,15 +91,19 @@ def by_name_or_address(
 
 
 def by_regex(
-    pattern: re.Pattern[str], interfaces: list[Interface]
+    pattern: re.Pattern[str], interfaces: list[Interface], preferred: Collection[IPAddress] = ()
 ) -> tuple[Interface, IPAddress | None]:
-    """Returns the interface that fits by an address, else by its name, and that address."""
+    """Returns the interface that fits by an address, else by its name, and that address.
+
+    Of the addresses that fit, one of `preferred` goes first.
+    """
     what = f"regular expression {pattern.pattern!r}"
     interfaces = [interface for interface in interfaces if not interface.link.is_loopback]
     remedy = "make it match one, or give the name with --iface"
 
     def first_match(interface: Interface) -> IPAddress | None:
-        return next((ip for ip in interface.addresses if pattern.search(str(ip))), None)
+        fits = [ip for ip in interface.addresses if pattern.search(str(ip))]
+        return min(fits, key=lambda ip: ip not in preferred, default=None)
 
     if by_address := [interface for interface in interfaces if first_match(interface)]:
         chosen = _only(by_address, what, remedy)
@@ -121,9 +128,20 @@ async def by_destination(
 
 
 def by_default_routes(
-    routes: Mapping[Family, Iterable[KernelRoute]], interfaces: list[Interface]
+    routes: Mapping[Family, Iterable[KernelRoute]],
+    interfaces: list[Interface],
+    preferred: Iterable[Collection[IPAddress]] = (),
 ) -> Interface:
-    """Returns the interface of the default route; families that have one must share it."""
+    """Returns the interface of the default route; families that have one must share it.
+
+    One that holds all addresses of an item of `preferred` and has any default route, be it a
+    weaker one, goes first: a VPN's better one moves nothing.
+    """
+    every = [route for listed in routes.values() for route in listed if _is_default(route)]
+    for addresses in preferred:
+        for interface in _of(every, interfaces):
+            if interface.every.issuperset(addresses):
+                return interface
     found: Interface | None = None
     for family, listed in routes.items():
         holders = _default_holders(listed, interfaces)
@@ -147,18 +165,18 @@ def by_default_routes(
 
 
 def _default_holders(routes: Iterable[KernelRoute], interfaces: list[Interface]) -> list[Interface]:
-    defaults = [
-        route
-        for route in routes
-        if route.destination.prefixlen == 0 and route.type == RTN_UNICAST and route.tos == 0
-    ]
+    defaults = [route for route in routes if _is_default(route)]
     best = min((route.metric for route in defaults), default=0)
-    devices = {
-        index
-        for route in defaults
-        if route.metric == best
-        for index in (route.hops or (route.oif,))
-    }
+    return _of([route for route in defaults if route.metric == best], interfaces)
+
+
+def _is_default(route: KernelRoute) -> bool:
+    return route.destination.prefixlen == 0 and route.type == RTN_UNICAST and route.tos == 0
+
+
+def _of(routes: Iterable[KernelRoute], interfaces: Iterable[Interface]) -> list[Interface]:
+    """Returns the interfaces that routes lead out of."""
+    devices = {index for route in routes for index in (route.hops or (route.oif,))}
     return [interface for interface in interfaces if interface.link.index in devices]
 
 

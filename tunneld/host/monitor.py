@@ -97,8 +97,10 @@ class Notice:
 class Monitor:
     """Two netlink sockets on the running loop, of routing and of nftables, and a watched file."""
 
-    def __init__(self, callback: Callable[[Notice], None]) -> None:
+    def __init__(self, callback: Callable[[Notice], None], *, firewall: bool = True) -> None:
         """Starts watching; `callback` runs on the loop.
+
+        Without `firewall` only devices, addresses, neighbours and routes are watched.
 
         Raises:
             HostError: the kernel refuses a socket.
@@ -109,8 +111,9 @@ class Monitor:
         self._lock: XtablesLock | None = None
         try:
             self._watch(socket.NETLINK_ROUTE, _ROUTING_GROUPS, routing_notices)
-            self._watch(_NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,), firewall_notices)
-            self._lock = XtablesLock(lambda: callback(Notice(kind="iptables")))
+            if firewall:
+                self._watch(_NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,), firewall_notices)
+                self._lock = XtablesLock(lambda: callback(Notice(kind="iptables")))
         except OSError as error:
             self.close()
             raise HostError(

@@ -4,7 +4,8 @@ The order is flannel's: each name or address, each regular expression, the way t
 address, and without any of these the default route (or the interface that holds the given
 public IP). An interface with several addresses gives the first one that is not link-local: of
 IPv4 in the kernel's order (primary before secondary), of IPv6 by age, temporary and deprecated ones
-last. A network of both families needs both on one interface.
+last; addresses that were in use before go first. A network of both families needs both on one
+interface.
 Where flannel silently takes the first of several interfaces, this module refuses; a regular
 expression never means the loopback interface; and a link-local IPv6 address, which means nothing
 to another host, is none.
@@ -16,8 +17,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from tunneld.errors import InterfaceError, UsageError
@@ -32,6 +33,7 @@ from tunneld.host.interfaces import (
     listing,
 )
 from tunneld.host.netlink import Family, Netlink
+from tunneld.host.way_out import mtu_bytes_out_of
 from tunneld.lease.model import IPAddress
 
 IPV4_ONLY: frozenset[Family] = frozenset({4})
@@ -78,45 +80,107 @@ class Underlay:
         """Where sockets are bound, one address for each family of the network."""
         return tuple(one for one in (self.address, self.address_v6) if one is not None)
 
+    def is_same(self, other: Underlay) -> bool:
+        """Returns whether what is bound to one serves the other: its device and its addresses."""
+        return (self.index, self.addresses, self.public_ip, self.public_ipv6) == (
+            (other.index, other.addresses, other.public_ip, other.public_ipv6)
+        )
+
 
 async def find_underlay(
     selection: Selection, netlink: Netlink, families: Collection[Family] = IPV4_ONLY
 ) -> Underlay:
-    """Returns the interface that `selection` means, as it is at this moment.
-
-    `families` are those in which the interface must have an address; of others it has none.
+    """Returns the interface that `selection` means, as `choose_underlay` does.
 
     Raises:
         InterfaceError: no interface fits, or several do; the message names them.
         UsageError: a regular expression does not compile.
     """
-    patterns = [_compile(text) for text in selection.regexes]
-    interfaces = await list_interfaces(netlink, families)
-    found: Interface
-    wanted: IPAddress | None
+    return await choose_underlay(
+        selection, await list_interfaces(netlink, families), netlink, families
+    )
 
+
+async def choose_underlay(
+    selection: Selection,
+    interfaces: list[Interface],
+    netlink: Netlink,
+    families: Collection[Family],
+    preferred: Sequence[tuple[IPAddress, ...]] = (),
+) -> Underlay:
+    """Returns which of `interfaces` `selection` means.
+
+    Args:
+        selection: what the operator has said.
+        interfaces: all there are.
+        netlink: who is asked for routes.
+        families: those in which the interface must have an address; of others it has none.
+        preferred: addresses in use before, the most wanted first; each item is one underlay's.
+            They decide where the selection leaves a choice.
+
+    Raises:
+        InterfaceError: no interface fits, or several do; the message names them.
+        UsageError: a regular expression does not compile.
+    """
+    found, wanted = await _choose(selection, interfaces, netlink, families, preferred)
+    first = next((one for one in preferred if found.every.issuperset(one)), ())
+    taken = _underlay(found, (*((wanted,) if wanted else ()), *first), selection, families)
+    mtu_bytes = await mtu_bytes_out_of(found, taken.addresses, interfaces, netlink)
+    return replace(taken, mtu_bytes=mtu_bytes)
+
+
+async def held_underlay(
+    underlay: Underlay, interfaces: list[Interface], netlink: Netlink
+) -> Underlay | None:
+    """Returns an underlay as it is now; None: its interface or one of its addresses is gone.
+
+    Name and MTU may be others than before.
+    """
+    for interface in interfaces:
+        if interface.link.index == underlay.index:
+            break
+    else:
+        return None
+    gone = not interface.every.issuperset(underlay.addresses)
+    if gone or underlay.address_v6 in interface.duplicate or interface.link.mtu_bytes == 0:
+        return None
+    return replace(
+        underlay,
+        name=interface.name,
+        mtu_bytes=await mtu_bytes_out_of(interface, underlay.addresses, interfaces, netlink),
+        is_tentative=underlay.address_v6 in interface.tentative,
+    )
+
+
+async def _choose(
+    selection: Selection,
+    interfaces: list[Interface],
+    netlink: Netlink,
+    families: Collection[Family],
+    preferred: Sequence[tuple[IPAddress, ...]],
+) -> tuple[Interface, IPAddress | None]:
+    """Returns the interface, and the address where the selection means one."""
+    patterns = [_compile(text) for text in selection.regexes]
+    any_preferred = [address for one in preferred for address in one]
     tried: list[str] = []
     for text in selection.interfaces:
         try:
-            found, wanted = by_name_or_address(text, interfaces)
+            return by_name_or_address(text, interfaces)
         except NoMatchError as error:
             tried.append(str(error))
-        else:
-            return _underlay(found, wanted, selection, families)
     for pattern in patterns:
         try:
-            found, wanted = by_regex(pattern, interfaces)
+            return by_regex(pattern, interfaces, any_preferred)
         except NoMatchError as error:
             tried.append(str(error))
-        else:
-            return _underlay(found, wanted, selection, families)
     if selection.can_reach is not None:
         try:
-            found, wanted = await by_destination(selection.can_reach, interfaces, netlink)
+            found, source = await by_destination(selection.can_reach, interfaces, netlink)
         except NoMatchError as error:
             tried.append(str(error))
         else:
-            return _underlay(found, wanted, selection, families)
+            is_known = any(found.every.issuperset(one) for one in preferred)
+            return found, None if is_known else source
     if tried:
         raise InterfaceError(
             f"no underlay interface: {'; '.join(tried)}; there are {listing(interfaces)}: "
@@ -126,15 +190,20 @@ async def find_underlay(
     public = selection.public_ip if 4 in families else selection.public_ipv6
     if public is not None:
         try:
-            found, wanted = by_name_or_address(str(public), interfaces)
+            return by_name_or_address(str(public), interfaces)
         except NoMatchError as error:
             raise InterfaceError(
                 f"no underlay interface: {error} (the public IP); there are "
                 f"{listing(interfaces)}: behind NAT, name the interface with --iface"
             ) from error
-        return _underlay(found, wanted, selection, families)
     routes = {family: await netlink.default_routes(family) for family in sorted(families)}
-    return _underlay(by_default_routes(routes, interfaces), None, selection, families)
+    return by_default_routes(routes, interfaces, preferred), None
+
+
+def check_patterns(selection: Selection) -> None:
+    """Raises UsageError for a regular expression that does not compile."""
+    for text in selection.regexes:
+        _compile(text)
 
 
 def _compile(text: str) -> re.Pattern[str]:
@@ -148,14 +217,16 @@ def _compile(text: str) -> re.Pattern[str]:
 
 def _underlay(
     interface: Interface,
-    wanted: IPAddress | None,
+    first: Collection[IPAddress],
     selection: Selection,
     families: Collection[Family],
 ) -> Underlay:
+    """Returns the interface as an underlay; `first` go before all its other addresses."""
     link = interface.link
-    candidates = [ip for ip in interface.addresses if not ip.is_loopback]
-    if wanted is not None and wanted.version in families:
-        candidates.insert(0, wanted)
+    candidates = [
+        *(ip for ip in first if ip.version in families),
+        *(ip for ip in interface.addresses if not ip.is_loopback),
+    ]
     ipv4 = next((ip for ip in candidates if isinstance(ip, IPv4Address)), None)
     ipv6 = next((ip for ip in candidates if isinstance(ip, IPv6Address)), None)
     for family, address, name in ((4, ipv4, "IPv4"), (6, ipv6, "global IPv6")):

@@ -125,6 +125,10 @@ class Store(Protocol):
         """Returns the seconds left of each grant; those the store does not know are absent."""
         ...
 
+    def reconnect(self) -> None:
+        """Gives up connections that may be dead; the next call makes new ones. Never blocks."""
+        ...
+
     async def close(self) -> None:
         """Ends all connections. Leases stay."""
         ...

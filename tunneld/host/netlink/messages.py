@@ -63,6 +63,7 @@ def link(message: Message) -> Link:
     kind = (info.get_attr("IFLA_INFO_KIND") or "") if info is not None else ""
     data = info.get_attr("IFLA_INFO_DATA") if kind in ("vxlan", "tun") else None
     mac = message.get_attr("IFLA_ADDRESS") or ""
+    names = message.get_attr("IFLA_PROP_LIST")
     return Link(
         index=message["index"],
         name=message.get_attr("IFLA_IFNAME"),
@@ -73,6 +74,7 @@ def link(message: Message) -> Link:
         is_multicast=bool(message["flags"] & _IFF_MULTICAST),
         forwarding=bool(ipv4["forwarding"]) if ipv4 is not None else False,
         kind=kind,
+        alternative_names=tuple(names.get_attrs("IFLA_ALT_IFNAME")) if names is not None else (),
         mac=MacAddress(mac) if len(mac) == 17 else None,
         vxlan=_vxlan(data) if data is not None and kind == "vxlan" else None,
         tun=_tun(data) if data is not None and kind == "tun" else None,

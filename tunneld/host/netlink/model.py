@@ -88,6 +88,8 @@ class Link:
     """IPv4 forwarding of what comes in by the device."""
     kind: str = ""
     """`tun`, `bridge`, `vxlan`, …; empty for most hardware."""
+    alternative_names: tuple[str, ...] = ()
+    """Further names of the device (`ip link property add ... altname`)."""
     mac: MacAddress | None = None
     vxlan: VxlanSettings | None = None
     tun: TunSettings | None = None

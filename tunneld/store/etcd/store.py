@@ -151,6 +151,10 @@ class EtcdStore:
             }
         return left
 
+    def reconnect(self) -> None:
+        """Gives up all connections: calls under way and the watch go on over new ones."""
+        self._transport.reconnect()
+
     async def close(self) -> None:
         """Closes the connections."""
         await self._transport.close()

@@ -107,6 +107,9 @@ class SqliteStore:
         left = await self._run(self._file.remaining)
         return {grant_id: left[grant_id] for grant_id in grant_ids if grant_id in left}
 
+    def reconnect(self) -> None:
+        """Does nothing: a file is reached from any address."""
+
     async def close(self) -> None:
         """Closes the file."""
         await asyncio.get_running_loop().run_in_executor(self._thread, self._file.close)

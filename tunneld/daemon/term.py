@@ -1,0 +1,239 @@
+"""One term of a node: one network config in force, on whatever underlay there is.
+
+Path of a lease: `daemon.membership` -> **`daemon.term`** -> `daemon.tenure`. Lease and data path
+follow the underlay side by side: packets wait for no answer of a store to which the old address
+led, and the lease waits for no device. What fails on this host is tried again, whenever it fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from tunneld.backend import parse_backend
+from tunneld.backend.base import Backend
+from tunneld.daemon.cache import Cache
+from tunneld.daemon.datapath import DataPath
+from tunneld.daemon.here import this_host
+from tunneld.daemon.membership import remember
+from tunneld.daemon.tenure import Rooms, Tenure
+from tunneld.daemon.together import together
+from tunneld.daemon.underlay import UnderlayKeeper, UnderlayMovedError
+from tunneld.errors import (
+    CapabilityError,
+    DeviceLostError,
+    EngineError,
+    HostError,
+    NetworkConfigError,
+    TunDeviceError,
+    TunneldError,
+)
+from tunneld.host import subnet_env
+from tunneld.host.underlay import Selection, Underlay
+from tunneld.lease.model import SubnetKey
+from tunneld.lease.network import NetworkConfig, parse
+from tunneld.log import Condition
+
+RETRY_S = 1.0
+"""How long after a refusal of this host the next attempt is made, if nothing happens before."""
+
+_log = logging.getLogger("tunneld.daemon")
+
+
+class ConfigChangedError(Exception):
+    """The config in force is not the network's: lease and data path have to be made anew."""
+
+
+class Term:
+    """A lease held and packets carried, as one network config says."""
+
+    def __init__(
+        self,
+        rooms: Rooms,
+        *,
+        config: NetworkConfig,
+        backend: Backend,
+        text: str | None,
+        is_remembered: bool,
+        selection: Selection,
+        cache: Cache,
+        underlay_lack: Condition,
+        announce: Callable[[DataPath], None],
+    ) -> None:
+        """Does nothing yet.
+
+        Args:
+            rooms: what outlives a term.
+            config: the network config in force.
+            backend: how its packets travel.
+            text: the config as the store has it.
+            is_remembered: whether it is from memory, and the store has not been heard yet.
+            selection: how the operator names the underlay.
+            cache: where the table is written down.
+            underlay_lack: who tells that there is no underlay.
+            announce: called each time that a data path forwards.
+        """
+        self._rooms = rooms
+        self._config = config
+        self._backend = backend
+        self._text = text
+        self._is_remembered = is_remembered
+        self._cache = cache
+        self._announce = announce
+        self._foreign: str | None = None
+        self._replaced = asyncio.Event()
+        self._has_carried = False
+        self._lack = Condition(_log, "no data path; trying again", "there is a data path again")
+        self._underlays = UnderlayKeeper(
+            selection=selection,
+            families=backend.families,
+            netlink=rooms.netlink,
+            state_dir=rooms.state_dir,
+            check=lambda underlay: backend.check(this_host(underlay, rooms.state_dir)),
+            lack=underlay_lack,
+        )
+
+    async def run(self) -> NoReturn:
+        """Holds a lease and carries packets until cancelled.
+
+        Raises:
+            ConfigChangedError: the config was a remembered one, and the store has another.
+            CapabilityError, TunDeviceError: no data path can ever be opened here.
+        """
+        membership = self._rooms.membership
+        forget_problem = self._rooms.report.add(lambda: self._lack.problem)
+        try:
+            with membership.telling(self._compare_config):
+                self._compare_config()
+                await together(
+                    self._underlays.run(),
+                    self._hold(),
+                    self._carry(),
+                    remember(self._cache, membership),
+                    self._wait_for_config(),
+                )
+        finally:
+            forget_problem()
+        raise AssertionError("the loops of a term have no end")
+
+    def remake(self) -> None:
+        """Has lease and data path made anew: what was known of this host is another's."""
+        self._underlays.remake()
+
+    async def _hold(self) -> NoReturn:
+        """Keeps the lease one that names the underlay in use."""
+        rooms = self._rooms
+        while True:
+            underlay = await self._underlays.settled()
+            try:
+                attributes = self._backend.attributes(this_host(underlay, rooms.state_dir))
+                previous = _previous_subnet(rooms.options.subnet_file)
+                await together(
+                    self._underlays.follow(underlay),
+                    rooms.membership.hold(self._config, attributes, previous),
+                )
+            except UnderlayMovedError:
+                rooms.membership.reconnect()
+            except HostError:
+                # The data path needs the same of this host, and tells of it.
+                await self._underlays.changed_within(RETRY_S)
+
+    async def _carry(self) -> NoReturn:
+        """Keeps a data path on the underlay in use.
+
+        Raises:
+            CapabilityError, TunDeviceError: there has never been one, and never can be.
+        """
+        while True:
+            underlay = await self._underlays.settled()
+            try:
+                tenure = Tenure(
+                    self._rooms,
+                    config=self._config,
+                    backend=self._backend,
+                    underlay=underlay,
+                    announce=self._carries,
+                )
+                await together(
+                    self._underlays.follow(underlay, tenure.set_underlay_mtu), tenure.run()
+                )
+            except UnderlayMovedError as moved:
+                _tell_moved(underlay, moved.underlay)
+            except DeviceLostError as lost:
+                _log.warning(
+                    "the overlay device is lost; the data path is built anew",
+                    extra={"fields": {"error": str(lost)}},
+                )
+            except (HostError, EngineError) as error:
+                if not self._has_carried and _lasts(error):
+                    raise
+                self._lack.set(asyncio.get_running_loop().time(), str(error))
+                await self._underlays.changed_within(RETRY_S)
+
+    def _carries(self, path: DataPath) -> None:
+        self._has_carried = True
+        self._lack.clear()
+        self._announce(path)
+
+    def _compare_config(self) -> None:
+        membership = self._rooms.membership
+        text = membership.tracker.config_text
+        if self._is_remembered and not membership.goes_by_memory:
+            self._is_remembered = False
+            if text not in (None, self._text) and self._is_usable(text):
+                self._replaced.set()
+                return
+        if text in (self._text, self._foreign):
+            return
+        self._foreign = text
+        _log.warning(
+            "the network config in the store is not the one in force any more; "
+            "a changed one takes effect when tunneld is started again"
+        )
+
+    def _is_usable(self, text: str | None) -> bool:
+        try:
+            parse_backend(parse(text or ""), self._rooms.options.datapath)
+        except NetworkConfigError:
+            return False
+        return True
+
+    async def _wait_for_config(self) -> NoReturn:
+        await self._replaced.wait()
+        raise ConfigChangedError
+
+
+def _lasts(error: TunneldError) -> bool:
+    """Returns whether a lack does not pass by itself: a right, or the TUN driver."""
+    is_busy = getattr(error.__cause__, "errno", None) == errno.EBUSY
+    return isinstance(error, CapabilityError | TunDeviceError) and not is_busy
+
+
+def _tell_moved(before: Underlay, underlay: Underlay) -> None:
+    _log.warning(
+        "this host's VTEP addresses were another's; the data path is built anew"
+        if underlay.is_same(before)
+        else "the underlay has moved; the data path is built anew",
+        extra={
+            "fields": {
+                "interface": underlay.name,
+                "address": ", ".join(map(str, underlay.addresses)),
+            }
+        },
+    )
+
+
+def _previous_subnet(path: Path) -> SubnetKey | None:
+    try:
+        previous = subnet_env.read(path)
+    except HostError as error:
+        _log.warning(
+            "the former subnet.env cannot be read; going on without it",
+            extra={"fields": {"path": str(path), "error": str(error)}},
+        )
+        return None
+    return subnet_env.key(previous) if previous else None
