@@ -15,7 +15,6 @@ import pytest
 from tests.support.leases import key
 from tests.support.stores import SqliteServer, run, until
 from tunneld.daemon.membership import Membership
-from tunneld.errors import NetworkConfigError
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import Lease, LeaseAttributes, NodeRecord
 from tunneld.lease.registry import Claim
@@ -90,7 +89,7 @@ async def join(membership: Membership, said: LeaseAttributes) -> Lease:
     return await membership.join(config, said, None)
 
 
-def test_newcomer_is_refused_where_a_flanneld_is_in_a_network_without_ipv4(
+def test_newcomer_waits_while_a_flanneld_is_in_a_network_without_ipv4(
     server: SqliteServer,
 ) -> None:
     async def main() -> None:
@@ -98,9 +97,12 @@ def test_newcomer_is_refused_where_a_flanneld_is_in_a_network_without_ipv4(
         await write_flanneld(server, "fd00:10:5:1::/64", attributes("fd99::66"))
         before = server.everything(PREFIX)
         async with following(server, "n1") as membership:
-            with pytest.raises(NetworkConfigError, match="flanneld holds fd00:10:5:1::/64"):
-                await join(membership, attributes("fd99::11"))
-        assert server.everything(PREFIX) == before
+            joining = asyncio.create_task(join(membership, attributes("fd99::11")))
+            await until(lambda: "flanneld holds fd00:10:5:1::/64" in (membership.problem or ""))
+            assert server.everything(PREFIX) == before
+            server.delete(f"{PREFIX}/subnets/0.0.0.0-0&fd00:10:5:1::-64")
+            assert (await joining).attributes == attributes("fd99::11")
+            assert membership.problem is None
 
     run(main())
 
