@@ -4,8 +4,7 @@ The order is flannel's: each name or address, each regular expression, the way t
 address, and without any of these the default route (or the interface that holds the given
 public IP). An interface with several addresses gives the first one that is not link-local: of
 IPv4 in the kernel's order (primary before secondary), of IPv6 by age, temporary and deprecated ones
-last; addresses that were in use before go first. A network of both families needs both on one
-interface.
+last; those in use before go first. A network of both families needs both on one interface.
 Where flannel silently takes the first of several interfaces, this module refuses; a regular
 expression never means the loopback interface; and a link-local IPv6 address, which means nothing
 to another host, is none.
