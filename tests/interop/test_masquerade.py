@@ -94,8 +94,6 @@ FLOWS = {
         seen="outside",
         seen_masquerading="outside",
     ),
-}
-FOREIGN_FLOWS = {
     "host bound to its underlay to container": Flow(
         sender="host",
         receiver="container",
@@ -104,6 +102,8 @@ FOREIGN_FLOWS = {
         seen="origin underlay",
         seen_masquerading="origin overlay",
     ),
+}
+FOREIGN_FLOWS = {
     "outside to container by the other host": Flow(
         sender="outside",
         receiver="container",
@@ -243,3 +243,62 @@ def test_foreign_sources_left_as_they_are_are_dropped_by_tunneld(
     wait_until(dropped, 15, "three drops for a source that nobody leases")
     receiver.stop()
     assert [line for line in json_lines(receiver) if "word" in line] == []
+
+
+FURTHER_ADDRESS = "198.18.0.2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A container's, to an address of the other host itself; the answer comes by the tunnel."""
+
+    further: bool = False
+    """To another address than the one the host has datagrams from."""
+    strict: bool = False
+    """The asking host's kernel wants answers by the way that questions leave by (rp_filter 1)."""
+    drop: str | None = None
+    """Where the answer ends without --ip-masq: a drop reason, or a counter of the kernel."""
+
+
+QUESTIONS = {
+    "its underlay address": Question(),
+    "a further address": Question(further=True, drop="source_not_leased"),
+    "its underlay address, reverse path strict": Question(
+        strict=True, drop="TcpExtIPReversePathFilter"
+    ),
+}
+"""Of docs/operations.md, with what it says that helps: to masquerade on the asking host."""
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_a_container_speaks_to_the_other_host_itself(network: Network, name: str) -> None:
+    asking, asked, question = network.host("t1"), network.host("t2"), QUESTIONS[name]
+    address = str(asked.public_ip)
+    if question.further:
+        address = FURTHER_ADDRESS
+        asked.space.run("ip", "address", "replace", f"{address}/32", "dev", "lo")
+        way = (f"{address}/32", "via", str(asked.public_ip))
+        asking.space.run("ip", "route", "replace", *way)
+    asking.space.sysctl("net/ipv4/conf/all/rp_filter", int(question.strict))
+
+    def dropped() -> int:
+        if question.strict:
+            counted = asking.space.run("nstat", "-az", str(question.drop)).splitlines()
+            return int(counted[-1].split()[1])
+        return int(asking.status()["drops"][question.drop])
+
+    def answered() -> bool:
+        ping = ("ping", "-n", "-c", "1", "-W", "1", address)
+        return "1 received" in asking.container.run(*ping, check=False)
+
+    if question.drop is None or network.ip_masq:
+        wait_until(answered, 15, f"an answer from {name}")
+    else:
+        before = dropped()
+
+        def went_unanswered() -> bool:
+            assert not answered()
+            return dropped() >= before + 3
+
+        wait_until(went_unanswered, 30, f"three drops as {question.drop}")
+    asking.space.sysctl("net/ipv4/conf/all/rp_filter", 0)

@@ -308,27 +308,31 @@ fn check_source(
     if settings.source_check == SourceCheck::Off {
         return Ok(fib.by_endpoint(outer_source));
     }
+    let source = source.into();
     let leased = fib.lookup(source);
     if let (SourceCheck::Strict, Some(Target::Adjacency(id))) = (settings.source_check, leased) {
         if fib.adjacency(id).parameters.endpoint.ip() == outer_source {
             return Ok(Some(id));
         }
     }
-    judge_source(fib, settings.source_check, outer_source, leased)
+    judge_source(fib, settings.source_check, outer_source, (source, leased))
 }
 
-/// Returns what becomes of a packet whose source is not leased by the host it came from.
+/// Returns what becomes of a packet whose source is not leased by the host it came from. A peer's
+/// own address, which datagrams of its come from, is in no lease and yet nobody else's: answers to
+/// containers that speak to the host itself come by the tunnel.
 #[inline(never)]
 fn judge_source(
     fib: &Fib,
     check: SourceCheck,
     outer_source: IpAddr,
-    leased: Option<Target>,
+    (source, leased): (IpAddr, Option<Target>),
 ) -> Result<Option<AdjacencyId>, DropReason> {
     let peer = fib.by_endpoint(outer_source).ok_or(DropReason::UnknownPeer)?;
     match (leased, check) {
         (Some(Target::Local), _) => Err(DropReason::SourceIsLocal),
         (_, SourceCheck::Loose | SourceCheck::Off) => Ok(Some(peer)),
+        (None, SourceCheck::Strict) if source == outer_source => Ok(Some(peer)),
         (None, SourceCheck::Strict) => Err(DropReason::SourceNotLeased),
         (Some(Target::Adjacency(_)), SourceCheck::Strict) => Err(DropReason::SourceOfOtherPeer),
     }

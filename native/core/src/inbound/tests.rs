@@ -156,6 +156,25 @@ fn the_strict_check_tells_its_causes_apart() {
 }
 
 #[test]
+fn a_peers_own_address_is_its_own_and_nobody_elses() {
+    let check = SourceCheck::Strict;
+    let from = |source: Ipv4Addr| packet(source.octets(), CONTAINER, 63, 100);
+    delivered(check, UNDERLAY_B, &from(UNDERLAY_B));
+    delivered(check, UNDERLAY_C, &from(UNDERLAY_C));
+    dropped(check, UNDERLAY_B, &from(UNDERLAY_C), DropReason::SourceNotLeased);
+    dropped(check, STRANGER, &from(STRANGER), DropReason::UnknownPeer);
+    let elsewhere = packet(UNDERLAY_B.octets(), AT_C, 63, 100);
+    dropped(check, UNDERLAY_B, &elsewhere, DropReason::WrongDestination);
+    // Where the underlay's addresses lie in the network, the lease says whose they are.
+    let mut change = crate::testing::change(check);
+    let c = change.put_entries[2].1.clone();
+    change.put_entries.push(("192.168.0.0/24".parse().unwrap(), c));
+    let mut bench = Bench { fib: Tables::new(1).commit(change).unwrap(), ..Bench::new(check) };
+    bench.handle(UNDERLAY_B, &from(UNDERLAY_B));
+    bench.dropped(DropReason::SourceOfOtherPeer);
+}
+
+#[test]
 fn the_loose_check_wants_a_peer_and_a_source_that_is_not_ours() {
     let check = SourceCheck::Loose;
     let from = |source| packet(source, CONTAINER, 63, 100);
