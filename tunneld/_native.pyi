@@ -26,6 +26,12 @@ class UnderlaySockets(TypedDict):
     """None, or the socket that receives (and sends) first; the rest only send: flows are spread
     over them by a hash of the inner packet, where there are any."""
     ipv6: Sequence[int]
+    ipv4_sidings: NotRequired[Sequence[int]]
+    """For peers set aside as their way is full, siding after siding: of each one socket for each of
+    those above that send, bound to the same port and to an address that nothing arrives for. The
+    address of the first one above is named as the source of each datagram. Without them a thread
+    waits some milliseconds for a full underlay."""
+    ipv6_sidings: NotRequired[Sequence[int]]
 
 @type_check_only
 class Settings(TypedDict):
@@ -108,15 +114,17 @@ class Counters(TypedDict):
 class Event(TypedDict):
     kind: str
     """`path_mtu`: the underlay refused a datagram for its size. `offload_lost`: the kernel refused
-    an offload at work; the data path does without. `worker_ended`: a thread ended."""
+    an offload at work; the data path does without for a while. `offload_back`: it takes it again.
+    `worker_ended`: a thread ended."""
     adjacency: str | None
+    """`path_mtu`; `offload_lost`: of `udp_gso` the first peer whose path refuses it."""
     size_bytes: int | None
     """`path_mtu`: size of the inner packet that did not fit."""
     path_mtu_bytes: int | None
     """`path_mtu`: largest IP packet the path takes, as the kernel told the socket that was refused;
     None: it did not. Reported once a second for each peer, and when it changes."""
     detail: str
-    """`offload_lost`, `worker_ended`: which one, and why."""
+    """`offload_lost`, `offload_back`, `worker_ended`: which one, and why."""
 
 @type_check_only
 class Heartbeat(TypedDict):
@@ -196,6 +204,8 @@ class Engine:
 
     def offloads(self) -> dict[str, str]:
         """Returns how each offload stands: `on`, `off`, `unsupported` or `fallback: <why>`.
+
+        A fallback is tried again by itself; of `udp_gso` it is about some peers' paths, as it says.
 
         `tun_tso`, `tun_uso`: the device hands over super-packets. `udp_gso`, `udp_gro`: the
         underlay socket takes and gives trains of datagrams. `coalesce_tcp`, `coalesce_udp`:

@@ -58,6 +58,10 @@ class UnderlaySockets:
 
     ipv4: Sequence[int] = ()
     ipv6: Sequence[int] = ()
+    ipv4_sidings: Sequence[int] = ()
+    """For peers whose way is full: of each siding one bound to each port that is sent from, to an
+    address that nothing arrives for."""
+    ipv6_sidings: Sequence[int] = ()
 
 
 class Engine:
@@ -75,7 +79,7 @@ class Engine:
         """`split`: a thread for each direction of a worker, rather than one for both."""
         self._native = _native.Engine(
             tun_fds=tun_fds,
-            underlay=[{"ipv4": worker.ipv4, "ipv6": worker.ipv6} for worker in underlay],
+            underlay=[_plain_sockets(worker) for worker in underlay],
             icmp_fd=icmp_fd,
             icmp6_fd=icmp6_fd,
             split=split,
@@ -149,6 +153,15 @@ class Engine:
     def is_healthy(self) -> bool:
         """Returns whether every thread is running."""
         return all(beat["alive"] for beat in self._native.heartbeat())
+
+
+def _plain_sockets(worker: UnderlaySockets) -> _native.UnderlaySockets:
+    return {
+        "ipv4": worker.ipv4,
+        "ipv6": worker.ipv6,
+        "ipv4_sidings": worker.ipv4_sidings,
+        "ipv6_sidings": worker.ipv6_sidings,
+    }
 
 
 def as_plain(change: EngineChange) -> _native.Change:

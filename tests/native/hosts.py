@@ -205,7 +205,8 @@ def engine_on_tun(space: Namespace, name: str, *, split: bool = False) -> _nativ
 
 class Host:
     """An engine in a namespace, at 127.0.0.1 unless `underlay` holds other sockets (which are
-    closed); `device` is the far end of its device. `split`: with a thread for each direction."""
+    closed), or `sockets` their numbers; `device` is the far end of its device. `split`: with a
+    thread for each direction."""
 
     def __init__(
         self,
@@ -214,17 +215,19 @@ class Host:
         underlay: Sequence[socket.socket] = (),
         *,
         split: bool = False,
+        sockets: _native.UnderlaySockets | None = None,
     ) -> None:
         self.device, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         with inside(space):
-            underlay, icmp = underlay or [udp_socket("127.0.0.1")], raw_icmp_socket()
+            underlay = underlay or ([] if sockets else [udp_socket("127.0.0.1")])
+            icmp = raw_icmp_socket()
             icmp6 = raw_icmpv6_socket()
         with ExitStack() as opened:
             for sock in (near, icmp, icmp6, *underlay):
                 opened.enter_context(sock)
             self.engine = _native.Engine(
                 tun_fds=[near.fileno()],
-                underlay=[by_family(underlay)],
+                underlay=[sockets or by_family(underlay)],
                 icmp_fd=icmp.fileno(),
                 icmp6_fd=icmp6.fileno(),
                 split=split,

@@ -251,39 +251,6 @@ def test_a_peer_out_of_reach_costs_only_its_own_packets(
     assert host.traffic("c")["tx_packets"] == 0
 
 
-def test_a_full_underlay_holds_the_sender_back_and_loses_nothing(rig_space: Namespace) -> None:
-    slow = ("rate", "16mbit", "burst", "20k", "limit", "8mb")
-    rig_space.run("tc", "qdisc", "add", "dev", "lo", "root", "tbf", *slow)
-    with inside(rig_space):
-        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        peer.setsockopt(socket.SOL_SOCKET, 33, 8 << 20)
-        peer.bind(("127.0.0.2", 8285))
-        peer.settimeout(TIMEOUT_S)
-        near = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-        near.bind(("127.0.0.1", 8285))
-    with peer, Host(rig_space, underlay=[near]) as host:
-        host.engine.commit(
-            {
-                "settings": settings(),
-                "put_adjacencies": [adjacency("b", "127.0.0.2")],
-                "put_entries": [{"prefix": "10.5.2.0/24", "target": "b"}],
-            }
-        )
-        packets = [
-            inner("10.5.1.2", "10.5.2.2", payload=number.to_bytes(4, "big") + bytes(1000))
-            for number in range(1000)
-        ]
-        host.device.settimeout(TIMEOUT_S)
-        for packet in packets:
-            host.write(packet)
-        got = [int.from_bytes(peer.recv(2000)[28:32], "big") for _ in packets]
-        # Not in this order: the loopback has a queue for each processor, and the slow one's timer
-        # may be on another than the sender.
-        assert sorted(got) == list(range(1000))
-        assert host.drops() == {}
-
-
 def test_what_arrives_is_served_while_the_underlay_is_full(rig: Rig, split: bool) -> None:
     space, there = rig.namespace("own"), rig.namespace("there")
     rig.link(
@@ -323,4 +290,4 @@ def test_what_arrives_is_served_while_the_underlay_is_full(rig: Rig, split: bool
             peer.sendto(arriving, ("192.0.2.1", 8285))
             assert host.read()
         assert host.traffic("b")["tx_packets"] < 16
-        assert host.drops() == {}
+        assert set(host.drops()) <= {"way_full"}

@@ -209,9 +209,16 @@ class Tenure:
                     EngineError(f"a thread of the data path has ended: {event.detail}; see the log")
                 )
             case kind:
-                _log.warning(
+                facts = {"kind": kind, "detail": event.detail}
+                if event.adjacency is not None:
+                    facts["peer"] = event.adjacency
+                is_good = kind == "offload_back"
+                _log.log(
+                    logging.INFO if is_good else logging.WARNING,
                     "the data path reports",
-                    extra={"fields": {"kind": kind, "detail": event.detail}},
+                    extra={
+                        "fields": {key: fact for key, fact in facts.items() if fact is not None}
+                    },
                 )
 
 

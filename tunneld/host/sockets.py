@@ -4,8 +4,9 @@ Path of a packet: native `io` -> **sockets of this module** -> the underlay. No 
 or read here.
 
 Each worker has, in each family, one socket on the backend's port, and where flows are to be spread,
-as VXLAN asks for, others that only send, each from a port of its own. Datagrams carry a checksum
-and are not fragmented, with any encapsulation: a path that is too narrow is noticed.
+as VXLAN asks for, others that only send, each from a port of its own. Beside them are sidings, for
+peers whose way is full (docs/adr/0010). Datagrams carry a checksum and are not fragmented, with any
+encapsulation: a path that is too narrow is noticed.
 
 Source: flannel `pkg/backend/udp/udp_network_amd64.go` (socket bound to the interface's
 address and the backend's port); RFC 7348 §4.3, §5; Linux ip(7), ipv6(7), udp(7), socket(7).
@@ -16,11 +17,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import logging
 import os
 import socket
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TypedDict
 
 from tunneld.errors import CapabilityError, HostError, PortInUseError
@@ -28,18 +31,36 @@ from tunneld.fib.state import DATAGRAM_MARK
 from tunneld.host.port_holder import port_holder
 from tunneld.lease.model import IPAddress
 
-SEND_BUFFER_BYTES = 8 * 1024 * 1024
-RECEIVE_BUFFER_BYTES = 32 * 1024 * 1024
-"""Of an underlay socket. The kernel doubles them for its book-keeping, and takes the memory only
-for what waits. Where hosts outrun a receiver the queue of all their TCP windows is here: a window
-has 4 MiB at most by default (tcp_wmem), so that this holds about eight, headers included.
+_log = logging.getLogger("tunneld.host")
+
+SEND_BUFFER_BYTES = 512 * 1024
+"""Of a socket that all peers share, before the kernel doubles it: what waits in it is anybody's, so
+that a peer that meets it full is set aside.
 """
+SIDING_BUFFER_BYTES = 8 * 1024 * 1024
+"""Of a siding's, which the engine keeps emptier itself: by what its peer's way moves."""
+RECEIVE_BUFFER_BYTES = 32 * 1024 * 1024
+"""Of an underlay socket that receives. The kernel doubles it for its book-keeping, and takes the
+memory only for what waits. Where hosts outrun a receiver the queue of all their TCP windows is
+here: a window has 4 MiB at most by default (tcp_wmem), so that this holds about eight, headers
+included.
+"""
+
+SIDING_SOCKETS = 64
+"""In each family, for all workers together: few enough for the usual limit of descriptors."""
+
+_SIDINGS = IPv4Network("127.83.0.0/16")
+_SIDINGS_V6 = IPv6Network("100::53:0/112")
+"""What sidings are bound to: of the loopback's addresses, and of those that lead nowhere
+(RFC 6666)."""
 
 # include/uapi/linux/in.h, in6.h, asm-generic/socket.h, filter.h; not in Python's socket module.
 IP_MTU_DISCOVER = 10
 IPV6_MTU_DISCOVER = 23
 PMTUDISC_DO = 2
 """IP_PMTUDISC_DO and IPV6_PMTUDISC_DO."""
+_IP_FREEBIND = 15
+_IPV6_FREEBIND = 78
 _SO_ATTACH_FILTER = 26
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
@@ -51,6 +72,8 @@ class Descriptors(TypedDict):
 
     ipv4: list[int]
     ipv6: list[int]
+    ipv4_sidings: list[int]
+    ipv6_sidings: list[int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,17 +82,22 @@ class WorkerSockets:
 
     ipv4: list[socket.socket] = field(default_factory=list)
     ipv6: list[socket.socket] = field(default_factory=list)
+    ipv4_sidings: list[socket.socket] = field(default_factory=list)
+    """For each siding one socket on each port that `ipv4` sends from."""
+    ipv6_sidings: list[socket.socket] = field(default_factory=list)
 
     def descriptors(self) -> Descriptors:
         """Returns them for the engine, which takes duplicates."""
         return {
             "ipv4": [opened.fileno() for opened in self.ipv4],
             "ipv6": [opened.fileno() for opened in self.ipv6],
+            "ipv4_sidings": [opened.fileno() for opened in self.ipv4_sidings],
+            "ipv6_sidings": [opened.fileno() for opened in self.ipv6_sidings],
         }
 
     def close(self) -> None:
         """Closes all of them."""
-        for opened in (*self.ipv4, *self.ipv6):
+        for opened in (*self.ipv4, *self.ipv6, *self.ipv4_sidings, *self.ipv6_sidings):
             opened.close()
 
 
@@ -102,6 +130,8 @@ def open_underlay_sockets(
                     raise _explain_bind(address, port, error) from error
                 for _ in range(source_ports):
                     _open_sender(sockets, address)
+                sidings = worker.ipv4_sidings if address.version == 4 else worker.ipv6_sidings
+                _open_sidings(sidings, sockets, address, number, SIDING_SOCKETS // workers)
     except BaseException:
         for worker in opened:
             worker.close()
@@ -192,7 +222,50 @@ def _open_sender(sockets: list[socket.socket], address: IPAddress) -> None:
         ) from error
 
 
-def _open_udp(sockets: list[socket.socket], address: IPAddress) -> socket.socket:
+def _open_sidings(
+    sidings: list[socket.socket],
+    sockets: list[socket.socket],
+    address: IPAddress,
+    worker: int,
+    most: int,
+) -> None:
+    """Opens whole sidings beside the `sockets` of a worker, with at most `most` sockets in all.
+
+    Each is bound to a port that `sockets` send from, so that this is their datagrams' port too, and
+    to an address that no datagram can have as destination: the kernel, looking up whom an arriving
+    one is for, does not come by. The engine names the real source with each datagram. Without
+    sidings the data path works; who is slow then holds up the others for a moment.
+    """
+    ports = [opened.getsockname()[1] for opened in sockets[1:] or sockets]
+    try:
+        for number in range(max(1, most // len(ports))):
+            for port in ports:
+                _open_siding(sidings, address, port, worker << 8 | number)
+    except OSError as error:
+        # A half of one is none.
+        while len(sidings) % len(ports):
+            sidings.pop().close()
+        facts = {"address": str(address), "error": os.strerror(error.errno or 0)}
+        _log.warning("too few sockets to set slow peers aside", extra={"fields": facts})
+
+
+def _open_siding(sidings: list[socket.socket], address: IPAddress, port: int, number: int) -> None:
+    opened = _open_udp(sidings, address, SIDING_BUFFER_BYTES)
+    _refuse_all(opened)
+    # Several daemons may have the same port on different addresses.
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if address.version == 4:
+        opened.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
+        elsewhere = ip_address(int(_SIDINGS.network_address) + number)
+    else:
+        opened.setsockopt(socket.IPPROTO_IPV6, _IPV6_FREEBIND, 1)
+        elsewhere = ip_address(int(_SIDINGS_V6.network_address) + number)
+    opened.bind((str(elsewhere), port))
+
+
+def _open_udp(
+    sockets: list[socket.socket], address: IPAddress, send_buffer_bytes: int = SEND_BUFFER_BYTES
+) -> socket.socket:
     """Opens an unbound UDP socket and puts it among `sockets`, whose owner closes it."""
     is_ipv4 = address.version == 4
     opened = socket.socket(socket.AF_INET if is_ipv4 else socket.AF_INET6, socket.SOCK_DGRAM)
@@ -204,7 +277,7 @@ def _open_udp(sockets: list[socket.socket], address: IPAddress) -> socket.socket
     else:
         opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         opened.setsockopt(socket.IPPROTO_IPV6, IPV6_MTU_DISCOVER, PMTUDISC_DO)
-    _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    _enlarge(opened, _SO_SNDBUFFORCE, socket.SO_SNDBUF, send_buffer_bytes)
     return opened
 
 

@@ -91,6 +91,11 @@ impl Train {
             && self.len + len <= MAX_TRAIN_LEN
     }
 
+    /// Returns the length of all its datagrams, in bytes.
+    pub const fn len_bytes(&self) -> usize {
+        self.len
+    }
+
     /// Returns the length of the inner packets in some of its datagrams, in bytes.
     pub fn inner_len(&self, datagrams: &Range<usize>) -> usize {
         let end = (datagrams.end * self.segment_len).min(self.len);

@@ -54,6 +54,8 @@ drop_reasons! {
     UnderlayUnreachable = "underlay_unreachable",
     /// Outbound: the underlay refused the datagram for another reason.
     UnderlayRefused = "underlay_refused",
+    /// Outbound: the way to this peer takes no more at present; others go on.
+    WayFull = "way_full",
     /// Both ways: in hand when the engine was stopped.
     Stopped = "stopped",
 

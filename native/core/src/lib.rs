@@ -25,8 +25,10 @@ pub mod outbound;
 pub mod packet_sizes;
 pub mod path_mtu;
 pub mod prefix;
+pub mod refusals;
 pub mod replies;
 pub mod segmentation;
+pub mod sidings;
 pub mod transaction;
 pub mod unfinished;
 

@@ -80,7 +80,7 @@ impl Host {
             socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None).unwrap();
         let [own, peer] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
-        let sockets = UnderlaySockets { ipv4: vec![own.as_raw_fd()], ipv6: vec![] };
+        let sockets = UnderlaySockets { ipv4: vec![own.as_raw_fd()], ..UnderlaySockets::default() };
         let underlay = Underlay::open(&sockets).unwrap();
         let icmp = Icmp { ipv4: None, ipv6: None };
         let mut publisher = Publisher::new();

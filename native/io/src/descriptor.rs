@@ -1,9 +1,11 @@
 //! Duplicates of the descriptors that Python opened.
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::net::getsockname;
 
 use crate::error::Error;
 
@@ -15,46 +17,87 @@ pub struct UnderlaySockets {
     pub ipv4: Vec<RawFd>,
     /// Over IPv6; may be empty.
     pub ipv6: Vec<RawFd>,
+    /// Over IPv4, bound elsewhere but to the ports of those that send: for peers set aside. For
+    /// each siding one of each port, siding after siding.
+    pub ipv4_sidings: Vec<RawFd>,
+    /// The same over IPv6.
+    pub ipv6_sidings: Vec<RawFd>,
 }
 
 /// The UDP sockets of a worker, those over IPv4 and those over IPv6.
-pub(crate) struct Underlay([Vec<OwnedFd>; 2]);
+pub(crate) struct Underlay {
+    families: [Vec<OwnedFd>; 2],
+    /// Those for peers set aside; with the one thread that sends, once it runs.
+    sidings: [Vec<OwnedFd>; 2],
+}
 
 impl Underlay {
     pub(crate) fn open(numbers: &UnderlaySockets) -> Result<Self, Error> {
         let open = |numbers: &[RawFd]| {
             numbers.iter().map(|number| duplicate("UDP", *number)).collect::<Result<_, _>>()
         };
-        Ok(Self([open(&numbers.ipv4)?, open(&numbers.ipv6)?]))
+        Ok(Self {
+            families: [open(&numbers.ipv4)?, open(&numbers.ipv6)?],
+            sidings: [open(&numbers.ipv4_sidings)?, open(&numbers.ipv6_sidings)?],
+        })
     }
 
+    /// Returns duplicates of all but the sidings.
     fn again(&self) -> Result<Self, Error> {
         let numbers = |sockets: &[OwnedFd]| sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        let [ipv4, ipv6] = &self.0;
-        Self::open(&UnderlaySockets { ipv4: numbers(ipv4), ipv6: numbers(ipv6) })
+        let [ipv4, ipv6] = &self.families;
+        let (ipv4, ipv6) = (numbers(ipv4), numbers(ipv6));
+        Self::open(&UnderlaySockets { ipv4, ipv6, ..UnderlaySockets::default() })
+    }
+
+    /// Hands over the sidings.
+    pub(crate) fn take_sidings(&mut self) -> [Vec<OwnedFd>; 2] {
+        std::mem::take(&mut self.sidings)
+    }
+
+    /// Takes the sidings that another had.
+    pub(crate) fn give_sidings(&mut self, sidings: [Vec<OwnedFd>; 2]) {
+        self.sidings = sidings;
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.0.iter().flatten()
+        self.families.iter().flatten()
     }
 
     /// Returns the sockets that receive: at most one of each family.
     pub(crate) fn receiving(&self) -> impl Iterator<Item = &OwnedFd> {
-        self.0.iter().filter_map(|family| family.first())
+        self.families.iter().filter_map(|family| family.first())
     }
 
     /// Returns how many sockets flows are spread over, in the family that has more of them.
     pub(crate) fn paths(&self) -> usize {
-        self.0.iter().map(|family| sending(family).len()).max().unwrap_or(0)
+        self.families.iter().map(|family| sending(family).len()).max().unwrap_or(0)
     }
 
     /// Returns the socket for each queue of a batch, where the family has any.
     pub(crate) fn by_queue(&self) -> Vec<Option<&OwnedFd>> {
-        let queues = self.0.iter().flat_map(|family| {
+        let queues = self.families.iter().flat_map(|family| {
             let sockets = sending(family);
             (0..self.paths()).map(|path| sockets.get(path % sockets.len().max(1)))
         });
         queues.collect()
+    }
+
+    /// Returns the address of this host in each family that there is.
+    pub(crate) fn addresses(&self) -> [Option<IpAddr>; 2] {
+        std::array::from_fn(|family| {
+            let receiving = self.families[family].first()?;
+            let bound = SocketAddr::try_from(getsockname(receiving).ok()?).ok()?;
+            Some(bound.ip()).filter(|address| !address.is_unspecified())
+        })
+    }
+
+    /// Returns for each family the sockets of each siding, one for each that sends.
+    pub(crate) fn sidings(&self) -> [Vec<&[OwnedFd]>; 2] {
+        std::array::from_fn(|family| {
+            let each = sending(&self.families[family]).len().max(1);
+            self.sidings[family].chunks_exact(each).collect()
+        })
     }
 }
 

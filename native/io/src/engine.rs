@@ -123,7 +123,8 @@ impl Engine {
         }
         let mut threads = Vec::with_capacity(self.lanes.len());
         for lane in &self.lanes {
-            match self.start_lane(lane, &control.workers[lane.worker], &control.publisher) {
+            let Control { workers, publisher, .. } = &mut *control;
+            match self.start_lane(lane, &mut workers[lane.worker], publisher) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     self.end(threads);
@@ -140,10 +141,14 @@ impl Engine {
     fn start_lane(
         &self,
         lane: &Lane,
-        descriptors: &Descriptors,
+        descriptors: &mut Descriptors,
         publisher: &Publisher,
     ) -> Result<JoinHandle<()>, Error> {
         let (worker, tally) = (lane.worker, &self.tallies[lane.worker]);
+        let mut own = descriptors.again()?;
+        if lane.duty != Duty::Inbound {
+            own.underlay.give_sidings(descriptors.underlay.take_sidings());
+        }
         let outbound = || {
             let core = Outbound::new(worker, Arc::clone(&tally.outbound));
             let core = core.telling(Arc::clone(&self.sizes));
@@ -154,7 +159,7 @@ impl Engine {
             (core.cutting_by(Arc::clone(&self.sizes)), publisher.reader())
         };
         let thread = DataThread {
-            descriptors: descriptors.again()?,
+            descriptors: own,
             outbound: (lane.duty != Duty::Inbound).then(outbound),
             inbound: (lane.duty != Duty::Outbound).then(inbound),
             pulse: Arc::clone(&lane.pulse),

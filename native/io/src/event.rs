@@ -29,12 +29,20 @@ pub enum Event {
         /// Largest IP packet the path takes, as the kernel says; `None`: it does not say.
         path_mtu_bytes: Option<u32>,
     },
-    /// The kernel refused what it had said it can; the data path does without.
+    /// The kernel refuses what it had said it can; the data path does without for a while. Of the
+    /// paths to peers, the first one.
     OffloadLost {
-        /// What it refused.
+        /// What it refuses.
         offload: Offload,
         /// What it said.
         errno: Errno,
+        /// Name of the adjacency, where it is about a path.
+        adjacency: Option<Arc<str>>,
+    },
+    /// The kernel takes again what it refused; of the paths to peers, on all of them.
+    OffloadBack {
+        /// What it takes.
+        offload: Offload,
     },
     /// A thread is gone without having been asked to.
     WorkerEnded {

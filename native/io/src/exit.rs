@@ -1,35 +1,53 @@
 //! The way out of a batch: trains for the kernel to cut, or datagram by datagram.
 //!
-//! Path of a packet: `io::outbound` → **`io::exit`** (→ `mmsg`) → underlay.
-//! Where the underlay is full the thread waits and the device's queue fills: nothing is lost. What
-//! arrives meanwhile is served, where that is the same thread's duty. A train that the kernel
-//! refuses to cut is sent datagram by datagram instead.
+//! Path of a packet: `io::outbound` → **`io::exit`** (→ `aside`) → `mmsg` → underlay.
+//! Nobody waits for another peer's way: a peer whose way is full is set [`aside`](crate::aside), and
+//! what its way does not take there is dropped and counted. A train that the kernel refuses to cut
+//! on its path is sent datagram by datagram, and so are the next ones on that path, for a while.
 
-use std::ops::Range;
+mod place;
+mod refusing;
+mod size;
+
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 
 use rustix::io::Errno;
-use tunneld_core::batch::{Purpose, Queue, Train};
+use rustix::time::Timespec;
+use tunneld_core::batch::{Queue, Train};
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
 use tunneld_core::outbound::{Outbound, Refused};
 use tunneld_core::path_mtu::PathMtus;
+use tunneld_core::refusals::Refusals;
+use tunneld_core::sidings::TRICKLE_SIDING;
 
+use crate::aside::Aside;
 use crate::data_thread::Surroundings;
-use crate::event::Event;
 use crate::inbound::InboundDuty;
-use crate::mmsg::Sender;
+use crate::mmsg::{Outlet, Sender};
 use crate::offload::Offload;
-use crate::path_mtu::{Asked, Discovery};
 use crate::{clock, raw_icmp};
+
+use place::{Place, Trial};
+
+/// A peer that sent something within this time is heard from.
+const HEARD_NS: u64 = 2_000_000_000;
+
+/// Longest a thread waits for an underlay that is full, where nobody can be set aside.
+const PATIENCE_NS: u64 = 5_000_000;
+
+/// How often a thread asks again where the kernel has no memory, a millisecond apart.
+const MEMORY_TRIES: usize = 5;
 
 /// Where a batch goes, and what is done when it does not go.
 pub(crate) struct Exit<'a, 'b> {
     pub(crate) surroundings: Surroundings<'a>,
     pub(crate) sender: &'b mut Sender,
-    /// For each queue of a batch.
+    /// For each queue of a batch, what all peers share.
     pub(crate) sockets: &'b [Option<&'a OwnedFd>],
+    pub(crate) aside: &'b mut Aside<'a>,
+    /// The paths on which trains are refused.
+    pub(crate) refusals: &'b mut Refusals,
     /// What the kernel said of the paths.
     pub(crate) path_mtus: &'b mut PathMtus,
     /// What was refused for its size, to be answered once the batch is through.
@@ -38,22 +56,22 @@ pub(crate) struct Exit<'a, 'b> {
     pub(crate) meanwhile: Option<&'b mut InboundDuty<'a>>,
 }
 
-/// A queue of the batch, and the socket it leaves by.
+/// A batch, and the queue of it that is being sent.
 #[derive(Clone, Copy)]
-struct Way<'a> {
-    number: usize,
+struct Load<'a> {
+    outbound: &'a Outbound,
+    fib: &'a Fib,
     queue: &'a Queue,
-    socket: &'a OwnedFd,
+    number: usize,
 }
 
-/// How far a step of sending came.
-struct Step {
-    /// The first train that is still to be sent.
-    next: usize,
-    /// How many datagrams left.
-    sent: usize,
-    /// Whether the thread is to stop with what is in hand.
-    stop: bool,
+/// How a train leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Way {
+    /// The siding of its peer, if that is set aside.
+    siding: Option<usize>,
+    /// Whether it may go in one piece.
+    is_whole: bool,
 }
 
 /// What to do about an error of the underlay.
@@ -66,6 +84,9 @@ enum Answer {
 impl Exit<'_, '_> {
     /// Sends the batch and the replies, and empties both.
     pub(crate) fn flush(&mut self, outbound: &mut Outbound, fib: &Fib) -> Result<(), Errno> {
+        if !self.refusals.is_empty() {
+            self.review_refusals();
+        }
         self.send(outbound, fib)?;
         if !self.too_big.is_empty() {
             let now_ns = clock::now_ns();
@@ -87,148 +108,251 @@ impl Exit<'_, '_> {
             if queue.trains().is_empty() {
                 continue;
             }
-            match self.sockets[number] {
-                Some(socket) => self.send_queue(outbound, fib, Way { number, queue, socket })?,
+            if self.sockets[number].is_some() {
+                self.send_queue(Load { outbound, fib, queue, number })?;
+            } else {
                 // The family of the peer's underlay is one that this host has not.
-                None => outbound.refused(DropReason::UnderlayUnreachable, count(queue.trains())),
+                outbound.refused(DropReason::UnderlayUnreachable, count(queue.trains()));
             }
         }
         Ok(())
     }
 
-    fn send_queue(&mut self, outbound: &Outbound, fib: &Fib, way: Way<'_>) -> Result<(), Errno> {
-        let trains = way.queue.trains();
-        let mut first = 0;
-        while first < trains.len() {
-            let step = if self.surroundings.offloads.is_on(Offload::UdpGso) {
-                self.send_trains(outbound, fib, way, first)?
-            } else {
-                self.send_singly(outbound, fib, way, first..trains.len())?
-            };
-            first = step.next;
-            if step.stop {
-                outbound.refused(DropReason::Stopped, count(&trains[first..]));
+    fn send_queue(&mut self, load: Load<'_>) -> Result<(), Errno> {
+        let trains = load.queue.trains();
+        let mut place = Place::default();
+        while let Some(train) = trains.get(place.train) {
+            let mut way = self.way(train);
+            let mut end = place.train + self.run(&trains[place.train..], way);
+            if place.is_within() {
+                (way.is_whole, end) = (false, place.train + 1);
+            }
+            if place.trickle == Some(place.train) {
+                (way.siding, end) = (Some(TRICKLE_SIDING), place.train + 1);
+            }
+            if let Some(siding) = way.siding {
+                let room = self.aside.admit(siding, &trains[place.train..end]);
+                if room == 0 {
+                    self.meets_full(load, &mut place);
+                    continue;
+                }
+                end = place.train + room;
+            }
+            let stop = self.send_run(load, way, &mut place, end)?;
+            if let Some(siding) = way.siding {
+                self.aside.sent(&train.endpoint, siding);
+            }
+            if place.trickle.is_some() && self.aside.is_through(&train.endpoint) {
+                self.aside.set_aside(&train.endpoint, true);
+            }
+            if stop {
+                let left = count(&trains[place.train..]) - place.done;
+                load.outbound.refused(DropReason::Stopped, left);
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Makes one call for the trains from `first` on.
-    fn send_trains(
+    /// Sends trains from `place` on and before `end`, which leave the same way, by one call.
+    /// Returns whether to stop.
+    fn send_run(
         &mut self,
-        outbound: &Outbound,
-        fib: &Fib,
-        way: Way<'_>,
-        first: usize,
-    ) -> Result<Step, Errno> {
-        let trains = way.queue.trains();
-        let errno = match self.sender.send_trains(way.socket, way.queue, first) {
-            Ok(count) => {
-                let (next, now_ns) = (first + count, clock::now_ns());
-                let gone = &trains[first..next];
-                gone.iter().for_each(|train| outbound.sent(fib, train, &(0..train.count), now_ns));
-                return Ok(Step { next, sent: self::count(gone), stop: false });
+        load: Load<'_>,
+        way: Way,
+        place: &mut Place,
+        end: usize,
+    ) -> Result<bool, Errno> {
+        let Load { outbound, fib, queue, .. } = load;
+        let (first, trains) = (place.train, queue.trains());
+        let result = if way.is_whole {
+            self.call(load, way, first, |sender, outlet| {
+                sender.send_trains(outlet, queue, &(first..end))
+            })
+            .inspect(|gone| self.went_whole(&trains[first..first + gone]))
+            .map(|gone| count(&trains[first..first + gone]))
+        } else {
+            let (done, left) = (place.done, count(&trains[first..end]) - place.done);
+            self.call(load, way, first, |sender, outlet| {
+                sender.send_datagrams(outlet, queue, (first, done), left)
+            })
+        };
+        let train = &trains[first];
+        let errno = match result {
+            Ok(gone) => {
+                count_sent(load, place, gone);
+                if let Some(trial) = &mut place.trial {
+                    trial.sent += gone;
+                }
+                place.advance(trains, gone);
+                self.judge(fib, trains, first, place);
+                return Ok(false);
             }
             Err(errno) => errno,
         };
-        let train = &trains[first];
-        if train.count > 1 && may_be_about_trains(errno) {
-            let step = self.send_singly(outbound, fib, way, first..first + 1)?;
-            // What does not go alone either says nothing about trains, and a size that is too
-            // large for the path says nothing about other sizes.
-            if errno != Errno::MSGSIZE && step.sent > 0 {
-                self.surroundings.offloads.fall_back(
-                    Offload::UdpGso,
-                    errno,
-                    self.surroundings.events,
-                );
-            }
-            return Ok(step);
+        if way.is_whole && train.count > 1 && may_be_about_trains(errno) {
+            place.trial = Some(Trial { errno, sent: 0, too_big: 0 });
+            return Ok(false);
         }
-        let mut step = Step { next: first, sent: 0, stop: false };
-        match self.answer(way.socket, errno)? {
+        match self.answer(load, way, place, errno)? {
             Answer::Retry => {}
-            Answer::Stop => step.stop = true,
-            // A train of one: longer ones have been sent singly, where it can be about their size.
-            Answer::Drop(DropReason::TooBigForUnderlay) if train.count == 1 => {
-                self.refused_for_size(outbound, fib, way, (first, 0));
-                step.next += 1;
+            Answer::Stop => return Ok(true),
+            // Of a longer train its datagrams have been sent singly, where it can be their size.
+            Answer::Drop(DropReason::TooBigForUnderlay) if !way.is_whole || train.count == 1 => {
+                if let Some(trial) = &mut place.trial {
+                    trial.too_big += 1;
+                }
+                self.refused_for_size(load, way, (first, place.done));
+                place.advance(trains, 1);
+                self.judge(fib, trains, first, place);
             }
             Answer::Drop(reason) => {
-                outbound.refused(reason, train.count);
-                step.next += 1;
+                let lost = if way.is_whole { train.count } else { 1 };
+                outbound.refused(reason, lost);
+                place.advance(trains, lost);
+                self.judge(fib, trains, first, place);
             }
         }
-        Ok(step)
+        Ok(false)
     }
 
-    /// Sends some trains datagram by datagram.
-    fn send_singly(
+    /// Makes a call; a second time where the error may be an earlier datagram's, to another peer.
+    fn call(
         &mut self,
-        outbound: &Outbound,
-        fib: &Fib,
-        way: Way<'_>,
-        which: Range<usize>,
-    ) -> Result<Step, Errno> {
-        let trains = way.queue.trains();
-        let mut step = Step { next: which.start, sent: 0, stop: false };
-        let mut done = 0;
-        while step.next < which.end {
-            let left = count(&trains[step.next..which.end]) - done;
-            match self.sender.send_datagrams(way.socket, way.queue, (step.next, done), left) {
-                Ok(mut count) => {
-                    step.sent += count;
-                    let now_ns = clock::now_ns();
-                    while count > 0 {
-                        let train = &trains[step.next];
-                        let upto = (done + count).min(train.count);
-                        outbound.sent(fib, train, &(done..upto), now_ns);
-                        count -= upto - done;
-                        (step.next, done) = place_after(train.count, step.next, upto);
-                    }
-                }
-                Err(errno) => match self.answer(way.socket, errno)? {
-                    Answer::Retry => {}
-                    Answer::Stop => {
-                        outbound.refused(DropReason::Stopped, trains[step.next].count - done);
-                        step.next += 1;
-                        step.stop = true;
-                        return Ok(step);
-                    }
-                    Answer::Drop(reason) => {
-                        if reason == DropReason::TooBigForUnderlay {
-                            self.refused_for_size(outbound, fib, way, (step.next, done));
-                        } else {
-                            outbound.refused(reason, 1);
-                        }
-                        let count = trains[step.next].count;
-                        (step.next, done) = place_after(count, step.next, done + 1);
-                    }
-                },
+        load: Load<'_>,
+        way: Way,
+        train: usize,
+        call: impl Fn(&mut Sender, Outlet<'_>) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        let Self { sender, sockets, aside, .. } = self;
+        let Some(outlet) = outlet(sockets, aside, load, way, train) else {
+            return Err(Errno::AFNOSUPPORT);
+        };
+        match call(sender, outlet) {
+            Err(errno) if may_be_late(errno) => call(sender, outlet),
+            result => result,
+        }
+    }
+
+    /// Decides what a train that was refused in one piece says of its path, once it is through.
+    fn judge(&mut self, fib: &Fib, trains: &[Train], train: usize, place: &mut Place) {
+        if place.train == train {
+            return;
+        }
+        // What does not go alone either says nothing about trains, and a size that is too large
+        // for the path says nothing about other sizes: kernels before 6.14 say EINVAL of that.
+        match place.trial.take() {
+            Some(Trial { errno, sent: 1.., too_big: 0 }) if errno != Errno::MSGSIZE => {
+                self.refuses_trains(fib, &trains[train], errno);
+            }
+            _ => {}
+        }
+    }
+
+    fn way(&self, train: &Train) -> Way {
+        let is_spared =
+            !self.refusals.is_empty() && self.refusals.holds(&train.endpoint, clock::now_ns());
+        Way {
+            siding: self.aside.home(&train.endpoint),
+            is_whole: self.surroundings.offloads.is_on(Offload::UdpGso) && !is_spared,
+        }
+    }
+
+    /// Returns how many of `trains` leave the way that the first one does: in a siding, of one
+    /// peer.
+    fn run(&self, trains: &[Train], way: Way) -> usize {
+        let first = trains[0].endpoint;
+        let goes_along = |train: &&Train| {
+            (way.siding.is_none() || train.endpoint == first) && self.way(train) == way
+        };
+        1 + trains[1..].iter().take_while(goes_along).count()
+    }
+
+    /// A peer met its way full.
+    fn meets_full(&mut self, load: Load<'_>, place: &mut Place) {
+        let train = &load.queue.trains()[place.train];
+        if place.rerouted != Some(place.train) {
+            place.rerouted = Some(place.train);
+            if self.finds_another_way(load.fib, train) {
+                return;
             }
         }
-        Ok(step)
+        if place.trickle != Some(place.train)
+            && self.aside.is_sharing(&train.endpoint)
+            && self.aside.trickles(train)
+        {
+            place.trickle = Some(place.train);
+            return;
+        }
+        let lost = train.count - place.done;
+        load.outbound.refused(DropReason::WayFull, lost);
+        place.advance(load.queue.trains(), lost);
+        // Half a train says nothing.
+        place.trial = None;
+    }
+
+    /// Looks for another way for a peer whose way is full. Returns whether there is one.
+    fn finds_another_way(&mut self, fib: &Fib, train: &Train) -> bool {
+        let (peer, aside) = (&train.endpoint, &mut *self.aside);
+        let last_rx_ns = fib.adjacency(train.adjacency).counters.read().last_rx_ns;
+        let is_heard = last_rx_ns.is_some_and(|heard| clock::now_ns() < heard + HEARD_NS);
+        if aside.home(peer).is_none() {
+            return aside.set_aside(peer, is_heard);
+        }
+        aside.is_sharing(peer)
+            && (is_heard || aside.is_through(peer))
+            && aside.set_aside(peer, true)
     }
 
     /// Waits where waiting helps.
-    fn answer(&mut self, socket: &OwnedFd, errno: Errno) -> Result<Answer, Errno> {
-        let goes_on = match errno {
-            Errno::INTR => true,
-            Errno::AGAIN => self.wait_writable(socket)?,
-            Errno::NOBUFS | Errno::NOMEM => self.surroundings.pulse.wait_for_memory()?,
-            _ => return Ok(Answer::Drop(reason_of(errno))),
-        };
-        Ok(if goes_on { Answer::Retry } else { Answer::Stop })
+    fn answer(
+        &mut self,
+        load: Load<'_>,
+        way: Way,
+        place: &mut Place,
+        errno: Errno,
+    ) -> Result<Answer, Errno> {
+        match errno {
+            Errno::INTR => Ok(Answer::Retry),
+            Errno::AGAIN => self.full(load, way, place),
+            // The queue of the underlay's device.
+            Errno::NOBUFS => Ok(Answer::Drop(DropReason::WayFull)),
+            Errno::NOMEM => {
+                place.tries += 1;
+                Ok(if place.tries > MEMORY_TRIES {
+                    Answer::Drop(DropReason::UnderlayRefused)
+                } else if self.surroundings.pulse.wait_for_memory()? {
+                    Answer::Retry
+                } else {
+                    Answer::Stop
+                })
+            }
+            _ => Ok(Answer::Drop(reason_of(errno))),
+        }
     }
 
-    /// Waits until `socket` takes more. Returns false to stop instead.
-    fn wait_writable(&mut self, socket: &OwnedFd) -> Result<bool, Errno> {
+    /// Answers a socket that is full.
+    fn full(&mut self, load: Load<'_>, way: Way, place: &mut Place) -> Result<Answer, Errno> {
+        let train = &load.queue.trains()[place.train];
+        if self.aside.is_possible(&train.endpoint) {
+            let may_reroute = place.rerouted.replace(place.train) != Some(place.train);
+            let is_rerouted =
+                way.siding.is_none() && may_reroute && self.finds_another_way(load.fib, train);
+            return Ok(if is_rerouted { Answer::Retry } else { Answer::Drop(DropReason::WayFull) });
+        }
+        let Some(socket) = self.sockets[load.number] else { return Ok(Answer::Retry) };
+        let end_ns = clock::now_ns() + PATIENCE_NS;
         loop {
+            let now_ns = clock::now_ns();
+            if now_ns >= end_ns {
+                return Ok(Answer::Drop(DropReason::WayFull));
+            }
+            let timeout = Timespec { tv_sec: 0, tv_nsec: (end_ns - now_ns) as i64 };
             let others = self.meanwhile.as_ref().map_or(&[][..], |inbound| inbound.sockets());
-            match self.surroundings.pulse.wait_writable(socket.as_fd(), others)? {
-                None => return Ok(false),
-                Some((true, _)) => return Ok(true),
+            let pulse = self.surroundings.pulse;
+            match pulse.wait_writable_for(socket.as_fd(), others, &timeout)? {
+                None => return Ok(Answer::Stop),
+                Some((true, _)) => return Ok(Answer::Retry),
                 Some((false, ready)) => {
                     if let Some(inbound) = &mut self.meanwhile {
                         inbound.note(&ready);
@@ -238,68 +362,40 @@ impl Exit<'_, '_> {
             }
         }
     }
+}
 
-    /// Deals with a datagram that the underlay refused for its size: learns and reports what would
-    /// fit, then sends it in fragments where IP allows that, or has its sender told.
-    #[cold]
-    fn refused_for_size(
-        &mut self,
-        outbound: &Outbound,
-        fib: &Fib,
-        way: Way<'_>,
-        place: (usize, usize),
-    ) {
-        let train = &way.queue.trains()[place.0];
-        if train.passage.purpose == Purpose::Probe {
-            return;
+/// Returns what a train of a queue leaves by.
+fn outlet<'s>(
+    sockets: &'s [Option<&OwnedFd>],
+    aside: &'s Aside<'_>,
+    load: Load<'_>,
+    way: Way,
+    train: usize,
+) -> Option<Outlet<'s>> {
+    let Some(siding) = way.siding else {
+        return sockets[load.number].map(|socket| Outlet { socket, source: None });
+    };
+    let path = load.number % load.outbound.batch().paths();
+    Some(aside.outlet(&load.queue.trains()[train].endpoint, siding, path))
+}
+
+/// Counts some datagrams from `place` on as sent.
+fn count_sent(load: Load<'_>, place: &Place, datagrams: usize) {
+    let now_ns = clock::now_ns();
+    let (mut left, mut from) = (datagrams, place.done);
+    for train in &load.queue.trains()[place.train..] {
+        if left == 0 {
+            break;
         }
-        let which = place.1..place.1 + 1;
-        let now_ns = clock::now_ns();
-        let path_mtu_bytes = match self.path_mtus.recent(&train.endpoint, now_ns) {
-            Some(known) => known,
-            None => {
-                let is_ipv4 = train.endpoint.is_ipv4();
-                let discovery = Discovery { socket: way.socket, is_ipv4 };
-                let sender = &mut *self.sender;
-                match discovery.ask(|| sender.send_datagrams(way.socket, way.queue, place, 1)) {
-                    Asked::Went => return outbound.sent(fib, train, &which, now_ns),
-                    Asked::Otherwise(errno) => return outbound.refused(reason_of(errno), 1),
-                    Asked::Refused(path_mtu_bytes) => {
-                        if self.path_mtus.learn(train.endpoint, path_mtu_bytes, now_ns) {
-                            let adjacency = Arc::clone(&fib.adjacency(train.adjacency).name);
-                            let size_bytes = train.inner_len(&which);
-                            let event = Event::PathMtu { adjacency, size_bytes, path_mtu_bytes };
-                            self.surroundings.events.push(event);
-                        }
-                        path_mtu_bytes
-                    }
-                }
-            }
-        };
-        if outbound.may_fragment(way.number, place) {
-            match self.sender.send_in_fragments(way.socket, way.queue, place) {
-                Ok(_) => outbound.sent(fib, train, &which, now_ns),
-                Err(errno) => outbound.refused(reason_of(errno), 1),
-            }
-            return;
-        }
-        outbound.refused(DropReason::TooBigForUnderlay, 1);
-        if let Some(path_mtu_bytes) = path_mtu_bytes {
-            if self.too_big.len() < self.too_big.capacity() {
-                self.too_big.push(Refused { queue: way.number, place, path_mtu_bytes });
-            }
-        }
+        let upto = (from + left).min(train.count);
+        load.outbound.sent(load.fib, train, &(from..upto), now_ns);
+        (left, from) = (left - (upto - from), 0);
     }
 }
 
 /// Returns the number of datagrams in some trains.
 fn count(trains: &[Train]) -> usize {
     trains.iter().map(|train| train.count).sum()
-}
-
-/// Returns the place behind the first `done` of `count` datagrams of train `train`.
-const fn place_after(count: usize, train: usize, done: usize) -> (usize, usize) {
-    if done == count { (train + 1, 0) } else { (train, done) }
 }
 
 /// Returns whether an error can come from sending a train rather than a datagram: no checksum
@@ -309,6 +405,12 @@ const fn may_be_about_trains(errno: Errno) -> bool {
         errno,
         Errno::IO | Errno::INVAL | Errno::MSGSIZE | Errno::OPNOTSUPP | Errno::NOPROTOOPT
     )
+}
+
+/// Returns whether an error can be what became of an earlier datagram: the socket says so once, to
+/// whatever is sent next.
+const fn may_be_late(errno: Errno) -> bool {
+    !matches!(errno, Errno::AGAIN | Errno::INTR | Errno::NOBUFS | Errno::NOMEM)
 }
 
 /// Returns why a datagram was dropped that the underlay answered with `errno`.

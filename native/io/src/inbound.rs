@@ -11,7 +11,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use tunneld_core::batch::MAX_PACKET_LEN;
-use tunneld_core::coalescing::Kinds;
+use tunneld_core::coalescing::{Delivery, Kinds};
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::fib::Fib;
 use tunneld_core::inbound::{Inbound, Outer};
@@ -162,6 +162,7 @@ impl Device<'_> {
                 match self.write(&Packet::joined(&headers, payloads))? {
                     Outcome::Taken => {
                         inbound.delivered(fib, delivery, delivery.count, delivery.bytes, now_ns);
+                        self.0.offloads.worked(coalescing_of(delivery), self.0.events);
                         continue;
                     }
                     Outcome::Refused(errno) => refusal = Some(errno),
@@ -183,9 +184,7 @@ impl Device<'_> {
             // What does not go alone either says nothing about super-packets.
             match refusal {
                 Some(errno) if went > 0 && may_be_about_super_packets(errno) => {
-                    let offload =
-                        if delivery.is_tcp() { Offload::CoalesceTcp } else { Offload::CoalesceUdp };
-                    self.0.offloads.fall_back(offload, errno, self.0.events);
+                    self.0.offloads.fall_back(coalescing_of(delivery), errno, self.0.events);
                 }
                 _ => {}
             }
@@ -249,6 +248,11 @@ impl Device<'_> {
         inbound.refused(DropReason::Stopped, left + rest);
         Ok(())
     }
+}
+
+/// Returns what joined the packets of a delivery.
+fn coalescing_of(delivery: &Delivery) -> Offload {
+    if delivery.is_tcp() { Offload::CoalesceTcp } else { Offload::CoalesceUdp }
 }
 
 /// Returns whether an error can come from writing a super-packet rather than a packet.

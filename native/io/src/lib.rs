@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod allocations;
+mod aside;
 mod clock;
 mod data_thread;
 mod descriptor;

@@ -61,8 +61,13 @@ pub enum State {
     On,
     /// This kernel, or this kind of descriptor, cannot do it.
     Unsupported,
-    /// It was at work until the kernel refused it, with this error.
-    Fallback(Errno),
+    /// The kernel refuses it, with this error, until it is tried again.
+    Fallback {
+        /// What the kernel said last.
+        errno: Errno,
+        /// How many peers' paths that is about; 0: the device.
+        paths: u32,
+    },
 }
 
 impl fmt::Display for State {
@@ -71,7 +76,9 @@ impl fmt::Display for State {
             Self::Off => f.write_str("off"),
             Self::On => f.write_str("on"),
             Self::Unsupported => f.write_str("unsupported"),
-            Self::Fallback(errno) => write!(f, "fallback: {errno}"),
+            Self::Fallback { errno, paths: 0 } => write!(f, "fallback: {errno}"),
+            Self::Fallback { errno, paths: 1 } => write!(f, "fallback: {errno}, to 1 peer"),
+            Self::Fallback { errno, paths } => write!(f, "fallback: {errno}, to {paths} peers"),
         }
     }
 }

@@ -1,15 +1,20 @@
 //! Offloads at work: whether the kernel can, whether it is wanted.
 //!
 //! Tried once on the descriptors when the engine is made. Data threads read a flag per batch;
-//! a thread that finds the kernel refusing after all falls back by itself and says so.
+//! a thread that finds the kernel refusing after all falls back by itself and says so. Of trains
+//! each thread remembers which paths refuse them ([`tunneld_core::refusals`]); what the device
+//! refuses is remembered here. Either is tried again, after seconds, then minutes.
 //!
 //! Source: linux/if_tun.h (TUNSETOFFLOAD; USO since Linux 6.2), udp(7) (UDP_SEGMENT, UDP_GRO).
 
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
+use tunneld_core::refusals::{LAST_PAUSE_NS, next_pause_ns};
 
+use crate::clock;
 use crate::descriptor::Descriptors;
 use crate::event::{Event, Events};
 use crate::offload::{Offload, State};
@@ -29,6 +34,14 @@ const UNSUPPORTED: i32 = -2;
 #[derive(Debug)]
 pub(crate) struct Offloads {
     states: [AtomicI32; Offload::ALL.len()],
+    /// When what the device refused is tried again, and how long that was waited for.
+    again_ns: [AtomicU64; Offload::ALL.len()],
+    pauses_ns: [AtomicU64; Offload::ALL.len()],
+    /// On how many paths trains are refused, and what the kernel said of the last one.
+    paths: AtomicU32,
+    path_errno: AtomicI32,
+    /// How often something was switched by an operator.
+    switches: AtomicU32,
 }
 
 impl Offloads {
@@ -58,7 +71,14 @@ impl Offloads {
 
     /// Returns them as they are where everything works.
     pub(crate) const fn all_on() -> Self {
-        Self { states: [const { AtomicI32::new(ON) }; Offload::ALL.len()] }
+        Self {
+            states: [const { AtomicI32::new(ON) }; Offload::ALL.len()],
+            again_ns: [const { AtomicU64::new(0) }; Offload::ALL.len()],
+            pauses_ns: [const { AtomicU64::new(0) }; Offload::ALL.len()],
+            paths: AtomicU32::new(0),
+            path_errno: AtomicI32::new(0),
+            switches: AtomicU32::new(0),
+        }
     }
 
     fn cell(&self, offload: Offload) -> &AtomicI32 {
@@ -72,14 +92,30 @@ impl Offloads {
     pub(crate) fn state(&self, offload: Offload) -> State {
         match self.cell(offload).load(Ordering::Relaxed) {
             OFF => State::Off,
-            ON => State::On,
+            ON => match self.paths.load(Ordering::Relaxed) {
+                paths @ 1.. if offload == Offload::UdpGso => {
+                    let errno = self.path_errno.load(Ordering::Relaxed);
+                    State::Fallback { errno: Errno::from_raw_os_error(errno), paths }
+                }
+                _ => State::On,
+            },
             UNSUPPORTED => State::Unsupported,
-            number => State::Fallback(Errno::from_raw_os_error(number)),
+            number => State::Fallback { errno: Errno::from_raw_os_error(number), paths: 0 },
         }
     }
 
+    /// Returns whether one is at work, or is to be tried again now.
     pub(crate) fn is_on(&self, offload: Offload) -> bool {
-        self.cell(offload).load(Ordering::Relaxed) == ON
+        match self.cell(offload).load(Ordering::Relaxed) {
+            ON => true,
+            OFF | UNSUPPORTED => false,
+            _ => clock::now_ns() >= self.again_ns[offload as usize].load(Ordering::Relaxed),
+        }
+    }
+
+    /// Returns how often an operator has switched something.
+    pub(crate) fn switches(&self) -> u32 {
+        self.switches.load(Ordering::Relaxed)
     }
 
     /// Switches one on or off, on all workers; a fallback ends. Returns false where it is not
@@ -89,6 +125,11 @@ impl Offloads {
             return !enabled;
         }
         self.store(offload, if enabled { ON } else { OFF });
+        self.pauses_ns[offload as usize].store(0, Ordering::Relaxed);
+        if offload == Offload::UdpGso {
+            self.paths.store(0, Ordering::Relaxed);
+        }
+        self.switches.fetch_add(1, Ordering::Relaxed);
         match offload {
             Offload::TunTso | Offload::TunUso => self.apply_to_devices(workers),
             Offload::UdpGro => {
@@ -118,13 +159,72 @@ impl Offloads {
         }
     }
 
-    /// Notes that the kernel refuses one that is at work, and reports it once.
+    /// Notes that the device refuses one that is at work, or was tried again; reports it once.
     pub(crate) fn fall_back(&self, offload: Offload, errno: Errno, events: &Events) {
-        let number = errno.raw_os_error();
-        let cell = self.cell(offload);
-        if cell.compare_exchange(ON, number, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
-            events.push(Event::OffloadLost { offload, errno });
+        let (number, place) = (errno.raw_os_error(), offload as usize);
+        let before = self.states[place].load(Ordering::Relaxed);
+        if matches!(before, OFF | UNSUPPORTED) {
+            return;
         }
+        let (now_ns, again_ns) = (clock::now_ns(), self.again_ns[place].load(Ordering::Relaxed));
+        // After a long time without a refusal the next one is a first one.
+        let paused_ns = self.pauses_ns[place].load(Ordering::Relaxed);
+        let is_first = now_ns >= again_ns + LAST_PAUSE_NS;
+        let pause_ns = next_pause_ns(if is_first { 0 } else { paused_ns });
+        self.pauses_ns[place].store(pause_ns, Ordering::Relaxed);
+        self.again_ns[place].store(now_ns + pause_ns, Ordering::Relaxed);
+        let cell = &self.states[place];
+        let is_new =
+            cell.compare_exchange(before, number, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_new && before == ON {
+            events.push(Event::OffloadLost { offload, errno, adjacency: None });
+        }
+    }
+
+    /// Notes that the device took what it may have refused before.
+    pub(crate) fn worked(&self, offload: Offload, events: &Events) {
+        let cell = self.cell(offload);
+        let before = cell.load(Ordering::Relaxed);
+        if matches!(before, ON | OFF | UNSUPPORTED) {
+            return;
+        }
+        if cell.compare_exchange(before, ON, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            events.push(Event::OffloadBack { offload });
+        }
+    }
+
+    /// Notes that a thread knows of one path more that refuses trains, and reports the first.
+    pub(crate) fn paths_refuse(
+        &self,
+        (before, after): (usize, usize),
+        adjacency: &Arc<str>,
+        errno: Errno,
+        events: &Events,
+    ) {
+        self.path_errno.store(errno.raw_os_error(), Ordering::Relaxed);
+        if self.change_paths(before, after) == 0 && after > before {
+            let (offload, adjacency) = (Offload::UdpGso, Some(Arc::clone(adjacency)));
+            events.push(Event::OffloadLost { offload, errno, adjacency });
+        }
+    }
+
+    /// Notes that a thread knows of fewer paths that refuse trains, and reports the last.
+    pub(crate) fn paths_accept(&self, (before, after): (usize, usize), events: &Events) {
+        let paths = self.change_paths(before, after);
+        if paths > 0 && paths as usize + after <= before {
+            events.push(Event::OffloadBack { offload: Offload::UdpGso });
+        }
+    }
+
+    /// Returns how many paths there were. A switch in between has set the number to 0.
+    fn change_paths(&self, before: usize, after: usize) -> u32 {
+        let changed = |paths: u32| {
+            let paths = paths as usize + after;
+            u32::try_from(paths.saturating_sub(before)).ok()
+        };
+        self.paths
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed)
+            .unwrap_or_else(|paths| paths)
     }
 }
 

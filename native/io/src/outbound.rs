@@ -10,7 +10,9 @@ use tunneld_core::fib::Fib;
 use tunneld_core::icmp_limit::BURST;
 use tunneld_core::outbound::{Outbound, Refused};
 use tunneld_core::path_mtu::PathMtus;
+use tunneld_core::refusals::Refusals;
 
+use crate::aside::Aside;
 use crate::clock;
 use crate::data_thread::{Found, Surroundings};
 use crate::exit::Exit;
@@ -33,6 +35,8 @@ pub(crate) struct OutboundDuty<'a> {
     too_big: Vec<Refused>,
     /// For each queue of a batch.
     sockets: Vec<Option<&'a OwnedFd>>,
+    aside: Aside<'a>,
+    refusals: Refusals,
 }
 
 impl<'a> OutboundDuty<'a> {
@@ -49,6 +53,8 @@ impl<'a> OutboundDuty<'a> {
             path_mtus: PathMtus::default(),
             too_big: Vec::with_capacity(MAX_REFUSED),
             sockets,
+            aside: Aside::new(&descriptors.underlay),
+            refusals: Refusals::default(),
         }
     }
 
@@ -67,6 +73,8 @@ impl<'a> OutboundDuty<'a> {
             sockets: &self.sockets,
             path_mtus: &mut self.path_mtus,
             too_big: &mut self.too_big,
+            aside: &mut self.aside,
+            refusals: &mut self.refusals,
             meanwhile,
         };
         let found = fill(&mut self.reader, &mut self.outbound, fib, &mut exit)?;

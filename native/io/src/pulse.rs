@@ -122,20 +122,30 @@ impl Pulse {
         others: &[BorrowedFd<'_>],
     ) -> Result<Option<(bool, [PollFlags; MAX_SOCKETS])>, Errno> {
         loop {
-            self.beat();
-            let others = match self.mode() {
-                Mode::Stop => return Ok(None),
-                Mode::Pause => &[],
-                Mode::Run => others,
-            };
-            let others = others.iter().map(|fd| (*fd, PollFlags::IN));
-            let [writable, others @ ..] =
-                self.poll(iter::once((fd, PollFlags::OUT)).chain(others), &BEAT)?;
-            let writable = !writable.is_empty();
-            if writable || others.iter().any(|ready| !ready.is_empty()) {
-                return Ok(Some((writable, others)));
+            match self.wait_writable_for(fd, others, &BEAT)? {
+                Some((false, others)) if others.iter().all(|ready| ready.is_empty()) => {}
+                other => return Ok(other),
             }
         }
+    }
+
+    /// Does the same, but waits no longer than `timeout`: then neither is ready.
+    pub(crate) fn wait_writable_for(
+        &self,
+        fd: BorrowedFd<'_>,
+        others: &[BorrowedFd<'_>],
+        timeout: &Timespec,
+    ) -> Result<Option<(bool, [PollFlags; MAX_SOCKETS])>, Errno> {
+        self.beat();
+        let others = match self.mode() {
+            Mode::Stop => return Ok(None),
+            Mode::Pause => &[],
+            Mode::Run => others,
+        };
+        let others = others.iter().map(|fd| (*fd, PollFlags::IN));
+        let [writable, others @ ..] =
+            self.poll(iter::once((fd, PollFlags::OUT)).chain(others), timeout)?;
+        Ok(Some((!writable.is_empty(), others)))
     }
 
     /// Gives the kernel a millisecond, for a shortage that no descriptor reports the end of.

@@ -79,7 +79,13 @@ fn vtep(dict: &Bound<'_, PyDict>) -> PyResult<Vtep> {
 /// `EngineError` where a family is missing.
 pub(crate) fn sockets(dict: &Bound<'_, PyDict>) -> PyResult<UnderlaySockets> {
     let numbers = |key| required(dict, key)?.extract();
-    Ok(UnderlaySockets { ipv4: numbers("ipv4")?, ipv6: numbers("ipv6")? })
+    let some = |key| dict.get_item(key)?.map_or(Ok(Vec::new()), |numbers| numbers.extract());
+    Ok(UnderlaySockets {
+        ipv4: numbers("ipv4")?,
+        ipv6: numbers("ipv6")?,
+        ipv4_sidings: some("ipv4_sidings")?,
+        ipv6_sidings: some("ipv6_sidings")?,
+    })
 }
 
 fn adjacency(dict: &Bound<'_, PyDict>) -> PyResult<(String, Parameters)> {

@@ -107,12 +107,18 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
             item.set_item("path_mtu_bytes", path_mtu_bytes)?;
             item.set_item("detail", "the underlay refused a datagram for its size")?;
         }
-        Event::OffloadLost { offload, errno } => {
+        Event::OffloadLost { offload, errno, adjacency } => {
             item.set_item("kind", "offload_lost")?;
-            item.set_item("adjacency", py.None())?;
+            item.set_item("adjacency", adjacency.as_deref())?;
             item.set_item("size_bytes", py.None())?;
             item.set_item("path_mtu_bytes", py.None())?;
             item.set_item("detail", format!("{}: {errno}", offload.label()))?;
+        }
+        Event::OffloadBack { offload } => {
+            item.set_item("kind", "offload_back")?;
+            item.set_item("adjacency", py.None())?;
+            item.set_item("size_bytes", py.None())?;
+            item.set_item("detail", offload.label())?;
         }
         Event::WorkerEnded { worker, duty, reason } => {
             let thread = match duty {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -53,7 +54,7 @@ def learn(endpoint: IPAddress, source: IPAddress) -> None:
     """Sends a datagram of 1,500 bytes, so that the router answers it."""
     (worker,) = open_underlay_sockets([source], 8472, 1)
     (opened,) = worker.ipv4 or worker.ipv6
-    with opened:
+    with closing(worker):
         opened.sendto(bytes(1500 - 48), (str(endpoint), 8472))
         wait_until(lambda: path_mtu(source, endpoint, 8472) == 1400, what="the learned MTU")
 

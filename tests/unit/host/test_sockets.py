@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 import pytest
 
@@ -145,6 +145,8 @@ def test_ipv6_socket_is_bound_to_its_family_and_sends_nothing_in_fragments(
         assert worker.descriptors() == {
             "ipv4": [worker.ipv4[0].fileno()],
             "ipv6": [worker.ipv6[0].fileno()],
+            "ipv4_sidings": [one.fileno() for one in worker.ipv4_sidings],
+            "ipv6_sidings": [one.fileno() for one in worker.ipv6_sidings],
         }
     (opened,) = sockets[0].ipv6
     assert not opened.getblocking()
@@ -254,3 +256,44 @@ def test_icmp_socket_without_its_capability_is_refused(space: Namespace) -> None
     said = refusal(code, *space.command(*without("net_raw")))
     assert said.startswith("CapabilityError: cannot open a raw IPv4 socket")
     assert "CAP_NET_RAW" in said
+
+
+def test_sidings_have_the_ports_that_send_and_are_found_by_nothing_that_arrives(
+    in_space: Namespace,
+) -> None:
+    sockets = open_underlay_sockets([LOCAL, LOCAL_V6], PORT, 2, source_ports=4)
+    places = set()
+    for worker in sockets:
+        for own, sidings in (
+            (worker.ipv4, worker.ipv4_sidings),
+            (worker.ipv6, worker.ipv6_sidings),
+        ):
+            ports = [opened.getsockname()[1] for opened in own[1:]]
+            found = [opened.getsockname()[:2] for opened in sidings]
+            assert [port for _, port in found] == ports * 8
+            places.update(found)
+    assert len(places) == 2 * 64, "no two in the same place"
+    assert {ip_address(address) in IPv4Network("127.83.0.0/16") for address, _ in places} == {
+        *(True, False)
+    }
+    close_all(sockets)
+
+
+def test_a_second_address_has_sidings_on_the_same_port(in_space: Namespace) -> None:
+    sockets = [
+        *open_underlay_sockets([LOCAL], PORT, 1),
+        *open_underlay_sockets([IPv4Address("127.0.0.9")], PORT, 1),
+    ]
+    assert [len(worker.ipv4_sidings) for worker in sockets] == [64, 64]
+    close_all(sockets)
+
+
+def test_where_descriptors_run_out_there_are_whole_sidings_or_none(space: Namespace) -> None:
+    code = (
+        "import resource; from tunneld.host.sockets import open_underlay_sockets as o; "
+        "from ipaddress import IPv4Address as A; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40)); "
+        "[w] = o([A('127.0.0.1')], 8285, 1, source_ports=4); "
+        "assert 0 < len(w.ipv4_sidings) < 40 and len(w.ipv4_sidings) % 4 == 0"
+    )
+    assert refusal(code, *space.command()).endswith("done")

@@ -140,7 +140,8 @@ fn a_super_packet_that_the_device_refuses_is_written_packet_by_packet() {
     assert_eq!(inbound.counters().drops(DropReason::DeviceRefused).read(), 0);
     assert!(!refusing.offloads.is_on(Offload::CoalesceTcp));
     assert!(refusing.offloads.is_on(Offload::CoalesceUdp));
-    let lost = Event::OffloadLost { offload: Offload::CoalesceTcp, errno: Errno::MSGSIZE };
+    let (offload, errno) = (Offload::CoalesceTcp, Errno::MSGSIZE);
+    let lost = Event::OffloadLost { offload, errno, adjacency: None };
     assert_eq!(refusing.events.drain(), [lost]);
 }
 

@@ -14,9 +14,15 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use rustix::io::Errno;
 
 pub(crate) use receiver::Receiver;
-pub(crate) use sender::Sender;
+pub(crate) use sender::{Outlet, Sender, Source};
 
-/// The kernel's view of some messages, each with a control message of type `C`.
+/// Control messages as they lie in memory, from their first byte on.
+trait Controls {
+    /// Returns how many of the bytes are theirs.
+    fn used(&self) -> usize;
+}
+
+/// The kernel's view of some messages, each with control messages of type `C`.
 struct Table<C> {
     headers: Vec<libc::mmsghdr>,
     /// Those of all messages, one message's behind the other's.
@@ -27,7 +33,7 @@ struct Table<C> {
     controls: Vec<Option<C>>,
 }
 
-impl<C> Table<C> {
+impl<C: Controls> Table<C> {
     fn new(capacity: usize) -> Self {
         Self {
             headers: Vec::with_capacity(capacity),
@@ -69,7 +75,10 @@ impl<C> Table<C> {
             let (own, behind) = parts.split_at_mut(*count);
             parts = behind;
             let (msg_control, msg_controllen) = match control {
-                Some(control) => (std::ptr::from_mut(control).cast(), size_of::<C>()),
+                Some(control) => {
+                    let used = control.used();
+                    (std::ptr::from_mut(control).cast(), used)
+                }
                 None => (std::ptr::null_mut(), 0),
             };
             self.headers.push(libc::mmsghdr {

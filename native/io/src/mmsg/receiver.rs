@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use tunneld_wire::ecn::Ecn;
 
-use super::{Address, Table, checked};
+use super::{Address, Controls, Table, checked};
 
 /// Most messages in a batch. The more come together, the more can be joined.
 const MAX_MESSAGES: usize = 64;
@@ -36,6 +36,12 @@ struct Remarks {
     segment_len: Option<usize>,
     /// The congestion mark of its datagrams.
     ecn: Ecn,
+}
+
+impl Controls for Control {
+    fn used(&self) -> usize {
+        self.0.len()
+    }
 }
 
 impl Control {

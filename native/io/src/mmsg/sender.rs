@@ -1,63 +1,111 @@
 //! Sends a batch: whole trains for the kernel to cut, or datagram by datagram.
 
+use std::net::IpAddr;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use tunneld_core::adjacency::OuterDf;
 use tunneld_core::batch::{MAX_TRAINS, Queue};
 
-use super::{Address, Table, checked};
+use super::{Address, Controls, Table, checked};
 use crate::path_mtu::Discovery;
 
-/// The control message that tells the kernel where to cut. Source: cmsg(3), udp(7).
-#[repr(C)]
-struct Segment {
-    header: libc::cmsghdr,
-    len: u16,
-    /// The kernel wants the next one, were there any, to be aligned.
-    padding: [u8; 6],
+/// Room for both control messages that there may be.
+const ROOM: usize = 64;
+
+/// Control messages, aligned as cmsg(3) asks for.
+#[derive(Clone, Copy)]
+#[repr(C, align(8))]
+struct Messages {
+    bytes: [u8; ROOM],
+    used: usize,
 }
 
-impl Segment {
-    const fn new(len: usize) -> Self {
-        Self {
-            header: libc::cmsghdr {
-                cmsg_len: size_of::<libc::cmsghdr>() + size_of::<u16>(),
-                cmsg_level: libc::SOL_UDP,
-                cmsg_type: libc::UDP_SEGMENT,
-            },
-            len: len as u16,
-            padding: [0; 6],
-        }
+impl Controls for Messages {
+    fn used(&self) -> usize {
+        self.used
     }
 }
 
+impl Messages {
+    const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
+    const NONE: Self = Self { bytes: [0; ROOM], used: 0 };
+
+    /// Adds a message. Source: cmsg(3): a header, the data, and padding to the next word.
+    fn with(mut self, level: libc::c_int, kind: libc::c_int, data: &[u8]) -> Self {
+        let rest = &mut self.bytes[self.used..];
+        rest[..8].copy_from_slice(&(Self::HEADER_LEN + data.len()).to_ne_bytes());
+        rest[8..12].copy_from_slice(&level.to_ne_bytes());
+        rest[12..16].copy_from_slice(&kind.to_ne_bytes());
+        rest[Self::HEADER_LEN..][..data.len()].copy_from_slice(data);
+        self.used += (Self::HEADER_LEN + data.len()).next_multiple_of(8);
+        self
+    }
+}
+
+/// The address that datagrams come from, told with each of them: for sockets bound elsewhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Source(Messages);
+
+impl Source {
+    /// Source: ip(7), IP_PKTINFO; ipv6(7), IPV6_PKTINFO.
+    pub(crate) fn of(address: IpAddr) -> Self {
+        Self(match address {
+            IpAddr::V4(address) => {
+                let mut info = [0; 12];
+                info[4..8].copy_from_slice(&address.octets());
+                Messages::NONE.with(libc::IPPROTO_IP, libc::IP_PKTINFO, &info)
+            }
+            IpAddr::V6(address) => {
+                let mut info = [0; 20];
+                info[..16].copy_from_slice(&address.octets());
+                Messages::NONE.with(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info)
+            }
+        })
+    }
+}
+
+/// A socket, and what must be said of the source with it.
+#[derive(Clone, Copy)]
+pub(crate) struct Outlet<'a> {
+    pub(crate) socket: &'a OwnedFd,
+    pub(crate) source: Option<&'a Source>,
+}
+
 /// Sends batches.
-pub(crate) struct Sender(Table<Segment>);
+pub(crate) struct Sender(Table<Messages>);
 
 impl Sender {
     pub(crate) fn new() -> Self {
         Self(Table::new(MAX_TRAINS))
     }
 
-    /// Sends the trains of `queue` from `first` on, as many as leave alike; returns how many went,
-    /// at least one. An error is about the train `first`.
+    /// Sends some trains of `queue`, as many as leave alike; returns how many went, at least one. An
+    /// error is about the first of them.
     pub(crate) fn send_trains(
         &mut self,
-        socket: &OwnedFd,
+        outlet: Outlet<'_>,
         queue: &Queue,
-        first: usize,
+        which: &Range<usize>,
     ) -> Result<usize, Errno> {
         let table = &mut self.0;
         table.clear();
-        let df = queue.trains()[first].passage.df;
-        for train in queue.trains()[first..].iter().take_while(|train| train.passage.df == df) {
+        let source = outlet.source.map(|source| source.0);
+        let trains = &queue.trains()[which.clone()];
+        let df = trains.first().map_or(OuterDf::Kernel, |train| train.passage.df);
+        for train in trains.iter().take_while(|train| train.passage.df == df) {
             let pieces = queue.pieces(train).map(part);
-            let control = (train.count > 1).then(|| Segment::new(train.segment_len));
-            let address = Address::of(train.endpoint);
-            table.push(pieces, address, control);
+            let messages = if train.count > 1 {
+                let len = (train.segment_len as u16).to_ne_bytes();
+                let messages = source.unwrap_or(Messages::NONE);
+                Some(messages.with(libc::SOL_UDP, libc::UDP_SEGMENT, &len))
+            } else {
+                source
+            };
+            table.push(pieces, Address::of(train.endpoint), messages);
         }
-        self.send_as(df, socket, queue)
+        self.send_as(df, outlet.socket, queue)
     }
 
     /// Sends the datagrams of `queue` one by one, from datagram `first` of train `train` on, as many
@@ -65,34 +113,42 @@ impl Sender {
     /// about the first.
     pub(crate) fn send_datagrams(
         &mut self,
-        socket: &OwnedFd,
+        outlet: Outlet<'_>,
         queue: &Queue,
         (train, first): (usize, usize),
         limit: usize,
     ) -> Result<usize, Errno> {
         let df = queue.trains()[train].passage.df;
-        self.fill(queue, (train, first), df, limit);
-        self.send_as(df, socket, queue)
+        self.fill(outlet, queue, (train, first), df, limit);
+        self.send_as(df, outlet.socket, queue)
     }
 
     /// Sends one datagram once more, in fragments if it must be.
     pub(crate) fn send_in_fragments(
         &mut self,
-        socket: &OwnedFd,
+        outlet: Outlet<'_>,
         queue: &Queue,
         place: (usize, usize),
     ) -> Result<usize, Errno> {
-        self.fill(queue, place, queue.trains()[place.0].passage.df, 1);
-        self.send_as(OuterDf::Clear, socket, queue)
+        self.fill(outlet, queue, place, queue.trains()[place.0].passage.df, 1);
+        self.send_as(OuterDf::Clear, outlet.socket, queue)
     }
 
-    fn fill(&mut self, queue: &Queue, (train, first): (usize, usize), df: OuterDf, limit: usize) {
+    fn fill(
+        &mut self,
+        outlet: Outlet<'_>,
+        queue: &Queue,
+        (train, first): (usize, usize),
+        df: OuterDf,
+        limit: usize,
+    ) {
         let table = &mut self.0;
         table.clear();
+        let source = outlet.source.map(|source| source.0);
         let datagrams = queue.datagrams_from(train, first).take_while(|datagram| datagram.df == df);
         for datagram in datagrams.take(limit.min(MAX_TRAINS)) {
             let (payload, address) = (datagram.payload, Address::of(datagram.endpoint));
-            table.push(std::iter::once(part(payload)), address, None);
+            table.push(std::iter::once(part(payload)), address, source);
         }
     }
 

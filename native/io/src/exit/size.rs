@@ -1,0 +1,62 @@
+//! Datagrams that the underlay refuses for their size.
+
+use std::sync::Arc;
+
+use tunneld_core::batch::Purpose;
+use tunneld_core::drop_reason::DropReason;
+use tunneld_core::outbound::Refused;
+
+use super::{Exit, Load, Way, outlet, reason_of};
+use crate::clock;
+use crate::event::Event;
+use crate::path_mtu::{Asked, Discovery};
+
+impl Exit<'_, '_> {
+    /// Deals with a datagram that the underlay refused for its size: learns and reports what would
+    /// fit, then sends it in fragments where IP allows that, or has its sender told.
+    #[cold]
+    pub(super) fn refused_for_size(&mut self, load: Load<'_>, way: Way, place: (usize, usize)) {
+        let Load { outbound, fib, queue, number } = load;
+        let train = &queue.trains()[place.0];
+        if train.passage.purpose == Purpose::Probe {
+            return;
+        }
+        let Self { sender, sockets, aside, path_mtus, .. } = self;
+        let Some(outlet) = outlet(sockets, aside, load, way, place.0) else { return };
+        let which = place.1..place.1 + 1;
+        let now_ns = clock::now_ns();
+        let path_mtu_bytes = match path_mtus.recent(&train.endpoint, now_ns) {
+            Some(known) => known,
+            None => {
+                let is_ipv4 = train.endpoint.is_ipv4();
+                let discovery = Discovery { socket: outlet.socket, is_ipv4 };
+                match discovery.ask(|| sender.send_datagrams(outlet, queue, place, 1)) {
+                    Asked::Went => return outbound.sent(fib, train, &which, now_ns),
+                    Asked::Otherwise(errno) => return outbound.refused(reason_of(errno), 1),
+                    Asked::Refused(path_mtu_bytes) => {
+                        if path_mtus.learn(train.endpoint, path_mtu_bytes, now_ns) {
+                            let adjacency = Arc::clone(&fib.adjacency(train.adjacency).name);
+                            let size_bytes = train.inner_len(&which);
+                            let event = Event::PathMtu { adjacency, size_bytes, path_mtu_bytes };
+                            self.surroundings.events.push(event);
+                        }
+                        path_mtu_bytes
+                    }
+                }
+            }
+        };
+        if outbound.may_fragment(number, place) {
+            match sender.send_in_fragments(outlet, queue, place) {
+                Ok(_) => outbound.sent(fib, train, &which, now_ns),
+                Err(errno) => outbound.refused(reason_of(errno), 1),
+            }
+            return;
+        }
+        outbound.refused(DropReason::TooBigForUnderlay, 1);
+        if let Some(path_mtu_bytes) = path_mtu_bytes {
+            if self.too_big.len() < self.too_big.capacity() {
+                self.too_big.push(Refused { queue: number, place, path_mtu_bytes });
+            }
+        }
+    }
+}
