@@ -25,7 +25,7 @@ from tunneld.errors import HostError
 from tunneld.fib.state import FirewallMode, State
 from tunneld.host.actuator import Actuator, HostEvent
 from tunneld.host.finish import finish
-from tunneld.host.leftover import remove_vxlan_devices
+from tunneld.host.leftover import remove_own_tuns, remove_vxlan_devices
 from tunneld.host.netlink import Netlink
 from tunneld.host.sockets import (
     WorkerSockets,
@@ -192,8 +192,10 @@ async def _take_away(actuator: Actuator) -> None:
 async def _clear_the_way(
     backend: Backend, here: Here, underlay: Underlay, netlink: Netlink
 ) -> None:
-    """Removes what a flanneld has left in the place of our device."""
+    """Removes what a flanneld, or a daemon of ours, has left in the place of our device."""
     template, port, vtep = backend.device_template, backend.port, backend.vtep(here)
+    if template is not None:
+        await remove_own_tuns(netlink, template)
     if template is not None and port is not None and vtep is not None:
         await remove_vxlan_devices(
             netlink, device=template, vni=vtep.vni, port=port, addresses=underlay.addresses

@@ -1,7 +1,7 @@
-"""vxlan devices that a flanneld, or a daemon of ours that was killed, has left behind.
+"""Devices that a flanneld, or a daemon of ours that was killed, has left behind.
 
-Such a device bears flannel's name and has the VNI, UDP port and underlay address of our network,
-or an address that this host no longer has, so that nobody can use it.
+A vxlan device of theirs bears flannel's name and has the VNI, UDP port and underlay address of
+our network, or an address that this host no longer has, so that nobody can use it.
 The kernel data path takes it over as it is (`host.vxlan`). For the user-space one it is in the
 way of the TUN device of that name and of the sockets, and is removed. Whatever else bears the
 name is somebody's, and refused with the reason.
@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import re
 from collections.abc import Collection
 
 from tunneld.errors import HostError
@@ -57,6 +59,29 @@ async def remove_vxlan_devices(
             "removed a vxlan device that was left behind",
             extra={"fields": {"device": link.name, "port": port, "detail": f"VNI {vni}"}},
         )
+    return tuple(removed)
+
+
+async def remove_own_tuns(netlink: Netlink, template: str) -> tuple[str, ...]:
+    """Removes TUN devices that bear our name and are ours, held by nobody; returns their names.
+
+    One that somebody made persistent outlives a daemon that is killed, and is in the way of the
+    next. It is known by its owner, which no other program gives to a device of that name.
+    """
+    name = re.compile(re.escape(template).replace("%d", "[0-9]+"))
+    ours = (os.geteuid(), os.getegid())
+    removed = []
+    for link in await netlink.links():
+        if link.tun is None or not name.fullmatch(link.name):
+            continue
+        is_left = link.tun.is_persistent and link.tun.queues == 0
+        if is_left and (link.tun.owner, link.tun.group) == ours:
+            await netlink.remove_link(link.index)
+            removed.append(link.name)
+            _log.warning(
+                "removed a TUN device that was left behind",
+                extra={"fields": {"device": link.name}},
+            )
     return tuple(removed)
 
 

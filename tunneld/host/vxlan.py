@@ -210,10 +210,16 @@ class VxlanDevices:
         )
 
     async def _renamed_back(self, wanted: VxlanDevice) -> Link | None:
-        """Gives our device its name again, if it has another; returns it, or None."""
+        """Gives our device its name again, if it has another; returns it, or None.
+
+        It is the one that was put last, or, after a start, the one with our Ethernet address.
+        """
         index = self._indices.get(wanted.name)
+        ours = (wanted.mac, self._settings(wanted))
         for link in await self._netlink.links():
-            if link.index == index and link.vxlan is not None and wanted.name in self._wanted:
+            if link.vxlan is None or link.name in self._wanted:
+                continue
+            if link.index == index or (link.mac, link.vxlan) == ours:
                 _log.warning(
                     "put back what was done to the overlay device",
                     extra={"fields": {"device": wanted.name, "detail": f"its name is {link.name}"}},
@@ -222,10 +228,35 @@ class VxlanDevices:
                 return replace(link, name=wanted.name)
         return None
 
+    async def _taken_back(self, wanted: VxlanDevice) -> bool:
+        """Deletes our device where somebody moved it to another namespace; says whether it did.
+
+        Its Ethernet address is ours alone.
+        """
+        ours = (wanted.mac, wanted.vni, wanted.port)
+        for one in await self._netlink.vxlan_elsewhere():
+            if (one.mac, one.vni, one.port) == ours:
+                _log.warning(
+                    "put back what was done to the overlay device",
+                    extra={
+                        "fields": {
+                            "device": wanted.name,
+                            "detail": "it was moved to another namespace",
+                        }
+                    },
+                )
+                await self._netlink.remove_elsewhere(one)
+                return True
+        return False
+
     async def _make(self, wanted: VxlanDevice, settings: VxlanSettings) -> Link:
         made = await self._netlink.add_vxlan(
             wanted.name, settings, mac=wanted.mac, mtu_bytes=wanted.mtu_bytes
         )
+        if not made and await self._taken_back(wanted):
+            made = await self._netlink.add_vxlan(
+                wanted.name, settings, mac=wanted.mac, mtu_bytes=wanted.mtu_bytes
+            )
         link = await self._netlink.link(wanted.name)
         if not made or link is None:
             del self._wanted[wanted.name]

@@ -18,6 +18,8 @@ from tests.unit.host.actuator.tun import WANTED, actuated, missing, whole
 from tests.unit.host.conftest import overlay, run_inside
 from tunneld.errors import DeviceLostError, HostError, TunDeviceError
 from tunneld.host import device as device_module
+from tunneld.host.leftover import remove_own_tuns
+from tunneld.host.netlink import Netlink
 from tunneld.host.tun import CLONE_DEVICE, open_tun
 
 pytestmark = pytest.mark.root
@@ -31,11 +33,11 @@ NOBODY = 65534
 
 
 @contextmanager
-def attached(name: str) -> Iterator[int]:
+def attached(name: str, flags: int = OURS) -> Iterator[int]:
     """Attaches one more queue, as another program would."""
     fd = os.open(CLONE_DEVICE, os.O_RDWR | os.O_NONBLOCK)
     try:
-        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), OURS))
+        fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
         yield fd
     finally:
         os.close(fd)
@@ -187,5 +189,22 @@ def test_device_somebody_slipped_into_is_made_anew(space: Namespace) -> None:
         with pytest.raises(TunDeviceError, match="cannot have device flannel0 alone"):
             await open_tun("flannel%d", 2, always)
         assert "flannel" not in space.run("ip", "-o", "link")
+
+    run_inside(space, work)
+
+
+def test_persistent_device_of_a_daemon_that_was_killed_is_removed_and_those_of_others_stay(
+    space: Namespace,
+) -> None:
+    tuntap = ("ip", "tuntap", "add", "mode", "tun", "multi_queue")
+    for name, owner in (("flannel0", 0), ("flannel1", NOBODY), ("other0", 0)):
+        space.run(*tuntap, "dev", name, "user", str(owner), "group", str(owner))
+
+    async def work() -> None:
+        async with Netlink.opened() as netlink:
+            with attached("flannel0"):
+                assert await remove_own_tuns(netlink, "flannel%d") == ()
+            assert await remove_own_tuns(netlink, "flannel%d") == ("flannel0",)
+            assert [link.name for link in await netlink.links()] == ["lo", "flannel1", "other0"]
 
     run_inside(space, work)

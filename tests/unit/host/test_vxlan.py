@@ -110,6 +110,7 @@ def test_what_is_not_permanent_is_not_taken_for_ours(host: Namespace) -> None:
         "ip link set flannel.1 txqueuelen 1000",
         "ip link set flannel.1 down",
         "ip link delete flannel.1",
+        "ip link set flannel.1 name other0",
         "ip address del 10.5.1.0/32 dev flannel.1",
         "ip link set flannel.1 type vxlan id 1 learning",
         "ip link set flannel.1 type vxlan id 1 ageing 5",
@@ -125,6 +126,42 @@ def test_what_somebody_spoils_is_seen_and_mended(host: Namespace, spoiling: str)
         assert (await observe(devices, netlink)).devices == {WANTED_V6}
         await devices.put(WANTED)
         assert (await observe(devices, netlink)).devices == set(BOTH)
+
+    with_devices(host, work)
+
+
+def test_device_a_killed_daemon_left_under_another_name_is_taken_back(host: Namespace) -> None:
+    async def work(devices: VxlanDevices, netlink: Netlink) -> None:
+        for wanted in BOTH:
+            await devices.put(wanted)
+        before = await indices(netlink)
+        host.run("ip", "link", "set", "flannel.1", "name", "other0")
+        successor = VxlanDevices(netlink, devices.underlay)
+        for wanted in BOTH:
+            await successor.put(wanted)
+        assert await indices(netlink) == before
+
+    with_devices(host, work)
+
+
+def test_device_moved_to_another_namespace_is_made_again_and_gone_there(
+    rig: Rig, host: Namespace
+) -> None:
+    elsewhere = rig.namespace("elsewhere")
+
+    async def work(devices: VxlanDevices, netlink: Netlink) -> None:
+        for wanted in BOTH:
+            await devices.put(wanted)
+        host.run("ip", "link", "set", "flannel.1", "netns", elsewhere.name, "name", "theirs")
+        # One of somebody else's there stays.
+        elsewhere.run(
+            *("ip", "link", "add", "flannel.1", "type", "vxlan", "id", "1", "dstport", "8472")
+        )
+        assert (await observe(devices, netlink)).devices == {WANTED_V6}
+        await devices.put(WANTED)
+        assert (await observe(devices, netlink)).devices == set(BOTH)
+        there = elsewhere.run("ip", "-o", "link")
+        assert ("theirs" in there, "flannel.1" in there) == (False, True)
 
     with_devices(host, work)
 

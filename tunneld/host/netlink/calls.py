@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterable, Sequence
+from functools import partial
 
 from tunneld.backend.mac import MacAddress
-from tunneld.host.netlink import messages, wire
+from tunneld.host.netlink import elsewhere, messages, wire
 from tunneld.host.netlink.channel import Channel, refused
+from tunneld.host.netlink.elsewhere import Elsewhere
 from tunneld.host.netlink.messages import FAMILIES
 from tunneld.host.netlink.model import (
     Address,
@@ -230,6 +232,23 @@ class Netlink(Channel):
             index=index,
             ignored=(errno.ENODEV,),
         )
+
+    async def vxlan_elsewhere(self) -> list[Elsewhere]:
+        """Returns the vxlan devices in all namespaces that this one has to do with."""
+        what, request = "list the devices of other namespaces", elsewhere.namespaces_request()
+        found = []
+        for number in await self._listing(
+            what, elsewhere.RTM_GETNSID, request, elsewhere.namespace
+        ):
+            body = elsewhere.devices_request(number)
+            read = partial(elsewhere.device, number)
+            found += await self._listing(what, elsewhere.RTM_GETLINK, body, read)
+        return found
+
+    async def remove_elsewhere(self, one: Elsewhere) -> None:
+        """Deletes a device in another namespace; one that is gone already is no error."""
+        what = f"delete device {one.name} in another namespace"
+        await self._change_one(what, elsewhere.remove(one), errno.ENODEV)
 
     async def add_address(
         self, index: int, address: IPAddress, prefix_length: int, *, checked: bool = True
