@@ -62,7 +62,6 @@ class Reconciler:
         Raises:
             DeviceLostError: nothing but opening the data path again helps.
         """
-        loop = asyncio.get_running_loop()
         retry_s = RETRY_S
         self._actuator.on_progress(self._moves_on)
         while True:
@@ -74,14 +73,15 @@ class Reconciler:
             except DeviceLostError:
                 raise
             except (EngineError, HostError) as error:
-                self.problem = str(error)
-                if self._complaint.due(loop.time(), str(error)):
-                    _log.error(
-                        "the host is not as it must be; trying again",
-                        extra={"fields": {"error": str(error)}},
-                    )
-                loop.call_later(retry_s, self.wake)
+                self._refused(str(error), retry_s)
                 retry_s = min(2 * retry_s, MAX_RETRY_S)
+            except OSError as error:
+                # No room has foreseen it, and still it may pass: descriptors or memory run out.
+                self._refused(
+                    f"cannot look at the host: {error.strerror or error}; expected free file "
+                    "descriptors and memory: see LimitNOFILE= of the unit and `ulimit -n`",
+                    RETRY_S,
+                )
             else:
                 self.problem = None
                 retry_s = RETRY_S
@@ -94,6 +94,16 @@ class Reconciler:
     def _moves_on(self) -> None:
         if self.busy_since_s is not None:
             self._moves()
+
+    def _refused(self, problem: str, retry_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        self.problem = problem
+        if self._complaint.due(loop.time(), problem):
+            _log.error(
+                "the host is not as it must be; trying again",
+                extra={"fields": {"error": problem}},
+            )
+        loop.call_later(retry_s, self.wake)
 
     async def _once(self) -> None:
         desired = self._desired()

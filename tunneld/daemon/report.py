@@ -59,6 +59,7 @@ class Report:
         self.add(lambda: membership.problem)
         self.add(lambda: self.path.reconciler.problem if self.path else None)
         self.add(lambda: self.path.actuator.forwarding_problem if self.path else None)
+        self.add(lambda: self.path.actuator.problem if self.path else None)
         self.add(lambda: self.underlay.problem if self.underlay else None)
 
     def add(self, source: ProblemSource) -> Callable[[], None]:

@@ -12,6 +12,7 @@ with a busy loop on each (docs/performance.md).
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -44,6 +45,9 @@ MAX_HOLD_S: Final = 600.0
 """How long the threads stay normal: twice as long each time, while batch does not last `CALM_S`."""
 
 CALM_S: Final = 60.0
+
+PASSING: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+"""Lacks that pass by themselves: the next look is as good."""
 
 _log = logging.getLogger("tunneld.daemon")
 
@@ -137,6 +141,8 @@ class Scheduling:
             else:
                 self._give(threads, self._asked)
         except HostError as error:
+            if getattr(error.__cause__, "errno", None) in PASSING:
+                return True
             self._end(error)
             return False
         return True

@@ -65,6 +65,7 @@ class Watchdog:
     ) -> None:
         self._notifier = notifier
         self._report = report
+        report.add(lambda: notifier.problem)
         self._clock = clock or asyncio.get_running_loop().time
         interval_s = notifier.watchdog_interval_s
         self._interval_s = interval_s

@@ -170,6 +170,11 @@ class Actuator:
         """
         self._watch.on_change(callback)
 
+    @property
+    def problem(self) -> str | None:
+        """What is not watched, in one line; None: nothing."""
+        return self._watch.problem
+
     async def differs(self) -> bool:
         """Says whether something no event tells of is not as it was put. Cheap."""
         if self._device is not None and self._device.differs():

@@ -171,9 +171,14 @@ def _set_link_family(index: int, family: bytes) -> int:
     body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
     body += _nested(_IFLA_AF_SPEC, family)
     header = struct.pack("=IHHII", 16 + len(body), _RTM_SETLINK, _NLM_F_REQUEST_ACK, 1, 0)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
-        route.sendto(header + body, (0, 0))
-        answer = route.recv(65536)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as route:
+            route.sendto(header + body, (0, 0))
+            answer = route.recv(65536)
+    except OSError as error:
+        raise HostError(
+            f"cannot set up device {index}: {error.strerror}; expected a routing netlink socket"
+        ) from error
     (kind,) = struct.unpack_from("=H", answer, 4)
     (code,) = struct.unpack_from("=i", answer, 16)
     return -code if kind == _NLMSG_ERROR else errno.EPROTO

@@ -19,6 +19,7 @@ from typing import Literal
 
 from tunneld.errors import HostError
 from tunneld.host.xtables_lock import XtablesLock
+from tunneld.log import Condition
 
 NoticeKind = Literal[
     "link", "address", "neighbour", "route", "forwarding", "firewall", "iptables", "lost"
@@ -113,13 +114,40 @@ class Monitor:
             self._watch(socket.NETLINK_ROUTE, _ROUTING_GROUPS, routing_notices)
             if firewall:
                 self._watch(_NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,), firewall_notices)
-                self._lock = XtablesLock(lambda: callback(Notice(kind="iptables")))
         except OSError as error:
             self.close()
             raise HostError(
                 f"cannot watch the kernel's network settings: {error.strerror}; expected netlink "
-                "sockets and inotify (see fs.inotify.max_user_instances)"
+                "sockets"
             ) from error
+        self._no_inotify = Condition(
+            _log,
+            "runs of iptables-legacy are not noticed at once",
+            "runs of iptables-legacy are noticed again",
+        )
+        if firewall:
+            self.watch_lock()
+
+    @property
+    def problem(self) -> str | None:
+        """What is not watched, in one line; None: nothing."""
+        return self._no_inotify.problem
+
+    def watch_lock(self) -> None:
+        """Watches for runs of iptables-legacy, if that is not done yet: it may not be possible."""
+        if self._lock is not None or not self._sockets:
+            return
+        try:
+            self._lock = XtablesLock(lambda: self._callback(Notice(kind="iptables")))
+        except OSError as error:
+            self._no_inotify.set(
+                self._loop.time(),
+                f"no inotify instance for the lock of iptables: {error.strerror}; expected one: "
+                "raise fs.inotify.max_user_instances. What iptables-legacy changes is put back "
+                "within a minute instead of at once",
+            )
+        else:
+            self._no_inotify.clear()
 
     def close(self) -> None:
         """Stops watching."""

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from tunneld.errors import HostError
+from tunneld.log import Condition
 
 _log = logging.getLogger("tunneld.host")
 
@@ -24,6 +25,11 @@ class Notifier:
 
     def __init__(self, address: str | None, *, watchdog_interval_s: float | None = None) -> None:
         self._address = address
+        self._socket: socket.socket | None = None
+        """Opened once: when descriptors have run out, the watchdog must still be fed."""
+        self._lack = Condition(
+            _log, "cannot notify the service manager", "the service manager is notified again"
+        )
         self.watchdog_interval_s = watchdog_interval_s
         """Within this time `watchdog` must be called again and again; None: no watchdog."""
 
@@ -72,22 +78,35 @@ class Notifier:
             return
         name = self._address
         target = f"\0{name[1:]}" if name.startswith("@") else name
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            try:
-                sender.setblocking(False)
-                sender.sendto(text.encode(), target)
-            except OSError as error:
-                # Deaf or gone, it is no reason to stop the data path.
-                _log.warning(
-                    "cannot notify the service manager",
-                    extra={"fields": {"path": name, "error": error.strerror}},
-                )
+        try:
+            if self._socket is None:
+                opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+                opened.setblocking(False)
+                self._socket = opened
+            self._socket.sendto(text.encode(errors="replace"), target)
+        except OSError as error:
+            # Deaf or gone, it is no reason to stop the data path.
+            told = f"cannot notify the service manager on {name}: {error.strerror or error}"
+            self._lack.set(time.monotonic(), told, path=name)
+        else:
+            self._lack.clear(path=name)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the service manager hears nothing, in one line; None: it does."""
+        return self._lack.problem
+
+    def close(self) -> None:
+        """Closes the socket. The next message opens it again."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
 def _microseconds(text: str | None) -> float | None:
     if text is None:
         return None
-    if not text.isdecimal() or int(text) == 0:
+    if not (text.isascii() and text.isdecimal()) or int(text) == 0:
         raise HostError(
             f"WATCHDOG_USEC is {text!r}; expected a positive number of microseconds: the service "
             "manager sets it, unset it otherwise"

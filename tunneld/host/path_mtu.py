@@ -27,13 +27,13 @@ def path_mtu(source: IPAddress, endpoint: IPAddress, port: int) -> int:
     is_ipv4 = endpoint.version == 4
     family = socket.AF_INET if is_ipv4 else socket.AF_INET6
     level, option = (socket.IPPROTO_IP, _IP_MTU) if is_ipv4 else (socket.IPPROTO_IPV6, _IPV6_MTU)
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((str(source), 0))
             probe.connect((str(endpoint), port))
             return probe.getsockopt(level, option)
-        except OSError as error:
-            raise HostError(
-                f"cannot read the path MTU from {source} to {endpoint}: {error.strerror}; "
-                "expected a route: see `ip route get`"
-            ) from error
+    except OSError as error:
+        raise HostError(
+            f"cannot read the path MTU from {source} to {endpoint}: {error.strerror}; "
+            "expected a route: see `ip route get`"
+        ) from error

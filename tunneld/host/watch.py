@@ -61,8 +61,15 @@ class Watch:
             self._monitor = Monitor(self._notice)
         self._callbacks.append(callback)
 
+    @property
+    def problem(self) -> str | None:
+        """What is not watched, in one line; None: nothing."""
+        return None if self._monitor is None else self._monitor.problem
+
     def look_again(self) -> None:
         """Reports every event there is, whether or not something has happened."""
+        if self._monitor is not None:
+            self._monitor.watch_lock()
         self._notice(Notice(kind="lost"))
 
     def close(self) -> None:

@@ -9,6 +9,7 @@ Source: inotify(7); iptables(8), XTABLES_LOCKFILE.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import errno
 import logging
@@ -99,7 +100,8 @@ class XtablesLock:
                 elif name == self._path.name:
                     # Made just now, so that its first user may be done before it is watched.
                     has_run = True
-                    self._watch_file()
+                    with contextlib.suppress(OSError):  # then whoever looks each minute finds it
+                        self._watch_file()
         if has_run:
             self._callback()
 

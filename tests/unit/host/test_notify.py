@@ -44,6 +44,7 @@ def test_each_call_is_one_datagram_as_sd_notify_defines_it(
     match = re.fullmatch(rb"RELOADING=1\nMONOTONIC_USEC=(\d+)", bound.recv(1000))
     assert match is not None
     assert before_us <= int(match[1]) <= time.monotonic_ns() // 1000
+    notifier.close()
 
 
 def test_without_a_socket_nothing_happens() -> None:
@@ -77,6 +78,7 @@ def test_relative_socket_is_refused() -> None:
 def test_manager_that_is_gone_costs_a_warning_and_no_more(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, logger="tunneld"):
-        Notifier(str(tmp_path / "gone")).ready()
+    notifier = Notifier(str(tmp_path / "gone"))
+    with caplog.at_level(logging.WARNING, logger="tunneld"), closing(notifier):
+        notifier.ready()
     assert [record.message for record in caplog.records] == ["cannot notify the service manager"]

@@ -155,6 +155,9 @@ def _legacy_tables(version: Version) -> list[str] | None:
     """Returns the tables of iptables-legacy; None where this user may not see their names.
 
     The service lets the daemon's group see them, but cannot before the kernel module is loaded.
+
+    Raises:
+        HostError: they cannot be read.
     """
     try:
         return _LEGACY_TABLES[version].read_text(encoding="ascii").split()
@@ -162,3 +165,8 @@ def _legacy_tables(version: Version) -> list[str] | None:
         return []
     except PermissionError:
         return None
+    except OSError as error:
+        raise HostError(
+            f"cannot read {_LEGACY_TABLES[version]}: {error.strerror}; expected the names of "
+            "iptables-legacy's tables"
+        ) from error

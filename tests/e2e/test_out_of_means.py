@@ -1,0 +1,94 @@
+"""A daemon that runs out of what passes by itself: descriptors, and a reader of its log.
+
+Needs root, etcd and iproute2.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+
+import pytest
+
+from tests.e2e.single_host import SingleHost
+from tests.interop.network import PREFIX, Network, pings
+from tests.support.descriptors import none_free_in
+from tests.support.etcd import Etcd
+from tests.support.netns import Rig
+from tests.support.wait import wait_until
+
+pytestmark = pytest.mark.root
+
+PATIENCE_S = 30.0
+
+
+def test_daemon_without_a_free_descriptor_goes_on_and_puts_back_what_it_can_later(
+    root_tools: None, rig: Rig
+) -> None:
+    network = Network(rig)
+    first, second = network.add("t1"), network.add("t2")
+    network.wait_connected()
+    said = "too many open files"
+
+    def rules() -> str:
+        return first.space.run("nft", "list", "ruleset")
+
+    before = rules()
+    with none_free_in(first.running.pid):
+        first.space.run("nft", "flush", "ruleset")
+        first.subnet_file.unlink()
+        first.space.run("ip", "link", "set", "flannel0", "down")
+        wait_until(lambda: said in first.running.output().lower(), PATIENCE_S, "a line in the log")
+        assert first.running.exit_status is None
+    wait_until(lambda: rules() == before, PATIENCE_S, "the rules")
+    wait_until(first.subnet_file.exists, PATIENCE_S, "subnet.env")
+    wait_until(lambda: pings(first, second), PATIENCE_S, "the way to the peer")
+    wait_until(lambda: first.status()["state"] == "ready", PATIENCE_S, "a host that is ready")
+    assert first.running.exit_status is None
+    assert "Traceback" not in first.running.output()
+
+
+def test_reader_of_the_log_that_has_stopped_holds_nobody_up(host: SingleHost, etcd: Etcd) -> None:
+    etcd.put(f"{PREFIX}/config", '{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}')
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    daemon = subprocess.Popen(
+        ["nsenter", f"--net=/run/netns/{host.space.name}", *host.run_command("--log-level=debug")],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=writing,
+        env=host.environment,
+    )
+    try:
+        os.set_blocking(writing, False)
+        own = os.dup(writing)
+        lease = f"{PREFIX}/subnets/10.5.77.0-24"
+        host.wait_ready()
+
+        def full() -> bool:
+            try:
+                return os.write(own, b"x\n") < 0
+            except BlockingIOError:
+                return True
+
+        wait_until(full, PATIENCE_S, "a full pipe")
+        os.set_blocking(writing, True)
+        etcd.put(lease, "garbage")  # a line in the log
+        told = "nobody reads the log"
+        wait_until(
+            lambda: any(told in line for line in host.status()["problems"]),
+            PATIENCE_S,
+            "a log that is known to be unread",
+        )
+        host.subnet_file.unlink()
+        wait_until(host.subnet_file.exists, PATIENCE_S, "subnet.env")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(PATIENCE_S * 3) == 0
+    finally:
+        if daemon.poll() is None:
+            daemon.kill()
+            daemon.wait()
+        for fd in (reading, writing, own):
+            os.close(fd)
