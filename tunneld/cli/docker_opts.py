@@ -12,7 +12,7 @@ from tunneld.cli.parser import Parser
 from tunneld.config.options import BY_NAME
 from tunneld.docker import options
 from tunneld.errors import DockerError
-from tunneld.host import subnet_env
+from tunneld.host import subnet_env, text_file
 
 _DESCRIPTION = """\
 Reads subnet.env and writes the options that put docker0 on the leased subnet, with its MTU and with
@@ -85,7 +85,10 @@ def run(args: argparse.Namespace) -> int:
             "tunneld running? (systemctl status tunneld)",
             file=sys.stderr,
         )
-    _write(args.output, options.render(text, form, os.environ))
+    lines = options.render(text, form, os.environ)
+    if text is not None:
+        options.check(text, os.environ, where=args.subnet_file)
+    _write(args.output, lines)
     route = options.foreign_route(text, os.environ)
     if route is not None:
         raise DockerError(
@@ -99,10 +102,16 @@ def _write(path: str, text: str) -> None:
     if path == "-":
         sys.stdout.write(text)
         return
+    target = Path(path)
     try:
-        Path(path).write_text(text, encoding="utf-8")
-    except OSError as error:
+        if target.exists() and not target.is_file():
+            target.write_text(text, encoding="utf-8")  # a FIFO, /dev/stdout
+        else:
+            # As a whole, and to be read by whoever starts dockerd, whatever the umask.
+            text_file.replace(target.resolve(), text, 0o644)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
         raise DockerError(
-            f"cannot write {path}: {error.strerror}; expected a place for the options: make the "
+            f"cannot write {path}: {reason}; expected a place for the options: make the "
             "directory, or name another file with -d"
         ) from error

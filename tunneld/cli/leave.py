@@ -5,17 +5,24 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import secrets
+import sys
 from pathlib import Path
 
+from tunneld import __version__
 from tunneld.cli import SUMMARIES
 from tunneld.cli.parser import Parser, add_store_options, option_texts
 from tunneld.cli.store import opened
 from tunneld.config import RunOptions, load
 from tunneld.control.client import NotRunningError, request
-from tunneld.errors import LeaseError
-from tunneld.host import subnet_env
+from tunneld.errors import HostError, LeaseError
+from tunneld.host import subnet_env, text_file
+from tunneld.host.machine import machine
 from tunneld.host.state_dir import StateDir
+from tunneld.lease.kinship import are_apart, machine_of
 from tunneld.lease.model import Lease, Snapshot
+from tunneld.lease.registry import Store
+from tunneld.lease.roll_call import unanswered
 from tunneld.store import StoreOptions
 
 LEAVE_S = 30.0
@@ -54,14 +61,29 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _leave_without_daemon(options: RunOptions) -> Lease:
-    if not (options.state_dir / "node-id").exists():
+    try:
+        has_run = text_file.read(options.state_dir / "node-id") is not None
+    except OSError as error:
+        raise LeaseError(
+            f"cannot leave: no daemon runs, and the node id in {options.state_dir} cannot be read:"
+            f" {error.strerror}; run the command as the daemon's user or root"
+        ) from error
+    if not has_run:
         raise LeaseError(
             f"cannot leave: no daemon runs, and {options.state_dir} holds no node id; expected the"
             " state directory of a daemon that has run: name it with --state-dir"
         )
     with StateDir(options.state_dir) as state_dir:
         lease = asyncio.run(_withdraw(options.store, state_dir.node_id))
-    _forget_subnet(options.subnet_file, lease)
+    # The lease is gone by now, whatever becomes of the file.
+    try:
+        _forget_subnet(options.subnet_file, lease)
+    except (HostError, OSError) as error:
+        print(
+            f"tunneld: warning: {options.subnet_file} stays, and names the subnet that was given"
+            f" up: {error}",
+            file=sys.stderr,
+        )
     return lease
 
 
@@ -80,12 +102,34 @@ async def _withdraw(options: StoreOptions, node_id: str) -> Lease:
                 f"cannot leave: node {node_id} holds no lease under {options.prefix}; nothing to"
                 " give up (see: tunneld leases)"
             )
+        await _require_no_twin(store, lease, node_id)
         if not await store.withdraw(lease, node_id):
             raise LeaseError(
                 f"cannot leave: somebody wrote the lease of {lease.key} in the same moment;"
                 " look at 'tunneld leases' and try again"
             )
         return lease
+
+
+async def _require_no_twin(store: Store, lease: Lease, node_id: str) -> None:
+    """Refuses to give up the lease of a live host, from which the state directory was copied."""
+    record = next(one for one in (await store.read()).records if one.node_id == node_id)
+    is_ours = not are_apart(machine_of(record), machine())
+    if is_ours:
+        silent = await unanswered(
+            store,
+            lambda: (),
+            [lease],
+            question_id=secrets.token_hex(16),
+            asker=lease.holder,
+            version=__version__,
+        )
+        is_ours = lease.key in silent
+    if not is_ours:
+        raise LeaseError(
+            f"cannot leave: the lease of {lease.key} is another host's, at {lease.holder}: the"
+            " state directory is a copy of that host's; delete it, this host holds no lease"
+        )
 
 
 def own_lease(snapshot: Snapshot, node_id: str) -> Lease | None:

@@ -121,8 +121,7 @@ def _config_file(arguments: Mapping[str, Sequence[str]], environ: Mapping[str, s
     named = [*arguments.get(CONFIG_OPTION, ())][-1:] or [environ.get(CONFIG_VARIABLE, "")]
     if named[0]:
         return from_file(Path(named[0]))
-    default = Path(DEFAULT_CONFIG_FILE)
-    return from_file(default) if default.exists() else {}
+    return from_file(Path(DEFAULT_CONFIG_FILE), is_optional=True)
 
 
 def _value(option: Option, sources: Sequence[Source]) -> Any:  # noqa: ANN401 - by option

@@ -29,6 +29,9 @@ class Given:
 
 Source = Mapping[str, Given]
 
+BOM = "\N{ZERO WIDTH NO-BREAK SPACE}"
+"""Some editors put it in front of a text; none of our formats begins with it."""
+
 
 def from_arguments(arguments: Mapping[str, Sequence[str]]) -> Source:
     """Returns what the command line gives; the last value of an option that takes one counts."""
@@ -54,16 +57,30 @@ def from_environment(environ: Mapping[str, str], prefix: str) -> Source:
     return given
 
 
-def from_file(path: Path) -> Source:
-    """Returns what a config file gives.
+def from_file(path: Path, *, is_optional: bool = False) -> Source:
+    """Returns what a config file gives; nothing where an optional one is not there.
 
     Raises:
         UsageError: the file cannot be read, is no TOML, or has a key or a type that is not known.
     """
     try:
-        content = tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
+        if text.startswith(BOM):
+            raise UsageError(
+                f"the config file {path} begins with a byte order mark (U+FEFF); expected TOML: "
+                "save it as UTF-8 without one"
+            )
+        content = tomllib.loads(text)
     except OSError as error:
-        raise UsageError(f"cannot read the config file {path}: {error.strerror}") from error
+        if is_optional and isinstance(error, FileNotFoundError | NotADirectoryError):
+            return {}
+        raise UsageError(
+            f"cannot read the config file {path}: {error.strerror}; expected a file that this "
+            "user may read: see the mode of the file and of its directories, or name another "
+            "with --config"
+        ) from error
+    except RecursionError as error:
+        raise UsageError(f"the config file {path} is nested too deeply for TOML") from error
     except ValueError as error:
         reason = str(error).replace("\n", " ")
         raise UsageError(f"the config file {path} is not valid TOML: {reason}") from error
@@ -94,12 +111,15 @@ def _from_item(key: str, value: Any, path: Path) -> Given:  # noqa: ANN401 - any
         names = [option.name for option in OPTIONS if option.is_in_file]
         hint = nearest(key.replace("_", "-"), names)
         raise UsageError(f"unknown key {key!r} in the config file {path}{hint}")
-    texts = _texts(option, value)
+    try:
+        texts, shown = _texts(option, value), json.dumps(value, default=str)
+    except ValueError:
+        # Python writes no number of more than 4,300 digits.
+        texts, shown = None, "a number of thousands of digits"
     if texts is None:
         expected = {"strings": "string or array of strings"}.get(option.file_type, option.file_type)
         raise UsageError(
-            f"{key} in the config file {path}: {json.dumps(value, default=str)} has a wrong type; "
-            f"expected {expected}"
+            f"{key} in the config file {path}: {shown} has a wrong type; expected {expected}"
         )
     return Given(texts, f"{key} in the config file {path}")
 

@@ -20,20 +20,29 @@ _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 _UNIT_S: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
-_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
-_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)")
+_DURATION: Final = re.compile(r"(?:[0-9]{1,15}(?:\.[0-9]{1,15})?(?:ms|s|m|h)){1,8}")
+_DURATION_PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_MARK: Final = re.compile(r"0[xX][0-9a-fA-F]{1,8}|0|[1-9][0-9]{0,9}")
 
 
 def text(value: str) -> str:
     """Returns the text itself."""
     if not value:
         raise ValueError("a text that is not empty")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text in UTF-8") from None
+    if "\0" in value:
+        raise ValueError("a text without NUL")
     return value
 
 
 def path(value: str) -> Path:
-    """Returns a path."""
-    return Path(text(value))
+    """Returns a path: whatever the file system can hold, which need not be UTF-8."""
+    if not value or "\0" in value:
+        raise ValueError("a path that is not empty, and without NUL")
+    return Path(value)
 
 
 def boolean(value: str) -> bool:
@@ -56,9 +65,13 @@ def ipv4(value: str) -> IPv4Address:
 def ipv6(value: str) -> IPv6Address:
     """Returns an IPv6 address."""
     try:
-        return IPv6Address(value)
+        found = IPv6Address(value)
     except ValueError:
         raise ValueError("an IPv6 address, like 2001:db8::10") from None
+    if found.scope_id is not None or found.ipv4_mapped is not None:
+        # No other host could use it, and no other node read it.
+        raise ValueError("an IPv6 address that means the same on all hosts, like 2001:db8::10")
+    return found
 
 
 def address(value: str) -> IPv4Address | IPv6Address:
@@ -85,6 +98,8 @@ def mark(value: str) -> FirewallMark:
     """Returns a firewall mark, `VALUE` or `VALUE/MASK`, decimal or hexadecimal, of 32 bits."""
     number, slash, mask = value.partition("/")
     try:
+        if not _MARK.fullmatch(number) or (slash and not _MARK.fullmatch(mask)):
+            raise ValueError
         found = FirewallMark(value=int(number, 0), mask=int(mask, 0) if slash else 0xFFFFFFFF)
     except ValueError:
         found = FirewallMark(value=-1)
@@ -124,7 +139,7 @@ def regex(value: str) -> str:
     """Returns a regular expression, as text."""
     try:
         re.compile(text(value))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"a regular expression ({error})") from None
     return value
 
@@ -143,6 +158,8 @@ def endpoint(value: str) -> str:
     candidate = value if "://" in value else f"http://{value}"
     try:
         parts = urlsplit(candidate)
+        # What resolvers do, with errors of their own.
+        (parts.hostname or "").encode("idna")
         is_usable = bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         raise ValueError(expected) from None

@@ -54,7 +54,7 @@ def _result(path: Path, line: bytes) -> Any:  # noqa: ANN401 - by operation
         if reply["ok"]:
             return reply["result"]
         error = str(reply["error"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise ControlError(
             f"what answers on {path} is no tunneld: it said {line[:80]!r}; name the right socket"
             " with --control-socket"

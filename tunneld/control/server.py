@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from tunneld.control.connections import Connections
 from tunneld.errors import ControlError, TunneldError
+from tunneld.host.text_file import make_directories
 
 Handler = Callable[[], Awaitable[Any]]
 
@@ -50,7 +51,7 @@ class ControlServer:
             ControlError: another daemon answers there, or the socket cannot be made.
         """
         try:
-            self._path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            make_directories(self._path.parent, 0o755)
             await self._remove_stale()
             listener = self._bind()
         except OSError as error:

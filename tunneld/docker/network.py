@@ -31,7 +31,7 @@ DOCKER_MTU_BYTES = 1500
 
 MAX_DEVICE_NAME = 15
 
-_MAJOR = re.compile(r"\d+")
+_MAJOR = re.compile(r"[0-9]{1,6}")
 _DEVICE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,15}")
 
 

@@ -78,6 +78,34 @@ def render(text: str | None, form: Form, environment: Mapping[str, str]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def check(text: str, environment: Mapping[str, str], *, where: str) -> None:
+    """Checks that a `subnet.env` is whole: dockerd would not start with half of it, or without.
+
+    `where` is the file's path, for the message.
+
+    Raises:
+        DockerError: it names no subnet, or one of its values is none.
+    """
+    given = {**environment, **subnet_env.fields(text)}
+    ipv4, ipv6 = given.get("FLANNEL_SUBNET"), given.get("FLANNEL_IPV6_SUBNET")
+    mtu = given.get("FLANNEL_MTU")
+    found = subnet_env.parse(
+        "".join(f"{name}={value}\n" for name, value in given.items() if name.startswith("FLANNEL_"))
+    )
+    fault = None
+    if not ipv4 and not ipv6:
+        fault = "it names no subnet; expected FLANNEL_SUBNET or FLANNEL_IPV6_SUBNET"
+    elif ipv4 and found.subnet is None:
+        fault = f"FLANNEL_SUBNET is {ipv4!r}; expected an IPv4 address with a length"
+    elif mtu and not 68 <= found.mtu_bytes <= 65535:
+        fault = f"FLANNEL_MTU is {mtu!r}; expected a whole number from 68 to 65535"
+    if fault is not None:
+        raise DockerError(
+            f"{where} is damaged: {fault}: it is written by the daemon that holds the lease, "
+            "which puts it back; see 'tunneld status'"
+        )
+
+
 def _base(text: str) -> str:
     """Returns the subnet of the bridge's address; docker0 gets the first address after its base."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Mapping
@@ -106,7 +107,7 @@ class Notifier:
 def _microseconds(text: str | None) -> float | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal()) or int(text) == 0:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) == 0:
         raise HostError(
             f"WATCHDOG_USEC is {text!r}; expected a positive number of microseconds: the service "
             "manager sets it, unset it otherwise"

@@ -173,7 +173,8 @@ def read_text(path: Path) -> str | None:
 def fields(text: str) -> dict[str, str]:
     """Returns the assignments of a dotenv text; the last of a name counts."""
     found = {}
-    for line in text.splitlines():
+    # An editor's byte order mark belongs to no name.
+    for line in text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").splitlines():
         if line.lstrip().startswith("#"):
             continue
         if match := _ASSIGNMENT.fullmatch(line):

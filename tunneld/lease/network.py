@@ -135,6 +135,11 @@ def parse(text: str) -> NetworkConfig:
     Raises:
         NetworkConfigError: the text is not JSON, or a member has a wrong type or value.
     """
+    if text.startswith("\N{ZERO WIDTH NO-BREAK SPACE}"):
+        raise NetworkConfigError(
+            "network config begins with a byte order mark (U+FEFF), which is no JSON: save it as "
+            "UTF-8 without one"
+        )
     try:
         config = loads(text)
     except ValueError as error:

@@ -114,6 +114,10 @@ class Store(Protocol):
         """
         ...
 
+    async def drop_record(self, node_id: str) -> None:
+        """Deletes a node record, if it is there."""
+        ...
+
     async def withdraw(self, lease: Lease, node_id: str) -> bool:
         """Deletes a lease, if it is still at its `mod_revision`, and the node's record.
 

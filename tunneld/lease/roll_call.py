@@ -2,9 +2,10 @@
 
 Path of a lease: `lease.kinship` (whom to ask) -> **`lease.roll_call`** -> `lease.attendance`.
 
-The question is a node record under an id of its own that names the leases asked for; it ends by
-itself. Who holds one of them writes its record again, with the question's id in it. A version that
-does not know of this keeps both as members it does not know, and answers nothing.
+The question is a node record under an id of its own that names the leases asked for; its grant ends
+it where its asker cannot. Who holds one of them writes its record again, with the question's id in
+it. A version that does not know of this keeps both as members it does not know, and answers
+nothing.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ async def unanswered(
         silent = _silent(silent, records(), question.node_id)
     if silent:
         silent = _silent(silent, (await store.read()).records, question.node_id)
+    await store.drop_record(question.node_id)
     return frozenset(lease.key for lease in silent)
 
 

@@ -117,6 +117,11 @@ def record(layout: Layout, wanted: NodeRecord, grant: Grant) -> Transaction:
     return Transaction(puts=(Put(name, fmt.encode_record(wanted), grant.grant_id),))
 
 
+def no_record(layout: Layout, node_id: str) -> Transaction:
+    """Returns the transaction that deletes a node record. Raises LeaseError as `record` does."""
+    return Transaction(deletes=(layout.record(node_id),))
+
+
 def withdraw(layout: Layout, lease: Lease, node_id: str) -> Transaction:
     """Returns the transaction that deletes a lease and its node's record."""
     name = layout.lease(lease.key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,10 @@ def test_without_a_subnet_env_dockerd_gets_no_options_and_somebody_is_told(
     [
         ("FLANNEL_IPMASQ=maybe\n", "docker.env", "FLANNEL_IPMASQ is 'maybe'"),
         (SUBNET_ENV, "none/docker.env", "cannot write"),
+        ("", "docker.env", "subnet.env is damaged: it names no subnet"),
+        ("FLANNEL_NETWORK=10.1.0.0/16\nFLANNEL_SUB", "docker.env", "it names no subnet"),
+        ("FLANNEL_SUBNET=10.1.74.1\n", "docker.env", "FLANNEL_SUBNET is '10.1.74.1'"),
+        ("FLANNEL_SUBNET=10.1.74.1/24\nFLANNEL_MTU=٩\n", "docker.env", "FLANNEL_MTU is '٩'"),
     ],
 )
 def test_failure_is_one_line_and_status_1(
@@ -75,3 +81,29 @@ def test_failure_is_one_line_and_status_1(
     assert outcome.status == 1
     assert outcome.err.count("\n") == 1
     assert says in outcome.err
+
+
+def test_file_is_for_everybody_to_read_whatever_the_umask_and_written_as_a_whole(
+    tunneld: Tunneld, subnet_file: Path, tmp_path: Path
+) -> None:
+    output, target = tmp_path / "docker.env", tmp_path / "target"
+    output.symlink_to(target)
+    umask = os.umask(0o077)
+    try:
+        assert tunneld("docker-opts", "-f", subnet_file, "-d", output, "-c").status == 0
+    finally:
+        os.umask(umask)
+    assert output.is_symlink()
+    assert stat.S_IMODE(target.stat().st_mode) == 0o644
+    subnet_file.write_text("FLANNEL_SUBNET=10.1.74.1\n")
+    before = target.read_text()
+    assert tunneld("docker-opts", "-f", subnet_file, "-d", output, "-c").status == 1
+    assert target.read_text() == before
+
+
+def test_byte_order_mark_in_front_of_subnet_env_is_no_part_of_a_name(
+    tunneld: Tunneld, subnet_file: Path
+) -> None:
+    subnet_file.write_text("\ufeffFLANNEL_SUBNET=10.1.74.1/24\n")
+    outcome = tunneld("docker-opts", "-f", subnet_file, "-d", "-", "-c")
+    assert outcome.out == 'DOCKER_OPTS=" --bip=10.1.74.1/24"\n'

@@ -42,7 +42,9 @@ def elsewhere(tmp_path: Path) -> list[str]:
     return [f"--control-socket={tmp_path / 's'}", f"--subnet-file={tmp_path / 'subnet.env'}"]
 
 
-def claim(store_option: str, subnet: str, public_ip: str, node_id: str) -> None:
+def claim(
+    store_option: str, subnet: str, public_ip: str, node_id: str, machine: str | None = None
+) -> None:
     async def write() -> None:
         store = open_store(StoreOptions(kind="sqlite", path=Path(store_option.split(":", 1)[1])))
         try:
@@ -53,7 +55,7 @@ def claim(store_option: str, subnet: str, public_ip: str, node_id: str) -> None:
                     attributes=LeaseAttributes(
                         public_ip=host.public_ip, public_ipv6=host.public_ipv6
                     ),
-                    record=record(node_id, subnet, public_ip),
+                    record=record(node_id, subnet, public_ip, machine=machine),
                     grant=await store.grant(3600),
                     expected_revision=0,
                 )
@@ -192,6 +194,33 @@ def test_leave_without_a_daemon_removes_lease_and_record(
     left = content_of(options[0])
     assert [lease.key for lease in left.leases] == [key("10.5.9.0/24")]
     assert [record.node_id for record in left.records] == [OTHER]
+
+
+def test_leave_does_not_give_up_the_lease_of_a_host_that_the_state_directory_is_a_copy_of(
+    tunneld: Tunneld, options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tunneld.cli.leave.machine", lambda: "this machine")
+    claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN, machine="another machine")
+    outcome = tunneld("leave", *elsewhere(tmp_path), *options)
+    assert outcome.status == 1
+    assert "is another host's, at 192.0.2.7: the state directory is a copy" in outcome.err
+    assert [lease.key for lease in content_of(options[0]).leases] == [key("10.5.7.0/24")]
+
+
+def test_leave_is_done_although_subnet_env_cannot_be_removed(
+    tunneld: Tunneld, options: list[str], tmp_path: Path
+) -> None:
+    claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN)
+    (tmp_path / "subnet.env").mkdir()
+    outcome = tunneld(
+        "leave",
+        f"--control-socket={tmp_path / 's'}",
+        f"--subnet-file={tmp_path / 'subnet.env'}",
+        *options,
+    )
+    assert outcome.status == 0
+    assert outcome.err.startswith("tunneld: warning: ")
+    assert content_of(options[0]).leases == ()
 
 
 @pytest.mark.parametrize(("subnet", "stays"), [("10.5.7.1/24", False), ("10.5.8.1/24", True)])

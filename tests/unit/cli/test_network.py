@@ -119,6 +119,7 @@ def test_config_may_come_from_stdin(
         (b'{"Network":', "JSON"),
         (b"\xff\xfe", "not UTF-8"),
         (b"[]", ""),
+        (b'\xef\xbb\xbf{"Network":"10.5.0.0/16"}', "byte order mark"),
         (b'{"Backend":{"Type":"udp"}}', "Network"),
         (b'{"Network":"10.5.0.0/29"}', "network is too small"),
         (b'{"Network":"10.5.0.0/16","SubnetLen":31}', "SubnetLen must be less than /31"),

@@ -244,6 +244,11 @@ def test_bad_value_is_said_in_one_line_with_its_place(
         ('public-ip = ["192.0.2.1"]', '["192.0.2.1"] has a wrong type; expected string'),
         ("ip-masq = ", "is not valid TOML"),
         ("ip-masq = true\nip-masq = false", "is not valid TOML"),
+        ("\ufeffworkers = 1", "{} begins with a byte order mark (U+FEFF)"),
+        ("iface = " + "[" * 9_999, "{} is "),
+        ("workers = 0x" + "f" * 9_999, "a number of thousands of digits has a wrong type"),
+        ("workers = " + "9" * 9_999, "is not valid TOML"),
+        ('state-dir = "/a\\u0000b"', "is not usable; expected a path"),
     ],
 )  # fmt: skip
 def test_bad_config_file_is_said_in_one_line(tmp_path: Path, content: str, says: str) -> None:
@@ -258,6 +263,19 @@ def test_config_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(UsageError, match="not valid TOML"):
         load({"config": [str(path)]}, {})
+
+
+def test_config_file_that_may_not_be_read_is_said_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Root may look into every directory; a link to itself refuses even root.
+    path = tmp_path / "tunneld"
+    path.symlink_to(path)
+    monkeypatch.setattr("tunneld.config.DEFAULT_CONFIG_FILE", str(path / "tunneld.toml"))
+    with pytest.raises(UsageError, match=r"cannot read the config file .*/tunneld\.toml: Too many"):
+        load({}, {})
+    monkeypatch.setattr("tunneld.config.DEFAULT_CONFIG_FILE", str(tmp_path / "no" / "x.toml"))
+    assert load({}, {}) == load({"config": ["/dev/null"]}, {})
 
 
 def test_default_config_file_is_read_when_it_is_there(

@@ -21,6 +21,10 @@ def held(view: Snapshot) -> list[Lease]:
     return sorted(view.leases, key=lambda lease: lease.key)
 
 
+async def nothing(_node_id: str) -> None:
+    """What a host does that was killed."""
+
+
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """For hosts that ask nobody who lives."""
@@ -162,17 +166,22 @@ def test_two_live_hosts_with_one_address_have_a_lease_each(
 
 
 @pytest.mark.usefixtures("impatient")
-def test_question_is_gone_when_its_asker_is(
-    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_question_is_gone_when_it_was_answered_or_its_asker_has_ended(
+    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch, is_killed: bool
 ) -> None:
-    monkeypatch.setattr(roll_call, "QUESTION_TTL_S", 1.0)
+    monkeypatch.setattr(roll_call, "QUESTION_TTL_S", 1.0 if is_killed else 600.0)
 
     async def main() -> None:
         async with Node(server.options(prefix), ME, node_id="former", machine=SAME) as one:
             await one.acquire(NETWORK)
         async with Node(server.options(prefix), ME, node_id="new", machine=SAME) as again:
-            await again.acquire(NETWORK)
-            await until(lambda: any(one.is_question for one in again.tracker.records))
+            if is_killed:
+                monkeypatch.setattr(again.store, "drop_record", nothing)
+            last = await again.acquire(NETWORK)
+            if is_killed:
+                assert any(one.is_question for one in (await again.store.read()).records)
+            await again.sees(last)
             await until(lambda: not any(one.is_question for one in again.tracker.records), 60.0)
             assert {one.node_id for one in again.tracker.records} == {"former", "new"}
 

@@ -130,6 +130,10 @@ class EtcdStore:
         wanted = transaction.record(self._layout, record, grant)
         await self._call(self._client.transact(wanted))
 
+    async def drop_record(self, node_id: str) -> None:
+        """Deletes a node record, if it is there."""
+        await self._call(self._client.transact(transaction.no_record(self._layout, node_id)))
+
     async def withdraw(self, lease: Lease, node_id: str) -> bool:
         """Deletes a lease and the node's record; False when it was written since."""
         wanted = transaction.withdraw(self._layout, lease, node_id)

@@ -97,6 +97,10 @@ class SqliteStore:
         wanted = transaction.record(self._layout, record, grant)
         await self._run(self._file.transact, wanted)
 
+    async def drop_record(self, node_id: str) -> None:
+        """Deletes a node record, if it is there."""
+        await self._run(self._file.transact, transaction.no_record(self._layout, node_id))
+
     async def withdraw(self, lease: Lease, node_id: str) -> bool:
         """Deletes a lease and the node's record; False when it was written since."""
         wanted = transaction.withdraw(self._layout, lease, node_id)
