@@ -154,7 +154,8 @@ class Roll:
     ) -> None:
         self._attendance = attendance
         self._holder = holder
-        self._held = held
+        self.held = held
+        """The lease as this process wrote it last, as far as that is known."""
         self._previous = previous
         self._asked: set[SubnetKey] = set()
         self._named: set[SubnetKey] = set()
@@ -175,7 +176,7 @@ class Roll:
         """
         doubtful = [
             one
-            for one in kin(view, self.me, held=self._held, previous=self._previous)
+            for one in kin(view, self.me, held=self.held, previous=self._previous)
             if one.doubt != "none" and one.lease.key not in self.silent
         ]
         ask = [

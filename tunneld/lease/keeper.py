@@ -24,7 +24,7 @@ from tunneld.errors import (
 )
 from tunneld.lease.allocation import Candidate, Shuffler, came_second, candidates
 from tunneld.lease.attendance import Attendance
-from tunneld.lease.model import Lease, LeaseAttributes, SubnetKey
+from tunneld.lease.model import Lease, LeaseAttributes, Snapshot, SubnetKey
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.ownership import Held, Verdict, judge
 from tunneld.lease.registry import Claim, Grant, Store
@@ -104,6 +104,8 @@ class Keeper:
         self._grant: Grant | None = None
         self._granted_at_s = 0.0
         self._is_lost = False
+        self._attempted: list[LeaseAttributes] = []
+        """What was tried to write since the last write that was answered."""
         self._is_due = False
         """Whether it is not known how long ago the grant was given its time."""
         self._renewal_error: str | None = None
@@ -189,6 +191,7 @@ class Keeper:
                 held = None
             roll = self._attendance.roll(attributes.holder, held, previous)
             for _ in range(MAX_ROUNDS):
+                held = roll.held = self._as_written(held, view)
                 if not await roll.is_complete(view, tracker):
                     view, is_fresh = await self._store.read(), True
                     continue
@@ -229,6 +232,7 @@ class Keeper:
                 self._report(candidate, lease)
                 self._lease, self._history, self._is_lost = lease, history, False
                 self._is_due = False
+                self._attempted = []
                 self._attendance.has_written()
                 return lease
         networks = " and ".join(str(pool.network) for pool in config.pools)
@@ -329,6 +333,14 @@ class Keeper:
             _log.warning("the lease was another node's already", extra={"fields": facts})
         return is_gone
 
+    def _as_written(self, held: Lease | None, view: Snapshot) -> Lease | None:
+        """Returns the lease as a write of ours has left it whose answer nobody waited for."""
+        for lease in view.leases if held is not None and self._attempted else ():
+            is_same = held is not None and (lease.key, lease.grant_id) == (held.key, held.grant_id)
+            if is_same and lease.attributes in self._attempted:
+                return lease
+        return held
+
     async def _try_each(
         self,
         choices: Iterable[Candidate],
@@ -338,6 +350,7 @@ class Keeper:
     ) -> tuple[Candidate, Lease] | None:
         """Claims the first candidate nobody snatches; None: look at the store again."""
         for candidate in choices:
+            self._attempted.append(attributes)
             record = self._attendance.record(Lease(key=candidate.key, attributes=attributes))
             try:
                 lease = await self._store.claim(
