@@ -44,6 +44,36 @@ CORES_TO_SPLIT: Final = 4
 """Two for the directions, and as many for the programs whose packets these are."""
 
 
+class Handover:
+    """What a data path leaves in place for the next one: some of it takes long to make."""
+
+    def __init__(self) -> None:
+        self.is_due = False
+        """Whether another data path follows at once on the one that is taken away next."""
+        self._left: dict[str, Actuator] = {}
+
+    async def take_away(self, name: str, actuator: Actuator) -> None:
+        """Takes away what the host holds of ours under a name, to the end, come what may.
+
+        What cannot be taken away is told and no more: the next data path, or the stop, must go on.
+        """
+        is_due, self.is_due = self.is_due, False
+        self._left.pop(name, None)
+        if is_due:
+            self._left[name] = actuator
+        try:
+            await finish(actuator.close(hands_over=is_due))
+        except HostError as error:
+            _log.error(
+                "something of ours could not be taken away", extra={"fields": {"error": str(error)}}
+            )
+
+    async def end(self) -> None:
+        """Takes away what was left for a data path that did not come."""
+        for name, actuator in tuple(self._left.items()):
+            await self.take_away(name, actuator)
+
+
 class DataPath:
     """What carries packets, and what keeps the host as that needs it; made by `open`."""
 
@@ -80,11 +110,12 @@ class DataPath:
         netlink: Netlink,
         state_dir: StateDir,
         desired: Callable[[], State | None],
+        handover: Handover,
         firewall: FirewallMode = "auto",
     ) -> DataPath:
         """Opens what the backend's data path needs, and nothing for those that need nothing.
 
-        `network` is the whole overlay, in each of its families.
+        `network` is the whole overlay, in each of its families; `handover` takes things down.
 
         `stack` takes everything down again, in reverse order: threads, descriptors, then what
         the host holds of ours.
@@ -113,7 +144,7 @@ class DataPath:
             firewall=firewall,
             tun=None if opened is None else opened.tun,
         )
-        stack.push_async_callback(_take_away, actuator)
+        stack.push_async_callback(handover.take_away, next(iter(devices), ""), actuator)
         engine = None
         if opened is not None:
             cores = len(os.sched_getaffinity(0))
@@ -174,19 +205,6 @@ def splits(choice: ThreadsChoice, cores: int) -> bool:
     acknowledgment; where cores are short, one thread spares that (docs/adr/0007).
     """
     return choice == "split" or (choice == "auto" and cores >= CORES_TO_SPLIT)
-
-
-async def _take_away(actuator: Actuator) -> None:
-    """Takes away what the host holds of ours, to the end, whatever comes meanwhile.
-
-    What cannot be taken away is told and no more: the next data path, or the stop, must go on.
-    """
-    try:
-        await finish(actuator.close())
-    except HostError as error:
-        _log.error(
-            "something of ours could not be taken away", extra={"fields": {"error": str(error)}}
-        )
 
 
 async def _clear_the_way(

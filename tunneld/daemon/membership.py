@@ -107,8 +107,8 @@ class Membership:
     def accepted(self, own: Lease, config: NetworkConfig) -> tuple[Usable, ...]:
         """Returns the leases of the others that may be used, and logs new ones that may not."""
         selection = self.tracker.peers_of(own, config)
-        if self._is_joining:
-            # The store may tell of the own lease before it answers the write.
+        if self._is_joining or self.tracker.revision < own.mod_revision:
+            # The own lease may be there as it was before a write, or after one not yet answered.
             return selection.accepted
         for skipped in self.tracker.newly_skipped(selection):
             self._tell_skipped(skipped)

@@ -21,7 +21,7 @@ from tunneld.control.health import HealthServer
 from tunneld.control.server import ControlServer
 from tunneld.control.status import FirewallStatus, render_status
 from tunneld.daemon.cache import Cache, Remembered, write_down
-from tunneld.daemon.datapath import DataPath
+from tunneld.daemon.datapath import DataPath, Handover
 from tunneld.daemon.here import forget_vtep_macs
 from tunneld.daemon.membership import REMINDER_S, Membership
 from tunneld.daemon.presence import be_present
@@ -184,6 +184,7 @@ class Node:
             state_dir=self._state_dir,
             membership=self._membership,
             report=self._report,
+            handover=Handover(),
         )
         remembered = self._cache.load()
         while True:

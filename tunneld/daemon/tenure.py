@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from tunneld.backend.base import Backend
 from tunneld.config import RunOptions
-from tunneld.daemon.datapath import DataPath
+from tunneld.daemon.datapath import DataPath, Handover
 from tunneld.daemon.desired import Desired
 from tunneld.daemon.here import this_host
 from tunneld.daemon.membership import Membership
@@ -52,6 +52,7 @@ class Rooms:
     state_dir: StateDir
     membership: Membership
     report: Report
+    handover: Handover
 
 
 class Tenure:
@@ -127,6 +128,7 @@ class Tenure:
                 netlink=rooms.netlink,
                 state_dir=rooms.state_dir,
                 desired=desired.state,
+                handover=rooms.handover,
                 firewall=options.firewall,
             )
             desired.device = path.device

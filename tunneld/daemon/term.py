@@ -118,6 +118,7 @@ class Term:
                 )
         finally:
             forget_problem()
+            await self._rooms.handover.end()
         raise AssertionError("the loops of a term have no end")
 
     def remake(self) -> None:
@@ -158,9 +159,7 @@ class Term:
                     underlay=underlay,
                     announce=self._carries,
                 )
-                await together(
-                    self._underlays.follow(underlay, tenure.set_underlay_mtu), tenure.run()
-                )
+                await together(self._hand_over_when_moved(underlay, tenure), tenure.run())
             except UnderlayMovedError as moved:
                 _tell_moved(underlay, moved.underlay)
             except DeviceLostError as lost:
@@ -173,6 +172,13 @@ class Term:
                     raise
                 self._lack.set(asyncio.get_running_loop().time(), str(error))
                 await self._underlays.changed_within(RETRY_S)
+
+    async def _hand_over_when_moved(self, underlay: Underlay, tenure: Tenure) -> NoReturn:
+        try:
+            await self._underlays.follow(underlay, tenure.set_underlay_mtu)
+        except UnderlayMovedError:
+            self._rooms.handover.is_due = True
+            raise
 
     def _carries(self, path: DataPath) -> None:
         self._has_carried = True

@@ -207,10 +207,12 @@ class Actuator:
         self._watch.underlay = underlay
         self._vxlan.underlay = underlay.index
 
-    async def close(self, *, keep_subnet_env: bool = True) -> None:
+    async def close(self, *, keep_subnet_env: bool = True, hands_over: bool = False) -> None:
         """Takes everything of ours away but, by default, subnet.env.
 
-        A vxlan device is deleted. The TUN device ends with its descriptors.
+        A vxlan device is deleted. The TUN device ends with its descriptors. With `hands_over` the
+        firewall's rules and the forwarding switch stay as they are, for another one of the same
+        name that takes them over at once; they take longest to make.
 
         Raises:
             HostError: what could not be taken away; everything else is.
@@ -225,7 +227,7 @@ class Actuator:
                 self._vxlan.clear,
                 self._restore_forwarding,
             )
-            for step in steps:
+            for step in steps[1:3] if hands_over else steps:
                 try:
                     await step()
                 except (HostError, OSError) as error:
