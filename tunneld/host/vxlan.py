@@ -202,6 +202,7 @@ class VxlanDevices:
         return (
             link.vxlan == self._settings(wanted)
             and link.is_up
+            and not link.master
             and (link.mac, link.mtu_bytes) == (wanted.mac, wanted.mtu_bytes)
             and link.txqueuelen == _TXQUEUELEN_PACKETS
             and wanted.address in own
@@ -264,6 +265,8 @@ class VxlanDevices:
         return link
 
     async def _set_up(self, link: Link, wanted: VxlanDevice, before: VxlanDevice | None) -> None:
+        if link.master:
+            await self._netlink.free(link.index)
         if link.mac != wanted.mac:
             await self._netlink.set_mac(link.index, wanted.mac)
         await finish(asyncio.to_thread(_set_families, link, wanted))

@@ -111,6 +111,7 @@ def test_what_is_not_permanent_is_not_taken_for_ours(host: Namespace) -> None:
         "ip link set flannel.1 down",
         "ip link delete flannel.1",
         "ip link set flannel.1 name other0",
+        "ip link set flannel.1 master bridge0",
         "ip address del 10.5.1.0/32 dev flannel.1",
         "ip link set flannel.1 type vxlan id 1 learning",
         "ip link set flannel.1 type vxlan id 1 ageing 5",
@@ -122,6 +123,7 @@ def test_what_somebody_spoils_is_seen_and_mended(host: Namespace, spoiling: str)
     async def work(devices: VxlanDevices, netlink: Netlink) -> None:
         for wanted in BOTH:
             await devices.put(wanted)
+        host.bridge("bridge0")
         host.run(*spoiling.split())
         assert (await observe(devices, netlink)).devices == {WANTED_V6}
         await devices.put(WANTED)

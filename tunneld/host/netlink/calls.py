@@ -195,6 +195,10 @@ class Netlink(Channel):
             f"name device {index} {name}", self._ip.link, "set", index=index, ifname=name
         )
 
+    async def free(self, index: int) -> None:
+        """Takes a device out of the bridge, bond or VRF it belongs to."""
+        await self._call(f"set device {index}", self._ip.link, "set", index=index, master=0)
+
     async def set_mac(self, index: int, mac: MacAddress) -> None:
         """Sets a device's Ethernet address."""
         await self._call(

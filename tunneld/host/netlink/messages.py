@@ -78,6 +78,7 @@ def link(message: Message) -> Link:
         mac=MacAddress(mac) if len(mac) == 17 else None,
         vxlan=_vxlan(data) if data is not None and kind == "vxlan" else None,
         tun=_tun(data) if data is not None and kind == "tun" else None,
+        master=message.get_attr("IFLA_MASTER") or 0,
         has_carrier=bool(message["flags"] & _IFF_LOWER_UP),
     )
 

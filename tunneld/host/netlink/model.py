@@ -94,6 +94,8 @@ class Link:
     vxlan: VxlanSettings | None = None
     tun: TunSettings | None = None
     has_carrier: bool = True
+    master: int = 0
+    """Index of the bridge, bond or VRF that the device belongs to; 0: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
