@@ -143,6 +143,7 @@ class DataPath:
             state_dir=state_dir,
             firewall=firewall,
             tun=None if opened is None else opened.tun,
+            follows_routes=backend.wants_on_link,
         )
         stack.push_async_callback(handover.take_away, next(iter(devices), ""), actuator)
         engine = None
@@ -171,7 +172,10 @@ class DataPath:
             loop = asyncio.get_running_loop()
             loop.add_reader(self.engine.event_fd, _drain, self.engine, on_engine_event)
         self.actuator.on_change(on_host_event)
-        self.actuator.on_change(lambda _event: self.reconciler.wake())
+        # Routes of others leave what is ours as it is: whoever follows them says what to change.
+        self.actuator.on_change(
+            lambda event: None if event == "on_link" else self.reconciler.wake()
+        )
 
     def quiesce(self) -> None:
         """Stops reporting. To be called before the engine is stopped."""

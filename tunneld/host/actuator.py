@@ -50,6 +50,7 @@ class Actuator:
         state_dir: StateDir | None = None,
         firewall: FirewallMode = "auto",
         tun: Tun | None = None,
+        follows_routes: bool = True,
     ) -> None:
         """Takes hold of what is there; nothing is changed before `apply`.
 
@@ -66,6 +67,7 @@ class Actuator:
             state_dir: where to remember, for after a crash, that we turned it on.
             firewall: by which means the rules are put in force.
             tun: the TUN device's descriptors, by which it is known whatever others do to it.
+            follows_routes: whether routes of others matter that lead out of `networks`.
         """
         self._netlink = netlink
         self._device = None if device is None else OverlayDevice(device, netlink, tun)
@@ -81,6 +83,7 @@ class Actuator:
             underlay=underlay,
             firewall_tables=lambda: self._firewall.tables,
             vxlan_names=lambda: self._vxlan.names,
+            routes_within=None if follows_routes else networks,
         )
         self._lock = asyncio.Lock()
 

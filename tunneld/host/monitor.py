@@ -9,25 +9,43 @@ Source: Linux rtnetlink(7), netlink(7); include/uapi/linux/netfilter/nfnetlink.h
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from tunneld.errors import HostError
+from tunneld.host.netlink import route_filter
+from tunneld.host.sockets import attach_filter
 from tunneld.host.xtables_lock import XtablesLock
+from tunneld.lease.model import IPNetwork
 from tunneld.log import Condition
 
 NoticeKind = Literal[
-    "link", "address", "neighbour", "route", "forwarding", "firewall", "iptables", "lost"
+    "link",
+    "address",
+    "neighbour",
+    "route",
+    "forwarding",
+    "firewall",
+    "iptables",
+    "lost routes",
+    "lost",
 ]
-"""`neighbour`: also a forwarding (FDB) entry. `firewall`: tables of nftables, hence of
-iptables-nft. `iptables`: a run of iptables-legacy."""
+"""`lost routes`: notices of routes were lost, and no others. `neighbour`: also a forwarding (FDB)
+entry. `firewall`: tables of nftables, hence of iptables-nft. `iptables`:
+a run of iptables-legacy."""
 
 _RECEIVE_BYTES = 65536
+_AT_ONCE = 50
+"""Datagrams read before others get their turn on the loop."""
+_BUFFER_BYTES = 4 * 1024 * 1024
+"""Holds some ten thousand notices: a session of BGP that comes up makes as many at once."""
+_SO_RCVBUFFORCE = 33
 _HEADER = struct.Struct("=IHHII")
 
 # include/uapi/linux/rtnetlink.h
@@ -48,12 +66,11 @@ _ROUTING_GROUPS = (
     _RTNLGRP_LINK,
     _RTNLGRP_NEIGH,
     _RTNLGRP_IPV4_IFADDR,
-    _RTNLGRP_IPV4_ROUTE,
     _RTNLGRP_IPV6_IFADDR,
-    _RTNLGRP_IPV6_ROUTE,
     _RTNLGRP_IPV4_NETCONF,
     _RTNLGRP_IPV6_NETCONF,
 )
+_ROUTE_GROUPS = (_RTNLGRP_IPV4_ROUTE, _RTNLGRP_IPV6_ROUTE)
 _RT_TABLE_LOCAL = 255
 _RTM_F_CLONED = 0x200
 _IFLA_IFNAME = 3
@@ -96,12 +113,27 @@ class Notice:
 
 
 class Monitor:
-    """Two netlink sockets on the running loop, of routing and of nftables, and a watched file."""
+    """Netlink sockets on the running loop, and a watched file.
 
-    def __init__(self, callback: Callable[[Notice], None], *, firewall: bool = True) -> None:
+    One is of devices and addresses, one of routes, which may come in floods, one of nftables.
+    """
+
+    def __init__(
+        self,
+        callback: Callable[[Notice], None],
+        *,
+        firewall: bool = True,
+        routes_within: Collection[IPNetwork] | None = None,
+        protocol: int = 0,
+    ) -> None:
         """Starts watching; `callback` runs on the loop.
 
-        Without `firewall` only devices, addresses, neighbours and routes are watched.
+        Args:
+            callback: takes what has changed.
+            firewall: whether the packet filter is watched too.
+            routes_within: of routes that are neither default routes nor of `protocol`, only those
+                inside these networks are told of; None: all are.
+            protocol: a protocol number whose routes are told of in any case.
 
         Raises:
             HostError: the kernel refuses a socket.
@@ -112,6 +144,10 @@ class Monitor:
         self._lock: XtablesLock | None = None
         try:
             self._watch(socket.NETLINK_ROUTE, _ROUTING_GROUPS, routing_notices)
+            routes = self._watch(
+                socket.NETLINK_ROUTE, _ROUTE_GROUPS, routing_notices, lost="lost routes"
+            )
+            attach_filter(routes, route_filter.program(protocol, routes_within))
             if firewall:
                 self._watch(_NETLINK_NETFILTER, (_NFNLGRP_NFTABLES,), firewall_notices)
         except OSError as error:
@@ -164,27 +200,36 @@ class Monitor:
         family: int,
         groups: tuple[int, ...],
         parse: Callable[[bytes], Iterator[Notice]],
-    ) -> None:
+        lost: NoticeKind = "lost",
+    ) -> socket.socket:
         opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, family)
         self._sockets.append(opened)
         opened.setblocking(False)
         opened.bind((0, 0))
+        with contextlib.suppress(PermissionError):
+            opened.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         for group in groups:
             opened.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
-        self._loop.add_reader(opened.fileno(), self._receive, opened, parse)
+        self._loop.add_reader(opened.fileno(), self._receive, opened, parse, lost)
+        return opened
 
-    def _receive(self, opened: socket.socket, parse: Callable[[bytes], Iterator[Notice]]) -> None:
-        while True:
+    def _receive(
+        self,
+        opened: socket.socket,
+        parse: Callable[[bytes], Iterator[Notice]],
+        lost: NoticeKind,
+    ) -> None:
+        for _ in range(_AT_ONCE):
             try:
                 data = opened.recv(_RECEIVE_BYTES)
             except BlockingIOError:
                 return
             except OSError as error:
-                self._callback(Notice(kind="lost"))
+                self._callback(Notice(kind=lost))
                 if error.errno == errno.ENOBUFS:
                     # libuv stops polling a descriptor that had an error pending.
                     self._loop.remove_reader(opened.fileno())
-                    self._loop.add_reader(opened.fileno(), self._receive, opened, parse)
+                    self._loop.add_reader(opened.fileno(), self._receive, opened, parse, lost)
                     continue
                 _log.error(
                     "watching the kernel failed", extra={"fields": {"error": error.strerror}}

@@ -65,6 +65,7 @@ _SO_ATTACH_FILTER = 26
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _BPF_RET_K = 0x06
+_BPF_INSTRUCTION_BYTES = 8
 
 
 class Descriptors(TypedDict):
@@ -283,11 +284,15 @@ def _open_udp(
 
 def _refuse_all(opened: socket.socket) -> None:
     """Lets nothing into a socket that nobody reads."""
-    program = struct.pack("=HBBI", _BPF_RET_K, 0, 0, 0)
+    attach_filter(opened, struct.pack("=HBBI", _BPF_RET_K, 0, 0, 0))
+
+
+def attach_filter(opened: socket.socket, program: bytes) -> None:
+    """Lets the kernel choose what gets into a socket, by instructions of classic BPF."""
     buffer = bytearray(program)
     view = (ctypes.c_char * len(buffer)).from_buffer(buffer)
-    filter_of_one = struct.pack("@HP", 1, ctypes.addressof(view))
-    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter_of_one)
+    whole = struct.pack("@HP", len(program) // _BPF_INSTRUCTION_BYTES, ctypes.addressof(view))
+    opened.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, whole)
 
 
 def _enlarge(opened: socket.socket, force: int, plain: int, size_bytes: int) -> None:

@@ -12,11 +12,14 @@ from typing import Literal
 from tunneld.host.monitor import Monitor, Notice
 from tunneld.host.routes import PROTOCOL
 from tunneld.host.underlay import Underlay
+from tunneld.lease.model import IPNetwork
 
 HostEvent = Literal["device", "neighbours", "routes", "firewall", "underlay", "on_link"]
 """What may have changed behind our back (or by our own hand: that is not told apart). `device`:
 the TUN device or a vxlan one. `neighbours`: also their FDB. `on_link`: routes of others, by which
 an underlay address may now be reached in another way."""
+
+_OF_ROUTES: tuple[HostEvent, ...] = ("routes", "underlay", "on_link")
 
 DELAY_S = 0.01
 """How long after its first change the firewall, or the routing, is looked at: a change has more
@@ -36,8 +39,14 @@ class Watch:
         underlay: Underlay,
         firewall_tables: Callable[[], frozenset[str]],
         vxlan_names: Callable[[], Collection[str]],
+        routes_within: Collection[IPNetwork] | None = None,
     ) -> None:
-        """`device` is the TUN device's name; the two calls tell what is ours at the moment."""
+        """`device` is the TUN device's name; the two calls tell what is ours at the moment.
+
+        `routes_within`: where routes of others matter; None: wherever they lead.
+        """
+        self._routes_within = routes_within
+        self._lost = _Calm(self._report_lost)
         self.underlay = underlay
         self.device_index = 0
         self.vxlan_indices: frozenset[int] = frozenset()
@@ -58,7 +67,9 @@ class Watch:
             HostError: the kernel cannot be watched.
         """
         if self._monitor is None:
-            self._monitor = Monitor(self._notice)
+            self._monitor = Monitor(
+                self._notice, routes_within=self._routes_within, protocol=PROTOCOL
+            )
         self._callbacks.append(callback)
 
     @property
@@ -77,10 +88,17 @@ class Watch:
         if self._monitor is not None:
             self._monitor.close()
             self._monitor = None
-        for calm in self._calm.values():
+        for calm in (*self._calm.values(), self._lost):
             calm.cancel()
 
+    def _report_lost(self) -> None:
+        for event in _OF_ROUTES:
+            self._report(event)
+
     def _notice(self, notice: Notice) -> None:
+        if notice.kind == "lost routes":  # in a flood there is one look for many
+            self._lost.report_soon()
+            return
         for event in self._events(notice):
             if event in self._calm:
                 self._calm[event].report_soon()

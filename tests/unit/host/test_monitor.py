@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,9 @@ from hypothesis import strategies as st
 
 from tests.support.netns import Namespace
 from tests.unit.host.conftest import eventually, run_inside
+from tunneld.host import monitor as monitor_module
 from tunneld.host.monitor import Monitor, Notice, firewall_notices, routing_notices
+from tunneld.lease.model import IPNetwork
 
 TABLE = "table ip other {}\ntable ip mine { chain c { type filter hook input priority 0; }; }"
 
@@ -98,22 +101,66 @@ def test_each_change_of_the_kernel_is_noticed_with_its_place(space: Namespace) -
 
 
 @pytest.mark.root
-def test_messages_lost_to_a_full_buffer_are_noticed_as_lost(space: Namespace) -> None:
+def test_routes_of_others_are_told_of_only_inside_the_networks(space: Namespace) -> None:
+    """The kernel leaves the others out: a host that speaks BGP changes thousands a second."""
+    space.bridge("br0", "10.1.0.1/24")
+    space.run("ip", "address", "add", "2001:db8::1/64", "dev", "br0", "nodad")
     notices: list[Notice] = []
+
+    async def work() -> None:
+        networks: list[IPNetwork] = [IPv4Network("10.5.0.0/16"), IPv6Network("fd00:5:6::/47")]
+        monitor = Monitor(notices.append, routes_within=networks, protocol=116)
+        end = Notice(kind="route", index=2, protocol=116)
+        try:
+            for number, (route, passes) in enumerate(
+                {
+                    "10.5.7.0/24": True,
+                    "10.5.0.0/16": True,
+                    "10.5.3.3/32": True,
+                    "10.6.0.0/24": False,
+                    "10.4.255.0/24": False,
+                    "10.0.0.0/8": False,
+                    "11.5.7.0/24": False,
+                    "default": True,
+                    "fd00:5:7:1::/64": True,
+                    "fd00:5:8:1::/64": False,
+                    "fd00:5::/32": False,
+                    "2001:db8:5::/48": False,
+                    "::/0": True,
+                }.items()
+            ):
+                notices.clear()
+                space.run("ip", "route", "add", route, "dev", "br0")
+                space.run("ip", "route", "add", f"12.0.{number}.0/24", "proto", "116", "dev", "br0")
+                await eventually(lambda: end in notices, f"the end after {route}")
+                heard = [one for one in notices if one.kind == "route" and one.protocol == 3]
+                assert bool(heard) == passes, route
+        finally:
+            monitor.close()
+
+    run_inside(space, work)
+
+
+@pytest.mark.root
+def test_flood_of_routes_lets_others_have_their_turn_and_loses_nothing_but_routes(
+    space: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monitor_module, "_BUFFER_BYTES", 4096)
+    space.bridge("br0", "10.1.0.1/24")
+    notices: list[Notice] = []
+    flood = "\n".join(f"route add 11.0.{n >> 8}.{n & 255}/32 dev br0" for n in range(3000))
 
     async def work() -> None:
         monitor = Monitor(notices.append)
         try:
-            # The loop does not run meanwhile, so that the socket's buffer overflows.
-            for _ in range(2):
-                routes = (f"unreachable 10.{i // 256}.{i % 256}.0/24" for i in range(5000))
-                space.run("ip", "-batch", "-", stdin="".join(f"route add {r}\n" for r in routes))
-                space.run("ip", "route", "flush", "type", "unreachable")
-            await eventually(lambda: Notice(kind="lost") in notices, "the loss")
-            notices.clear()
-            space.run("ip", "link", "set", "lo", "mtu", "1400")
-            wanted = Notice(kind="link", index=1, name="lo")
-            await eventually(lambda: wanted in notices, "a notice after the loss")
+            space.run("ip", "-batch", "-", stdin=flood)  # while nobody reads
+            space.run("ip", "address", "add", "10.1.0.2/24", "dev", "br0")
+            await eventually(lambda: Notice(kind="lost routes") in notices, "a loss of routes")
+            await eventually(lambda: Notice(kind="address", index=2) in notices, "an address")
+            assert Notice(kind="lost") not in notices
+            space.run("ip", "route", "add", "12.0.0.0/24", "dev", "br0", "proto", "116")
+            after = Notice(kind="route", index=2, protocol=116)
+            await eventually(lambda: after in notices, "a route after the loss")
         finally:
             monitor.close()
 
