@@ -255,14 +255,19 @@ impl Inbound {
 /// Returns the length of the datagrams that a message of the kernel is to be cut into, at least 1;
 /// in each, `head` bytes are in front of the inner packet.
 ///
-/// A peer that segments inner packets itself, as the kernel's tunnels do, sends a super-packet in
-/// one datagram; the kernel then reports the *inner* segment size with it. The first inner packet
-/// tells: where it is longer than the segments it is said to be in, the message is one datagram.
+/// The kernel says how long they are. But a peer whose kernel leaves cutting to a later device, as its
+/// VXLAN does on a virtual link, sends a super-packet in one datagram, and with it comes the size of
+/// the *inner* segments. Then the first inner packet is all there is: its length is the message's, to
+/// the byte. Any other length says nothing about the datagrams behind it. One that lies so that it is
+/// that very length costs its own sender the rest; the bytes behind are never looked at as frames, as
+/// they may be what a container wrote. Datagrams of the raw encapsulation come from programs, which
+/// cut themselves.
 pub fn split_len(message: &[u8], segment_len: Option<usize>, head: usize) -> usize {
     let whole = message.len().max(1);
     let Some(segment_len) = segment_len.filter(|len| *len > 0) else { return whole };
-    let first = message.get(head..).and_then(decapsulation::packet_len).unwrap_or(0);
-    if head + first > segment_len { whole } else { segment_len }
+    let first = message.get(head..).and_then(decapsulation::packet_len);
+    let is_one = head > 0 && first.is_some_and(|first| head + first == message.len());
+    if is_one { whole } else { segment_len }
 }
 
 /// Reads the inner header, each fault under its own reason.

@@ -318,12 +318,32 @@ fn datagram_of_64_kib_without_cmsg_is_one_datagram() {
 }
 
 #[test]
-fn uso_cmsg_with_the_inner_size_does_not_split_the_super_packet() {
-    // 40 datagrams of 1,000 bytes behind one inner header, as a kernel tunnel sends them.
-    let whole = packet(AT_B, CONTAINER, 63, 40_028);
-    assert_eq!(split_len(&whole, Some(1_000), 0), 40_028);
-    let train = [packet(AT_B, CONTAINER, 63, 1_000), packet(AT_B, CONTAINER, 63, 1_000)].concat();
-    assert_eq!(split_len(&train, Some(1_000), 0), 1_000);
+fn a_train_is_split_whatever_its_first_datagram_says_of_its_length() {
+    let good = packet(AT_B, CONTAINER, 63, 100);
+    // One more than there is; one less; all there is; the most; less than a header; nothing.
+    for says in [101u16, 99, 400, 0xffff, 19, 0] {
+        for place in 0..4 {
+            let mut bench = Bench::new(SourceCheck::Strict);
+            let mut memory: Vec<u8> =
+                std::iter::repeat_n(&good[..], 4).flatten().copied().collect();
+            memory[100 * place + 2..][..2].copy_from_slice(&says.to_be_bytes());
+            let outer = SocketAddr::from((UNDERLAY_B, 8285));
+            bench.inbound.handle(&bench.fib, outer, &mut memory, 0..400, Some(100), NOW_NS);
+            let batch = bench.inbound.deliveries();
+            let places = batch.deliveries().iter().flat_map(|one| batch.packets(one));
+            let others = (0..4).filter(|other| *other != place).map(|n| n * 100..n * 100 + 100);
+            assert_eq!(places.collect::<Vec<_>>(), others.collect::<Vec<_>>(), "{says} at {place}");
+            let counters = bench.inbound.counters();
+            let [long, short, wrong] = [
+                DropReason::InnerLengthTooLong,
+                DropReason::InnerLengthTooShort,
+                DropReason::BadHeaderChecksum,
+            ]
+            .map(|reason| counters.drops(reason).read());
+            assert_eq!((long + short, wrong), (1, 0), "{says} at {place}");
+            assert_eq!(counters.packets.read(), 4);
+        }
+    }
 }
 
 #[test]

@@ -97,6 +97,35 @@ fn a_train_of_frames_is_split_behind_each_head() {
 }
 
 #[test]
+fn a_train_of_frames_is_split_whatever_the_first_says_of_its_length() {
+    let good = framed(&packet(AT_B, CONTAINER, 63, 100));
+    // One more than there is; many more; the whole train but one byte; the most; nothing.
+    for (says, is_padding) in [
+        (101u16, false),
+        (1_100, false),
+        (465, false),
+        (467, false),
+        (0xffff, false),
+        (0, false),
+        (99, true),
+    ] {
+        let mut train: Vec<u8> = std::iter::repeat_n(&good[..], 4).flatten().copied().collect();
+        train[24..26].copy_from_slice(&says.to_be_bytes());
+        let mut bench = bench(SourceCheck::Strict);
+        bench.message(&train, Some(122));
+        let counters = bench.inbound.counters();
+        assert_eq!((bench.singles().len(), counters.packets.read()), (3, 4), "{says}");
+        let reason = match (says, is_padding) {
+            (0, _) => DropReason::InnerLengthTooShort,
+            // Cut as padding, so that the header's checksum tells.
+            (_, true) => DropReason::BadHeaderChecksum,
+            _ => DropReason::InnerLengthTooLong,
+        };
+        assert_eq!(counters.drops(reason).read(), 1, "{says}");
+    }
+}
+
+#[test]
 fn datagram_of_64_kib_without_cmsg_goes_on_as_a_super_packet_of_the_connections_mss() {
     let whole = framed(&unfinished(transport_packet(6, &[], &[0x5a; 60_000])));
     assert_eq!(split_len(&whole, None, 22), whole.len());
