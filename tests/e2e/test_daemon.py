@@ -6,6 +6,7 @@ Needs root, etcd and iproute2.
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 
 import pytest
@@ -114,6 +115,28 @@ def test_a_host_restarts_and_forwards_while_the_store_is_away(network: Network) 
     assert first.lease_key == key
     assert key in network.leases()
     assert pings(second, first)
+
+
+def test_a_store_that_was_wiped_while_the_host_slept_gets_its_lease_again(
+    network: Network,
+) -> None:
+    first, second = _both(network)
+    key = first.lease_key
+    config = network.etcd.everything(f"{PREFIX}/config")[f"{PREFIX}/config"].decode()
+    first.running.pause()
+    try:
+        network.etcd.stop()
+        shutil.rmtree(network.etcd.data_dir)
+        network.etcd.start()
+        network.etcd.put(f"{PREFIX}/config", config)
+        # Its history grows past what the sleeper has seen, and the cluster has the same id.
+        for number in range(20):
+            network.etcd.put("/elsewhere", str(number))
+    finally:
+        first.running.resume()
+    wait_until(lambda: key in network.leases(), PATIENCE_S, "the lease in the new store")
+    wait_until(lambda: first.status()["state"] == "ready", PATIENCE_S, "the store")
+    wait_until(lambda: pings(first, second) and pings(second, first), PATIENCE_S, "both ways")
 
 
 def test_a_narrow_path_is_told_to_the_container(network: Network) -> None:

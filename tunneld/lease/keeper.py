@@ -26,7 +26,7 @@ from tunneld.lease.allocation import Candidate, Shuffler, came_second, candidate
 from tunneld.lease.attendance import Attendance
 from tunneld.lease.model import Lease, LeaseAttributes, Snapshot, SubnetKey
 from tunneld.lease.network import NetworkConfig
-from tunneld.lease.ownership import Held, Verdict, judge
+from tunneld.lease.ownership import Held, Unrecorded, Verdict, judge
 from tunneld.lease.registry import Claim, Grant, Store
 from tunneld.lease.tracker import LeaseTracker
 from tunneld.log import Periodic
@@ -159,9 +159,15 @@ class Keeper:
         """Returns what the lease table says about the lease; `acquire` again unless `Held`."""
         if self._lease is None:
             return Held()
-        verdict = judge(tracker, self._lease, history=self._history)
-        if not isinstance(verdict, Held):
-            self._is_lost = True
+        verdict = judge(tracker, self._lease, history=self._history, node_id=self.node_id)
+        match verdict:
+            case Held(listed):
+                self._lease = listed or self._lease
+            case Unrecorded():
+                # Written again in place; the lease itself is in force.
+                pass
+            case _:
+                self._is_lost = True
         return verdict
 
     async def acquire(

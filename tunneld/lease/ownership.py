@@ -15,6 +15,9 @@ from tunneld.lease.tracker import LeaseTracker
 class Held:
     """The lease is ours, or the table is too old to say."""
 
+    listed: Lease | None = None
+    """The lease as the table has it; a restored store may have it at another revision."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
@@ -28,11 +31,21 @@ class Overwritten:
     by: Lease
 
 
-Verdict = Held | Deleted | Overwritten
+@dataclass(frozen=True, slots=True)
+class Unrecorded:
+    """The lease is ours, but nothing says so any more: the record beside it is gone."""
 
 
-def judge(tracker: LeaseTracker, own: Lease, *, history: int | None = None) -> Verdict:
+Verdict = Held | Deleted | Overwritten | Unrecorded
+
+
+def judge(
+    tracker: LeaseTracker, own: Lease, *, history: int | None = None, node_id: str | None = None
+) -> Verdict:
     """Returns what the table says about `own`, the lease as this node wrote it last.
+
+    With `node_id` it also looks for that node's record. One that says something else is another
+    matter: there may be two hosts with one id.
 
     `history` is the tracker's at the time of that write. A listing made since then judges even
     at a lower revision: a store restored from a backup counts from there.
@@ -43,5 +56,8 @@ def judge(tracker: LeaseTracker, own: Lease, *, history: int | None = None) -> V
     found = tracker.lease(own.key)
     if found is None:
         return Deleted()
-    is_ours = found.grant_id == own.grant_id and found.attributes == own.attributes
-    return Held() if is_ours else Overwritten(found)
+    if found.grant_id != own.grant_id or found.attributes != own.attributes:
+        return Overwritten(found)
+    if node_id is not None and tracker.record(node_id) is None:
+        return Unrecorded()
+    return Held(found)

@@ -156,3 +156,46 @@ def test_node_that_is_in_the_network_already_comes_back_beside_a_flanneld(
 
     first, again = run(main())
     assert again.key == first.key
+
+
+def test_record_that_is_gone_is_written_again_beside_the_lease(server: SqliteServer) -> None:
+    record = f"{PREFIX}/tunneld/nodes/n1"
+
+    async def main() -> None:
+        await configure(server, DUAL)
+        said = attributes("fd99::11", "192.0.2.11")
+        async with following(server, "n1") as membership:
+            lease = await join(membership, said)
+            config = await membership.first_config(None)
+            holding = asyncio.create_task(membership.hold(config, said))
+            server.delete(record)
+            await until(lambda: record in server.everything(PREFIX))
+            await until(lambda: membership.problem is None)
+            assert membership.own is not None
+            assert membership.own.key == lease.key
+            holding.cancel()
+            await asyncio.gather(holding, return_exceptions=True)
+
+    run(main())
+
+
+def test_lease_that_a_restored_store_has_at_another_revision_can_still_be_given_back(
+    server: SqliteServer,
+) -> None:
+    async def main() -> None:
+        await configure(server, DUAL)
+        said = attributes("fd99::11", "192.0.2.11")
+        async with following(server, "n1") as membership:
+            await join(membership, said)
+            config = await membership.first_config(None)
+            holding = asyncio.create_task(membership.hold(config, said))
+            with server._write() as db:
+                db.execute("UPDATE state SET file_id = 'restored'")
+                db.execute("UPDATE entries SET mod_revision = 1 WHERE grant_id != 0")
+            await until(lambda: membership.own is not None and membership.own.mod_revision == 1)
+            await membership.leave()
+            assert not [name for name in server.everything(PREFIX) if "/subnets/" in name]
+            holding.cancel()
+            await asyncio.gather(holding, return_exceptions=True)
+
+    run(main())

@@ -13,7 +13,7 @@ from tests.support.stores import until
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import Batch, Lease, LeaseAttributes
 from tunneld.lease.network import NetworkConfig
-from tunneld.lease.ownership import Deleted, Held, Overwritten
+from tunneld.lease.ownership import Deleted, Held, Overwritten, Unrecorded
 from tunneld.lease.tracker import LeaseTracker
 from tunneld.store import StoreOptions, open_store
 
@@ -59,9 +59,9 @@ class Node:
             None if previous is None else key(previous),
         )
 
-    async def verdict(self) -> Deleted | Overwritten:
+    async def verdict(self) -> Deleted | Overwritten | Unrecorded:
         """Waits until the table says that the lease is not held."""
-        found: list[Deleted | Overwritten] = []
+        found: list[Deleted | Overwritten | Unrecorded] = []
 
         def is_lost() -> bool:
             verdict = self.keeper.observe(self.tracker)
