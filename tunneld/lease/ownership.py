@@ -5,7 +5,7 @@ Path of a lease: `lease.tracker` -> **`lease.ownership`** -> `lease.keeper`. Pur
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tunneld.lease.model import Lease
 from tunneld.lease.tracker import LeaseTracker
@@ -15,7 +15,7 @@ from tunneld.lease.tracker import LeaseTracker
 class Held:
     """The lease is ours, or the table is too old to say."""
 
-    listed: Lease | None = None
+    listed: Lease | None = field(default=None, compare=False)
     """The lease as the table has it; a restored store may have it at another revision."""
 
 
