@@ -144,3 +144,18 @@ def test_tcp_by_segment_routing_arrives_whole(ends: Tunnel) -> None:
     ends.container.run("ip", "-6", "route", "add", "fd00:5:1::2", *inline, *way)
     transfer(ends.container, ends.user.container, "fd00:5:1::2", SIZE // 4)
     assert ends.user.drops() == {}
+
+
+def test_a_containers_own_tunnel_inside_the_tunnel_arrives_whole(ends: Tunnel) -> None:
+    nested = ("type", "vxlan", "id", "9", "dstport", "4789", "udpcsum")
+    for family, near, far in ((4, "10.5.1.2", "10.5.2.2"), (6, "fd00:5:1::2", "fd00:5:2::2")):
+        device = f"nested{family}"
+        places = ((ends.user.container, near, far), (ends.container, far, near))
+        for number, (space, local, remote) in enumerate(places, 1):
+            way = ("local", local, "remote", remote)
+            space.run("ip", "link", "add", device, "mtu", "1300", *nested, *way)
+            space.run("ip", "link", "set", device, "up")
+            space.run("ip", "address", "add", f"10.{family}.0.{number}/24", "dev", device)
+        transfer(ends.container, ends.user.container, f"10.{family}.0.1", SIZE // 4)
+        transfer(ends.user.container, ends.container, f"10.{family}.0.2", SIZE // 4)
+    assert ends.user.drops() == {}
