@@ -159,3 +159,15 @@ def test_a_containers_own_tunnel_inside_the_tunnel_arrives_whole(ends: Tunnel) -
         transfer(ends.container, ends.user.container, f"10.{family}.0.1", SIZE // 4)
         transfer(ends.user.container, ends.container, f"10.{family}.0.2", SIZE // 4)
     assert ends.user.drops() == {}
+
+
+def test_tcp_behind_long_destination_options_is_joined_and_cut_like_any_other(
+    ends: Tunnel,
+) -> None:
+    # 128 bytes: an option that is skipped where it is unknown (RFC 4727).
+    options = bytes([0, 15, 0x1E, 124]) + bytes(124)
+    transfer(ends.user.container, ends.container, "fd00:5:2::2", SIZE // 4, options)
+    [outbound, _] = ends.user.engine.counters()["workers"]
+    assert outbound["bytes"] / outbound["packets"] > ends.mtu_bytes
+    transfer(ends.container, ends.user.container, "fd00:5:1::2", SIZE // 4, options)
+    assert ends.user.drops() == {}

@@ -279,6 +279,25 @@ impl ip::Header for Header {
     }
 }
 
+/// Returns whether the kernel segments super-packets behind the extension headers of `network`,
+/// which holds nothing behind them: hop-by-hop options, routing, and destination options.
+///
+/// Source: linux net/ipv6/ip6_offload.c, INET6_PROTO_GSO_EXTHDR.
+pub fn are_segmented_behind(network: &[u8]) -> bool {
+    let Some((fixed, mut rest)) = network.split_first_chunk::<{ Header::LEN }>() else {
+        return false;
+    };
+    let mut protocol = fixed[6];
+    while let [next_header, len, ..] = rest {
+        let Some(behind) = rest.get((usize::from(*len) + 1) * 8..) else { return false };
+        if !matches!(protocol, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
+            return false;
+        }
+        (protocol, rest) = (*next_header, behind);
+    }
+    rest.is_empty()
+}
+
 /// Returns the length in bytes of the routing header that `rest` begins with, and where it leads to
 /// in the end, if its segments are whole addresses.
 ///

@@ -6,6 +6,9 @@ use tunneld_wire::{ip, ipv4, ipv6, tcp, udp};
 
 use super::Kinds;
 
+/// Longest IP header with its extension headers of packets that are joined, in bytes.
+pub(super) const MAX_NETWORK_LEN: usize = ipv6::Header::LEN + 256;
+
 /// What packets that must keep their order have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Flow {
@@ -59,7 +62,9 @@ pub(super) struct Candidate {
     pub(super) pushes: bool,
     identification: u16,
     sequence: u32,
-    /// Length of both headers, in bytes.
+    /// Length of the IP header with its extension headers, in bytes.
+    network_len: u16,
+    /// Length of all headers, in bytes.
     headers_len: u16,
     /// Length of what is behind them, in bytes; 0: it goes alone.
     payload_len: u16,
@@ -74,6 +79,7 @@ impl Candidate {
         pushes: false,
         identification: 0,
         sequence: 0,
+        network_len: 0,
         headers_len: 0,
         payload_len: 0,
     };
@@ -81,17 +87,22 @@ impl Candidate {
     /// Reads a packet that is no fragment; `None`: it goes alone.
     #[inline]
     pub(super) fn of<H: ip::Header>(header: &H, packet: &[u8], kinds: Kinds) -> Option<Self> {
-        let (network, transport) = packet.split_at_checked(H::LEN)?;
-        // Options and extension headers are in the way of the kernel's own segmentation; and a
-        // checksum of all ones, though right, is not what segmentation would write.
+        let (network, transport) = packet.split_at_checked(header.header_len())?;
+        // A checksum of all ones, though right, is not what segmentation would write.
         let is_v6 = H::VERSION == Version::V6;
-        if header.header_len() != H::LEN || (!is_v6 && network[10..12] == [0xff; 2]) {
+        if !is_v6 && network[10..12] == [0xff; 2] {
+            return None;
+        }
+        // Options are in the way of the kernel's own joining, and some extension headers of its
+        // segmentation.
+        if network.len() != H::LEN && !(is_v6 && can_be_joined(network)) {
             return None;
         }
         let is_atomic = header.dont_fragment();
         let identification =
             if is_atomic { 0 } else { u16::from_be_bytes([network[4], network[5]]) };
-        let common = Self { is_v6, is_atomic, identification, ..Self::SINGLE };
+        let network_len = network.len() as u16;
+        let common = Self { is_v6, is_atomic, identification, network_len, ..Self::SINGLE };
         match header.protocol() {
             ip::PROTOCOL_TCP if kinds.tcp => common.with_tcp(transport),
             ip::PROTOCOL_UDP if kinds.udp => common.with_udp(transport),
@@ -132,12 +143,12 @@ impl Candidate {
         self.payload_len > 0
     }
 
-    /// Returns the length of the IP header, in bytes.
+    /// Returns the length of the IP header with its extension headers, in bytes.
     pub(super) const fn network_len(&self) -> usize {
-        if self.is_v6 { ipv6::Header::LEN } else { ipv4::Header::LEN }
+        self.network_len as usize
     }
 
-    /// Returns the length of both headers, in bytes.
+    /// Returns the length of all headers, in bytes.
     pub(super) const fn headers_len(&self) -> usize {
         self.headers_len as usize
     }
@@ -163,11 +174,15 @@ impl Candidate {
     /// writes anew.
     #[inline]
     pub(super) fn has_same_headers<H: ip::Header>(&self, packet: &[u8], head: &[u8]) -> bool {
+        let len = self.network_len();
         let (Some((network, transport)), Some((head_network, head_transport))) =
-            (packet.split_at_checked(H::LEN), head.split_at_checked(H::LEN))
+            (packet.split_at_checked(len), head.split_at_checked(len))
         else {
             return false;
         };
+        if len != H::LEN && network[H::LEN..] != head_network[H::LEN..] {
+            return false;
+        }
         let is_same_network = if H::VERSION == Version::V6 {
             is_same(&SAME_IPV6, network, head_network)
         } else {
@@ -175,7 +190,7 @@ impl Candidate {
         };
         is_same_network
             && if self.is_tcp {
-                let options = tcp::HEADER_LEN..self.headers_len() - H::LEN;
+                let options = tcp::HEADER_LEN..self.headers_len() - len;
                 is_same(&SAME_TCP, transport, head_transport)
                     && (options.is_empty()
                         || transport.get(options.clone()) == head_transport.get(options))
@@ -193,14 +208,23 @@ impl Candidate {
         #[cfg(test)]
         VERIFIED.with_borrow_mut(|verified| verified.push(packet.to_vec()));
         let protocol = if self.is_tcp { ip::PROTOCOL_TCP } else { ip::PROTOCOL_UDP };
-        let summed = packet.get(H::ADDRESSES.start..).unwrap_or_default();
-        Sum::new()
-            .with_u16(protocol.into())
-            .with_u16((packet.len() - H::LEN) as u16)
-            .with(summed)
-            .fold()
-            == 0xffff
+        let len = self.network_len();
+        let pseudo = Sum::new().with_u16(protocol.into()).with_u16((packet.len() - len) as u16);
+        let sum = if len == H::LEN {
+            pseudo.with(packet.get(H::ADDRESSES.start..).unwrap_or_default())
+        } else {
+            let (network, transport) = packet.split_at(len);
+            pseudo.with(&network[H::ADDRESSES]).with(transport)
+        };
+        sum.fold() == 0xffff
     }
+}
+
+/// Returns whether packets behind the extension headers of `network` are joined: those that the
+/// kernel segments behind, no longer than there is room for.
+#[cold]
+fn can_be_joined(network: &[u8]) -> bool {
+    network.len() <= MAX_NETWORK_LEN && ipv6::are_segmented_behind(network)
 }
 
 #[cfg(test)]

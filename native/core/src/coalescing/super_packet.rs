@@ -4,10 +4,10 @@ use tunneld_wire::checksum::Sum;
 use tunneld_wire::virtio_net_hdr::{FLAG_NEEDS_CHECKSUM, Gso, Header as VnetHeader};
 use tunneld_wire::{ip, ipv4, ipv6, tcp, udp};
 
-use super::candidate::Candidate;
+use super::candidate::{Candidate, MAX_NETWORK_LEN};
 
-/// IPv6 without extension headers, and the longest TCP header.
-const MAX_LEN: usize = ipv6::Header::LEN + 60;
+/// With the longest TCP header.
+const MAX_LEN: usize = MAX_NETWORK_LEN + 60;
 
 /// What stands in front of the payloads.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +31,8 @@ impl Headers {
         let transport_len = (total_len - network_len) as u16;
 
         let addresses = if head.is_v6 {
-            network[4..6].copy_from_slice(&transport_len.to_be_bytes());
+            let payload_len = (total_len - ipv6::Header::LEN) as u16;
+            network[4..6].copy_from_slice(&payload_len.to_be_bytes());
             &network[8..ipv6::Header::LEN]
         } else {
             network[2..4].copy_from_slice(&(total_len as u16).to_be_bytes());

@@ -76,18 +76,70 @@ fn class_label_hop_limit_addresses_and_ports_must_be_equal() {
     }
 }
 
-#[test]
-fn extension_headers_are_not_joined() {
-    for protocol in [TCP, UDP] {
-        let mut packets = run_v6(protocol, 3, 100);
-        for packet in &mut packets {
-            packet.splice(40..40, [packet[6], 0, 1, 4, 0, 0, 0, 0]);
-            packet[6] = 60;
-            packet[5] += 8;
+/// Three packets of a flow behind a header of kind `kind` and `len` bytes, the second's with `last`
+/// in its last byte.
+fn extended(protocol: u8, kind: u8, len: usize, last: u8) -> Vec<Vec<u8>> {
+    let mut packets = run_v6(protocol, 3, 100);
+    for (number, packet) in packets.iter_mut().enumerate() {
+        // Type 4, no segments left, of routing; an option to be skipped, of the others.
+        let mut header = vec![packet[6], (len / 8 - 1) as u8, if kind == 43 { 4 } else { 0x1e }, 0];
+        if kind != 43 {
+            header[3] = (len - 4) as u8;
         }
-        let bench = Bench::of(&packets);
-        assert_eq!(bench.counts(), [1, 1, 1]);
-        assert_eq!(bench.segmented(), packets);
+        header.resize(len, 0);
+        if number == 1 {
+            header[len - 1] = last;
+        }
+        let payload_len = u16::from_be_bytes([packet[4], packet[5]]) + len as u16;
+        packet[4..6].copy_from_slice(&payload_len.to_be_bytes());
+        packet[6] = kind;
+        packet.splice(40..40, header);
+    }
+    packets
+}
+
+#[test]
+fn packets_behind_the_same_options_and_routing_headers_are_joined() {
+    for protocol in [TCP, UDP] {
+        for (kind, len) in [(0, 8), (43, 24), (60, 8), (60, 128), (60, 256)] {
+            let packets = extended(protocol, kind, len, 0);
+            let bench = Bench::of(&packets);
+            assert_eq!(bench.counts(), [3], "{kind}, {len} bytes");
+            assert_eq!(bench.segmented(), packets);
+            // A byte that differs, or a wrong checksum.
+            let packets = extended(protocol, kind, len, 1);
+            let bench = Bench::of(&packets);
+            assert_eq!(bench.counts(), [1, 1, 1], "{kind}, {len} bytes");
+            assert_eq!(bench.segmented(), packets);
+            let mut packets = extended(protocol, kind, len, 0);
+            packets[1][len + 90] ^= 1;
+            let bench = Bench::of(&packets);
+            assert_eq!(bench.counts(), [1, 1, 1], "{kind}, {len} bytes");
+            assert_eq!(bench.segmented(), packets);
+        }
+    }
+}
+
+#[test]
+fn what_the_kernel_does_not_segment_is_not_joined() {
+    for protocol in [TCP, UDP] {
+        // Mobility, host identity; and longer than there is room for.
+        for (kind, len) in [(135, 8), (139, 8), (60, 264)] {
+            let packets = extended(protocol, kind, len, 0);
+            let bench = Bench::of(&packets);
+            assert_eq!(bench.counts(), [1, 1, 1], "{kind}, {len} bytes");
+            assert_eq!(bench.segmented(), packets);
+        }
+        // Authentication; a fragment header around a whole packet.
+        for (kind, header) in [(51, [0, 0, 0, 0, 0, 0, 0]), (44, [0, 0, 0, 0, 0, 0, 9])] {
+            let mut packets = run_v6(protocol, 3, 100);
+            for packet in &mut packets {
+                packet.splice(40..40, [&[packet[6]], &header[..]].concat());
+                packet[6] = kind;
+                packet[5] += 8;
+            }
+            assert_eq!(Bench::of(&packets).counts(), [1, 1, 1], "{kind}");
+        }
     }
 }
 
