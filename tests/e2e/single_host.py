@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from tests.support.netns import Rig
+from tests.support.netns import Namespace, Rig
 from tests.support.process import Process
 from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError, request
@@ -19,16 +19,17 @@ from tunneld.control.client import NotRunningError, request
 class SingleHost:
     """A namespace with an underlay interface and a default route, and tunneld commands in it."""
 
-    def __init__(self, rig: Rig) -> None:
-        self.switch = rig.namespace("sw")
-        self.space = rig.namespace("h")
-        self.switch_address = IPv4Address("192.0.2.1")
-        self.address = IPv4Address("192.0.2.11")
+    def __init__(self, rig: Rig, beside: SingleHost | None = None) -> None:
+        """`beside` is a host on whose switch there is to be another, on a link of its own."""
+        self.switch: Namespace = rig.namespace("sw") if beside is None else beside.switch
+        self.space = rig.namespace("h" if beside is None else "i")
+        self.switch_address = IPv4Address("192.0.2.1" if beside is None else "198.51.100.1")
+        self.address = self.switch_address + 10
         rig.link(
             self.space,
             "eth0",
             self.switch,
-            "port1",
+            "port1" if beside is None else "port2",
             first_address=f"{self.address}/24",
             second_address=f"{self.switch_address}/24",
         )
@@ -36,7 +37,9 @@ class SingleHost:
         self.directory: Path = self.space.directory
         self.control_socket = self.directory / "tunneld.sock"
         self.subnet_file = self.directory / "subnet.env"
-        self.endpoint = f"http://{self.switch_address}:2379"
+        self.endpoint: str = (
+            f"http://{self.switch_address}:2379" if beside is None else beside.endpoint
+        )
 
     @property
     def environment(self) -> dict[str, str]:
