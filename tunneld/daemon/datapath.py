@@ -27,6 +27,7 @@ from tunneld.host.actuator import Actuator, HostEvent
 from tunneld.host.finish import finish
 from tunneld.host.leftover import remove_own_tuns, remove_vxlan_devices
 from tunneld.host.netlink import Netlink
+from tunneld.host.remains import Living, Presence, remove_devices_and_routes
 from tunneld.host.sockets import (
     WorkerSockets,
     open_icmp6_socket,
@@ -125,6 +126,11 @@ class DataPath:
             TunDeviceError: there is no TUN here, or its names are taken.
             CapabilityError: CAP_NET_ADMIN or CAP_NET_RAW is missing.
         """
+        await remove_devices_and_routes(
+            netlink,
+            keep=[wanted.name for wanted in backend.devices(here, network)],
+            networks=network.subnets,
+        )
         opened = None
         if backend.datapath == "userspace":
             await _clear_the_way(backend, here, underlay, netlink)
@@ -145,6 +151,14 @@ class DataPath:
             tun=None if opened is None else opened.tun,
             follows_routes=backend.wants_on_link,
         )
+        presence = Presence(
+            Living(
+                owner=actuator.owner,
+                devices=frozenset(devices),
+                networks=frozenset(network.subnets),
+            )
+        )
+        stack.callback(presence.close)
         stack.push_async_callback(handover.take_away, next(iter(devices), ""), actuator)
         engine = None
         if opened is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -37,7 +37,7 @@ class Shadows:
         networks: Collection[IPNetwork],
         own: Callable[[], Collection[IPNetwork]],
         peers: Callable[[], Mapping[IPNetwork, IPAddress | None]],
-        routes: Callable[[], Collection[Route]],
+        routes: Callable[[], Awaitable[Collection[Route]]],
         devices: Collection[str],
     ) -> None:
         """The calls tell of the moment: own subnets, peers with underlay addresses, our routes."""
@@ -87,7 +87,7 @@ class Shadows:
         Raises:
             HostError: the kernel cannot be asked.
         """
-        routes = frozenset(route.destination for route in self._routes())
+        routes = frozenset(route.destination for route in await self._routes())
         placed = routes & frozenset(self._networks)
         families = {network.version for network in placed}
         # Where the network has no route, a peer that has none of its own is not reached yet.

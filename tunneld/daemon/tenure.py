@@ -35,6 +35,7 @@ from tunneld.fib.state import UnderlayPort
 from tunneld.host import takeover
 from tunneld.host.actuator import HostEvent
 from tunneld.host.netlink import Netlink
+from tunneld.host.remains import remove_rules
 from tunneld.host.state_dir import StateDir
 from tunneld.host.underlay import Underlay
 from tunneld.lease.model import NO_IPV4_SUBNET, SubnetKey
@@ -143,7 +144,7 @@ class Tenure:
                 networks=whole(self._config).subnets,
                 own=lambda: membership.own.key.subnets if membership.own else (),
                 peers=desired.endpoints,
-                routes=lambda: path.reconciler.routes,
+                routes=path.actuator.routes,
                 devices=path.devices,
             )
             stack.enter_context(membership.telling(shadows.look_soon))
@@ -186,6 +187,7 @@ class Tenure:
     async def _take_over(self, path: DataPath) -> None:
         """Clears away what a flanneld has left; ours is in place by now, so that nothing gapes."""
         try:
+            await remove_rules(path.actuator.owner)
             if self._rooms.options.firewall != "off":
                 await takeover.remove_flannel_rules()
             await takeover.warn_of_flannel_routes(
@@ -193,7 +195,8 @@ class Tenure:
             )
         except HostError as error:
             _log.error(
-                "what flanneld left behind is still there", extra={"fields": {"error": str(error)}}
+                "what flanneld, or a daemon that is gone, left behind is still there",
+                extra={"fields": {"error": str(error)}},
             )
 
     def _host_event(self, event: HostEvent) -> None:

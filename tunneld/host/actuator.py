@@ -124,6 +124,11 @@ class Actuator:
             return await self._routes.observe(await self._exits(await self._netlink.links()))
 
     @property
+    def owner(self) -> str:
+        """What our tables and chains are called after."""
+        return self._firewall.name
+
+    @property
     def forwarding_problem(self) -> str | None:
         """What this host lacks and is not ours to put right, in one line."""
         return self._forwarding.problem
@@ -226,8 +231,8 @@ class Actuator:
             failures = []
             steps: tuple[Callable[[], Awaitable[None]], ...] = (
                 self._firewall.clear,
+                self._vxlan.clear,  # and with it, at once, all routes that lead there
                 lambda: self._routes.clear(exits),
-                self._vxlan.clear,
                 self._restore_forwarding,
             )
             for step in steps[1:3] if hands_over else steps:

@@ -40,6 +40,9 @@ from tunneld.host.port_holder import port_holder
 _TXQUEUELEN_PACKETS = 0
 """As flanneld leaves it; the kernel's own choice would be 1000. No queue is in use."""
 
+OWN_ALIAS = "tunneld"
+"""Marks a device as ours for daemons with another config, once this one is gone."""
+
 _log = logging.getLogger("tunneld.host")
 
 
@@ -267,6 +270,8 @@ class VxlanDevices:
     async def _set_up(self, link: Link, wanted: VxlanDevice, before: VxlanDevice | None) -> None:
         if link.master:
             await self._netlink.free(link.index)
+        if link.alias != OWN_ALIAS:
+            await self._netlink.set_alias(link.index, OWN_ALIAS)
         if link.mac != wanted.mac:
             await self._netlink.set_mac(link.index, wanted.mac)
         await finish(asyncio.to_thread(_set_families, link, wanted))

@@ -47,6 +47,7 @@ class Watch:
         """
         self._routes_within = routes_within
         self._lost = _Calm(self._report_lost)
+        self._due: set[HostEvent] = set()
         self.underlay = underlay
         self.device_index = 0
         self.vxlan_indices: frozenset[int] = frozenset()
@@ -102,8 +103,14 @@ class Watch:
         for event in self._events(notice):
             if event in self._calm:
                 self._calm[event].report_soon()
-            else:
-                self._report(event)
+            elif event not in self._due:  # a batch of changes is told of once
+                self._due.add(event)
+                asyncio.get_running_loop().call_soon(self._report_due, event)
+
+    def _report_due(self, event: HostEvent) -> None:
+        self._due.discard(event)
+        if self._monitor is not None:
+            self._report(event)
 
     def _report(self, event: HostEvent) -> None:
         for callback in self._callbacks:

@@ -40,16 +40,20 @@ def joined(space: Namespace) -> Namespace:
     return space
 
 
+async def routes() -> list[Route]:
+    return [
+        Route(destination=NETWORK, kind="overlay"),
+        Route(destination=NETWORK_V6, kind="overlay"),
+    ]
+
+
 def shadows_of(netlink: Netlink) -> Shadows:
     return Shadows(
         netlink,
         networks=[NETWORK, NETWORK_V6],
         own=lambda: [OWN, IPv6Network("fd00:5:0:1::/64")],
         peers=lambda: PEERS,
-        routes=lambda: [
-            Route(destination=NETWORK, kind="overlay"),
-            Route(destination=NETWORK_V6, kind="overlay"),
-        ],
+        routes=routes,
         devices=["flannel0"],
     )
 

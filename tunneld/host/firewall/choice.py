@@ -28,7 +28,7 @@ from tunneld.host.firewall.family import (
     in_families,
 )
 from tunneld.host.firewall.layout import translates
-from tunneld.host.firewall.nft_table import NftTable
+from tunneld.host.firewall.nft_table import NftTable, tables_in_force
 from tunneld.host.firewall.program import attempt, nft_items
 from tunneld.host.firewall.translation import by_nftables
 from tunneld.host.firewall.xtables import Variant, Xtables, usual_variant, variants
@@ -79,6 +79,11 @@ class HostFirewall:
         """Tables of others with a place for rules that translate sources."""
         self._told: list[str] | None = None
         self._told_dropping: list[str] = []
+
+    @property
+    def name(self) -> str:
+        """What tables and chains are called after."""
+        return self._name
 
     @property
     def tables(self) -> frozenset[str]:
@@ -178,8 +183,7 @@ class HostFirewall:
             raise HostError("; ".join(failures))
 
     def _available(self) -> list[NftTable | Xtables]:
-        versions = VERSIONS if _IPV6.exists() else (4,)
-        beside = [part for version in versions for part in self._runnable(version)]
+        beside = [part for version in _versions() for part in self._runnable(version)]
         return [self._table, *beside] if shutil.which("nft") else [*beside]
 
     def _runnable(self, version: Version) -> list[Xtables]:
@@ -303,6 +307,25 @@ class HostFirewall:
                 extra={"fields": {"detail": ", ".join(dropping)}},
             )
         self._told_dropping = dropping
+
+
+def _versions() -> tuple[Version, ...]:
+    return VERSIONS if _IPV6.exists() else (4,)
+
+
+async def owners_in_force() -> frozenset[str]:
+    """Returns what the tables and chains of ours are called after, of whichever daemon.
+
+    Raises:
+        HostError: they cannot be listed.
+    """
+    found = set(await tables_in_force()) if shutil.which("nft") else set()
+    for version in _versions():
+        for variant in await variants(version):
+            part = Xtables(version, variant, "", layout.beside_nftables)
+            if shutil.which(f"{part.program}-save"):
+                found |= layout.owners(await part.tables())
+    return frozenset(found)
 
 
 async def _nft_works() -> bool:

@@ -110,6 +110,17 @@ def own_chains(owner: str) -> frozenset[str]:
     return frozenset(f"{_OWN}{kind}-{owner}" for kind in _KINDS)
 
 
+def owners(tables: Tables) -> frozenset[str]:
+    """Returns what the chains of ours are called after, of whichever daemon."""
+    chains = {chain for table in tables.values() for chain in table.rules}
+    return frozenset(
+        chain.removeprefix(f"{_OWN}{kind}-")
+        for chain in chains
+        for kind in _KINDS
+        if chain.startswith(f"{_OWN}{kind}-")
+    )
+
+
 def beside_nftables(tables: Tables, owner: str, wanted: FamilyRules) -> dict[str, Layout]:
     """Returns what must be in iptables where everything else is in our nftables table.
 

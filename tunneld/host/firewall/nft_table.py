@@ -27,6 +27,9 @@ from tunneld.lease.model import IPAddress
 NO_MASQUERADE_MARK = 0x4000
 """Packets that carry this mark are masqueraded by somebody else (kube-proxy), not by us."""
 
+_PREFIX = "tunneld-"
+"""Of the names of our tables."""
+
 _ALL_BITS = 0xFFFFFFFF
 
 _NOBODY: frozenset[IPAddress] = frozenset()
@@ -36,7 +39,7 @@ class NftTable:
     """The tables `tunneld-<name>` of the families `ip` and `ip6`, changed together."""
 
     def __init__(self, name: str) -> None:
-        self.name = f"tunneld-{name}"
+        self.name = f"{_PREFIX}{name}"
         self._applied: tuple[tuple[FamilyRules, ...], list[object]] | None = None
         """What was asked for last, and how the kernel listed it right afterwards."""
 
@@ -142,6 +145,28 @@ class NftTable:
         if os.strerror(errno.ENOENT) in outcome.said:
             return None
         raise _refused("list our rules", outcome.said)
+
+
+async def tables_in_force() -> frozenset[str]:
+    """Returns what the tables of ours are called after, of whichever daemon.
+
+    Raises:
+        HostError: nft is missing, refuses, or answers something else.
+    """
+    what = "look for our tables"
+    outcome = await attempt(what, "nft", "-j", "list", "tables")
+    if outcome.status != 0:
+        raise _refused(what, outcome.said)
+    return nft_items(
+        what,
+        outcome,
+        lambda items: frozenset(
+            table["name"].removeprefix(_PREFIX)
+            for item in items
+            if (table := item.get("table", {})).get("family") in NFT_FAMILY.values()
+            and str(table["name"]).startswith(_PREFIX)
+        ),
+    )
 
 
 def ruleset(table: str, wanted: FamilyRules, *, is_plain: bool = False) -> str:

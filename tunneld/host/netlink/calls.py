@@ -205,6 +205,12 @@ class Netlink(Channel):
             f"set the address of device {index}", self._ip.link, "set", index=index, address=mac
         )
 
+    async def set_alias(self, index: int, alias: str) -> None:
+        """Writes on a device whose it is."""
+        await self._call(
+            f"set the alias of device {index}", self._ip.link, "set", index=index, ifalias=alias
+        )
+
     async def disable_multicast(self, index: int) -> None:
         """Takes the multicast flag from a device, so that the kernel joins no router group."""
         await self._call(

@@ -73,6 +73,7 @@ def link(message: Message) -> Link:
         is_loopback=bool(message["flags"] & _IFF_LOOPBACK),
         is_multicast=bool(message["flags"] & _IFF_MULTICAST),
         forwarding=bool(ipv4["forwarding"]) if ipv4 is not None else False,
+        alias=message.get_attr("IFLA_IFALIAS") or "",
         kind=kind,
         alternative_names=tuple(names.get_attrs("IFLA_ALT_IFNAME")) if names is not None else (),
         mac=MacAddress(mac) if len(mac) == 17 else None,

@@ -86,6 +86,8 @@ class Link:
     is_multicast: bool
     forwarding: bool
     """IPv4 forwarding of what comes in by the device."""
+    alias: str = ""
+    """What somebody has written on it (IFLA_IFALIAS)."""
     kind: str = ""
     """`tun`, `bridge`, `vxlan`, …; empty for most hardware."""
     alternative_names: tuple[str, ...] = ()
