@@ -115,7 +115,7 @@ class Event(TypedDict):
     kind: str
     """`path_mtu`: the underlay refused a datagram for its size. `offload_lost`: the kernel refused
     an offload at work; the data path does without for a while. `offload_back`: it takes it again.
-    `worker_ended`: a thread ended."""
+    `worker_ended`: a thread ended. `probe_answered`: a peer answered a probe."""
     adjacency: str | None
     """`path_mtu`; `offload_lost`: of `udp_gso` the first peer whose path refuses it."""
     size_bytes: int | None
@@ -123,6 +123,10 @@ class Event(TypedDict):
     path_mtu_bytes: int | None
     """`path_mtu`: largest IP packet the path takes, as the kernel told the socket that was refused;
     None: it did not. Reported once a second for each peer, and when it changes."""
+    token: int | None
+    """`probe_answered`: that of the probe."""
+    path: int | None
+    """`probe_answered`: number of the socket that it was sent by."""
     detail: str
     """`offload_lost`, `offload_back`, `worker_ended`: which one, and why."""
 
@@ -200,6 +204,23 @@ class Engine:
         Raises:
             EngineError: the name is none of those of `offloads`, the offload is not supported
                 here, or the engine has been stopped.
+        """
+
+    def take_used(self) -> list[str]:
+        """Returns the names of the adjacencies that were sent to since the last call.
+
+        ICMP from the overlay address of this host does not count: answers to probes, for one.
+        """
+
+    def probe(self, destination: str, size_bytes: int, token: int) -> int:
+        """Sends an echo request of `size_bytes` to a peer's overlay address, by every socket.
+
+        An answer is an event and no packet. What is smaller than an echo request with its token, or
+        leads to no peer, is not sent. Returns how many answers to expect, with numbers below that;
+        0: too many wait to be sent.
+
+        Raises:
+            EngineError: it does not parse, or the engine does not run.
         """
 
     def offloads(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ from tunneld import _native
 from tunneld.backend.base import Adjacency, Encapsulation, OuterDf, SourceCheck, Vtep
 from tunneld.backend.mac import MacAddress
 from tunneld.fib.state import EngineChange, EngineSettings, EngineState
+from tunneld.lease.model import IPAddress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,8 @@ class EngineEvent:
     adjacency: str | None
     size_bytes: int | None
     path_mtu_bytes: int | None
+    token: int | None
+    path: int | None
     detail: str
 
 
@@ -121,6 +124,20 @@ class Engine:
             icmp_sent=raw["icmp_sent"],
             icmp_suppressed=raw["icmp_suppressed"],
         )
+
+    def take_used(self) -> list[str]:
+        """Returns the names of the adjacencies that were sent to, for use, since the last call."""
+        return self._native.take_used()
+
+    def probe(self, destination: IPAddress, size_bytes: int, token: int) -> int:
+        """Sends an echo request of that size to a peer's overlay address, by every socket.
+
+        Returns how many answers to expect; 0: it cannot be sent now.
+
+        Raises:
+            EngineError: the engine does not run.
+        """
+        return self._native.probe(str(destination), size_bytes, token)
 
     def offloads(self) -> Mapping[str, str]:
         """Returns how each offload stands; names and words as in `_native.Engine.offloads`."""

@@ -13,8 +13,8 @@ FAR: Final = IPv4Address("198.51.100.2")
 FAR_V6: Final = IPv6Address("2001:db8:2::2")
 
 
-def narrow_path(rig: Rig) -> Namespace:
-    """Returns the host at its near end, behind a router whose other link carries 1,400 bytes."""
+def narrow_path(rig: Rig) -> tuple[Namespace, Namespace]:
+    """Returns the hosts at its ends: between them is a link of 1,400 bytes behind a router."""
     near, router, far = (rig.namespace(label) for label in ("near", "router", "far"))
     rig.link(
         near, "eth0", router, "eth1", first_address=f"{NEAR}/24", second_address="192.0.2.254/24"
@@ -45,4 +45,4 @@ def narrow_path(rig: Rig) -> Namespace:
         space.run("ip", "-6", "route", "add", "default", "via", gateway_v6)
     for endpoint in (FAR, FAR_V6):
         near.wait_for_answer(str(endpoint))
-    return near
+    return near, far

@@ -20,8 +20,8 @@ Datapath = Literal["userspace", "kernel", "none"]
 or plain routes); nothing (a lease and no more)."""
 OuterDf = Literal["kernel", "probed", "clear"]
 """How datagrams go about the MTU of their path: whole, and what the kernel has heard of the path
-holds; whole, and a probe has shown more to pass than the kernel has heard; in fragments, by routers
-too (over IPv6 of 1,280 bytes, by this host alone)."""
+holds; whole, and a probe has shown more to pass than the kernel has heard; in fragments, by this
+host to what the kernel has heard, and over IPv4 by any router."""
 Family = Literal[4, 6]
 """IP version. An inner packet of a family travels over the underlay in the same one, as flannel
 has it: a peer of a dual-stack network is reached twice."""

@@ -67,6 +67,9 @@ class ReachStatus:
     """None: the kernel moves these packets, and does not count them by peer."""
     last_rx: str | None = None
     """UTC, ISO 8601 (`wall_time` makes it of `counters.last_rx`); None: nothing arrived yet."""
+    path_mtu: str | None = None
+    """What is known of the path's MTU: `unknown`, `searching`, `found` or `silent`, where the peer
+    does not answer probes; None: the kernel moves these packets, and nobody probes."""
 
     @property
     def encapsulation(self) -> str:
@@ -226,7 +229,7 @@ def _peer_rows(peer: Mapping[str, Any]) -> list[tuple[object, ...]]:
             peer["subnet" if family == "ipv4" else "ipv6_subnet"],
             reach["endpoint"],
             reach["encapsulation"],
-            reach["mtu_bytes"],
+            _mtu_text(reach),
             *(
                 _NOT_COUNTED if reach[name] is None else reach[name]
                 for name in ("tx_packets", "tx_bytes", "rx_packets", "rx_bytes")
@@ -235,6 +238,13 @@ def _peer_rows(peer: Mapping[str, Any]) -> list[tuple[object, ...]]:
         )
         for family, reach in sorted(peer["reach"].items())
     ]
+
+
+def _mtu_text(reach: Mapping[str, Any]) -> str:
+    """Returns the MTU, and what is remarkable about it."""
+    remarks = {"searching": "probing", "silent": "no answer"}
+    remark = remarks.get(reach.get("path_mtu") or "")
+    return f"{reach['mtu_bytes']} ({remark})" if remark else str(reach["mtu_bytes"])
 
 
 def _networks_text(network: Mapping[str, Any]) -> str:
@@ -316,6 +326,7 @@ def _reach(status: ReachStatus) -> dict[str, Any]:
         "encapsulation": status.encapsulation,
         "endpoint": _text(status.endpoint),
         "mtu_bytes": status.mtu_bytes,
+        "path_mtu": status.path_mtu,
         "last_rx": status.last_rx,
         **{name: None if counters is None else getattr(counters, name) for name in _COUNTERS},
     }

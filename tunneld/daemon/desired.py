@@ -17,6 +17,7 @@ from tunneld.backend.leases import subnet_of, underlay_address
 from tunneld.backend.mac import MacAddress
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.path_mtu import PathMtus
+from tunneld.daemon.path_search import PathState
 from tunneld.fib.compose import Overlay, Rules, compose
 from tunneld.fib.shared_macs import shared_macs
 from tunneld.fib.state import OverlayNet, State
@@ -87,11 +88,9 @@ class Desired:
             self._on_link = dict(answers)
             self.on_change()
 
-    def by_name(self, name: str | None) -> Adjacency | None:
-        """Returns the adjacency the engine knows as `name`; None when it is gone."""
-        return next(
-            (how.adjacency for prefix, (_, how) in self.peers.items() if str(prefix) == name), None
-        )
+    def path_state(self, adjacency: Adjacency) -> PathState:
+        """Returns what is known of the path to a peer."""
+        return self._path_mtus.state_of(adjacency)
 
     def state(self) -> State | None:
         """Returns the desired state; None while this node holds no lease of this network."""

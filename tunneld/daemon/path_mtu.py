@@ -1,103 +1,294 @@
-"""What the kernel believes of the path to each peer, where that is less than the link's MTU.
+"""What the path to each peer carries, where that is less than the link's MTU.
 
 Path of a lease: `backend` (adjacency) -> **`daemon.path_mtu`** (its MTU) -> `fib`.
 
-The engine reports a datagram the underlay refused for its size; the kernel then knows the path's
-MTU and is asked for it. It forgets what it learned after ten minutes
-(`net.ipv4.route.mtu_expires`, `net.ipv6.route.mtu_expires`), so paths that were found narrow are
-asked for again.
+Each peer in use is probed (`daemon.path_search`), by the engine: the packets are made there, and
+the answers recognised there. What the kernel says when it refuses a datagram for its size is a hint
+that holds until a probe has spoken. An MTU that the operator has given the route is kept to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from typing import Final, Protocol
 
-from tunneld.backend.base import Adjacency, Family, Here, Reach
+from tunneld.backend.base import Adjacency, Family, Reach
 from tunneld.backend.families import MIN_MTU_BYTES
-from tunneld.errors import HostError
-from tunneld.host.path_mtu import path_mtu
+from tunneld.daemon.path_search import PathSearch, PathState
+from tunneld.errors import EngineError, HostError
 from tunneld.lease.model import IPAddress, IPNetwork
 
-RECHECK_S = 60.0
+LOOK_S: Final = 0.5
+"""How often it is asked which peers are in use."""
+TICK_S: Final = 0.02
+"""How closely probes keep to their time."""
+AGAIN_S: Final = (10.0, 600.0)
+ROUNDS_PER_S: Final = 20.0
+"""Every path in use is looked at again after this, the more of them the less often: so that there
+are that many rounds a second at most."""
+BEGINNINGS: Final = 50
+"""Rounds that begin at one look: so many peers may have come into use at once."""
+ROUTES_S: Final = 60.0
+"""How often the routes that hold an MTU of the operator's are looked at again."""
 
 _log = logging.getLogger("tunneld.daemon")
+
+_Path = tuple[IPAddress, int]
+"""Endpoint and port."""
+
+
+class Prober(Protocol):
+    """What sends probes: the engine."""
+
+    def probe(self, destination: IPAddress, size_bytes: int, token: int) -> int:
+        """Sends one by every socket; returns how many answers to expect, 0: not sent."""
+        ...
+
+    def take_used(self) -> list[str]:
+        """Returns the names of the adjacencies that were sent to since the last call."""
+        ...
+
+
+async def _no_route_mtu(_: IPAddress) -> int | None:
+    return None
 
 
 class PathMtus:
     """Lowers the MTU of adjacencies whose path carries less than the link."""
 
-    def __init__(self, *, here: Here, overhead_bytes: Callable[[Family], int]) -> None:
-        self._here = here
+    def __init__(
+        self,
+        *,
+        overhead_bytes: Callable[[Family], int],
+        route_mtu: Callable[[IPAddress], Awaitable[int | None]] = _no_route_mtu,
+    ) -> None:
+        """`route_mtu` returns the MTU that the operator has given the route to an address.
+
+        It raises HostError where there is no route.
+        """
         self._overhead_bytes = overhead_bytes
+        self._route_mtu = route_mtu
         self.on_change: Callable[[], None] = lambda: None
         """Called when a path has become wider or narrower."""
-        self._narrow: dict[tuple[IPAddress, int], int] = {}
-        """By endpoint and port, the largest packet that fits inside, however small."""
+        self.prober: Prober | None = None
+        """None: nothing can be sent yet, or is any more."""
+        self._targets: dict[str, tuple[IPNetwork, Adjacency]] = {}
+        """What is reached by the engine, by the name of its adjacency."""
+        self._searches: dict[_Path, PathSearch] = {}
+        self._capped: set[_Path] = set()
+        self._probed: dict[_Path, IPAddress] = {}
+        """Where the probes of the rounds under way go."""
+        self._to_ask: set[_Path] = set()
+        self._wake = asyncio.Event()
 
     def limit(self, reaches: Mapping[IPNetwork, Reach]) -> dict[IPNetwork, Reach]:
         """Returns the reaches, their adjacencies with the MTU of their paths."""
+        self._targets = {
+            str(prefix): (prefix, reach.adjacency)
+            for prefix, reach in reaches.items()
+            if reach.adjacency is not None
+        }
+        links = {
+            (adjacency.endpoint, adjacency.port): adjacency.mtu_bytes
+            for _, adjacency in self._targets.values()
+        }
+        for path in [path for path in self._searches if path not in links]:
+            self._forget(path)
+        for path, search in self._searches.items():
+            search.set_link(links[path])
         return {prefix: self._limited(reach) for prefix, reach in reaches.items()}
 
-    def refused(self, adjacency: Adjacency, path_mtu_bytes: int | None) -> None:
-        """The underlay refused a datagram to this adjacency for its size.
+    def state_of(self, adjacency: Adjacency) -> PathState:
+        """Returns what is known of the path to a peer."""
+        search = self._searches.get((adjacency.endpoint, adjacency.port))
+        return "unknown" if search is None else search.state
+
+    def refused(self, name: str | None, path_mtu_bytes: int | None) -> None:
+        """The underlay refused a datagram to the adjacency of that name for its size.
 
         `path_mtu_bytes` is what the kernel told the socket that was refused.
         """
-        if path_mtu_bytes is None:
-            self._ask(adjacency.endpoint, adjacency.port)
-        else:
-            self._learn(adjacency.endpoint, adjacency.port, path_mtu_bytes)
+        target = self._targets.get(name or "")
+        if target is None or path_mtu_bytes is None:
+            return
+        path, search = self._search(*target)
+        with_kernel = search.mtu_bytes
+        before = _holds(search)
+        search.hint(path_mtu_bytes, time.monotonic())
+        if search.mtu_bytes != with_kernel:
+            self._to_ask.add(path)
+        self._after(path, search, before, "the kernel has heard so")
+
+    def answered(self, token: int, socket: int) -> None:
+        """A probe was answered."""
+        for path in list(self._probed):
+            search = self._searches[path]
+            if token in search.tokens():
+                before = _holds(search)
+                search.answered(token, socket, time.monotonic())
+                self._after(path, search, before, "found by probes")
+                return
 
     async def run(self) -> None:
-        """Asks again, every `RECHECK_S`, for the paths that were narrow. Until cancelled."""
+        """Probes the paths in use. Until cancelled."""
+        look_s, routes_s = 0.0, time.monotonic() + ROUTES_S
         while True:
-            await asyncio.sleep(RECHECK_S)
-            for endpoint, port in list(self._narrow):
-                self._ask(endpoint, port)
+            now_s = time.monotonic()
+            if now_s >= look_s:
+                look_s = now_s + LOOK_S
+                self._look(now_s)
+            if now_s >= routes_s:
+                routes_s = now_s + ROUTES_S
+                self._to_ask |= self._capped
+            await self._ask_routes()
+            self._send(time.monotonic())
+            dues = [self._searches[path].due_s or look_s for path in self._probed]
+            wait_s = max(min([look_s, *dues]) - time.monotonic(), TICK_S)
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _look(self, now_s: float) -> None:
+        """Begins rounds with peers that have come into use, or whose time has come again."""
+        if self.prober is None:
+            return
+        used = self.prober.take_used()
+        least_s, most_s = AGAIN_S
+        interval_s = min(max(least_s, len(used) / ROUNDS_PER_S), most_s)
+        begun = 0
+        for name in used:
+            target = self._targets.get(name)
+            if target is None:
+                continue
+            path, search = self._search(*target)
+            before = _holds(search)
+            if search.use(now_s, interval_s):
+                begun += 1
+                self._probed[path] = target[0].network_address
+            self._after(path, search, before, "the kernel's word has run out")
+            if begun == BEGINNINGS:
+                return
+
+    def _send(self, now_s: float) -> None:
+        for path, destination in list(self._probed.items()):
+            search = self._searches[path]
+            before = _holds(search)
+            probes = search.due(now_s)
+            for probe in probes:
+                search.expects(self._probe(destination, probe.size_bytes, probe.token))
+            self._after(path, search, before, "larger probes are lost, and no ICMP says so")
+
+    def _probe(self, destination: IPAddress, size_bytes: int, token: int) -> int:
+        if self.prober is None:
+            return 0
+        try:
+            return self.prober.probe(destination, size_bytes, token)
+        except EngineError as error:
+            _log.debug("no probe sent", extra={"fields": {"error": str(error)}})
+            return 0
+
+    async def _ask_routes(self) -> None:
+        """Learns which routes have an MTU of the operator's."""
+        asked, self._to_ask = self._to_ask, set()
+        for path in asked:
+            try:
+                mtu_bytes = await self._route_mtu(path[0])
+            except HostError:
+                mtu_bytes = None
+            search = self._searches.get(path)
+            if search is None:
+                continue
+            before = _holds(search)
+            if mtu_bytes is None:
+                self._capped.discard(path)
+                search.set_cap(None)
+            else:
+                self._capped.add(path)
+                search.set_cap(mtu_bytes - self._overhead(path[0]))
+            self._after(path, search, before, "the route has an MTU")
+
+    def _search(self, prefix: IPNetwork, adjacency: Adjacency) -> tuple[_Path, PathSearch]:
+        path = (adjacency.endpoint, adjacency.port)
+        search = self._searches.get(path)
+        if search is None:
+            search = self._searches[path] = PathSearch(
+                link_bytes=adjacency.mtu_bytes, overhead_bytes=self._overhead(adjacency.endpoint)
+            )
+        return path, search
+
+    def _overhead(self, endpoint: IPAddress) -> int:
+        # What is inside a datagram is of the family it travels in.
+        return self._overhead_bytes(4 if endpoint.version == 4 else 6)
+
+    def _forget(self, path: _Path) -> None:
+        del self._searches[path]
+        self._probed.pop(path, None)
+        self._capped.discard(path)
+        self._to_ask.discard(path)
+
+    def _after(self, path: _Path, search: PathSearch, before: tuple[int, str], detail: str) -> None:
+        """Tells of what has changed, and keeps the list of rounds."""
+        if search.is_probing:
+            if path not in self._probed:
+                target = self._destination(path)
+                if target is not None:
+                    self._probed[path] = target
+            self._wake.set()
+        else:
+            self._probed.pop(path, None)
+        if _holds(search) == before:
+            return
+        if search.mtu_bytes != before[0]:
+            _tell(path[0], search.mtu_bytes, detail)
+        self.on_change()
+
+    def _destination(self, path: _Path) -> IPAddress | None:
+        """Returns the overlay address of the peer at the end of a path."""
+        return next(
+            (
+                prefix.network_address
+                for prefix, adjacency in self._targets.values()
+                if (adjacency.endpoint, adjacency.port) == path
+            ),
+            None,
+        )
 
     def _limited(self, reach: Reach) -> Reach:
         adjacency = reach.adjacency
         if adjacency is None:
             return reach
-        inner = self._narrow.get((adjacency.endpoint, adjacency.port), adjacency.mtu_bytes)
-        # Nobody sends less than the least MTU of a link for being told to (RFC 8200 §5).
-        inner = max(inner, MIN_MTU_BYTES[4 if adjacency.endpoint.version == 4 else 6])
-        if inner >= adjacency.mtu_bytes:
+        search = self._searches.get((adjacency.endpoint, adjacency.port))
+        if search is None:
             return reach
-        return replace(reach, adjacency=replace(adjacency, mtu_bytes=inner))
+        mtu_bytes, outer_df = search.mtu_bytes, search.outer_df
+        if (mtu_bytes, outer_df) == (adjacency.mtu_bytes, adjacency.outer_df):
+            return reach
+        return replace(reach, adjacency=replace(adjacency, mtu_bytes=mtu_bytes, outer_df=outer_df))
 
-    def _ask(self, endpoint: IPAddress, port: int) -> None:
-        # What is inside a datagram is of the family it travels in.
-        family: Family = 4 if endpoint.version == 4 else 6
-        source = self._here.address if family == 4 else self._here.address_v6
-        if source is None:
-            return
-        try:
-            path_mtu_bytes = path_mtu(source, endpoint, port)
-        except HostError as error:
-            # No path at all right now: the last known size is as good as any.
-            _log.debug("path MTU not known", extra={"fields": {"error": str(error)}})
-            return
-        self._learn(endpoint, port, path_mtu_bytes)
 
-    def _learn(self, endpoint: IPAddress, port: int, path_mtu_bytes: int) -> None:
-        family: Family = 4 if endpoint.version == 4 else 6
-        inner = path_mtu_bytes - self._overhead_bytes(family)
-        before = self._narrow.get((endpoint, port))
-        if inner == before:
-            return
-        self._narrow[endpoint, port] = inner
-        least = MIN_MTU_BYTES[family]
-        fields: dict[str, str | int] = {"endpoint": str(endpoint), "mtu_bytes": inner}
-        if inner < least:
-            fields["detail"] = f"those of up to {least} bytes are sent all the same, and lost"
-            _log.warning(
-                "the path to a peer is too narrow for the smallest packets every host may send",
-                extra={"fields": fields},
-            )
-        else:
-            _log.info("path MTU of a peer changed", extra={"fields": fields})
-        self.on_change()
+def _tell(endpoint: IPAddress, mtu_bytes: int, detail: str) -> None:
+    fields: dict[str, str | int] = {"endpoint": str(endpoint), "mtu_bytes": mtu_bytes}
+    least = MIN_MTU_BYTES[4 if endpoint.version == 4 else 6]
+    if mtu_bytes < least:
+        fields["detail"] = (
+            f"those of up to {least} bytes are sent all the same, in fragments where the kernel "
+            "knows the path"
+        )
+        _log.warning(
+            "the path to a peer is too narrow for the smallest packets every host may send",
+            extra={"fields": fields},
+        )
+    else:
+        fields["detail"] = detail
+        _log.info("path MTU of a peer changed", extra={"fields": fields})
+
+
+def _holds(search: PathSearch) -> tuple[int, str]:
+    return search.mtu_bytes, search.outer_df

@@ -200,6 +200,7 @@ class Report:
             return ReachStatus(
                 reach=reach,
                 mtu_bytes=_mtu_bytes(reach, mtu_bytes),
+                path_mtu=self._path_mtu(reach),
                 counters=traffic,
                 last_rx=wall_time(
                     traffic.last_rx if traffic else None, monotonic_now_s=now_s, wall_now=wall
@@ -211,6 +212,11 @@ class Report:
             status = peers.setdefault(peer.key, PeerStatus(peer=peer, reaches={}))
             status.reaches[prefix] = reach_status(prefix, reach)
         return [peers[key] for key in sorted(peers)]
+
+    def _path_mtu(self, reach: Reach) -> str | None:
+        if self.desired is None or reach.adjacency is None or reach.gateway is not None:
+            return None
+        return self.desired.path_state(reach.adjacency)
 
     def _backend_status(self) -> BackendStatus | None:
         if self.backend is None:

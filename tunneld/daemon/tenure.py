@@ -80,7 +80,9 @@ class Tenure:
         self._announce = announce
         options = rooms.options
         self._here = this_host(underlay, rooms.state_dir)
-        self._path_mtus = PathMtus(here=self._here, overhead_bytes=backend.overhead_bytes)
+        self._path_mtus = PathMtus(
+            overhead_bytes=backend.overhead_bytes, route_mtu=rooms.netlink.configured_mtu
+        )
         self._desired = Desired(
             config=config,
             backend=backend,
@@ -149,6 +151,7 @@ class Tenure:
             )
             stack.enter_context(membership.telling(shadows.look_soon))
             stack.callback(report.add(shadows.problems))
+            self._path_mtus.prober = path.engine
             path.start(on_engine_event=self._engine_event, on_host_event=self._host_event)
             path.actuator.on_change(lambda _event: shadows.look_soon())
             stack.callback(path.quiesce)
@@ -206,9 +209,9 @@ class Tenure:
     def _engine_event(self, event: EngineEvent) -> None:
         match event.kind:
             case "path_mtu":
-                adjacency = self._desired.by_name(event.adjacency)
-                if adjacency is not None:
-                    self._path_mtus.refused(adjacency, event.path_mtu_bytes)
+                self._path_mtus.refused(event.adjacency, event.path_mtu_bytes)
+            case "probe_answered" if event.token is not None and event.path is not None:
+                self._path_mtus.answered(event.token, event.path)
             case "worker_ended" if not self._failure.done():
                 self._failure.set_exception(
                     EngineError(f"a thread of the data path has ended: {event.detail}; see the log")

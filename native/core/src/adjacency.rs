@@ -39,8 +39,8 @@ pub enum OuterDf {
     Kernel,
     /// Not fragmented; a probe has shown more to pass than the kernel has heard, which is ignored.
     Probed,
-    /// Fragmented by this host and, over IPv4, by any router: what cannot be found out otherwise
-    /// passes so.
+    /// Fragmented by this host, to what the kernel has heard, and over IPv4 by any router: what
+    /// cannot be found out otherwise passes so.
     Clear,
 }
 

@@ -85,6 +85,8 @@ impl Train {
     fn takes(&self, passage: Passage, overhead: usize, len: usize) -> bool {
         self.overhead == overhead
             && self.passage == passage
+            // What one probe meets on its way is nothing to another.
+            && passage.purpose != Purpose::Probe
             && len <= self.segment_len
             && self.len == self.count * self.segment_len
             && self.count < MAX_SEGMENTS

@@ -23,6 +23,7 @@ use crate::drop_reason::DropReason;
 use crate::encapsulation::{Encapsulate, Vxlan};
 use crate::fib::{AdjacencyId, Fib, Settings, SourceCheck, Target};
 use crate::packet_sizes::PacketSizes;
+use crate::probe::Answers;
 use crate::replies::Replies;
 use crate::unfinished::{self, Known};
 
@@ -34,6 +35,7 @@ pub struct Inbound {
     counters: Arc<WorkerCounters>,
     deliveries: Coalescing,
     replies: Replies,
+    answers: Answers,
     decapsulation: Decapsulation,
     checked: Option<Checked>,
     sizes: Arc<PacketSizes>,
@@ -74,8 +76,8 @@ impl Inbound {
     pub fn new(worker: usize, counters: Arc<WorkerCounters>) -> Self {
         let (deliveries, replies) = (Coalescing::default(), Replies::default());
         let decapsulation = Decapsulation::default();
-        let sizes = Arc::default();
-        Self { worker, counters, deliveries, replies, decapsulation, checked: None, sizes }
+        let (sizes, answers) = (Arc::default(), Answers::default());
+        Self { worker, counters, deliveries, replies, answers, decapsulation, checked: None, sizes }
     }
 
     /// Cuts super-packets of connections as the outbound halves that share `sizes` heard.
@@ -172,6 +174,10 @@ impl Inbound {
         if outer.ecn.may_change_inner() {
             pass_mark_on(outer.ecn, &header, packet)?;
         }
+        let may_be_answer = matches!(header.protocol(), ip::PROTOCOL_ICMP | ip::PROTOCOL_ICMPV6);
+        if may_be_answer && self.answers.take(settings, &header, packet) {
+            return Ok(());
+        }
         let vnet = if settings.vtep.is_some() {
             let (segment_len, sizes) = (inner_segment_len, &*self.sizes);
             unfinished::hint(&header, packet, Known { segment_len, mtu, sizes })?
@@ -216,6 +222,11 @@ impl Inbound {
     /// Returns what is to be sent as ICMP.
     pub const fn replies(&self) -> &Replies {
         &self.replies
+    }
+
+    /// Returns the answers to probes that came; they go no further.
+    pub const fn answers(&mut self) -> &mut Answers {
+        &mut self.answers
     }
 
     /// Returns this half's counters.

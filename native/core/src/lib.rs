@@ -25,6 +25,7 @@ pub mod outbound;
 pub mod packet_sizes;
 pub mod path_mtu;
 pub mod prefix;
+pub mod probe;
 pub mod refusals;
 pub mod replies;
 pub mod segmentation;

@@ -24,6 +24,7 @@ use crate::encapsulation::{Encapsulate, Raw, Vxlan};
 use crate::fib::{AdjacencyId, Fib, Settings, Target};
 use crate::flow;
 use crate::packet_sizes::PacketSizes;
+use crate::probe::Probe;
 use crate::replies::Replies;
 use crate::segmentation::Segmentation;
 
@@ -250,6 +251,47 @@ impl Outbound {
             segmentation.write(bytes, index, &mut slot[E::HEAD..E::HEAD + inner_len]);
             let len = around.finish(slot);
             self.batch.push(queue, adjacency, endpoint, passage, inner_len, len);
+        }
+    }
+
+    /// Puts a probe into the batch, once for each path to the peer. What has no room or leads to no
+    /// peer is as if lost.
+    #[cold]
+    pub fn probe(&mut self, fib: &Fib, probe: &Probe) {
+        let Some(settings) = fib.settings() else { return };
+        let Some(Target::Adjacency(id)) = fib.lookup(probe.destination) else { return };
+        match fib.adjacency(id).parameters.encapsulation {
+            Encapsulation::Raw => self.emit_probe(&Raw, fib, settings, id, probe),
+            Encapsulation::Vxlan { vtep_mac } => {
+                let version = if probe.destination.is_ipv4() { Version::V4 } else { Version::V6 };
+                let vtep = settings.vtep.as_ref();
+                if let Some(around) = vtep.and_then(|vtep| Vxlan::new(vtep, vtep_mac, version)) {
+                    self.emit_probe(&around, fib, settings, id, probe);
+                }
+            }
+        }
+    }
+
+    fn emit_probe<E: Encapsulate>(
+        &mut self,
+        around: &E,
+        fib: &Fib,
+        settings: &Settings,
+        id: AdjacencyId,
+        probe: &Probe,
+    ) {
+        let (endpoint, inner_len) =
+            (fib.adjacency(id).parameters.endpoint, usize::from(probe.size_bytes));
+        let passage = Passage { df: OuterDf::Probed, purpose: Purpose::Probe };
+        for path in 0..self.batch.paths() {
+            let queue = self.batch.queue_for(&endpoint, path);
+            let number = (self.worker * self.batch.paths() + path) as u16;
+            let Some(slot) = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL) else { return };
+            if !probe.emit(settings, number, &mut slot[E::HEAD..E::HEAD + inner_len]) {
+                return;
+            }
+            let len = around.finish(slot);
+            self.batch.push(queue, id, endpoint, passage, inner_len, len);
         }
     }
 

@@ -21,6 +21,7 @@ use tunneld_wire::{ip, ipv4};
 
 use crate::data_thread::Surroundings;
 use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets};
+use crate::errands::Errands;
 use crate::event::Events;
 use crate::inbound::InboundDuty;
 use crate::offloads::Offloads;
@@ -71,6 +72,7 @@ struct Host {
     pulse: Pulse,
     events: Events,
     offloads: Offloads,
+    errands: Errands,
 }
 
 impl Host {
@@ -94,12 +96,13 @@ impl Host {
             pulse: Pulse::new().unwrap(),
             events: Events::new().unwrap(),
             offloads: Offloads::all_on(),
+            errands: Errands::default(),
         }
     }
 
     fn surroundings(&self) -> Surroundings<'_> {
-        let Self { descriptors, pulse, events, offloads, .. } = self;
-        Surroundings { descriptors, pulse, events, offloads }
+        let Self { descriptors, pulse, events, offloads, errands, .. } = self;
+        Surroundings { descriptors, pulse, events, offloads, errands }
     }
 }
 

@@ -13,6 +13,7 @@ use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 
 use crate::descriptor::Descriptors;
+use crate::errands::Errands;
 use crate::event::Events;
 use crate::inbound::InboundDuty;
 use crate::offloads::Offloads;
@@ -28,6 +29,7 @@ pub(crate) struct DataThread {
     pub(crate) pulse: Arc<Pulse>,
     pub(crate) events: Arc<Events>,
     pub(crate) offloads: Arc<Offloads>,
+    pub(crate) errands: Arc<Errands>,
 }
 
 /// What both duties of a thread share.
@@ -37,6 +39,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) pulse: &'a Pulse,
     pub(crate) events: &'a Events,
     pub(crate) offloads: &'a Offloads,
+    pub(crate) errands: &'a Errands,
 }
 
 /// What a look found.
@@ -52,12 +55,13 @@ pub(crate) enum Found {
 impl DataThread {
     /// Runs until it is told to stop, or until the device or a socket fails for good.
     pub(crate) fn run(self) -> Result<(), Errno> {
-        let Self { descriptors, outbound, inbound, pulse, events, offloads } = self;
+        let Self { descriptors, outbound, inbound, pulse, events, offloads, errands } = self;
         let surroundings = Surroundings {
             descriptors: &descriptors,
             pulse: &pulse,
             events: &events,
             offloads: &offloads,
+            errands: &errands,
         };
         let mut outbound = outbound.map(|(core, fibs)| OutboundDuty::new(surroundings, core, fibs));
         let mut inbound = inbound.map(|(core, fibs)| InboundDuty::new(surroundings, core, fibs));
@@ -67,10 +71,11 @@ impl DataThread {
         let sockets = waited.len();
         waited.extend(outbound.iter().map(OutboundDuty::device));
 
-        while let Some(ready) = pulse.wait_readable(&waited)? {
+        let sends = outbound.is_some();
+        while let Some(ready) = pulse.wait_readable(&waited, || sends && errands.any())? {
             let (of_sockets, of_device) = ready.split_at(sockets);
             inbound.iter_mut().for_each(|inbound| inbound.note(of_sockets));
-            let mut look_out = !of_device[0].is_empty();
+            let mut look_out = !of_device[0].is_empty() || errands.any();
             let mut look_in = true;
             while (look_out || look_in) && pulse.mode() == Mode::Run {
                 let sent = match &mut outbound {

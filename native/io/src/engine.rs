@@ -13,10 +13,12 @@ use tunneld_core::drop_reason::DropReason;
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::packet_sizes::PacketSizes;
+use tunneld_core::probe::Probe;
 use tunneld_core::transaction::{Change, Tables};
 
 use crate::data_thread::DataThread;
 use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets, duplicate};
+use crate::errands::Errands;
 use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::lane::{Duty, Lane};
@@ -41,11 +43,12 @@ struct Control {
     workers: Vec<Descriptors>,
 }
 
-/// What one worker counts in either direction.
+/// What one worker counts in either direction, and what it is to send.
 #[derive(Default)]
 struct Tally {
     outbound: Arc<WorkerCounters>,
     inbound: Arc<WorkerCounters>,
+    errands: Arc<Errands>,
 }
 
 /// A data path. Dropping it stops the threads.
@@ -165,6 +168,7 @@ impl Engine {
             pulse: Arc::clone(&lane.pulse),
             events: Arc::clone(&self.events),
             offloads: Arc::clone(&self.offloads),
+            errands: Arc::clone(&tally.errands),
         };
         lane.spawn(&self.events, move || thread.run())
     }
@@ -262,6 +266,37 @@ impl Engine {
         control.publisher.collect();
         let adjacencies = control.tables.adjacencies();
         adjacencies.map(|(name, _, counters)| (name.to_owned(), counters.read())).collect()
+    }
+
+    /// Returns the names of the adjacencies that were sent to, for use, since the last call.
+    pub fn take_used(&self) -> Vec<String> {
+        let control = self.control();
+        let used = control.tables.adjacencies().filter(|(_, _, counters)| counters.take_use());
+        used.map(|(name, _, _)| name.to_owned()).collect()
+    }
+
+    /// Sends a probe by every socket that leads to the peer. Returns how many answers are to be
+    /// expected, with numbers below that; none where it cannot be sent now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Phase`] before the start and after the end.
+    pub fn probe(&self, probe: Probe) -> Result<usize, Error> {
+        let control = self.control();
+        match control.phase {
+            Phase::Running(_) => {}
+            Phase::New => return Err(Error::Phase { call: "probe", is: "new" }),
+            Phase::Stopped => return Err(Error::Phase { call: "probe", is: "stopped" }),
+        }
+        let paths = control.workers.first().map_or(0, |worker| worker.underlay.paths());
+        if !self.tallies.iter().all(|tally| tally.errands.add(probe)) {
+            return Ok(0);
+        }
+        self.lanes
+            .iter()
+            .filter(|lane| lane.duty != Duty::Inbound)
+            .for_each(|lane| lane.pulse.nudge());
+        Ok(paths * self.tallies.len())
     }
 
     /// Returns how many packets each reason cost.

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
+use tunneld_core::probe::Answer;
+
 use crate::error::Error;
 use crate::lane::Duty;
 use crate::offload::Offload;
@@ -29,6 +31,8 @@ pub enum Event {
         /// Largest IP packet the path takes, as the kernel says; `None`: it does not say.
         path_mtu_bytes: Option<u32>,
     },
+    /// A peer answered a probe.
+    ProbeAnswered(Answer),
     /// The kernel refuses what it had said it can; the data path does without for a while. Of the
     /// paths to peers, the first one.
     OffloadLost {

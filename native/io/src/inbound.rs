@@ -19,6 +19,7 @@ use tunneld_core::segmentation::Segmentation;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
 use crate::data_thread::{Found, Surroundings};
+use crate::event::Event;
 use crate::mmsg::Receiver;
 use crate::offload::Offload;
 use crate::publish::FibReader;
@@ -86,6 +87,9 @@ impl<'a> InboundDuty<'a> {
             }
             inbound.set_coalescing(device.kinds());
             take(receiver, batch.count, inbound, fib);
+            for answer in inbound.answers().drain() {
+                surroundings.events.push(Event::ProbeAnswered(answer));
+            }
             device.deliver(receiver.memory(), inbound, fib)?;
             raw_icmp::send(&surroundings.descriptors.icmp, inbound.replies(), inbound.counters());
             inbound.clear();

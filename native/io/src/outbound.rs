@@ -77,6 +77,12 @@ impl<'a> OutboundDuty<'a> {
             refusals: &mut self.refusals,
             meanwhile,
         };
+        if self.surroundings.errands.any() {
+            for probe in self.surroundings.errands.take() {
+                self.outbound.probe(fib, &probe);
+            }
+            exit.flush(&mut self.outbound, fib)?;
+        }
         let found = fill(&mut self.reader, &mut self.outbound, fib, &mut exit)?;
         exit.flush(&mut self.outbound, fib)?;
         Ok(found)

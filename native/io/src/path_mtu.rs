@@ -13,9 +13,6 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use rustix::io::Errno;
 use tunneld_core::adjacency::OuterDf;
 
-/// What every link of IPv6 carries: fragments of this size pass everywhere.
-const IPV6_MIN_MTU: libc::c_int = 1_280;
-
 /// How a socket goes about the MTU of paths.
 pub(crate) struct Discovery<'a> {
     pub(crate) socket: &'a OwnedFd,
@@ -44,9 +41,6 @@ impl Discovery<'_> {
         if self.is_ipv4 {
             return self.set_option(libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, ipv4);
         }
-        // Routers do not fragment IPv6: where the path is not known, only the least is safe.
-        let size = if df == OuterDf::Clear { IPV6_MIN_MTU } else { 0 };
-        self.set_option(libc::IPPROTO_IPV6, libc::IPV6_MTU, size)?;
         self.set_option(libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, ipv6)
     }
 

@@ -97,9 +97,18 @@ impl Pulse {
         self.beats.read()
     }
 
-    /// Waits until one of `fds` is readable, through any pauses. Returns what each is, or `None`
-    /// to stop.
-    pub(crate) fn wait_readable(&self, fds: &[BorrowedFd<'_>]) -> Result<Option<Ready>, Errno> {
+    /// Ends a wait, for the thread to look whether it has something to do.
+    pub(crate) fn nudge(&self) {
+        signal(&self.wake);
+    }
+
+    /// Waits until one of `fds` is readable or `has_errand` holds, through any pauses. Returns what
+    /// each is, or `None` to stop. Who makes `has_errand` hold nudges.
+    pub(crate) fn wait_readable(
+        &self,
+        fds: &[BorrowedFd<'_>],
+        has_errand: impl Fn() -> bool,
+    ) -> Result<Option<Ready>, Errno> {
         loop {
             self.beat();
             let fds = match self.mode() {
@@ -108,7 +117,8 @@ impl Pulse {
                 Mode::Run => fds,
             };
             let ready = self.poll(fds.iter().map(|fd| (*fd, PollFlags::IN)), &BEAT)?;
-            if ready.iter().any(|ready| !ready.is_empty()) && self.mode() == Mode::Run {
+            let is_due = has_errand() || ready.iter().any(|ready| !ready.is_empty());
+            if is_due && self.mode() == Mode::Run {
                 return Ok(Some(ready));
             }
         }

@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use tunneld_io::Offload;
+use tunneld_io::{Offload, Probe};
 
 use crate::{EngineError, change, readings};
 
@@ -55,6 +55,21 @@ impl Engine {
     /// Returns a reading of all counters; they only rise.
     fn counters<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         readings::counters(py, &self.0)
+    }
+
+    /// Returns the names of the adjacencies that were sent to, for use, since the last call.
+    fn take_used(&self, py: Python<'_>) -> Vec<String> {
+        py.detach(|| self.0.take_used())
+    }
+
+    /// Sends a probe by every socket that leads to the peer; returns how many answers to expect.
+    fn probe(&self, destination: &str, size_bytes: u16, token: u64) -> PyResult<usize> {
+        let Ok(destination) = destination.parse() else {
+            return Err(EngineError::new_err(format!(
+                "engine: probe to {destination:?}, expected an IP address"
+            )));
+        };
+        self.0.probe(Probe { destination, size_bytes, token }).map_err(to_py)
     }
 
     /// Switches an offload on or off while packets move.

@@ -5,7 +5,7 @@ use pyo3::types::{PyDict, PyList};
 use tunneld_core::adjacency::Encapsulation;
 use tunneld_core::counters::AdjacencyReading;
 use tunneld_core::fib::Vtep;
-use tunneld_io::{Duty, Engine, Event, Heartbeat, Snapshot};
+use tunneld_io::{Answer, Duty, Engine, Event, Heartbeat, Snapshot};
 
 pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Bound<'py, PyDict>> {
     let adjacencies = PyList::empty(py);
@@ -99,6 +99,8 @@ fn adjacency<'py>(py: Python<'py>, reading: &AdjacencyReading) -> PyResult<Bound
 
 pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyDict>> {
     let item = PyDict::new(py);
+    item.set_item("token", py.None())?;
+    item.set_item("path", py.None())?;
     match event {
         Event::PathMtu { adjacency, size_bytes, path_mtu_bytes } => {
             item.set_item("kind", "path_mtu")?;
@@ -106,6 +108,15 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
             item.set_item("size_bytes", size_bytes)?;
             item.set_item("path_mtu_bytes", path_mtu_bytes)?;
             item.set_item("detail", "the underlay refused a datagram for its size")?;
+        }
+        Event::ProbeAnswered(Answer { token, path }) => {
+            item.set_item("kind", "probe_answered")?;
+            item.set_item("adjacency", py.None())?;
+            item.set_item("size_bytes", py.None())?;
+            item.set_item("path_mtu_bytes", py.None())?;
+            item.set_item("token", token)?;
+            item.set_item("path", path)?;
+            item.set_item("detail", "a peer answered a probe")?;
         }
         Event::OffloadLost { offload, errno, adjacency } => {
             item.set_item("kind", "offload_lost")?;

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod echo;
 pub mod ecn;
 pub mod ethernet;
 pub mod icmp;

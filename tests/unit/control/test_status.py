@@ -128,6 +128,7 @@ def test_document_of_a_host_with_one_peer() -> None:
                         "encapsulation": "raw",
                         "endpoint": "192.0.2.12",
                         "mtu_bytes": 1472,
+                        "path_mtu": None,
                         "last_rx": "2026-08-14T09:29:59.500Z",
                         "tx_bytes": 252,
                         "rx_bytes": 168,

@@ -91,7 +91,7 @@ class Node:
             None if families == "ipv4" else OWN.ipv6,
         )
         self.own = Lease(key=key, attributes=backend.attributes(HERE), grant_id=1)
-        self.path_mtus = PathMtus(here=HERE, overhead_bytes=backend.overhead_bytes)
+        self.path_mtus = PathMtus(overhead_bytes=backend.overhead_bytes)
         self.desired = Desired(
             config=config,
             backend=backend,

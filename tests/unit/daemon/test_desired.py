@@ -7,7 +7,6 @@ from typing import Literal
 
 import pytest
 
-from tests.support.netns import Rig, inside
 from tests.unit.backend.values import Family
 from tests.unit.daemon.node import A_V6, A, B, MakeNode, lease, targets, to_peers
 from tunneld.fib.state import Route
@@ -102,16 +101,6 @@ def test_alloc_reaches_nobody_and_finds_no_fault(node: MakeNode) -> None:
     assert state.host.subnet_env is not None
 
 
-def test_adjacency_is_found_by_the_name_the_engine_reports(node: MakeNode) -> None:
-    host = node()
-    host.holds(lease(2))
-    found = host.desired.by_name("fd00:10:5:2::/64")
-    assert found is not None
-    assert found.endpoint == ip_address("fd99::12")
-    assert host.desired.by_name("10.5.9.0/24") is None
-    assert host.desired.by_name(None) is None
-
-
 def test_mtu_of_the_underlay_is_followed(node: MakeNode) -> None:
     host = node()
     changes: list[None] = []
@@ -124,24 +113,17 @@ def test_mtu_of_the_underlay_is_followed(node: MakeNode) -> None:
     assert {one.mtu_bytes for one in state.engine.adjacencies.values()} == {1330}
 
 
-@pytest.mark.root
 def test_narrow_path_lowers_the_adjacency_and_gives_the_peer_a_route_that_says_so(
-    node: MakeNode, rig: Rig
+    node: MakeNode,
 ) -> None:
-    space = rig.namespace("host")
-    for address in ("10.99.0.11/32", "10.99.0.12/32"):
-        space.run("ip", "address", "add", address, "dev", "lo")
-    space.run("ip", "link", "set", "lo", "mtu", "1300")
     host = node(families="ipv4")
     host.holds(lease(2, families="ipv4"))
-    adjacency = host.desired.by_name("10.5.2.0/24")
-    assert adjacency is not None
-    with inside(space):
-        host.path_mtus.refused(adjacency, 1300)
+    host.path_mtus.refused("10.5.2.0/24", 1300)
     state = host.holds(lease(2, families="ipv4"))
-    assert state.engine.adjacencies["10.5.2.0/24"].mtu_bytes == 1250
+    adjacency = state.engine.adjacencies["10.5.2.0/24"]
+    assert adjacency.mtu_bytes == 1250
     assert Route(destination=A, kind="overlay", mtu_bytes=1250) in state.host.routes
-    assert host.desired.by_name("10.5.2.0/24") == state.engine.adjacencies["10.5.2.0/24"]
+    assert host.desired.path_state(adjacency) == "searching"
 
 
 def test_firewall_knows_the_device_that_was_opened(node: MakeNode) -> None:

@@ -1,26 +1,22 @@
-"""Paths that carry less than the link, as the kernel learns of them, in both families."""
+"""Paths that carry less than the link: what probes and the kernel's word make of adjacencies."""
 
 from __future__ import annotations
 
-import logging
-from contextlib import closing
-from dataclasses import replace
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from tests.support.narrow_path import FAR, FAR_V6, NEAR, NEAR_V6, narrow_path
-from tests.support.netns import Namespace, Rig, inside
-from tests.support.wait import wait_until
-from tests.unit.backend.values import HERE, PEER_MAC, backend
-from tunneld.backend.base import Adjacency, Reach
+from tests.unit.backend.values import PEER_MAC, backend
+from tunneld.backend.base import Adjacency, OuterDf, Reach
 from tunneld.daemon.path_mtu import PathMtus
-from tunneld.host.path_mtu import path_mtu
-from tunneld.host.sockets import open_underlay_sockets
+from tunneld.errors import EngineError, HostError
 from tunneld.lease.model import IPAddress, IPNetwork
 
-pytestmark = pytest.mark.root
-
+FAR, FAR_V6 = ip_address("198.51.100.2"), ip_address("2001:db8:2::2")
 SUBNET, SUBNET_V6 = ip_network("10.5.2.0/24"), ip_network("fd00:10:5:2::/64")
 
 
@@ -36,94 +32,146 @@ REACHES: dict[IPNetwork, Reach] = {
 }
 
 
-@pytest.fixture
-def narrow(rig: Rig) -> Namespace:
-    """A host behind a router whose other link carries 1,400 bytes."""
-    return narrow_path(rig)
+@dataclass
+class Paths:
+    """Stands in for the engine: paths that carry so much, to peers that are all in use."""
+
+    mtus: PathMtus
+    carries: Mapping[IPAddress, int]
+    """By overlay address; a peer that is not there does not answer."""
+    used: list[str]
+    sent: list[IPAddress] = field(default_factory=list)
+    refuses: bool = False
+
+    def take_used(self) -> list[str]:
+        return self.used
+
+    def probe(self, destination: IPAddress, size_bytes: int, token: int) -> int:
+        if self.refuses:
+            raise EngineError("engine: probe, but it is stopped")
+        self.sent.append(destination)
+        if size_bytes <= self.carries.get(destination, 0):
+            loop = asyncio.get_running_loop()
+            for socket in range(2):
+                loop.call_soon(self.mtus.answered, token, socket)
+        return 2
 
 
-def path_mtus() -> tuple[PathMtus, list[None]]:
-    here = replace(HERE, address=NEAR, address_v6=NEAR_V6)
-    made = PathMtus(here=here, overhead_bytes=backend("vxlan", "dual").overhead_bytes)
+def path_mtus(route_mtu: int | None = None) -> tuple[PathMtus, list[None]]:
+    async def ask(_: IPAddress) -> int | None:
+        if route_mtu == 0:
+            raise HostError("no route")
+        return route_mtu
+
+    made = PathMtus(overhead_bytes=backend("vxlan", "dual").overhead_bytes, route_mtu=ask)
     changes: list[None] = []
     made.on_change = lambda: changes.append(None)
     return made, changes
 
 
-def learn(endpoint: IPAddress, source: IPAddress) -> None:
-    """Sends a datagram of 1,500 bytes, so that the router answers it."""
-    (worker,) = open_underlay_sockets([source], 8472, 1)
-    (opened,) = worker.ipv4 or worker.ipv6
-    with closing(worker):
-        opened.sendto(bytes(1500 - 48), (str(endpoint), 8472))
-        wait_until(lambda: path_mtu(source, endpoint, 8472) == 1400, what="the learned MTU")
-
-
-def mtus(limited: dict[IPNetwork, Reach]) -> dict[IPNetwork, int]:
+def held(made: PathMtus) -> dict[IPNetwork, tuple[int, OuterDf]]:
     return {
-        prefix: reach.adjacency.mtu_bytes
-        for prefix, reach in limited.items()
+        prefix: (reach.adjacency.mtu_bytes, reach.adjacency.outer_df)
+        for prefix, reach in made.limit(REACHES).items()
         if reach.adjacency is not None
     }
 
 
-def test_each_family_loses_what_its_own_headers_take(narrow: Namespace) -> None:
-    with inside(narrow):
-        found, changes = path_mtus()
-        assert mtus(found.limit(REACHES)) == {SUBNET: 1430, SUBNET_V6: 1430}
-        learn(FAR, NEAR)
-        found.refused(to(FAR), None)
-        assert mtus(found.limit(REACHES)) == {SUBNET: 1350, SUBNET_V6: 1430}
-        learn(FAR_V6, NEAR_V6)
-        found.refused(to(FAR_V6), None)
-        assert mtus(found.limit(REACHES)) == {SUBNET: 1350, SUBNET_V6: 1330}
-        assert len(changes) == 2
-        found.refused(to(FAR), None)
-        assert len(changes) == 2
-        # Forgotten by the kernel, the path is as wide as the link again.
-        narrow.run("ip", "route", "flush", "cache")
-        found.refused(to(FAR), None)
-        assert mtus(found.limit(REACHES)) == {SUBNET: 1430, SUBNET_V6: 1330}
+def run_until(made: PathMtus, wanted: Mapping[IPNetwork, tuple[int, OuterDf]]) -> None:
+    """Probes until that is held."""
+
+    async def main() -> None:
+        reached = asyncio.Event()
+
+        def look() -> None:
+            if held(made) == wanted:
+                reached.set()
+
+        made.on_change = look
+        look()
+        running = asyncio.create_task(made.run())
+        try:
+            async with asyncio.timeout(30):
+                await reached.wait()
+        finally:
+            running.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    asyncio.run(main())
 
 
-@pytest.mark.parametrize(("path_bytes", "inner"), [(1351, 1281), (1350, 1280), (1349, 1280)])
-def test_mtu_inside_never_falls_below_the_least_of_ipv6(
-    narrow: Namespace, path_bytes: int, inner: int
+def test_word_of_the_kernel_lowers_each_family_by_its_own_headers() -> None:
+    found, changes = path_mtus()
+    assert held(found) == {SUBNET: (1430, "kernel"), SUBNET_V6: (1430, "kernel")}
+    found.refused(str(SUBNET), 1400)
+    assert held(found) == {SUBNET: (1350, "kernel"), SUBNET_V6: (1430, "kernel")}
+    found.refused(str(SUBNET_V6), 1400)
+    assert held(found) == {SUBNET: (1350, "kernel"), SUBNET_V6: (1330, "kernel")}
+    assert len(changes) == 2
+    found.refused(str(SUBNET), 1400)
+    found.refused("10.5.99.0/24", 1400)
+    found.refused(None, 1400)
+    found.refused(str(SUBNET), None)
+    assert len(changes) == 2
+
+
+def test_narrow_path_without_icmp_is_found_by_probes() -> None:
+    found, _ = path_mtus()
+    carries = {SUBNET.network_address: 1350, SUBNET_V6.network_address: 1200}
+    found.limit(REACHES)
+    found.prober = Paths(found, carries, [str(SUBNET), str(SUBNET_V6), "10.5.99.0/24"])
+    # Packets of IPv6 may not be told less than 1,280 bytes: they leave in fragments beyond it.
+    run_until(found, {SUBNET: (1350, "kernel"), SUBNET_V6: (1200, "kernel")})
+    assert {found.state_of(to(FAR)), found.state_of(to(FAR_V6))} == {"found"}
+
+
+def test_only_peers_in_use_are_probed_and_silent_ones_get_fragments() -> None:
+    found, _ = path_mtus()
+    found.limit(REACHES)
+    found.prober = paths = Paths(found, {}, [str(SUBNET)])
+    run_until(found, {SUBNET: (1430, "clear"), SUBNET_V6: (1430, "kernel")})
+    assert set(paths.sent) == {SUBNET.network_address}
+    assert (found.state_of(to(FAR)), found.state_of(to(FAR_V6))) == ("silent", "unknown")
+
+
+def test_forged_word_of_the_kernel_is_refuted() -> None:
+    found, _ = path_mtus()
+    found.limit(REACHES)
+    found.prober = Paths(found, {SUBNET.network_address: 1430}, [])
+    found.refused(str(SUBNET), 552)
+    assert held(found)[SUBNET] == (502, "kernel")
+    run_until(found, {SUBNET: (1430, "probed"), SUBNET_V6: (1430, "kernel")})
+
+
+@pytest.mark.parametrize(
+    ("route_mtu", "expected"), [(1300, (1250, "kernel")), (0, (1430, "probed"))]
+)
+def test_mtu_of_the_operators_route_is_kept_to(
+    route_mtu: int, expected: tuple[int, OuterDf]
 ) -> None:
-    route = ("ip", "-6", "route", "add", f"{FAR_V6}", "via", "2001:db8:1::ff")
-    narrow.run(*route, "mtu", str(path_bytes))
-    with inside(narrow):
-        found, _ = path_mtus()
-        found.refused(to(FAR_V6), None)
-        assert mtus(found.limit(REACHES))[SUBNET_V6] == inner
+    found, _ = path_mtus(route_mtu)
+    found.limit(REACHES)
+    found.prober = Paths(found, {SUBNET.network_address: 1430}, [])
+    found.refused(str(SUBNET), 1300)
+    run_until(found, {SUBNET: expected, SUBNET_V6: (1430, "kernel")})
+    found.prober.used.append(str(SUBNET))
+    run_until(found, {SUBNET: expected, SUBNET_V6: (1430, "kernel")})
 
 
-def test_path_too_narrow_for_ipv6_is_told_and_left_at_the_least(
-    narrow: Namespace, caplog: pytest.LogCaptureFixture
-) -> None:
-    route = ("ip", "-6", "route", "replace", f"{FAR_V6}", "via", "2001:db8:1::ff")
-    narrow.run(*route, "mtu", "1350")
-    with inside(narrow), caplog.at_level(logging.WARNING, "tunneld.daemon"):
-        found, _ = path_mtus()
-        found.refused(to(FAR_V6), None)
-        assert caplog.text == "", "vxlan takes 70 bytes of it: 1,280 fit"
-        narrow.run(*route, "mtu", "1300")
-        found.refused(to(FAR_V6), None)
-        assert mtus(found.limit(REACHES))[SUBNET_V6] == 1280
-    assert "too narrow" in caplog.text
-    # With IPv4 the least is 68 bytes, and the path is wide enough.
-    assert mtus(found.limit(REACHES))[SUBNET] == 1430
+def test_engine_that_has_stopped_is_no_fault() -> None:
+    found, _ = path_mtus()
+    found.limit(REACHES)
+    found.prober = Paths(found, {}, [str(SUBNET)], refuses=True)
+    run_until(found, {SUBNET: (1430, "clear"), SUBNET_V6: (1430, "kernel")})
 
 
-def test_endpoint_without_a_route_keeps_what_is_known(narrow: Namespace) -> None:
-    with inside(narrow):
-        found, changes = path_mtus()
-        learn(FAR, NEAR)
-        found.refused(to(FAR), None)
-        narrow.run("ip", "route", "del", "default")
-        found.refused(to(FAR), None)
-        assert mtus(found.limit(REACHES))[SUBNET] == 1350
-        assert len(changes) == 1
+def test_peer_that_is_gone_is_forgotten() -> None:
+    found, _ = path_mtus()
+    found.limit(REACHES)
+    found.refused(str(SUBNET), 1400)
+    found.limit({})
+    assert held(found)[SUBNET] == (1430, "kernel")
 
 
 def test_what_has_no_adjacency_is_left_alone() -> None:

@@ -153,6 +153,23 @@ class Netlink(Channel):
         )
         return messages.route(found[0])
 
+    async def configured_mtu(self, destination: IPAddress) -> int | None:
+        """Returns the MTU that somebody has given the route to `destination`; None: nobody has.
+
+        What the kernel has learned of the path is not that: it runs out.
+
+        Raises:
+            HostError: there is no route.
+        """
+        found = await self._dump(
+            f"find a route to {destination}",
+            self._ip.route,
+            "get",
+            dst=str(destination),
+            family=FAMILIES[destination.version],
+        )
+        return messages.configured_mtu(found[0])
+
     async def neighbours(self, index: int, family: Family) -> list[NeighbourEntry]:
         """Returns a device's permanent neighbour entries."""
         body = wire.neighbours_request(index, family)

@@ -12,6 +12,7 @@ use tunneld_wire::{ip, ipv4};
 
 use super::*;
 use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets};
+use crate::errands::Errands;
 use crate::event::{Event, Events};
 use crate::offloads::Offloads;
 use crate::pulse::{Mode, Pulse};
@@ -50,6 +51,7 @@ struct Refusing {
     pulse: Pulse,
     events: Events,
     offloads: Offloads,
+    errands: Errands,
 }
 
 impl Refusing {
@@ -61,12 +63,13 @@ impl Refusing {
         let icmp = Icmp { ipv4: None, ipv6: None };
         let descriptors = Descriptors { tun: near, underlay, icmp };
         let (pulse, events) = (Pulse::new().unwrap(), Events::new().unwrap());
-        Self { descriptors, far, pulse, events, offloads: Offloads::all_on() }
+        let (offloads, errands) = (Offloads::all_on(), Errands::default());
+        Self { descriptors, far, pulse, events, offloads, errands }
     }
 
     fn device(&self) -> Device<'_> {
-        let Self { descriptors, pulse, events, offloads, .. } = self;
-        Device(Surroundings { descriptors, pulse, events, offloads })
+        let Self { descriptors, pulse, events, offloads, errands, .. } = self;
+        Device(Surroundings { descriptors, pulse, events, offloads, errands })
     }
 
     /// Delivers a batch; returns the packets the device took.
@@ -74,7 +77,7 @@ impl Refusing {
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
                 let mut packets = Vec::new();
-                while self.pulse.wait_readable(&[self.far.as_fd()]).unwrap().is_some() {
+                while self.pulse.wait_readable(&[self.far.as_fd()], || false).unwrap().is_some() {
                     self.drain(&mut packets);
                 }
                 self.drain(&mut packets);
