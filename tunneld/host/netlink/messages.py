@@ -169,6 +169,15 @@ def address(message: Message) -> Address:
     )
 
 
+def configured_mtu(message: Message) -> int | None:
+    """Returns the MTU that somebody has given a route; None: nobody has, or it was learned."""
+    metrics = message.get_attr("RTA_METRICS")
+    cache = message.get_attr("RTA_CACHEINFO")
+    mtu_bytes: int | None = metrics.get_attr("RTAX_MTU") if metrics is not None else None
+    is_learned = cache is not None and cache["rta_expires"] != 0
+    return mtu_bytes if mtu_bytes and not is_learned else None
+
+
 def route(message: Message) -> KernelRoute:
     """Returns what a RTM_NEWROUTE says."""
     any_address = "::" if message["family"] == AF_INET6 else "0.0.0.0"  # noqa: S104 - default route
@@ -192,55 +201,3 @@ def route(message: Message) -> KernelRoute:
         mtu_bytes=(metrics.get_attr("RTAX_MTU") or 0) if metrics is not None else 0,
         hops=tuple(hop["oif"] for hop in multipath),
     )
-
-
-def configured_mtu(message: Message) -> int | None:
-    """Returns the MTU that somebody has given a route; None: nobody has, or it was learned."""
-    metrics = message.get_attr("RTA_METRICS")
-    cache = message.get_attr("RTA_CACHEINFO")
-    mtu_bytes = metrics.get_attr("RTAX_MTU") if metrics is not None else None
-    is_learned = cache is not None and cache["rta_expires"] != 0
-    return mtu_bytes if mtu_bytes and not is_learned else None
-
-
-def route_request(wanted: KernelRoute) -> dict[str, Any]:
-    """Returns the request that adds, replaces or removes a route of the main table."""
-    request: dict[str, Any] = {
-        "family": FAMILIES[wanted.destination.version],
-        "dst": str(wanted.destination),
-        "type": wanted.type,
-        "proto": wanted.protocol,
-        "priority": wanted.metric,
-        "scope": wanted.scope,
-        "table": MAIN_TABLE,
-    }
-    if wanted.oif is not None and wanted.type != RTN_UNREACHABLE:
-        request["oif"] = wanted.oif
-    if wanted.gateway is not None:
-        request["gateway"] = str(wanted.gateway)
-    if wanted.onlink:
-        request["flags"] = _RTNH_F_ONLINK
-    if wanted.source is not None:
-        request["prefsrc"] = str(wanted.source)
-    if wanted.mtu_bytes:
-        request["metrics"] = {"mtu": wanted.mtu_bytes}
-    return request
-
-
-def neighbour(message: Message) -> NeighbourEntry | None:
-    """Returns what a RTM_NEWNEIGH says; None for an entry that is not permanent."""
-    mac = message.get_attr("NDA_LLADDR")
-    found = message.get_attr("NDA_DST")
-    if not message["state"] & NUD_PERMANENT or mac is None or found is None:
-        return None
-    return NeighbourEntry(index=message["ifindex"], address=ip_address(found), mac=MacAddress(mac))
-
-
-def bridge_entry(message: Message) -> BridgeEntry | None:
-    """Returns what a RTM_NEWNEIGH of family AF_BRIDGE says of a permanent entry; else None."""
-    mac = message.get_attr("NDA_LLADDR")
-    endpoint = message.get_attr("NDA_DST")
-    permanent = message["state"] & NUD_PERMANENT
-    if not permanent or not message["flags"] & NTF_SELF or mac is None or endpoint is None:
-        return None
-    return BridgeEntry(index=message["ifindex"], mac=MacAddress(mac), endpoint=ip_address(endpoint))
