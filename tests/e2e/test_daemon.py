@@ -173,6 +173,22 @@ def test_a_smaller_underlay_mtu_takes_effect_at_once(network: Network) -> None:
     assert " mtu 1372 " in first.space.run("ip", "link", "show", "flannel0")
 
 
+def test_an_operator_switches_an_offload_while_packets_move(network: Network) -> None:
+    first, second = _both(network)
+    before = first.status()["offloads"]
+    assert first.ctl("offload", "udp_gso", "off").stdout == "udp_gso: off\n"
+    assert first.status()["offloads"] == {**before, "udp_gso": "off"}
+    assert "udp_gso: off\n" in first.ctl("offload").stdout
+    assert pings(first, second)
+    unknown = first.ctl("offload", "warp", "on")
+    assert unknown.returncode == 1
+    assert 'offload "warp" is not known, expected one of tun_tso' in unknown.stderr
+    half = first.ctl("offload", "udp_gso")
+    assert half.returncode == 2
+    assert "expected 'on' or 'off'" in half.stderr
+    assert first.ctl("offload", "udp_gso", "on").stdout == "udp_gso: on\n"
+
+
 def test_leave_gives_the_lease_back_and_ends_the_daemon(network: Network) -> None:
     first, second = _both(network)
     key, subnet = first.lease_key, str(first.subnet)

@@ -112,6 +112,33 @@ def test_a_refused_train_falls_back_and_loses_nothing(space: Namespace, refusal:
         assert host.engine.offloads()["udp_gso"] == "on"
 
 
+def test_what_a_path_refused_is_tried_again_by_itself(
+    space: Namespace, peer_socket: PeerSocket
+) -> None:
+    peer = peer_socket("127.0.0.2")
+    with inside(space):
+        underlay = socket_without_checksums()
+    with underlay.dup() as same, Host(space, network(), underlay=[underlay]) as host:
+        header, packet = tcp_super_packet(numbered(10_000), 1_000)
+        host.write(packet, header)
+        got = [peer.recv(70_000) for _ in range(10)]
+        state = "fallback: Invalid argument (os error 22), to 1 peer"
+        wait_until(lambda: host.engine.offloads()["udp_gso"] == state, what=state)
+        [event] = host.engine.drain_events()
+        assert (event["kind"], event["adjacency"]) == ("offload_lost", "b")
+        same.setsockopt(socket.SOL_SOCKET, SO_NO_CHECK, 0)
+
+        def is_back() -> bool:
+            host.write(packet, header)
+            assert [peer.recv(70_000) for _ in range(10)] == got
+            return host.engine.offloads()["udp_gso"] == "on"
+
+        wait_until(is_back, what="trains to b")
+        [event] = host.engine.drain_events()
+        assert (event["kind"], event["detail"]) == ("offload_back", "udp_gso")
+        assert host.drops() == {}
+
+
 def test_emsgsize_mid_train_lowers_the_adjacencys_mtu_and_keeps_gso(rig_space: Namespace) -> None:
     rig_space.run("ip", "link", "set", "lo", "mtu", "1300")
     with inside(rig_space):

@@ -22,6 +22,7 @@ SUMMARIES: Final[Mapping[str, str]] = {
     "network": "show, set or check the network config: get, set FILE, check FILE",
     "status": "this host's lease, peers, counters and drops",
     "leases": "all leases of the network",
+    "offload": "switch an offload of the data path: NAME on|off",
     "leave": "give up this host's lease and stop its daemon",
     "docker": "Docker on the leased subnet: network NAME, check",
     "docker-opts": "options of dockerd, as flannel's mk-docker-opts writes them",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ class NotRunningError(ControlError):
     """No daemon listens on the control socket."""
 
 
-def request(path: Path, op: str, *, timeout_s: float = 10.0) -> Any:  # noqa: ANN401 - by operation
+def request(
+    path: Path, op: str, arguments: Mapping[str, Any] | None = None, *, timeout_s: float = 10.0
+) -> Any:  # noqa: ANN401 - by operation
     """Returns the daemon's answer to an operation.
 
     Raises:
@@ -28,7 +31,7 @@ def request(path: Path, op: str, *, timeout_s: float = 10.0) -> Any:  # noqa: AN
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(timeout_s)
             connection.connect(str(path))
-            connection.sendall(json.dumps({"op": op}).encode() + b"\n")
+            connection.sendall(json.dumps({"op": op, **(arguments or {})}).encode() + b"\n")
             line = connection.makefile("rb").readline()
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise NotRunningError(

@@ -1,8 +1,9 @@
 """The control socket: a Unix socket on which the daemon answers the command line.
 
-A request is one line of JSON, `{"op": "status"}`; so is the reply, `{"ok": true, "result": ...}` or
-`{"ok": false, "error": "..."}`. A connection may carry several. Only the daemon's user may
-connect (mode 0600). What the operations do is the daemon's business.
+A request is one line of JSON, `{"op": "status"}`, with more members where an operation needs
+them; so is the reply, `{"ok": true, "result": ...}` or `{"ok": false, "error": "..."}`. A
+connection may carry several. Only the daemon's user may connect (mode 0600). What the operations do
+is the daemon's business.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from tunneld.errors import ControlError, TunneldError
 from tunneld.host.text_file import make_directories
 
 Handler = Callable[[], Awaitable[Any]]
+Order = Callable[[Mapping[str, Any]], Any]
+"""What an operation does that is told more in its request: takes that, returns the result."""
 
 MAX_REQUEST_BYTES: Final = 65536
 MAX_CONNECTIONS: Final = 64
@@ -37,8 +40,11 @@ _log = logging.getLogger("tunneld.control")
 class ControlServer:
     """Serves operations by name. Each handler returns what goes into the reply as `result`."""
 
-    def __init__(self, path: Path, handlers: Mapping[str, Handler]) -> None:
+    def __init__(
+        self, path: Path, handlers: Mapping[str, Handler], orders: Mapping[str, Order] | None = None
+    ) -> None:
         self._path = path
+        self._orders: dict[str, Order] = {**(orders or {})}
         self._handlers: dict[str, Handler] = {"ping": _ping, **handlers}
         self._server: asyncio.Server | None = None
         self._inode = 0
@@ -135,11 +141,13 @@ class ControlServer:
             return _failure("the request is not JSON")
         op = request.get("op") if isinstance(request, dict) else None
         handler = self._handlers.get(op) if isinstance(op, str) else None
-        if handler is None:
-            known = ", ".join(sorted(self._handlers))
+        order = self._orders.get(op) if isinstance(op, str) else None
+        if handler is None and order is None:
+            known = ", ".join(sorted([*self._handlers, *self._orders]))
             return _failure(f"unknown operation {op!r}; expected one of {known}")
         try:
-            return _line({"ok": True, "result": await handler()})
+            result = await handler() if handler else order(request) if order else None
+            return _line({"ok": True, "result": result})
         except TunneldError as error:
             return _failure(str(error))
         except Exception:  # the daemon goes on, whatever a question does to it

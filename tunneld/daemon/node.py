@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
@@ -27,6 +27,7 @@ from tunneld.daemon.membership import REMINDER_S, Membership
 from tunneld.daemon.presence import be_present
 from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
+from tunneld.daemon.switches import Switches
 from tunneld.daemon.tenure import Rooms
 from tunneld.daemon.term import RETRY_S, ConfigChangedError, Term
 from tunneld.daemon.together import together
@@ -69,6 +70,7 @@ class Node:
             is_ready=lambda: self._was_announced,
         )
         self._was_announced = False
+        self._switches = Switches()
         self._leaving = asyncio.Event()
         self._term: Term | None = None
         self._underlay_lack = underlay_lack()
@@ -152,7 +154,9 @@ class Node:
 
     async def _open_faces(self, stack: AsyncExitStack) -> None:
         control = ControlServer(
-            self._options.control_socket, {"status": self._status, "leave": self._leave}
+            self._options.control_socket,
+            {"status": self._status, "leave": self._leave},
+            {"offload": self._switch_offload},
         )
         await control.start()
         stack.push_async_callback(control.close)
@@ -185,6 +189,7 @@ class Node:
             membership=self._membership,
             report=self._report,
             handover=Handover(),
+            switches=self._switches,
         )
         remembered = self._cache.load()
         while True:
@@ -252,6 +257,10 @@ class Node:
 
     async def _status(self) -> dict[str, Any]:
         return render_status(await self._report.status())
+
+    def _switch_offload(self, request: Mapping[str, Any]) -> dict[str, str]:
+        path = self._report.path
+        return self._switches.switch(path.engine if path else None, request)
 
     async def _leave(self) -> dict[str, Any]:
         """Gives the lease back; the answer is sent before the node ends."""

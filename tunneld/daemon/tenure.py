@@ -27,6 +27,7 @@ from tunneld.daemon.report import Report
 from tunneld.daemon.rounds import Rounds
 from tunneld.daemon.scheduling import Scheduling
 from tunneld.daemon.shadows import Shadows, require_store_outside
+from tunneld.daemon.switches import Switches
 from tunneld.daemon.together import together
 from tunneld.engine import EngineEvent
 from tunneld.errors import EngineError, HostError
@@ -54,6 +55,7 @@ class Rooms:
     membership: Membership
     report: Report
     handover: Handover
+    switches: Switches
 
 
 class Tenure:
@@ -134,6 +136,8 @@ class Tenure:
                 handover=rooms.handover,
                 firewall=options.firewall,
             )
+            if path.engine is not None:
+                rooms.switches.renew(path.engine)
             desired.device = path.device
             report.desired, report.path = desired, path
             stack.callback(report.forget)

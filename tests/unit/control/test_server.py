@@ -349,3 +349,28 @@ def test_stranger_on_the_socket_is_recognised(tmp_path: Path, answer: bytes) -> 
                 request(tmp_path / "s", "status")
         finally:
             thread.join()
+
+
+def test_an_operation_is_told_what_else_its_request_says(tmp_path: Path, run: Run) -> None:
+    path = tmp_path / "control.sock"
+
+    def switch(order: Any) -> dict[str, Any]:
+        if order.get("enabled") is None:
+            raise ControlError("enabled is missing")
+        return {order["name"]: order["enabled"]}
+
+    async def check() -> None:
+        server = ControlServer(path, {}, {"offload": switch})
+        await server.start()
+        try:
+            order = {"name": "udp_gso", "enabled": False}
+            answer = await asyncio.to_thread(request, path, "offload", order)
+            assert answer == {"udp_gso": False}
+            with pytest.raises(ControlError, match="enabled is missing"):
+                await ask(path, "offload")
+            with pytest.raises(ControlError, match="expected one of offload, ping"):
+                await ask(path, "offloads")
+        finally:
+            await server.close()
+
+    run(check())
