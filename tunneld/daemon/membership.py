@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NoReturn
@@ -262,13 +263,17 @@ class Membership:
         """
         if not self.holds(attributes) or not self._is_admitted(config):
             await self.join(config, attributes, previous)
+        taken_s = -math.inf
         while True:
             await self._until_lost()
             if self._is_leaving:
                 # Lost by our own will: it must not be taken back before the node has ended.
                 await self._changed_within(RETRY_S)
             else:
+                # Of two hosts with one node id and one address, neither gives way.
+                await asyncio.sleep(taken_s + RETRY_S - asyncio.get_running_loop().time())
                 await self.join(config, attributes, None)
+                taken_s = asyncio.get_running_loop().time()
 
     def _is_admitted(self, config: NetworkConfig) -> bool:
         return self.own is not None and config.admits(self.own.key)

@@ -184,14 +184,29 @@ class StateDir:
                 self._failed(self.path / file, "write", error)
                 return
             del self._unwritten[file]
-        if self._lock_fd < 0:
-            # Not before the daemon is started again is there a lock to be had.
+        if self._lock_fd < 0 and not self._is_locked_late():
             return
         if self.problem is not None:
             self.problem = None
             _log.info(
                 "the state directory is written again", extra={"fields": {"path": str(self.path)}}
             )
+
+    def _is_locked_late(self) -> bool:
+        """Locks a directory that was not there at first; False: another daemon was faster."""
+        try:
+            fd = _lock_file(self.path)
+        except OSError as error:
+            self._failed(self.path, "use", error)
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(fd)
+            self._failed(self.path / "lock", "lock", error)
+            return False
+        self._lock_fd = fd
+        return True
 
     def _failed(self, path: Path, verb: str, error: OSError) -> None:
         former, self.problem = (

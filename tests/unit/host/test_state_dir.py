@@ -158,6 +158,21 @@ def test_place_that_cannot_be_a_directory_is_a_problem_and_not_the_end(
     ]
 
 
+def test_directory_that_comes_later_is_taken_and_locked(tmp_path: Path) -> None:
+    (tmp_path / "lib").write_text("")
+    path = tmp_path / "lib" / "tunneld"
+    with StateDir(path) as state:
+        node_id = state.node_id
+        (tmp_path / "lib").unlink()
+        (tmp_path / "lib").mkdir()
+        state.retry()
+        assert state.problem is None
+        with pytest.raises(StateDirInUseError):
+            StateDir(path)
+    with StateDir(path) as again:
+        assert again.node_id == node_id
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     disk = tmp_path / "disk"
