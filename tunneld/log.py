@@ -238,6 +238,10 @@ class Periodic:
         self._recover(now)
         return self._omitted > 0 and self._is_within_budget and self.due(now, object())
 
+    def omissions(self) -> dict[str, int]:
+        """Returns the field of the line that is due now, if lines were left out before it."""
+        return {"left_out": self.left_out} if self.left_out else {}
+
     def clear(self) -> bool:
         """Forgets a condition that has ended, so that the next one is due within the budget.
 
@@ -277,7 +281,8 @@ class Condition:
         """It is so, still or from now on; `fields` go into the line beside `error`."""
         self.problem = problem
         if self._budget.due(now_s, problem):
-            self._log.warning(self._begins, extra={"fields": {**fields, "error": problem}})
+            facts = {**fields, "error": problem, **self._budget.omissions()}
+            self._log.warning(self._begins, extra={"fields": facts})
 
     def clear(self, **fields: object) -> None:
         """It is not so, or not any more."""

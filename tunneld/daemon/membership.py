@@ -140,9 +140,8 @@ class Membership:
             "entry": skipped.name,
             "reason": skipped.reason,
             "detail": skipped.detail,
+            **budget.omissions(),
         }
-        if budget.left_out:
-            fields["left_out"] = budget.left_out
         _log.warning("a lease is skipped", extra={"fields": fields})
 
     async def follow(self) -> None:
@@ -206,7 +205,10 @@ class Membership:
             except (StoreError, LeaseError, NetworkConfigError) as error:
                 self._refusal = str(error)
                 if self._no_lease.due(loop.time(), str(error)):
-                    _log.warning("no lease yet", extra={"fields": {"error": str(error)}})
+                    _log.warning(
+                        "no lease yet",
+                        extra={"fields": {"error": str(error), **self._no_lease.omissions()}},
+                    )
                 await self._changed_within(RETRY_S)
             else:
                 self._refusal = None

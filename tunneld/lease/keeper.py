@@ -112,6 +112,7 @@ class Keeper:
         self._acquiring = asyncio.Lock()
         self._regranted = asyncio.Event()
         self._complaint = Periodic()
+        self._rewrites = Periodic()
 
     @property
     def node_id(self) -> str:
@@ -441,7 +442,12 @@ class Keeper:
         if former is None:
             _log.info("lease acquired", extra={"fields": facts})
         elif former.key == lease.key:
-            _log.warning("the lease is written anew, in place", extra={"fields": facts})
+            # Somebody may take it away all the time.
+            if self._rewrites.due(_now(), lease.mod_revision):
+                _log.warning(
+                    "the lease is written anew, in place",
+                    extra={"fields": {**facts, **self._rewrites.omissions()}},
+                )
         else:
             _log.error(
                 "the lease was lost; this host has another subnet: restart what used the old one",

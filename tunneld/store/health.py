@@ -64,5 +64,5 @@ class Health:
             fields: dict[str, object] = {"store": self._kind, "endpoint": endpoint}
             log.warning(
                 "store does not answer, trying again",
-                extra={"fields": {**fields, "error": problem}},
+                extra={"fields": {**fields, "error": problem, **self._complaint.omissions()}},
             )

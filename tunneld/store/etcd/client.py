@@ -26,7 +26,7 @@ from tunneld.store.proto import etcd_pb2 as pb
 from tunneld.store.proto.etcd_grpc import KVStub, LeaseStub, WatchStub
 from tunneld.store.transaction import Outcome, Transaction
 
-FIRST_PAGE_SIZE = 100
+FIRST_PAGE_SIZE = 16
 PAGE_SIZE = 1_000
 LARGE_PAGE_BYTES = 4 * 1024 * 1024
 
