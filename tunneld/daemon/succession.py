@@ -17,7 +17,7 @@ GRACE_S = 3.0
 """How long an address that is lost is waited for before one takes its place that stood beside it,
 like the virtual address of a pair of hosts. A DHCP client that starts anew needs less."""
 
-REPLACED_WITHIN_S = 1.0
+REPLACED_WITHIN_S = 0.5
 """An address that came so long before the loss, or after it, is the new one of a host whose
 address has changed: network managers add it just before they remove the old one."""
 
