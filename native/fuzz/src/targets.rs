@@ -215,16 +215,20 @@ fn segmentation(vnet: &VnetHeader, whole: &[u8]) -> Result<Segmentation, String>
     cut.map_err(|reason| format!("a super-packet is {}", reason.label()))
 }
 
-/// A datagram holds one packet; the header checksum of a segment is right.
+/// A datagram holds one packet, and one that is larger than the peer's MTU only where it may be
+/// fragmented on the way; the header checksum of a segment is right.
 fn is_packet<H: ip::Header>(payload: &[u8], is_segment: bool) -> Result<(), String> {
     let header = H::parse(payload).map_err(|error| format!("a datagram is no packet: {error}"))?;
     if is_segment && !header.has_right_checksum(payload) {
         return Err("a segment has a wrong header checksum".to_owned());
     }
+    if payload.len() > MTU_BYTES.into() && header.dont_fragment() && payload.len() > H::MIN_MTU {
+        return Err(format!("a packet of {} bytes is sent", payload.len()));
+    }
     Ok(())
 }
 
-/// A packet leaves as right packets no larger than the peer's MTU, or is dropped once.
+/// A packet leaves as right packets, or is dropped once.
 fn vnet(outbound: &mut Outbound, fib: &Fib, input: &[u8], now_ns: u64) -> Result<u64, String> {
     let Some((header, packet)) = input.split_first_chunk::<{ VnetHeader::LEN }>() else {
         return Ok(0);
@@ -240,9 +244,6 @@ fn vnet(outbound: &mut Outbound, fib: &Fib, input: &[u8], now_ns: u64) -> Result
                 is_packet::<ipv6::Header>(datagram.payload, is_segment)?;
             } else {
                 is_packet::<ipv4::Header>(datagram.payload, is_segment)?;
-            }
-            if datagram.payload.len() > MTU_BYTES.into() {
-                return Err(format!("a packet of {} bytes is sent", datagram.payload.len()));
             }
         }
         if !outbound.is_unfinished() {

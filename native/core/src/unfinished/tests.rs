@@ -297,3 +297,51 @@ fn what_cannot_be_cut_goes_on_whole_for_the_kernel_to_fragment_or_answer() {
     let mut datagrams = whole(17, 6, &[], 5_000);
     assert_eq!(hint_for(&mut datagrams, Some(1_430)).unwrap().gso_size, 1_430);
 }
+
+#[test]
+fn nothing_that_a_packet_may_say_panics() {
+    let mut state = 12u64;
+    let mut byte = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (state >> 56) as u8
+    };
+    let sizes = PacketSizes::default();
+    for number in 0..60_000 {
+        let is_v6 = number % 2 == 0;
+        let len = if is_v6 { 40 } else { 20 } + usize::from(byte());
+        let mut packet: Vec<u8> = (0..len).map(|_| byte()).collect();
+        let protocol = [6, 17, 1, 58, 43, 60, 0, 44][usize::from(byte() % 8)];
+        if is_v6 {
+            packet[0] = 0x60;
+            packet[4..6].copy_from_slice(&(len as u16 - 40).to_be_bytes());
+            packet[6] = protocol;
+        } else {
+            packet[0] = 0x40 | (5 + byte() % 3);
+            packet[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+            packet[9] = protocol;
+        }
+        // Errors, and routing headers that lead on.
+        let start = if is_v6 { 40 } else { 20 };
+        if let Some([first, second, third, ..]) = packet.get_mut(start..) {
+            match protocol {
+                1 => (*first, *second) = (3, 4),
+                58 => *first = 2,
+                43 => (*first, *second, *third) = (6, *second % 8, *third % 5),
+                _ => {}
+            }
+        }
+        let segment_len = Some(usize::from(byte())).filter(|len| *len > 0);
+        let Known { mtu, .. } = known(None, &sizes);
+        if is_v6 {
+            let Ok(header) = ipv6::Header::parse(&packet) else { continue };
+            sizes.learn(&header, &packet);
+            let _any =
+                hint(&header, &mut packet, Known { segment_len, mtu: mtu / 8, sizes: &sizes });
+        } else {
+            let Ok(header) = ipv4::Header::parse(&packet) else { continue };
+            sizes.learn(&header, &packet);
+            let _any =
+                hint(&header, &mut packet, Known { segment_len, mtu: mtu / 8, sizes: &sizes });
+        }
+    }
+}
