@@ -185,6 +185,7 @@ class Actuator:
 
     async def differs(self) -> bool:
         """Says whether something no event tells of is not as it was put. Cheap."""
+        self._watch.try_again()
         if self._device is not None and self._device.differs():
             return True
         return await asyncio.to_thread(self._subnet_env.has_changed)

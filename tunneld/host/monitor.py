@@ -179,8 +179,8 @@ class Monitor:
             self._no_inotify.set(
                 self._loop.time(),
                 f"no inotify instance for the lock of iptables: {error.strerror}; expected one: "
-                "raise fs.inotify.max_user_instances. What iptables-legacy changes is put back "
-                "within a minute instead of at once",
+                "raise fs.inotify.max_user_instances, or LimitNOFILE= of the unit. What "
+                "iptables-legacy changes is put back within a minute instead of at once",
             )
         else:
             self._no_inotify.clear()

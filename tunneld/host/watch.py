@@ -78,10 +78,13 @@ class Watch:
         """What is not watched, in one line; None: nothing."""
         return None if self._monitor is None else self._monitor.problem
 
-    def look_again(self) -> None:
-        """Reports every event there is, whether or not something has happened."""
+    def try_again(self) -> None:
+        """Watches what could not be watched before, if it can be now. Cheap."""
         if self._monitor is not None:
             self._monitor.watch_lock()
+
+    def look_again(self) -> None:
+        """Reports every event there is, whether or not something has happened."""
         self._notice(Notice(kind="lost"))
 
     def close(self) -> None:
