@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 
@@ -92,3 +93,23 @@ def test_reader_of_the_log_that_has_stopped_holds_nobody_up(host: SingleHost, et
             daemon.wait()
         for fd in (reading, writing, own):
             os.close(fd)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])
+def test_daemon_whose_standard_streams_are_closed_runs_and_stops_as_any(
+    host: SingleHost, closed: str
+) -> None:
+    command = shlex.join(host.run_command())
+    daemon = subprocess.Popen(
+        ["nsenter", f"--net=/run/netns/{host.space.name}", "sh", "-c", f"exec {command} {closed}"],
+        env=host.environment,
+    )
+    try:
+        wait_until(host.control_socket.exists, PATIENCE_S, "a control socket")
+        wait_until(lambda: host.status()["state"] == "starting", PATIENCE_S, "a status")
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(PATIENCE_S * 3) == 0
+    finally:
+        if daemon.poll() is None:
+            daemon.kill()
+            daemon.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 
@@ -17,7 +18,7 @@ from tunneld.cli.parser import (
 )
 from tunneld.config import RunOptions, load
 from tunneld.config.options import OPTIONS
-from tunneld.errors import TunneldError
+from tunneld.errors import HostError, TunneldError
 
 _log = logging.getLogger("tunneld.daemon")
 
@@ -55,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     def read_options() -> RunOptions:
         return load(option_texts(args), os.environ, ignored=ignored_options(args))
 
+    _hold_standard_descriptors()
     options = read_options()
     log.setup(options.log_level, options.log_format)
     _log.info("tunneld starts", extra={"fields": {"version": __version__, "pid": os.getpid()}})
@@ -65,9 +67,29 @@ def run(args: argparse.Namespace) -> int:
         return run_daemon(options, read_options)
     except TunneldError:
         raise
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            _log.exception("tunneld ends: something happened that nobody foresaw")
+            return 1
+        raise HostError(
+            f"cannot start: {error.strerror}; expected some 100 file descriptors: raise "
+            "LimitNOFILE= of the unit, or `ulimit -n`"
+        ) from error
     except Exception:
         _log.exception("tunneld ends: something happened that nobody foresaw")
         return 1
+
+
+def _hold_standard_descriptors() -> None:
+    """Lets nothing of ours get the number of a standard stream that was closed before the start.
+
+    libuv ends a process that closes one of these numbers, and lines of the log would go there.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
 
 
 def _name_what_is_ignored(options: RunOptions) -> None:
