@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 
 from tunneld.cli import SUMMARIES
@@ -13,6 +14,10 @@ from tunneld.config.options import BY_NAME
 from tunneld.docker import options
 from tunneld.errors import DockerError
 from tunneld.host import subnet_env, text_file
+from tunneld.log import Periodic
+
+POLL_S = 0.5
+REMINDER_S = 60.0
 
 _DESCRIPTION = """\
 Reads subnet.env and writes the options that put docker0 on the leased subnet, with its MTU and with
@@ -22,7 +27,7 @@ both. Ends with 1 when a route already leads the subnet to somebody else's gatew
 
 _EPILOG = """\
 examples:
-  tunneld docker-opts -d /run/tunneld/docker.env -i
+  tunneld docker-opts -d /run/tunneld/docker.env -i --wait
   tunneld docker-opts -d - -c -k DOCKER_NETWORK_OPTIONS"""
 
 
@@ -59,6 +64,11 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
         help="put docker0 on the IPv6 subnet too, if there is one; not flannel's",
     )
     parser.add_argument(
+        "--wait",
+        action="store_true",
+        help="wait for the file, however long tunneld takes to write it; not flannel's",
+    )
+    parser.add_argument(
         "-k",
         metavar="NAME",
         default=options.DEFAULT_KEY,
@@ -77,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
         ip_masq=not args.m,
         ipv6=args.ipv6,
     )
-    text = subnet_env.read_text(Path(args.subnet_file))
+    path = Path(args.subnet_file)
+    text = _awaited(path) if args.wait else subnet_env.read_text(path)
     if text is None:
         # dockerd shall start all the same, as without us: a host is more than its overlay.
         print(
@@ -96,6 +107,21 @@ def run(args: argparse.Namespace) -> int:
             "it: remove that route, or take that network out of the overlay's"
         )
     return 0
+
+
+def _awaited(path: Path) -> str:
+    """Returns what the file says once it is there; tells once a minute that it is not."""
+    told = Periodic(REMINDER_S)
+    while (text := subnet_env.read_text(path)) is None:
+        if told.due(time.monotonic()):
+            print(
+                f"tunneld: waiting for {path}, which tunneld writes once it forwards "
+                "(systemctl status tunneld)",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(POLL_S)
+    return text
 
 
 def _write(path: str, text: str) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.process import Process
 
 from .conftest import Tunneld
 
@@ -23,6 +26,22 @@ def subnet_file(tmp_path: Path) -> Path:
     path = tmp_path / "subnet.env"
     path.write_text(SUBNET_ENV)
     return path
+
+
+def test_wait_waits_for_the_file_and_says_so(subnet_file: Path, tmp_path: Path) -> None:
+    late, output = tmp_path / "late.env", tmp_path / "docker.env"
+    waiting = Process(
+        (
+            *(sys.executable, "-P", "-m", "tunneld", "docker-opts", "--wait", "-i"),
+            *("-f", str(late), "-d", str(output)),
+        ),
+        log=tmp_path / "log",
+    )
+    waiting.wait_for_output(f"waiting for {late}")
+    assert not output.exists()
+    subnet_file.rename(late)
+    assert waiting.wait() == 0
+    assert 'DOCKER_OPT_BIP="--bip=10.1.74.1/24"' in output.read_text()
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,15 @@ def test_service_is_what_the_daemon_expects(service: str) -> None:
     assert values(service, "AmbientCapabilities") == values(service, "CapabilityBoundingSet")
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_no_unit_gives_up_waiting(service: str) -> None:
+    assert values(service, "TimeoutStartSec") == ["infinity"]
+    assert values(service, "StartLimitIntervalSec") == ["0"]
+    drop_in = "docker.service.d/tunneld.conf"
+    assert values(drop_in, "TimeoutStartSec") == ["infinity"]
+    assert [line for line in values(drop_in, "ExecStartPre") if "--wait" in line]
+
+
 def test_every_place_of_the_template_is_the_instances_own() -> None:
     places = dict(
         value.split("=", 1)
