@@ -9,8 +9,10 @@ import pytest
 from tests.support.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tunneld.errors import InterfaceError, UsageError
+from tunneld.host.interfaces import list_interfaces
 from tunneld.host.netlink import Family, Netlink
-from tunneld.host.underlay import Selection, Underlay, find_underlay
+from tunneld.host.underlay import Selection, Underlay, choose_underlay, find_underlay
+from tunneld.lease.model import IPAddress
 
 pytestmark = pytest.mark.root
 
@@ -281,3 +283,73 @@ def test_one_default_route_is_enough_for_both_families(dual: Namespace) -> None:
     assert find(dual, DUAL).name == "wan0"
     with pytest.raises(InterfaceError, match="there is no default route"):
         find(dual, ONLY_V6)
+
+
+def choose(
+    space: Namespace, preferred: tuple[tuple[IPAddress, ...], ...], **selection: Any
+) -> Underlay:
+    async def work() -> Underlay:
+        async with Netlink.opened() as netlink:
+            interfaces = await list_interfaces(netlink, {4})
+            return await choose_underlay(
+                Selection(**selection), interfaces, netlink, {4}, preferred
+            )
+
+    return run_inside(space, work)
+
+
+def test_an_alternative_name_is_a_name(host: Namespace) -> None:
+    for name in ("enp1s0f0np0", "a-name-longer-than-fifteen-characters"):
+        host.run("ip", "link", "property", "add", "dev", "wan0", "altname", name)
+        assert find(host, interfaces=("eth7", name)).name == "wan0"
+
+
+SECOND = (IPv4Address("10.2.0.1"),)
+GONE = (IPv4Address("10.9.9.9"),)
+
+
+@pytest.mark.parametrize(
+    ("selection", "taken"),
+    [
+        ({"interfaces": ("lan0",)}, "10.2.0.1"),
+        ({"regexes": ("^lan",)}, "10.2.0.1"),
+        ({"regexes": (r"^10\.",)}, "10.2.0.1"),
+        ({"can_reach": IPv4Address("10.1.0.77")}, "10.2.0.1"),
+        # What the operator says leaves no choice.
+        ({"interfaces": ("10.1.0.1",)}, "10.1.0.1"),
+        ({"regexes": (r"^10\.1\.",)}, "10.1.0.1"),
+        ({"interfaces": ("wan0",)}, "192.0.2.10"),
+        ({}, "192.0.2.10"),
+    ],
+)
+def test_address_in_use_before_goes_first_where_there_is_a_choice(
+    host: Namespace, selection: dict[str, Any], taken: str
+) -> None:
+    assert str(choose(host, (GONE, SECOND), **selection).address) == taken
+
+
+def test_weaker_default_route_of_the_interface_in_use_goes_before_a_better_one(
+    host: Namespace,
+) -> None:
+    host.run("ip", "route", "add", "default", "via", "10.1.0.254", "dev", "lan0", "metric", "50")
+    assert choose(host, (SECOND,)).name == "lan0"
+    assert choose(host, ()).name == "wan0"
+
+
+def test_address_on_lo_has_the_mtu_of_the_narrowest_uplink(host: Namespace) -> None:
+    host.run("ip", "address", "add", "10.3.0.1/32", "dev", "lo")
+    assert find(host, interfaces=("10.3.0.1",)).mtu_bytes == 1500
+    hops = ("nexthop", "via", "192.0.2.1", "nexthop", "via", "10.1.0.254")
+    host.run("ip", "route", "replace", "default", *hops)
+    assert find(host, interfaces=("10.3.0.1",)).mtu_bytes == 1500
+    host.run("ip", "route", "replace", "default", *hops[3:])
+    assert find(host, interfaces=("10.3.0.1",)).mtu_bytes == 9000
+    host.run("ip", "route", "replace", "default", *hops[4:], "mtu", "1280")
+    assert find(host, interfaces=("10.3.0.1",)).mtu_bytes == 1280
+    # Without a default route every other one counts, but for those into the overlay.
+    host.run("ip", "route", "del", "default")
+    host.run("ip", "link", "set", "wan0", "mtu", "1400")
+    host.bridge("flannel0", mtu_bytes=1372)
+    host.run("ip", "route", "add", "10.5.0.0/16", "dev", "flannel0", "proto", "116")
+    assert find(host, interfaces=("10.3.0.1",)).mtu_bytes == 1400
+    assert find(host, interfaces=("lan0",)).mtu_bytes == 9000
