@@ -20,6 +20,11 @@ MIN_MTU_BYTES: dict[Family, int] = {4: 68, 6: 1280}
 """Smallest MTU of a link."""
 
 
+MAX_OUTER_BYTES = 65_535
+"""Longest IP packet (RFC 791 section 3.1); a loopback device has an MTU of one byte more. What is
+longer no datagram holds, and no bridge or container takes as its MTU."""
+
+
 def families_of(config: NetworkConfig) -> tuple[Family, ...]:
     """Returns the families of a network, IPv4 first."""
     ipv4: tuple[Family, ...] = (4,) if config.enable_ipv4 else ()
@@ -53,7 +58,7 @@ def overlay_mtu_bytes(
         InterfaceError: it is too small for a family of the network.
     """
     overhead = max(overhead_bytes(family) for family in families)
-    mtu_bytes = outer_mtu_bytes - overhead
+    mtu_bytes = min(outer_mtu_bytes, MAX_OUTER_BYTES) - overhead
     least = max(MIN_MTU_BYTES[family] for family in families)
     if mtu_bytes < least:
         raise InterfaceError(

@@ -7,9 +7,11 @@ Source: flannel `pkg/backend/*` (members match in any case, unknown ones do not 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
-from tunneld.backend.base import SourceCheck
+from tunneld.backend.base import Family, SourceCheck
+from tunneld.backend.families import MAX_OUTER_BYTES, MIN_MTU_BYTES
 from tunneld.errors import NetworkConfigError
 from tunneld.lease.gojson import dumps, member
 from tunneld.lease.network import NetworkConfig
@@ -40,6 +42,25 @@ def whole_number(config: NetworkConfig, name: str, *, default: int, least: int, 
             f"correct it, or leave it out for {default}"
         )
     return int(value)
+
+
+def outer_mtu(
+    config: NetworkConfig, families: Collection[Family], overhead_bytes: Callable[[Family], int]
+) -> int | None:
+    """Returns `MTU`, the largest datagram with all its headers; None: as the interface has it.
+
+    Raises:
+        NetworkConfigError: it is out of its limits, or leaves no room for a packet.
+    """
+    mtu_bytes = whole_number(config, "MTU", default=0, least=0, most=MAX_OUTER_BYTES)
+    overhead = max(map(overhead_bytes, families))
+    least = max(MIN_MTU_BYTES[family] for family in families) + overhead
+    if 0 < mtu_bytes < least:
+        raise NetworkConfigError(
+            f"Backend.MTU {mtu_bytes} leaves {max(mtu_bytes - overhead, 0)} bytes for a packet; "
+            f"expected at least {least}; correct it, or leave it out for the interface's"
+        )
+    return mtu_bytes or None
 
 
 def switch(config: NetworkConfig, name: str) -> bool:

@@ -30,7 +30,7 @@ from tunneld.backend.families import (
     require_addresses,
 )
 from tunneld.backend.leases import endpoint, public_addresses
-from tunneld.backend.options import SOURCE_CHECKS, choice, whole_number
+from tunneld.backend.options import SOURCE_CHECKS, choice, outer_mtu, whole_number
 from tunneld.errors import NetworkConfigError
 from tunneld.lease.model import IPAddress, LeaseAttributes, SubnetKey
 from tunneld.lease.network import NetworkConfig
@@ -52,11 +52,13 @@ class UdpBackend:
 
     families: tuple[Family, ...]
     port: int = DEFAULT_PORT
+    outer_mtu_bytes: int | None = None
+    """Largest datagram with all its headers; None: the underlay's MTU."""
     source_check: SourceCheck = "strict"
 
     def overhead_bytes(self, family: Family) -> int:
         """Returns what the headers take."""
-        return IP_HEADER_BYTES[family] + UDP_HEADER_BYTES
+        return _overhead_bytes(family)
 
     def device_mtu_bytes(self, underlay_mtu_bytes: int) -> int:
         """Returns the MTU of the TUN device.
@@ -64,7 +66,8 @@ class UdpBackend:
         Raises:
             InterfaceError: the underlay leaves no room for a packet.
         """
-        return overlay_mtu_bytes(underlay_mtu_bytes, self.overhead_bytes, self.families)
+        outer_mtu_bytes = self.outer_mtu_bytes or underlay_mtu_bytes
+        return overlay_mtu_bytes(outer_mtu_bytes, self.overhead_bytes, self.families)
 
     def check(self, here: Here) -> None:
         """Refuses a host without an underlay address in a family of the network."""
@@ -112,8 +115,14 @@ def from_config(config: NetworkConfig, datapath: Literal["userspace", "kernel"])
             "the udp backend has no kernel data path: no device of the kernel puts bare packets "
             "into UDP; expected --datapath userspace, or vxlan as Backend.Type"
         )
+    families = families_of(config)
     return UdpBackend(
-        families=families_of(config),
+        families=families,
+        outer_mtu_bytes=outer_mtu(config, families, _overhead_bytes),
         port=whole_number(config, "Port", default=DEFAULT_PORT, least=1, most=65_535),
         source_check=choice(config, "SourceCheck", default="strict", choices=SOURCE_CHECKS),
     )
+
+
+def _overhead_bytes(family: Family) -> int:
+    return IP_HEADER_BYTES[family] + UDP_HEADER_BYTES

@@ -28,7 +28,7 @@ from tunneld.backend.base import (
 )
 from tunneld.backend.families import (
     IP_HEADER_BYTES,
-    MIN_MTU_BYTES,
+    MAX_OUTER_BYTES,
     UDP_HEADER_BYTES,
     families_of,
     overlay_mtu_bytes,
@@ -36,7 +36,14 @@ from tunneld.backend.families import (
 )
 from tunneld.backend.leases import endpoint, public_addresses, require_type, subnet_of
 from tunneld.backend.mac import MacAddress, parse_mac
-from tunneld.backend.options import SOURCE_CHECKS, choice, is_given, switch, whole_number
+from tunneld.backend.options import (
+    SOURCE_CHECKS,
+    choice,
+    is_given,
+    outer_mtu,
+    switch,
+    whole_number,
+)
 from tunneld.errors import NetworkConfigError
 from tunneld.lease.gojson import dumps, member
 from tunneld.lease.model import IPAddress, LeaseAttributes, SubnetKey
@@ -206,7 +213,7 @@ class VxlanKernel(_Vxlan):
 
     def devices(self, here: Here, own: SubnetKey) -> tuple[VxlanDevice, ...]:
         """Returns a device for each family, with the MTU that its headers leave."""
-        outer_mtu_bytes = self.outer_mtu_bytes or here.underlay_mtu_bytes
+        outer_mtu_bytes = min(self.outer_mtu_bytes or here.underlay_mtu_bytes, MAX_OUTER_BYTES)
         found = []
         for family, local, mac, subnet in (
             (4, here.address, here.mac, own.ipv4),
@@ -275,7 +282,7 @@ def from_config(
         "families": families,
         "vni": vni,
         "port": whole_number(config, "Port", default=0, least=0, most=65_535) or DEFAULT_PORT,
-        "outer_mtu_bytes": _outer_mtu_bytes(config, families),
+        "outer_mtu_bytes": outer_mtu(config, families, _overhead_bytes),
         "gbp": switch(config, "GBP"),
         "wants_on_link": switch(config, "DirectRouting"),
         "source_check": source_check,
@@ -289,18 +296,6 @@ def from_config(
 def _overhead_bytes(family: Family) -> int:
     outer = IP_HEADER_BYTES[family] + UDP_HEADER_BYTES
     return outer + VXLAN_HEADER_BYTES + ETHERNET_HEADER_BYTES
-
-
-def _outer_mtu_bytes(config: NetworkConfig, families: Collection[Family]) -> int | None:
-    mtu_bytes = whole_number(config, "MTU", default=0, least=0, most=65_535)
-    overhead = max(map(_overhead_bytes, families))
-    least = max(MIN_MTU_BYTES[family] for family in families) + overhead
-    if 0 < mtu_bytes < least:
-        raise NetworkConfigError(
-            f"Backend.MTU {mtu_bytes} leaves {max(mtu_bytes - overhead, 0)} bytes for a packet; "
-            f"expected at least {least}; correct it, or leave it out for the interface's"
-        )
-    return mtu_bytes or None
 
 
 def _check_name(family: Family, vni: int) -> None:

@@ -65,8 +65,11 @@ impl Replies {
         }
         let buffer = &mut slot.buffer;
         (slot.destination, slot.len) = match (to, settings.icmp_source, settings.icmp_source_v6) {
-            (IpAddr::V4(to), Some(source), _) => {
-                (to.into(), icmp::emit(error, source, to, offender, buffer))
+            // The kernel puts in the address of the device it leaves by: the overlay's own is the
+            // old broadcast address of the bridge, which containers of kernels before 5.14 take no
+            // packet from (raw(7), RFC 1812 §4.3.2.4).
+            (IpAddr::V4(to), Some(_), _) => {
+                (to.into(), icmp::emit(error, Ipv4Addr::UNSPECIFIED, to, offender, buffer))
             }
             (IpAddr::V6(to), _, Some(source)) => {
                 (to.into(), icmpv6::emit(error, source, to, offender, buffer))

@@ -23,6 +23,29 @@ def test_one_socket_sends_all_as_flannels_does() -> None:
     assert backend("udp").source_ports == 0
 
 
+@pytest.mark.parametrize("families", ["ipv4", "dual"])
+def test_mtu_option_is_the_outer_one(families: Family) -> None:
+    overhead = 28 if families == "ipv4" else 48
+    assert backend("udp", families, MTU=1400).device_mtu_bytes(9000) == 1400 - overhead
+    assert backend("udp", families, MTU=0) == backend("udp", families)
+    least = (68 if families == "ipv4" else 1280) + overhead
+    backend("udp", families, MTU=least)
+    with pytest.raises(NetworkConfigError, match=rf"^Backend\.MTU .* expected at least {least}"):
+        backend("udp", families, MTU=least - 1)
+    with pytest.raises(NetworkConfigError, match=r"^Backend\.MTU .* from 0 to 65535"):
+        backend("udp", families, MTU=65_536)
+
+
+@pytest.mark.parametrize(
+    # RFC 768 and 791: a datagram of UDP holds 65,507 bytes; a bridge's MTU is at most 65,535.
+    ("type_", "mtu_bytes"),
+    [("udp", 65_507), ("vxlan", 65_485), ("host-gw", 65_535), ("alloc", 65_535)],
+)
+def test_link_larger_than_any_packet_leaves_what_a_packet_holds(type_: str, mtu_bytes: int) -> None:
+    for underlay in (65_535, 65_536, 1_000_000):
+        assert backend(type_).device_mtu_bytes(underlay) == mtu_bytes
+
+
 def test_options_match_in_any_case() -> None:
     found = backend("udp", port=4789, sourcecheck="Loose")
     assert (found.port, found.source_check) == (4789, "loose")

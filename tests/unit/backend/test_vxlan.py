@@ -118,6 +118,13 @@ def test_headers_take_50_bytes_over_ipv4_and_70_over_ipv6(
     assert vxlan(families, datapath).device_mtu_bytes(1500) == mtu_bytes
 
 
+def test_devices_of_the_kernel_hold_no_more_than_a_datagram() -> None:
+    """One byte more, and the kernel refuses what its own device has taken."""
+    here = replace(HERE, underlay_mtu_bytes=65_536)
+    found = vxlan("dual", "kernel").devices(here, OWN)
+    assert [device.mtu_bytes for device in found] == [65_535 - 50, 65_535 - 70]
+
+
 def test_mtu_option_is_the_outer_one() -> None:
     assert vxlan("ipv4", MTU=1400).device_mtu_bytes(1500) == 1350
     assert vxlan("ipv4", MTU=0).device_mtu_bytes(1500) == 1450

@@ -15,9 +15,10 @@ from tests.support.descriptors import none_free
 from tests.support.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tunneld.errors import HostError
-from tunneld.host import monitor
+from tunneld.host import families, monitor
 from tunneld.host.firewall import xtables
 from tunneld.host.monitor import Monitor
+from tunneld.host.netlink import Link
 from tunneld.host.notify import Notifier
 from tunneld.host.xtables_lock import XtablesLock
 
@@ -51,6 +52,21 @@ def test_lack_of_a_service_manager_is_one_line_however_often_it_is_told(
         notifier.watchdog()
     assert len(caplog.records) == 1
     notifier.close()
+
+
+def test_refusals_are_errors_of_the_host() -> None:
+    link = Link(
+        index=1,
+        name="lo",
+        mtu_bytes=65536,
+        txqueuelen=0,
+        is_up=True,
+        is_loopback=True,
+        is_multicast=False,
+        forwarding=False,
+    )
+    with none_free(), pytest.raises(HostError, match="Too many open files"):
+        families.set_ipv4_forwarding(link, False)
 
 
 def test_names_of_the_tables_of_iptables_legacy_are_an_error_of_the_host(
