@@ -5,6 +5,7 @@ Needs root, etcd and iproute2.
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import signal
@@ -115,6 +116,29 @@ def test_a_host_restarts_and_forwards_while_the_store_is_away(network: Network) 
     assert first.lease_key == key
     assert key in network.leases()
     assert pings(second, first)
+
+
+def test_a_remembered_config_that_is_not_the_networks_any_more_is_mended_without_a_restart(
+    network: Network,
+) -> None:
+    first, second = _both(network)
+    old = network.etcd.everything(f"{PREFIX}/config")[f"{PREFIX}/config"].decode()
+    new = json.loads(old)
+    new["Backend"] = {"Type": "udp", "Port": 8299}
+    wait_until((first.space.directory / "state" / "network.json").exists, PATIENCE_S, "a memory")
+    first.end(signal.SIGKILL)
+    network.etcd.put(f"{PREFIX}/config", json.dumps(new))
+    network.etcd.stop()
+    first.start()
+    wait_until(lambda: pings(first, second), PATIENCE_S, "forwarding from memory")
+    wait_until(lambda: first.status()["state"] == "degraded", PATIENCE_S, "to be seen degraded")
+    assert ":8285 " in first.space.run("ss", "-Hlun")
+    network.etcd.start()
+    wait_until(lambda: ":8299 " in first.space.run("ss", "-Hlun"), PATIENCE_S, "the new port")
+    wait_until(lambda: first.status()["state"] == "ready", PATIENCE_S, "the store")
+    second.end(signal.SIGTERM)
+    second.start()
+    wait_until(lambda: pings(first, second) and pings(second, first), PATIENCE_S, "both ways")
 
 
 def test_a_store_that_was_wiped_while_the_host_slept_gets_its_lease_again(

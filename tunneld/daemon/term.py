@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -36,7 +37,7 @@ from tunneld.host import subnet_env
 from tunneld.host.underlay import Selection, Underlay
 from tunneld.lease.model import SubnetKey
 from tunneld.lease.network import NetworkConfig, parse
-from tunneld.log import Condition
+from tunneld.log import Condition, Periodic
 
 RETRY_S = 1.0
 """How long after a refusal of this host the next attempt is made, if nothing happens before."""
@@ -85,6 +86,7 @@ class Term:
         self._cache = cache
         self._announce = announce
         self._foreign: str | None = None
+        self._foreign_told = Periodic()
         self._replaced = asyncio.Event()
         self._has_carried = False
         self._lack = Condition(_log, "no data path; trying again", "there is a data path again")
@@ -196,10 +198,12 @@ class Term:
         if text in (self._text, self._foreign):
             return
         self._foreign = text
-        _log.warning(
-            "the network config in the store is not the one in force any more; "
-            "a changed one takes effect when tunneld is started again"
-        )
+        if self._foreign_told.due(time.monotonic(), text):
+            _log.warning(
+                "the network config in the store is not the one in force any more; "
+                "a changed one takes effect when tunneld is started again",
+                extra={"fields": self._foreign_told.omissions()},
+            )
 
     def _is_usable(self, text: str | None) -> bool:
         try:
