@@ -146,6 +146,21 @@ def test_tcp_by_segment_routing_arrives_whole(ends: Tunnel) -> None:
     assert ends.user.drops() == {}
 
 
+def test_tcp_in_packets_of_segment_routing_arrives_whole(ends: Tunnel) -> None:
+    """Whole packets in packets, with a routing header between them (RFC 8754)."""
+    ways = ((ends.user.container, 1, 2), (ends.container, 2, 1))
+    for space, near, far in ways:
+        for device in ("all", "eth0"):
+            space.sysctl(f"net/ipv6/conf/{device}/seg6_enabled", 1)
+        space.add_ipv6(f"fd00:77::{near}/128", "lo")
+        outer = ("encap", "seg6", "mode", "encap", "segs", f"fd00:5:{far}::2")
+        way = ("dev", "eth0", "mtu", "1280", "src", f"fd00:77::{near}")
+        space.run("ip", "-6", "route", "add", f"fd00:77::{far}", *outer, *way)
+    transfer(ends.container, ends.user.container, "fd00:77::1", SIZE // 4)
+    transfer(ends.user.container, ends.container, "fd00:77::2", SIZE // 4)
+    assert ends.user.drops() == {}
+
+
 def test_a_containers_own_tunnel_inside_the_tunnel_arrives_whole(ends: Tunnel) -> None:
     nested = ("type", "vxlan", "id", "9", "dstport", "4789", "udpcsum")
     for family, near, far in ((4, "10.5.1.2", "10.5.2.2"), (6, "fd00:5:1::2", "fd00:5:2::2")):
