@@ -117,6 +117,8 @@ class StatusInput:
     kernel_devices: Sequence[DeviceCounters] = ()
     """What the kernel has counted on devices by which it moves the packets itself. What the engine
     counts is not among it, nor the other way round."""
+    kernel_drops: Mapping[str, int] = field(default_factory=dict)
+    """What the kernel dropped before or after the engine, by where."""
     drops: Mapping[str, int] = field(default_factory=dict)
     """Packets by drop reason; every reason the engine knows, also at 0."""
     skipped: Mapping[str, int] = field(default_factory=dict)
@@ -172,6 +174,7 @@ def render_status(status: StatusInput) -> dict[str, Any]:
         "peers": [_peer(peer) for peer in status.peers],
         "kernel_devices": [asdict(counters) for counters in status.kernel_devices],
         "drops": dict(status.drops),
+        "kernel_drops": dict(status.kernel_drops),
         "skipped_leases": dict(status.skipped),
         "icmp": {"sent": status.icmp_sent, "suppressed": status.icmp_suppressed},
     }
@@ -215,6 +218,7 @@ def render_text(document: Mapping[str, Any]) -> str:
         )
     if backend["datapath"] in (None, "userspace"):
         lines += _count_lines("drops", document["drops"])
+        lines += _count_lines("dropped by the kernel", document["kernel_drops"])
     lines += _count_lines("skipped leases", document["skipped_leases"])
     return "\n".join(lines) + "\n"
 

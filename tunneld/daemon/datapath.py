@@ -86,7 +86,9 @@ class DataPath:
         engine: Engine | None,
         actuator: Actuator,
         reconciler: Reconciler,
+        workers: Sequence[WorkerSockets] = (),
     ) -> None:
+        self._workers = workers
         self.device = device
         """Name of the TUN device; None: there is none."""
         self.devices = devices
@@ -172,7 +174,23 @@ class DataPath:
             engine=engine,
             actuator=actuator,
             reconciler=reconciler,
+            workers=() if opened is None else opened.workers,
         )
+
+    async def kernel_drops(self) -> dict[str, int]:
+        """Returns what the kernel dropped before the engine saw it, or after, by where.
+
+        `device_queue`: of containers and this host, as the engine did not keep up;
+        `device_refused`: written by the engine; `receive_buffer`: of peers. None where there is no
+        engine.
+
+        Raises:
+            HostError: the kernel cannot be read.
+        """
+        if self.device is None:
+            return {}
+        lost = await self.actuator.lost_at(self.device)
+        return {**lost, "receive_buffer": sum(worker.lost() for worker in self._workers)}
 
     def start(
         self,

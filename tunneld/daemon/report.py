@@ -126,6 +126,7 @@ class Report:
             HostError: the kernel does not tell what it has counted.
         """
         kernel_devices = await self.path.actuator.counters() if self.path else []
+        kernel_drops = await self.path.kernel_drops() if self.path else {}
         counters = self._counters()
         now_s, wall = time.monotonic(), datetime.now(UTC)
         engine = self.path.engine if self.path else None
@@ -144,6 +145,7 @@ class Report:
             offloads=engine.offloads() if engine else {},
             peers=self._peers(counters, now_s, wall),
             kernel_devices=kernel_devices,
+            kernel_drops=kernel_drops,
             drops=counters.drops if counters else {},
             skipped=self._membership.tracker.skip_counts,
             icmp_sent=counters.icmp_sent if counters else 0,

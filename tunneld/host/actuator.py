@@ -141,6 +141,18 @@ class Actuator:
         """
         return await self._vxlan.counters()
 
+    async def lost_at(self, device: str) -> dict[str, int]:
+        """Returns what the kernel dropped on a device that it does not move packets by itself.
+
+        Raises:
+            HostError: the kernel cannot be read.
+        """
+        counted = [one for one in await self._netlink.device_counters() if one.device == device]
+        return {
+            "device_queue": sum(one.tx_dropped + one.tx_errors for one in counted),
+            "device_refused": sum(one.rx_dropped + one.rx_errors for one in counted),
+        }
+
     async def apply(self, change: HostChange) -> None:
         """Carries out a change: devices, neighbours, routes, firewall, file. May be repeated.
 

@@ -21,6 +21,7 @@ import logging
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -62,6 +63,8 @@ PMTUDISC_DO = 2
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
 _SO_ATTACH_FILTER = 26
+_SO_MEMINFO = 55
+_SK_MEMINFO_DROPS = 8
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _BPF_RET_K = 0x06
@@ -95,6 +98,16 @@ class WorkerSockets:
             "ipv4_sidings": [opened.fileno() for opened in self.ipv4_sidings],
             "ipv6_sidings": [opened.fileno() for opened in self.ipv6_sidings],
         }
+
+    def lost(self) -> int:
+        """Returns how many arriving datagrams the kernel dropped: their sockets were full.
+
+        Source: socket(7), SO_MEMINFO; include/uapi/linux/sock_diag.h.
+        """
+        receiving = [*self.ipv4[:1], *self.ipv6[:1]]
+        size = 4 * (_SK_MEMINFO_DROPS + 1)
+        found = [one.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, size) for one in receiving]
+        return sum(int.from_bytes(one[size - 4 : size], sys.byteorder) for one in found)
 
     def close(self) -> None:
         """Closes all of them."""

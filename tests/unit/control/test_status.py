@@ -140,6 +140,7 @@ def test_document_of_a_host_with_one_peer() -> None:
         ],
         "kernel_devices": [],
         "drops": {"no_route": 1, "too_big": 0},
+        "kernel_drops": {},
         "skipped_leases": {"outside_network": 2, "malformed_key": 0},
         "icmp": {"sent": 1, "suppressed": 0},
     }

@@ -59,3 +59,12 @@ def test_table_aligns_numbers_to_the_right() -> None:
         "a      5",
         "bb    10",
     ]
+
+
+def test_what_the_kernel_dropped_is_shown_with_where() -> None:
+    lost = {"device_queue": 12, "device_refused": 0, "receive_buffer": 3}
+    document = render_status(replace(READY, kernel_drops=lost))
+    assert document["kernel_drops"] == lost
+    lines = render_text(document).splitlines()
+    place = lines.index("dropped by the kernel:")
+    assert lines[place + 1 : place + 3] == ["  device_queue    12", "  receive_buffer  3"]

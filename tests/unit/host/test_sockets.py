@@ -297,3 +297,21 @@ def test_where_descriptors_run_out_there_are_whole_sidings_or_none(space: Namesp
         "assert 0 < len(w.ipv4_sidings) < 40 and len(w.ipv4_sidings) % 4 == 0"
     )
     assert refusal(code, *space.command()).endswith("done")
+
+
+@pytest.mark.parametrize("address", [LOCAL, LOCAL_V6], ids=["ipv4", "ipv6"])
+def test_what_a_full_socket_loses_is_counted(
+    in_space: Namespace, address: IPv4Address | IPv6Address
+) -> None:
+    [worker] = sockets = open_underlay_sockets([address], PORT, 1)
+    [receiving] = worker_sockets(worker)
+    receiving.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM) as sender:
+        for _ in range(100):
+            sender.sendto(bytes(1000), (str(address), PORT))
+    # Over the loopback device a datagram is there, or lost, when the call returns.
+    came = len(sources_of_what_came(worker))
+    assert 0 < came < 100
+    assert worker.lost() == 100 - came
+    close_all(sockets)
