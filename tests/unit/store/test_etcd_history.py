@@ -140,6 +140,30 @@ def test_replaced_history_is_told_by_its_content_though_it_has_grown_past_ours(
     run(main())
 
 
+def test_history_that_is_replaced_behind_a_watch_that_lives_on_is_noticed(
+    etcd: EtcdServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(etcd_store, "COMPARISON_INTERVAL_S", 0.2)
+
+    async def silent(root: str, start_revision: int) -> AsyncIterator[object]:
+        yield client.News(0, ())
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with opened(etcd, prefix) as store:
+            await store.claim(claim_of(await store.grant(60)))
+            store._client.watch = silent  # type: ignore[attr-defined]
+            async with Follower(store) as follower:
+                await asyncio.to_thread(etcd.kill)
+                etcd.wipe()
+                await asyncio.to_thread(etcd.start)
+                etcd.put(f"{prefix}/config", b"other")
+                await until(lambda: follower.snapshots[-1].config == "other")
+                assert follower.snapshots[-1].leases == ()
+
+    run(main())
+
+
 def test_watches_behind_a_proxy_are_one_history_and_a_wiped_store_is_another(
     etcd: EtcdServer,
     prefix: str,

@@ -31,6 +31,16 @@ def test_outage_is_told_once_and_then_once_a_minute(caplog: pytest.LogCaptureFix
     assert health.status().revision == 8
 
 
+def test_changed_cause_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    health = Health("etcd", "e", clock)
+    for cause in ("refused", "refused", "certificate expired", "certificate expired", "full"):
+        health.failed("e", cause)
+        clock.now += 1
+    told = [record.__dict__["fields"]["error"] for record in caplog.records]
+    assert told == ["refused", "certificate expired", "full"]
+
+
 def test_flapping_connection_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tunneld.store")
     clock = Clock()
