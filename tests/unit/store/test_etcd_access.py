@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.support.stores import Authority, EtcdServer, Follower, run, serving, until
+from tests.support.wait import PATIENCE
 from tests.unit.store.opened import claim_of, opened, opened_with
 from tunneld.errors import (
     StoreDeniedError,
@@ -142,9 +145,7 @@ def test_client_certificate_that_is_missing_or_not_taken_is_named(
         run(main())
 
 
-def test_key_with_a_password_is_refused_and_nobody_is_asked_for_it(
-    etcd_https: EtcdServer, prefix: str, tmp_path: Path
-) -> None:
+def test_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
     files = Authority.make(tmp_path / "tls")
     key = serialization.load_pem_private_key(files.keyfile.read_bytes(), None)
     files.keyfile.write_bytes(
@@ -154,14 +155,28 @@ def test_key_with_a_password_is_refused_and_nobody_is_asked_for_it(
             serialization.BestAvailableEncryption(b"secret"),
         )
     )
-    options = replace(etcd_https.options(prefix), certfile=files.certfile, keyfile=files.keyfile)
-
-    async def main() -> None:
-        async with opened_with(options) as store:
-            with pytest.raises(StoreRefusedError, match="without a password"):
-                await store.read()
-
-    run(main())
+    script = (
+        "from pathlib import Path; from tunneld.store.etcd.transport import Credentials, read_tls; "
+        f"read_tls(Credentials(certfile=Path({str(files.certfile)!r}), "
+        f"keyfile=Path({str(files.keyfile)!r})))"
+    )
+    program = tmp_path / "program.py"
+    program.write_text(script)
+    # On a terminal of its own, at which nobody answers.
+    with subprocess.Popen(
+        ("script", "-qec", f"{sys.executable} -P {program}", "/dev/null"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as asked:
+        assert asked.stdout is not None
+        try:
+            asked.wait(20.0 * PATIENCE)
+        finally:
+            asked.kill()
+        said = asked.stdout.read()
+    assert "StoreRefusedError" in said
+    assert "without a password" in said
 
 
 def test_full_etcd_is_said_to_be_full_and_still_counts_as_connected(
