@@ -11,7 +11,16 @@ import pytest
 from scapy.layers.inet import IP
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import TIMEOUT_S, Host, adjacency, in_order, pause, settings, udp_socket
+from tests.native.hosts import (
+    TIMEOUT_S,
+    Host,
+    adjacency,
+    in_order,
+    network,
+    pause,
+    settings,
+    udp_socket,
+)
 from tests.native.packets import icmp_error, inner, sized
 from tests.support.netns import Namespace, Rig, inside
 from tests.support.wait import wait_until
@@ -209,6 +218,24 @@ def test_packet_too_large_for_the_underlay_is_answered_at_once_or_fragmented(
         assert len(peer.recv(70_000)) == 1272
         host.wait_for_traffic("b", "tx_packets", 2)
         assert host.drops() == {"too_big_for_underlay": 1}
+
+
+def test_doubtful_word_of_the_kernel_is_told_to_nobody(rig_space: Namespace) -> None:
+    """A forged ICMP error puts it to 552; senders would keep to that for ten minutes."""
+    with inside(rig_space):
+        peer = udp_socket("127.0.0.2")
+    rig_space.run("ip", "link", "set", "lo", "mtu", "1500")
+    route = ("ip", "route", "replace", "local", "127.0.0.2", "dev", "lo", "table", "local")
+    rig_space.run(*route, "mtu", "552")
+    with peer, Host(rig_space, network()) as host:
+        peer.settimeout(TIMEOUT_S)
+        host.write(sized("10.5.1.2", "10.5.2.2", 1472))
+        assert len(peer.recv(70_000)) == 1472
+        assert select.select([host.engine.event_fd], [], [], TIMEOUT_S)[0]
+        [event] = host.engine.drain_events()
+        assert (event["kind"], event["path_mtu_bytes"]) == ("path_mtu", 552)
+        host.wait_for_traffic("b", "tx_packets", 1)
+        assert (host.drops(), answers(host)) == ({}, (0, 0))
 
 
 def test_flood_that_the_underlay_refuses_is_an_event_a_second(rig_space: Namespace) -> None:

@@ -116,10 +116,9 @@ class PathMtus:
         if target is None or path_mtu_bytes is None:
             return
         path, search = self._search(*target)
-        with_kernel = search.mtu_bytes
         before = _holds(search)
         search.hint(path_mtu_bytes, time.monotonic())
-        if search.mtu_bytes != with_kernel:
+        if search.is_probing:
             self._to_ask.add(path)
         self._after(path, search, before, "the kernel has heard so")
 

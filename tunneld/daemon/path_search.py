@@ -47,6 +47,9 @@ SILENT_S: Final = 5.0
 SILENT_ROUNDS: Final = 3
 """Rounds without any answer, after which a peer that once answered counts as one that does not."""
 
+LEAST_BELIEVED_BYTES: Final = 1280
+"""Smallest MTU of a path that the kernel is believed without a probe (RFC 8899 section 4.6.2): less
+is more likely forged, and senders that are told keep to it for minutes."""
 BELIEF_S: Final = 600.0
 """How long the kernel's word counts; it forgets after as long (net.ipv4.route.mtu_expires)."""
 DOUBTED_S: Final = 10.0
@@ -194,8 +197,9 @@ class PathSearch:
         ):
             return
         hoped = self._found if self._found is not None else self.mtu_bytes
-        self.mtu_bytes = min(self.mtu_bytes, inner)
-        self._begin({self.mtu_bytes, self.mtu_bytes + 1, hoped}, now_s)
+        if path_mtu_bytes >= LEAST_BELIEVED_BYTES:
+            self.mtu_bytes = min(self.mtu_bytes, inner)
+        self._begin({inner, inner + 1, self.mtu_bytes, hoped}, now_s)
 
     def due(self, now_s: float) -> list[Probe]:
         """Returns what is to be sent now; ends a round whose time is up."""
@@ -262,7 +266,7 @@ class PathSearch:
         if self._found == high and not self._doubts:
             # What passed before may have been lost in a crowd: that is to show twice.
             self._doubts = True
-            self._begin({high}, now_s)
+            self._begin({low, high}, now_s)
             return
         self._doubts = False
         if high - low <= CLOSE_BYTES:

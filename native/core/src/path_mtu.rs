@@ -8,6 +8,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+/// Smallest MTU of a path that is believed without a probe, in bytes: what every link of IPv6 has,
+/// and near every one of IPv4 (RFC 8899 §4.6.2; RFC 8200 §5).
+pub const LEAST_BELIEVED: u32 = 1_280;
+
 /// Peers remembered at once.
 const SLOTS: usize = 64;
 

@@ -158,7 +158,7 @@ def test_forged_word_of_the_kernel_lasts_a_round_trip() -> None:
     path = Path(LINK)
     path.use()
     path.search.hint(552, path.now_s)
-    assert path.search.mtu_bytes == 552 - OVERHEAD
+    assert path.search.mtu_bytes == LINK
     begun_s = path.now_s
     path.settle()
     assert path.holds == (LINK, "probed", "found")
@@ -169,6 +169,17 @@ def test_forged_word_of_the_kernel_lasts_a_round_trip() -> None:
     assert path.holds == (LINK, "probed", "found")
     path.later(BELIEF_S + 1)
     assert path.holds == (LINK, "kernel", "found")
+
+
+def test_word_of_the_kernel_that_is_doubtful_is_believed_after_a_probe() -> None:
+    path = Path(552 - OVERHEAD)
+    path.search.hint(552, path.now_s)
+    path.settle()
+    assert path.holds == (552 - OVERHEAD, "kernel", "found")
+    wide = Path(LINK)
+    wide.use()
+    wide.search.hint(1280, wide.now_s)
+    assert wide.search.mtu_bytes == 1280 - OVERHEAD
 
 
 def test_path_that_narrows_while_the_kernel_is_doubted_is_found_by_probes() -> None:

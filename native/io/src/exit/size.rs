@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use tunneld_core::adjacency::OuterDf;
 use tunneld_core::batch::Purpose;
 use tunneld_core::drop_reason::DropReason;
 use tunneld_core::outbound::Refused;
+use tunneld_core::path_mtu::LEAST_BELIEVED;
 
 use super::{Exit, Load, Way, outlet, reason_of};
 use crate::clock;
@@ -13,7 +15,9 @@ use crate::path_mtu::{Asked, Discovery};
 
 impl Exit<'_, '_> {
     /// Deals with a datagram that the underlay refused for its size: learns and reports what would
-    /// fit, then sends it in fragments where IP allows that, or has its sender told.
+    /// fit, then sends it in fragments where IP allows that, or has its sender told. Of a word that
+    /// is more likely forged than true nobody is told, who would keep to it for minutes: the
+    /// datagram goes whole, until a probe has spoken.
     #[cold]
     pub(super) fn refused_for_size(&mut self, load: Load<'_>, way: Way, place: (usize, usize)) {
         let Load { outbound, fib, queue, number } = load;
@@ -46,11 +50,15 @@ impl Exit<'_, '_> {
             }
         };
         if outbound.may_fragment(number, place) {
-            match sender.send_in_fragments(outlet, queue, place) {
+            match sender.send_once_as(OuterDf::Clear, outlet, queue, place) {
                 Ok(_) => outbound.sent(fib, train, &which, now_ns),
                 Err(errno) => outbound.refused(reason_of(errno), 1),
             }
             return;
+        }
+        let is_doubtful = path_mtu_bytes.is_some_and(|bytes| bytes < LEAST_BELIEVED);
+        if is_doubtful && sender.send_once_as(OuterDf::Probed, outlet, queue, place).is_ok() {
+            return outbound.sent(fib, train, &which, now_ns);
         }
         outbound.refused(DropReason::TooBigForUnderlay, 1);
         if let Some(path_mtu_bytes) = path_mtu_bytes {

@@ -123,15 +123,16 @@ impl Sender {
         self.send_as(df, outlet.socket, queue)
     }
 
-    /// Sends one datagram once more, in fragments if it must be.
-    pub(crate) fn send_in_fragments(
+    /// Sends one datagram once more, as `df` says.
+    pub(crate) fn send_once_as(
         &mut self,
+        df: OuterDf,
         outlet: Outlet<'_>,
         queue: &Queue,
         place: (usize, usize),
     ) -> Result<usize, Errno> {
         self.fill(outlet, queue, place, queue.trains()[place.0].passage.df, 1);
-        self.send_as(OuterDf::Clear, outlet.socket, queue)
+        self.send_as(df, outlet.socket, queue)
     }
 
     fn fill(
