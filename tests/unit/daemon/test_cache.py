@@ -140,6 +140,18 @@ def test_damaged_in_any_one_place_it_counts_as_nothing_or_is_sound(
     assert found is None or (isinstance(found.table.config, str) and math.isfinite(found.left_s))
 
 
+@pytest.mark.parametrize("value", [math.inf, math.nan, 10**400, -1, "1", None, {}])
+@pytest.mark.parametrize("name", ["Revision", "EndsAt", "Grant", "Created"])
+def test_number_that_is_none_counts_as_nothing(state: StateDir, name: str, value: Any) -> None:
+    cache, document = saved(state)
+    for place in (document, *document["Leases"]):
+        if name in place:
+            place[name] = value
+    (state.path / "network.json").write_text(json.dumps(document))
+    found = cache.load(NOW)
+    assert found is None or value in (-1, "1", 10**400)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "3", "null", '"x"', "{", "[" * 100_000, "\ufeff{}"])
 def test_file_that_is_something_else_counts_as_nothing(state: StateDir, text: str) -> None:
     cache, _ = saved(state)
