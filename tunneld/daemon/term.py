@@ -31,7 +31,6 @@ from tunneld.errors import (
     HostError,
     NetworkConfigError,
     TunDeviceError,
-    TunneldError,
 )
 from tunneld.host import subnet_env
 from tunneld.host.underlay import Selection, Underlay
@@ -41,6 +40,8 @@ from tunneld.log import Condition, Periodic
 
 RETRY_S = 1.0
 """How long after a refusal of this host the next attempt is made, if nothing happens before."""
+
+_PASSING = frozenset({errno.EBUSY, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 _log = logging.getLogger("tunneld.daemon")
 
@@ -169,7 +170,8 @@ class Term:
                     "the overlay device is lost; the data path is built anew",
                     extra={"fields": {"error": str(lost)}},
                 )
-            except (HostError, EngineError) as error:
+            except (HostError, EngineError, OSError) as error:
+                # An OSError no room has foreseen may pass as well: descriptors or memory run out.
                 if not self._has_carried and _lasts(error):
                     raise
                 self._lack.set(asyncio.get_running_loop().time(), str(error))
@@ -217,10 +219,10 @@ class Term:
         raise ConfigChangedError
 
 
-def _lasts(error: TunneldError) -> bool:
+def _lasts(error: Exception) -> bool:
     """Returns whether a lack does not pass by itself: a right, or the TUN driver."""
-    is_busy = getattr(error.__cause__, "errno", None) == errno.EBUSY
-    return isinstance(error, CapabilityError | TunDeviceError) and not is_busy
+    passes = getattr(error.__cause__, "errno", None) in _PASSING
+    return isinstance(error, CapabilityError | TunDeviceError) and not passes
 
 
 def _tell_moved(before: Underlay, underlay: Underlay) -> None:
