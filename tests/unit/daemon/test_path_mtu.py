@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
@@ -133,6 +134,37 @@ def test_only_peers_in_use_are_probed_and_silent_ones_get_fragments() -> None:
     run_until(found, {SUBNET: (1430, "clear"), SUBNET_V6: (1430, "kernel")})
     assert set(paths.sent) == {SUBNET.network_address}
     assert (found.state_of(to(FAR)), found.state_of(to(FAR_V6))) == ("silent", "unknown")
+
+
+def test_thousand_peers_that_come_into_use_at_once_are_probed_in_turn() -> None:
+    found, _ = path_mtus()
+    prefixes = [ip_network((0x0A060000 + 256 * number, 24)) for number in range(1000)]
+    reaches: dict[IPNetwork, Reach] = {
+        prefix: Reach(adjacency=to(ip_address(0xC6336400 + number)))
+        for number, prefix in enumerate(prefixes)
+    }
+    found.limit(reaches)
+    looks: list[int] = []
+    seen = asyncio.Event()
+
+    class Crowd(Paths):
+        def take_used(self) -> list[str]:
+            looks.append(len(set(self.sent)))
+            if len(looks) == 4:
+                seen.set()
+            return self.used
+
+    async def main() -> None:
+        running = asyncio.create_task(found.run())
+        await seen.wait()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    found.prober = Crowd(found, {}, [str(prefix) for prefix in prefixes])
+    asyncio.run(main())
+    assert all(0 <= after - before <= 50 for before, after in itertools.pairwise(looks))
+    assert looks[-1] > 50
 
 
 def test_forged_word_of_the_kernel_is_refuted() -> None:
