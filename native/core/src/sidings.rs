@@ -27,6 +27,9 @@ pub const FIRST_LIMIT: usize = 512 * 1024;
 /// Most room of a siding.
 pub const MAX_LIMIT: usize = 8 * 1024 * 1024;
 
+/// How long a siding that was full is not looked at: asking costs more than dropping.
+const STILL_FULL_NS: u64 = 300_000;
+
 /// How long a siding must have refused nothing before it may be given to another peer.
 const SETTLED_NS: u64 = 1_000_000_000;
 
@@ -224,16 +227,20 @@ impl Sidings {
         emptiest.map(|(_, number)| number)
     }
 
-    /// Returns how many of some trains, each with its cost, a siding with `held` bytes in it takes.
-    /// Where it is empty, it takes one of any size.
+    /// Returns how many of some trains, each with its cost, a siding takes; `held` tells how many bytes
+    /// are in it. Where it is empty, it takes one of any size.
     pub fn admit(
         &mut self,
         siding: usize,
         costs: impl Iterator<Item = usize>,
-        held: usize,
+        held: impl FnOnce() -> usize,
         now_ns: u64,
     ) -> usize {
         let place = &mut self.sidings[siding];
+        if place.full_ns.is_some_and(|full_ns| now_ns < full_ns + STILL_FULL_NS) {
+            return 0;
+        }
+        let held = held();
         place.observe(held, now_ns);
         let limit = if siding == TRICKLE_SIDING { MAX_LIMIT } else { place.limit };
         let (mut sum, mut count) = (held, 0);
@@ -260,9 +267,15 @@ impl Sidings {
         self.home(peer).is_some_and(|siding| self.sidings[siding].peers > 1)
     }
 
-    /// Returns whether a train that costs `cost` may go by the trickle with `held` bytes in it, to a
-    /// peer that met the siding full that it shares; takes it as sent.
-    pub fn trickles(&mut self, peer: &SocketAddr, cost: usize, held: usize, now_ns: u64) -> bool {
+    /// Returns whether a train that costs `cost` may go by the trickle, in which are as many bytes as
+    /// `held` tells, to a peer that met the siding full that it shares; takes it as sent.
+    pub fn trickles(
+        &mut self,
+        peer: &SocketAddr,
+        cost: usize,
+        held: impl FnOnce() -> usize,
+        now_ns: u64,
+    ) -> bool {
         let Some(home) = self.homes.get_mut(peer) else { return false };
         let ns_of = |bytes: u64| i128::from(bytes * 1_000_000_000 / TRICKLE_PER_S);
         let spent_ns = home.spent_ns.max(i128::from(now_ns) - ns_of(TRICKLE));
@@ -270,7 +283,7 @@ impl Sidings {
             return false;
         }
         home.spent_ns = spent_ns + ns_of(cost as u64);
-        let trickled = Trickled { peer: *peer, before: held, sent_ns: now_ns };
+        let trickled = Trickled { peer: *peer, before: held(), sent_ns: now_ns };
         self.last = Some(trickled);
         if self.watched.is_none_or(|watched| now_ns >= watched.sent_ns + WATCH_NS) {
             self.watched = Some(trickled);
@@ -278,12 +291,13 @@ impl Sidings {
         true
     }
 
-    /// Returns whether what that peer was sent by the trickle has left it, with `held` bytes still
-    /// in there: then its way takes what it is sent. Of the last train that shows at once where the
-    /// device takes it at once; one is watched for longer.
-    pub fn is_through(&self, peer: &SocketAddr, held: usize) -> bool {
-        let is_gone = |trickled: &Trickled| trickled.peer == *peer && held <= trickled.before;
-        [self.last, self.watched].iter().flatten().any(is_gone)
+    /// Returns whether what that peer was sent by the trickle has left it, where `held` tells how
+    /// many bytes are still in there: then its way takes what it is sent. Of the last train that
+    /// shows at once where the device takes it at once; one is watched for longer.
+    pub fn is_through(&self, peer: &SocketAddr, held: impl FnOnce() -> usize) -> bool {
+        let trickled = [self.last, self.watched].into_iter().flatten();
+        let before = trickled.filter(|one| one.peer == *peer).map(|one| one.before).max();
+        before.is_some_and(|before| held() <= before)
     }
 }
 

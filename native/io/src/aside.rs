@@ -79,7 +79,7 @@ impl<'a> Aside<'a> {
         let Some(first) = trains.first() else { return 0 };
         let Family { sidings, sockets, .. } = self.family_mut(&first.endpoint);
         let costs = trains.iter().map(|train| cost(train.len_bytes()));
-        sidings.admit(siding, costs, held(sockets[siding]), clock::now_ns())
+        sidings.admit(siding, costs, || held(sockets[siding]), clock::now_ns())
     }
 
     /// Takes note that something was sent to a peer in a siding.
@@ -97,13 +97,13 @@ impl<'a> Aside<'a> {
     pub(crate) fn trickles(&mut self, train: &Train) -> bool {
         let (peer, cost) = (&train.endpoint, cost(train.len_bytes()));
         let Family { sidings, sockets, .. } = self.family_mut(peer);
-        sidings.trickles(peer, cost, held(sockets[TRICKLE_SIDING]), clock::now_ns())
+        sidings.trickles(peer, cost, || held(sockets[TRICKLE_SIDING]), clock::now_ns())
     }
 
     /// Returns whether what a peer was sent by the trickle went through.
     pub(crate) fn is_through(&self, peer: &SocketAddr) -> bool {
         let Family { sidings, sockets, .. } = self.family(peer);
-        sidings.is_through(peer, held(sockets[TRICKLE_SIDING]))
+        sidings.is_through(peer, || held(sockets[TRICKLE_SIDING]))
     }
 }
 

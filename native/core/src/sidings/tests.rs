@@ -37,8 +37,8 @@ impl World {
     /// Sends `bytes` to a peer that has a siding; returns whether they were taken.
     fn send(&mut self, number: usize, bytes: usize) -> bool {
         let siding = self.sidings.home(&peer(number)).unwrap();
-        let taken =
-            self.sidings.admit(siding, std::iter::once(bytes), self.held(siding), self.now_ns) == 1;
+        let (costs, held) = (std::iter::once(bytes), self.held(siding));
+        let taken = self.sidings.admit(siding, costs, || held, self.now_ns) == 1;
         if taken {
             self.queues.borrow_mut()[siding].push((number, bytes));
         }
@@ -134,8 +134,9 @@ fn dead_peers_share_what_there_is_and_leave_room_for_those_heard_from() {
     let newcomer = peer(DEAD + 40);
     world.set_aside(DEAD + 40, false).unwrap();
     assert!(world.sidings.is_sharing(&newcomer));
-    let mut trickled =
-        |now_ns| (0..20).filter(|_| world.sidings.trickles(&newcomer, 1_500, 500, now_ns)).count();
+    let mut trickled = |now_ns| {
+        (0..20).filter(|_| world.sidings.trickles(&newcomer, 1_500, || 500, now_ns)).count()
+    };
     let now_ns = 1_000_000 * MS;
     assert_eq!(trickled(now_ns), 9);
     assert_eq!(trickled(now_ns + 1_000 * MS), 2);
@@ -143,14 +144,16 @@ fn dead_peers_share_what_there_is_and_leave_room_for_those_heard_from() {
     assert_eq!(trickled(now_ns + 60_000 * MS), 9);
     // Its peer lives once one has left: the last one, or the one that is watched.
     let (other, mut later_ns) = (peer(DEAD - 1), now_ns + 120_000 * MS);
-    assert!(world.sidings.trickles(&newcomer, 1_500, 500, later_ns));
-    assert!(!world.sidings.is_through(&newcomer, 2_000));
-    assert!(world.sidings.trickles(&other, 1_500, 2_000, later_ns + 4 * MS));
-    assert!(world.sidings.is_through(&newcomer, 500));
-    assert!(world.sidings.is_through(&other, 2_000) && !world.sidings.is_through(&other, 2_001));
+    assert!(world.sidings.trickles(&newcomer, 1_500, || 500, later_ns));
+    assert!(!world.sidings.is_through(&newcomer, || 2_000));
+    assert!(world.sidings.trickles(&other, 1_500, || 2_000, later_ns + 4 * MS));
+    assert!(world.sidings.is_through(&newcomer, || 500));
+    assert!(
+        world.sidings.is_through(&other, || 2_000) && !world.sidings.is_through(&other, || 2_001)
+    );
     later_ns += 6 * MS;
-    assert!(world.sidings.trickles(&other, 1_500, 2_000, later_ns));
-    assert!(!world.sidings.is_through(&newcomer, 500), "it is watched no longer");
+    assert!(world.sidings.trickles(&other, 1_500, || 2_000, later_ns));
+    assert!(!world.sidings.is_through(&newcomer, || 500), "it is watched no longer");
 }
 
 #[test]
