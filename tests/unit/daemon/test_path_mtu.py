@@ -184,11 +184,25 @@ def test_mtu_of_the_operators_route_is_kept_to(
 ) -> None:
     found, _ = path_mtus(route_mtu)
     found.limit(REACHES)
-    found.prober = Paths(found, {SUBNET.network_address: 1430}, [])
+    done = asyncio.Event()
+
+    class Settled(Paths):
+        def take_used(self) -> list[str]:
+            if found.state_of(to(FAR)) == "found":
+                done.set()
+            return self.used
+
+    async def main() -> None:
+        running = asyncio.create_task(found.run())
+        await done.wait()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    found.prober = Settled(found, {SUBNET.network_address: 1430}, [])
     found.refused(str(SUBNET), 1300)
-    run_until(found, {SUBNET: expected, SUBNET_V6: (1430, "kernel")})
-    found.prober.used.append(str(SUBNET))
-    run_until(found, {SUBNET: expected, SUBNET_V6: (1430, "kernel")})
+    asyncio.run(main())
+    assert held(found)[SUBNET] == expected
 
 
 def test_engine_that_has_stopped_is_no_fault() -> None:
