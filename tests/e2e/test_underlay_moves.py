@@ -187,6 +187,16 @@ def test_what_fails_during_a_move_is_tried_again(root_tools: None, rig: Rig) -> 
     change(host, "10.99.0.77", "10.99.0.78")
     fails.unlink()
     wait_at(network, host, "10.99.0.78")
+
+    # The port is taken where it moves to.
+    ip(host, "address", "add", "10.99.0.79/24", "dev", "eth0")
+    holder = host.space.start("socat", "-u", "UDP4-RECV:8285,bind=10.99.0.79", "-")
+    wait_until(lambda: "10.99.0.79:8285" in host.space.run("ss", "-lun"), what="a held port")
+    take(host, "10.99.0.78")
+    ip(host, "route", "replace", "default", "via", str(network.outside))
+    wait_until(lambda: "socat" in str(host.status()["problems"]), PATIENCE_S, "the port's holder")
+    holder.stop()
+    wait_at(network, host, "10.99.0.79")
     assert host.running.stop() == 0
     assert "tunneld" not in host.space.run("nft", "list", "ruleset")
 
