@@ -89,7 +89,7 @@ class UnderlayKeeper:
 
     async def run(self) -> NoReturn:
         """Works until cancelled."""
-        monitor = Monitor(self._notice, firewall=False)
+        monitor = _monitor(self._selection, self._notice)
         try:
             await self._watch()
         finally:
@@ -136,7 +136,7 @@ class UnderlayKeeper:
         in_use = self._succession.in_use
         is_sure = self._succession.is_held and not self._succession.preferred(in_use)
         match notice.kind:
-            case "lost" | "address":
+            case "lost" | "lost routes" | "address":
                 self._hint.set()
             case "link":
                 is_ours = in_use is not None and (
@@ -229,7 +229,7 @@ async def tell_whether_any(selection: Selection, netlink: Netlink, lack: Conditi
     """
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
-    monitor = Monitor(lambda _notice: changed.set(), firewall=False)
+    monitor = _monitor(selection, lambda _notice: changed.set())
     try:
         while True:
             changed.clear()
@@ -245,6 +245,16 @@ async def tell_whether_any(selection: Selection, netlink: Netlink, lack: Conditi
             await asyncio.sleep(INTERVAL_S)
     finally:
         monitor.close()
+
+
+def _monitor(selection: Selection, notice: Callable[[Notice], None]) -> Monitor:
+    """Watches what decides on the underlay.
+
+    Of routes these are default ones, or with `can_reach` any: a routing daemon may change others
+    by the thousand.
+    """
+    within = () if selection.can_reach is None else None
+    return Monitor(notice, firewall=False, routes_within=within)
 
 
 async def _any_underlay(selection: Selection, netlink: Netlink) -> Underlay:
