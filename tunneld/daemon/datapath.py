@@ -59,20 +59,32 @@ class Handover:
         What cannot be taken away is told and no more: the next data path, or the stop, must go on.
         """
         is_due, self.is_due = self.is_due, False
-        self._left.pop(name, None)
         if is_due:
-            self._left[name] = actuator
-        try:
-            await finish(actuator.close(hands_over=is_due))
-        except HostError as error:
-            _log.error(
-                "something of ours could not be taken away", extra={"fields": {"error": str(error)}}
-            )
+            self._left.setdefault(name, actuator)
+            await _close(actuator, hands_over=True)
+            return
+        await _close(actuator)
+        # What took nothing over yet knows of nothing to take away.
+        if (before := self._left.pop(name, None)) is not None:
+            await _close(before)
+
+    def is_taken_over(self, name: str) -> None:
+        """Says that a data path carries packets under a name, with all that was left there."""
+        self._left.pop(name, None)
 
     async def end(self) -> None:
         """Takes away what was left for a data path that did not come."""
-        for name, actuator in tuple(self._left.items()):
-            await self.take_away(name, actuator)
+        for name in tuple(self._left):
+            await _close(self._left.pop(name))
+
+
+async def _close(actuator: Actuator, *, hands_over: bool = False) -> None:
+    try:
+        await finish(actuator.close(hands_over=hands_over))
+    except HostError as error:
+        _log.error(
+            "something of ours could not be taken away", extra={"fields": {"error": str(error)}}
+        )
 
 
 class DataPath:
@@ -161,7 +173,7 @@ class DataPath:
             )
         )
         stack.callback(presence.close)
-        stack.push_async_callback(handover.take_away, next(iter(devices), ""), actuator)
+        stack.push_async_callback(handover.take_away, name_of(devices), actuator)
         engine = None
         if opened is not None:
             cores = len(os.sched_getaffinity(0))
@@ -213,6 +225,11 @@ class DataPath:
         """Stops reporting. To be called before the engine is stopped."""
         if self.engine is not None:
             asyncio.get_running_loop().remove_reader(self.engine.event_fd)
+
+
+def name_of(devices: Sequence[str]) -> str:
+    """Returns by which name a data path is known that has these devices."""
+    return next(iter(devices), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

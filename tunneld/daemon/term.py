@@ -18,7 +18,7 @@ from typing import NoReturn
 from tunneld.backend import parse_backend
 from tunneld.backend.base import Backend
 from tunneld.daemon.cache import Cache
-from tunneld.daemon.datapath import DataPath
+from tunneld.daemon.datapath import DataPath, name_of
 from tunneld.daemon.here import this_host
 from tunneld.daemon.membership import remember
 from tunneld.daemon.tenure import Rooms, Tenure
@@ -186,6 +186,7 @@ class Term:
 
     def _carries(self, path: DataPath) -> None:
         self._has_carried = True
+        self._rooms.handover.is_taken_over(name_of(path.devices))
         self._lack.clear()
         self._announce(path)
 

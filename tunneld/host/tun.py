@@ -83,6 +83,8 @@ class Tun:
 
     def is_there(self) -> bool:
         """Says whether the device exists, in whatever namespace and by whatever name."""
+        if not self.fds:
+            return False
         try:
             tun_settings.attached_to(self.fds[0])
         except OSError:

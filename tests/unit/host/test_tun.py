@@ -30,7 +30,9 @@ def test_first_free_number_is_taken_and_given_back(space: Namespace) -> None:
     async def work() -> list[str]:
         first = await open_tun("flannel%d", 1)
         second = await open_tun("flannel%d", 1)
+        assert first.is_there()
         first.close()
+        assert not first.is_there()
         third = await open_tun("flannel%d", 1)
         names = [first.name, second.name, third.name]
         second.close()
