@@ -75,6 +75,11 @@ class Etcd:
             for item in listing.get("kvs", [])
         }
 
+    def revision(self) -> int:
+        """Returns the store's present revision."""
+        listing = json.loads(self.ctl("get", "none", "-w", "json"))
+        return int(listing["header"]["revision"])
+
     def _etcdctl(self, *argv: str, check: bool = True, stdin: str = "") -> tuple[bool, str]:
         etcdctl = ("env", "ETCDCTL_API=3", "etcdctl", f"--endpoints={self.endpoint}", *PATIENT)
         command = (*etcdctl, *argv)
