@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -214,14 +215,14 @@ class ChaosHost:
     def stop_log_reader(self) -> None:
         """Stops it with the pipe full, as a log shipper that hangs."""
         self.reader.pause()
-        with self._pipe.open("r+b", buffering=0) as pipe:
-            os.set_blocking(pipe.fileno(), False)
-            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, 4096)
-            try:
+        pipe = os.open(self._pipe, os.O_RDWR | os.O_NONBLOCK)
+        try:
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)
+            with contextlib.suppress(BlockingIOError):
                 while True:
-                    pipe.write(b"(filled up)\n" * 100)
-            except BlockingIOError:
-                return
+                    os.write(pipe, b"(filled up)\n")
+        finally:
+            os.close(pipe)
 
     def size(self) -> Size:
         pid = self.running.pid
