@@ -191,6 +191,12 @@ class ChaosHost:
     def said(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def has_told_its_subnet(self) -> bool:
+        """Says whether subnet.env holds the subnet that the host began with."""
+        if not self.subnet_file.exists():
+            return False
+        return f"FLANNEL_SUBNET={self.subnet}\n" in self.subnet_file.read_text()
+
     def attach(self) -> None:
         """Gives bridge and container the addresses of the lease."""
         lines = self.subnet_file.read_text().splitlines()

@@ -130,7 +130,7 @@ class Chaos:
         documents = {host.number: host.status() for host in site.hosts}
         for host in site.hosts:
             assert _subnet_of(documents[host.number]) == host.subnet, documents[host.number]
-            assert f"FLANNEL_SUBNET={host.subnet}\n" in host.subnet_file.read_text()
+            wait_until(host.has_told_its_subnet, what=f"subnet.env of host {host.number}")
         holders = site.leases()
         assert sorted(holders.values()) == sorted(host.address for host in site.hosts), holders
         self.sizes += [host.size() for host in site.hosts]
