@@ -61,8 +61,8 @@ MALFORMED: dict[str, dict[str, Any]] = {
     "no mac": {"BackendData": {"VNI": 1}},
     "mac of five octets": {"BackendData": {"VNI": 1, "VtepMAC": "0e:00:00:00:77"}},
     "mac of a group": {"BackendData": {"VNI": 1, "VtepMAC": "01:00:5e:00:00:01"}},
-    "vni as text": {"BackendData": {"VNI": "1", "VtepMAC": "0e:00:00:00:00:77"}},
 }
+"""No more of one reason than the log names within a minute."""
 
 
 @pytest.mark.parametrize(
