@@ -76,6 +76,9 @@ class Talker:
             self._popen.wait(10 * PATIENCE)
         finally:
             self._popen.kill()
+            self._popen.wait()
+            if self._popen.stdout is not None:
+                self._popen.stdout.close()
             self._log.close()
 
 
