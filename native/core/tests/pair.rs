@@ -158,8 +158,12 @@ fn a_hop_limit_that_ends_at_the_far_side_is_told_to_the_sender() {
     let (written, icmp) = b.receive(1, &datagrams[0].1);
     assert!(written.is_empty());
     assert_eq!(b.drops(), [("hop_limit_exceeded", 1)]);
-    // The answer travels the overlay like any packet: into b's device, out at a's.
-    let datagrams = b.send(&icmp[0]);
+    // The kernel puts in source and checksum, and the answer travels the overlay like any packet:
+    // into b's device, out at a's.
+    let header = ipv4::Header::parse(&icmp[0]).expect("one packet");
+    let answered = ipv4::Header { source: Ipv4Addr::new(10, 5, 2, 0), ..header };
+    let answer = [&answered.emit()[..], &icmp[0][ipv4::Header::LEN..]].concat();
+    let datagrams = b.send(&answer);
     let (written, _) = a.receive(2, &datagrams[0].1);
     assert_eq!(written.len(), 1);
     assert_eq!(written[0][20..22], [11, 0]);
