@@ -75,6 +75,8 @@ class HostFirewall:
         }
         self._in_use: _InUse | None = None
         """What was applied last; None: nothing was."""
+        self._is_in_place = False
+        """Whether all of it was still there at the last look."""
         self._translating: frozenset[str] = frozenset()
         """Tables of others with a place for rules that translate sources."""
         self._told: list[str] | None = None
@@ -96,7 +98,7 @@ class HostFirewall:
         Raises:
             HostError: the rules cannot be listed.
         """
-        used = self._in_use
+        used, self._is_in_place = self._in_use, False
         if used is None:
             return None
         tables = [used.table] if used.table is not None else []
@@ -106,6 +108,7 @@ class HostFirewall:
         expected = [*(used.rules for _ in tables), *used.beside.values()]
         if list(found) != expected or used.rules != await self._rules(used.wanted):
             return None
+        self._is_in_place = True
         return used.wanted
 
     async def apply(self, wanted: Firewall) -> None:
@@ -115,7 +118,8 @@ class HostFirewall:
             HostError: no program can do it, or one refuses.
         """
         used, self._in_use = self._in_use, None
-        if used is not None and await self._apply_peers(used, wanted):
+        is_in_place, self._is_in_place = self._is_in_place, False
+        if used is not None and is_in_place and await self._apply_peers(used, wanted):
             return
         usual = await self._find_programs()
         rules = await self._rules(wanted)

@@ -14,15 +14,17 @@ import pytest
 
 from tests.support.netns import Namespace, Rig
 from tests.unit.host.conftest import run_inside
-from tests.unit.host.firewall.hosts import HOSTS, restore, run_on, saved
+from tests.unit.host.firewall.hosts import HOSTS, Variant, restore, run_on, saved
 from tests.unit.host.firewall.site import (
     ADDRESSES,
     DROPPED_S,
+    REMOTE,
     WANTED,
     WANTED_IN_BOTH,
     Addresses,
     Site,
     Tools,
+    arrives,
     path_with,
     source_seen_by,
     udp_socket,
@@ -206,6 +208,23 @@ def test_peers_that_come_and_go_leave_all_else_of_the_table_alone(space: Namespa
         assert await firewall.observe() == guarded(*many)
 
     run_inside(space, work)
+
+
+@pytest.mark.parametrize("peers", [("192.0.2.2",), ("192.0.2.2", "192.0.2.3")])
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_docker_that_starts_after_us_is_passed_whatever_becomes_of_the_peers(
+    rig: Rig, space: Namespace, variant: Variant, peers: tuple[str, ...]
+) -> None:
+    async def work(place: Site, firewall: HostFirewall) -> None:
+        await firewall.apply(guarded("192.0.2.2"))
+        assert await firewall.observe() == guarded("192.0.2.2")
+        restore(space, variant, HOSTS["docker-28"])
+        assert await firewall.observe() is None
+        await firewall.apply(guarded(*peers))
+        assert await firewall.observe() == guarded(*peers)
+        assert await arrives(place) == REMOTE
+
+    run_on(rig, space, work)
 
 
 def test_an_nft_that_knows_less_carries_out_the_guard_all_the_same(
