@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 from tests.chaos.hosts import KINDS, Site, built_clock
-from tests.chaos.judgement import grown
 from tests.chaos.rounds import Chaos
 from tests.support.netns import Rig, remove_leftovers
 
@@ -47,7 +46,7 @@ def main() -> int:
                     print(figure, flush=True)
                     figures.append(figure)
                     times += outcome.back_s
-                broken += grown(chaos.sizes, memory_kib=16_384, descriptors=8)
+                broken += chaos.growth()
                 broken += site.stop()
             finally:
                 site.close()

@@ -39,7 +39,7 @@ class Size:
     threads: int
 
 
-def grown(sizes: Iterable[Size], *, memory_kib: int, descriptors: int) -> list[str]:
+def grown(sizes: Iterable[Size], *, memory_kib: int, descriptors: int, threads: int) -> list[str]:
     """Returns what grew by more than is allowed between the first and last look at a process."""
     first: dict[int, Size] = {}
     last: dict[int, Size] = {}
@@ -53,6 +53,6 @@ def grown(sizes: Iterable[Size], *, memory_kib: int, descriptors: int) -> list[s
             found.append(f"process {pid}: {before.memory_kib} to {after.memory_kib} KiB")
         if after.descriptors - before.descriptors > descriptors:
             found.append(f"process {pid}: {before.descriptors} to {after.descriptors} descriptors")
-        if after.threads > before.threads:
+        if after.threads - before.threads > threads:
             found.append(f"process {pid}: {before.threads} to {after.threads} threads")
     return found

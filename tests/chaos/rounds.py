@@ -8,12 +8,17 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.hosts import ChaosHost, Site
-from tests.chaos.judgement import Size, back_after
+from tests.chaos.judgement import Size, back_after, grown
 from tests.support.wait import wait_until
+
+MEMORY_KIB: Final = 16_384
+DESCRIPTORS: Final = 8
+THREADS: Final = 6
+"""asyncio makes them for calls that block, one by one when needed; six on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,10 @@ class Chaos:
     def rounds(self, count: int) -> Iterator[Outcome]:
         for _ in range(count):
             yield self._round(self._drawn())
+
+    def growth(self) -> list[str]:
+        """Returns which daemons have grown over the rounds."""
+        return grown(self.sizes, memory_kib=MEMORY_KIB, descriptors=DESCRIPTORS, threads=THREADS)
 
     def _drawn(self) -> list[Happening]:
         count = 2 if self._rng.random() < 0.4 else 1

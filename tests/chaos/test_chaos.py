@@ -18,8 +18,6 @@ from tests.support.netns import Rig
 HOSTS = 4
 ROUNDS = {"udp-userspace": 8, "vxlan-userspace": 6, "vxlan-kernel": 6}
 SEED = 20261130
-MEMORY_KIB = 16_384
-DESCRIPTORS = 8
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=str)
@@ -32,7 +30,7 @@ def test_every_pair_comes_back_and_no_invariant_is_broken(
         chaos = Chaos(site, SEED + KINDS.index(kind))
         outcomes = chaos.rounds(ROUNDS[str(kind)])
         figures.extend({"kind": str(kind), **outcome.figure()} for outcome in outcomes)
-        assert not grown(chaos.sizes, memory_kib=MEMORY_KIB, descriptors=DESCRIPTORS)
+        assert not chaos.growth()
         assert not site.stop()
     finally:
         site.close()
@@ -57,5 +55,7 @@ def test_a_pair_that_is_silent_or_not_steady_yet_is_not_back() -> None:
 
 def test_growth_is_told_per_process() -> None:
     sizes = [Size(1, 1000, 20, 5), Size(2, 9000, 20, 5), Size(1, 1500, 40, 6)]
-    assert grown(sizes, memory_kib=600, descriptors=20) == ["process 1: 5 to 6 threads"]
-    assert len(grown(sizes, memory_kib=100, descriptors=8)) == 3
+    few = grown(sizes, memory_kib=600, descriptors=20, threads=0)
+    assert few == ["process 1: 5 to 6 threads"]
+    assert len(grown(sizes, memory_kib=100, descriptors=8, threads=0)) == 3
+    assert not grown(sizes, memory_kib=500, descriptors=20, threads=1)
