@@ -134,7 +134,7 @@ def expected_mtu_bytes(network: Network, host: Host) -> int:
 
 
 def test_kernel_tables_equal_flannelds_own(network: Network, scenario: Scenario) -> None:
-    """Devices, neighbours, FDB and routes, but for addresses, MACs and our mark on routes."""
+    """Devices, neighbours, FDB and routes, but for addresses, MACs and our own marks."""
     if not scenario.is_kernel_vxlan:
         # In user space there is no such device: nothing of the kernel's may be left of it.
         for host in network.of("tunneld"):
@@ -186,10 +186,11 @@ def tables(network: Network, host: Host) -> dict[str, list[str]]:
     devices = [f"flannel{'-v6' if family == 6 else ''}.1" for family in network.families]
     for device in devices:
         # The MTU of IPv6 is 70 less, as the kernel limits it, for both families with us.
-        link_only = ("ifindex", "link_index", "mtu", "min_mtu", "max_mtu", "broadcast")
+        # The alias is our mark on the device.
+        link_only = {"ifindex", "link_index", "mtu", "min_mtu", "max_mtu", "broadcast", "ifalias"}
         links = show("ip", "-j", "-d", "link", "show", "dev", device)
         # One member a row, so that a difference names itself.
-        found[f"{device} link"] = named([{k: v} for k, v in links[0].items()], *link_only)
+        found[f"{device} link"] = named([{k: v} for k, v in links[0].items() if k not in link_only])
         addresses = show("ip", "-j", "address", "show", "dev", device)
         kept = ("family", "local", "prefixlen", "scope")
         found[f"{device} addresses"] = named(
