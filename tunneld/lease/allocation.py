@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from tunneld.errors import SubnetExhaustedError
-from tunneld.lease.kinship import Identity, ours
+from tunneld.lease.kinship import Identity, Written, ours
 from tunneld.lease.model import (
     NO_IPV4_SUBNET,
     Holder,
@@ -32,7 +32,7 @@ from tunneld.lease.ranges import Ranges, overlap
 FREE_CHOICES = 100
 """How many free subnets chance chooses from, in each family."""
 
-Origin = Literal["owned", "kept", "lost", "public_ip", "reservation", "subnet_env", "free"]
+Origin = Literal["owned", "kept", "lost", "public_ip", "past", "reservation", "subnet_env", "free"]
 
 _Net = TypeVar("_Net", IPv4Network, IPv6Network)
 
@@ -53,7 +53,7 @@ class Candidate:
     expected_revision: int
     """`mod_revision` the key has in the table; 0: nobody holds it."""
     origin: Origin
-    """`owned` and `public_ip`: a lease of ours. `kept`: it takes over the subnet of one family
+    """`owned`, `public_ip`, `past`: a lease of ours. `kept`: it takes over the subnet of one family
     from a lease of ours whose key must go. `lost`: ours until it was deleted or ended."""
     drop: tuple[Lease, ...] = ()
     """Leases of ours that cannot stay, or are too many; they go in the same write."""
@@ -69,20 +69,21 @@ def candidates(
     rng: Shuffler,
     previous: SubnetKey | None = None,
     held: Lease | None = None,
+    past: Collection[Written] = (),
     unanswered: Collection[SubnetKey] = (),
     blocked: Collection[SubnetKey] = (),
 ) -> Iterator[Candidate]:
     """Yields the keys to try, each at most once; each names a subnet of every family there is.
 
     Order: the lease this node owns; what can be kept of it; the subnets it lost; a lease with its
-    public IP; what can be kept of that; a lease of its machine that the old subnet.env names; its
-    reservation; the subnets of the old subnet.env;
+    public IP; what can be kept of that; one that it held in the past; a lease of its machine that
+    the old subnet.env names; its reservation; the subnets of the old subnet.env;
     in each family one of the first free ones by chance. What a source lacks in one family is
     filled up from the next that has it.
 
-    `held`, `previous` and `unanswered` are as in `lease.kinship`, which says what is ours. Of
-    several leases of ours one is kept: one host holds one lease. `blocked` are keys whose claims
-    failed though the table says they are free: their entries cannot be read.
+    `held`, `previous`, `past` and `unanswered` are as in `lease.kinship`, which says what is
+    ours. Of several leases of ours one is kept: one host holds one lease. `blocked` are keys whose
+    claims failed though the table says they are free: their entries cannot be read.
 
     Raises:
         SubnetExhaustedError: after the other candidates, when no subnet is free.
@@ -90,7 +91,7 @@ def candidates(
     holder = me.holder
     own: list[tuple[Origin, Lease]] = [
         (found.origin, found.lease)
-        for found in ours(view, me, held=held, previous=previous, unanswered=unanswered)
+        for found in ours(view, me, held=held, previous=previous, past=past, unanswered=unanswered)
     ]
     keys = {lease.key for _, lease in own}
     foreign = [lease for lease in view.leases if lease.key not in keys]
@@ -168,6 +169,7 @@ def candidates(
     yield from existing("owned")
     yield from vacant("kept", "lost")
     yield from existing("public_ip")
+    yield from existing("past")
     yield from existing("subnet_env")
     yield from vacant("reservation", "subnet_env")
 

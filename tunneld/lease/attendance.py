@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from tunneld.lease.kinship import Identity, Kin, are_apart, kin, machine_of
+from tunneld.lease.kinship import Identity, Kin, Written, are_apart, kin, machine_of
 from tunneld.lease.model import Holder, Lease, NodeRecord, Snapshot, SubnetKey
 from tunneld.lease.registry import Grant, Store
 from tunneld.lease.roll_call import questions, record_of, unanswered
 from tunneld.lease.tracker import LeaseTracker
 from tunneld.log import Periodic
+
+MAX_PAST = 256
+"""Writes of our own that are remembered, the last ones."""
 
 _log = logging.getLogger("tunneld.lease")
 
@@ -45,6 +48,21 @@ class Attendance:
         self._own_question = ""
         self._answered: frozenset[str] = frozenset()
         """Ids of the questions that our record answers."""
+        # Not kept over a restart: a copy of the state directory would know it as well.
+        self._past: dict[Written, None] = {}
+
+    @property
+    def past(self) -> Collection[Written]:
+        """What this process wrote, or tried to."""
+        return self._past.keys()
+
+    def writes(self, key: SubnetKey, holder: Holder, grant: Grant) -> None:
+        """A lease is about to be written; the answer may never come."""
+        written = (key, holder, grant.grant_id)
+        self._past.pop(written, None)
+        self._past[written] = None
+        while len(self._past) > MAX_PAST:
+            del self._past[next(iter(self._past))]
 
     def record(self, lease: Lease) -> NodeRecord:
         """Returns the record beside a lease of ours."""
@@ -92,9 +110,11 @@ class Attendance:
             for question in questions(tracker.records, lease)
             if question.node_id != self._own_question
         ]
-        twin = self._twin(tracker, lease, now_s)
+        found = tracker.record(self.node_id)
+        is_past = found is not None and not found.describes(lease) and self._is_past(found)
+        twin = None if is_past else self._twin(found, lease, now_s)
         ids = frozenset(question.node_id for question in asked)
-        if twin is None and ids <= self._answered:
+        if twin is None and not is_past and ids <= self._answered:
             return
         if twin is not None:
             former, self.node_id = self.node_id, self._new_node_id(False)
@@ -132,9 +152,14 @@ class Attendance:
             )
         self._answered = ids
 
-    def _twin(self, tracker: LeaseTracker, lease: Lease, now_s: float) -> NodeRecord | None:
-        """Returns what another host has written under our node id."""
-        found = tracker.record(self.node_id)
+    def _is_past(self, record: NodeRecord) -> bool:
+        """Returns whether this process wrote a record under its node id, for a former lease."""
+        if are_apart(machine_of(record), self.machine):
+            return False
+        return any((key, holder) == (record.key, record.holder) for key, holder, _ in self._past)
+
+    def _twin(self, found: NodeRecord | None, lease: Lease, now_s: float) -> NodeRecord | None:
+        """Returns `found`, the record under our node id, if another host has written it."""
         if found is None or found.is_question:
             return None
         if found.describes(lease) and not are_apart(machine_of(found), self.machine):
@@ -176,7 +201,13 @@ class Roll:
         """
         doubtful = [
             one
-            for one in kin(view, self.me, held=self.held, previous=self._previous)
+            for one in kin(
+                view,
+                self.me,
+                held=self.held,
+                previous=self._previous,
+                past=self._attendance.past,
+            )
             if one.doubt != "none" and one.lease.key not in self.silent
         ]
         ask = [

@@ -26,7 +26,7 @@ from tunneld.lease.allocation import Candidate, Shuffler, came_second, candidate
 from tunneld.lease.attendance import Attendance
 from tunneld.lease.model import Lease, LeaseAttributes, Snapshot, SubnetKey
 from tunneld.lease.network import NetworkConfig
-from tunneld.lease.ownership import Held, Unrecorded, Verdict, judge
+from tunneld.lease.ownership import Held, Unrecorded, Verdict, is_behind, judge
 from tunneld.lease.registry import Claim, Grant, Store
 from tunneld.lease.tracker import LeaseTracker
 from tunneld.log import Periodic
@@ -180,7 +180,8 @@ class Keeper:
     ) -> Lease:
         """Gets a lease with these attributes, and writes the one that is held anew.
 
-        The first look is at `tracker`; after a lost race the store is asked again.
+        The first look is at `tracker`; after a lost race, or where it may be a listing from
+        before the last write, the store is asked.
 
         Raises:
             SubnetExhaustedError: no subnet is free.
@@ -189,11 +190,14 @@ class Keeper:
         """
         async with self._acquiring:
             history = tracker.history
-            is_fresh = history == 0
+            is_fresh = history == 0 or is_behind(tracker, self._lease)
             view = await self._store.read() if is_fresh else tracker.view
             races = _Races()
             # What was remembered counts like what the store says, while the address is the same.
             held = self._lease
+            if held is not None and is_fresh and self._stands(held, view, config, attributes):
+                self._history, self._is_lost = history, False
+                return held
             if held is not None and self._is_due and held.holder != attributes.holder:
                 held = None
             roll = self._attendance.roll(attributes.holder, held, previous)
@@ -212,6 +216,7 @@ class Keeper:
                             rng=self._rng,
                             previous=previous,
                             held=held,
+                            past=self._attendance.past,
                             unanswered=roll.silent,
                             blocked=races.blocked,
                         ),
@@ -230,6 +235,7 @@ class Keeper:
                     view, is_fresh = await self._store.read(), True
                     continue
                 candidate, lease = found
+                history = tracker.history
                 if _may_collide(candidate):
                     after = await self._store.read()
                     if came_second(lease, after.leases):
@@ -317,8 +323,10 @@ class Keeper:
         lease, grant = self._lease, self._grant
         if lease is None or grant is None or self._is_lost or self._is_due:
             return
-        is_old = tracker.history == self._history and tracker.revision < lease.mod_revision
-        if not is_old and not self._acquiring.locked():
+        # A table that has it otherwise is not one to judge records by: `acquire` writes both anew.
+        verdict = judge(tracker, lease, history=self._history)
+        is_there = isinstance(verdict, Held) and verdict.listed is not None
+        if is_there and not self._acquiring.locked():
             await self._attendance.answer(tracker, lease, grant, now_s=_now())
 
     async def leave(self) -> bool:
@@ -340,6 +348,17 @@ class Keeper:
             _log.warning("the lease was another node's already", extra={"fields": facts})
         return is_gone
 
+    def _stands(
+        self, held: Lease, view: Snapshot, config: NetworkConfig, attributes: LeaseAttributes
+    ) -> bool:
+        """Returns whether the store has lease and record just so: there is nothing to write."""
+        is_wanted = held.attributes == attributes and config.admits(held.key)
+        if not is_wanted or self._grant is None or self._grant.grant_id != held.grant_id:
+            return False
+        return held in view.leases and any(
+            record.node_id == self.node_id and record.describes(held) for record in view.records
+        )
+
     def _as_written(self, held: Lease | None, view: Snapshot) -> Lease | None:
         """Returns the lease as a write of ours has left it whose answer nobody waited for."""
         for lease in view.leases if held is not None and self._attempted else ():
@@ -358,6 +377,7 @@ class Keeper:
         """Claims the first candidate nobody snatches; None: look at the store again."""
         for candidate in choices:
             self._attempted.append(attributes)
+            self._attendance.writes(candidate.key, attributes.holder, grant)
             record = self._attendance.record(Lease(key=candidate.key, attributes=attributes))
             try:
                 lease = await self._store.claim(

@@ -5,7 +5,7 @@ Path of a lease: the lease table -> **`lease.kinship`** -> `lease.allocation`, `
 A node id may have been copied with a disk, an address may have moved to another machine, and a
 state directory may be lost: none of them alone says whose a lease is. Where node id, address and
 machine agree it is ours; where they do not, it is ours only if nobody answers for it. The lease of
-a node id on another machine and another address is never ours.
+a node id on another machine and another address is not ours, but in the subnet held now.
 
 Source: flannel `pkg/subnet/etcd/local_manager.go` (a lease belongs to whoever has its PublicIP);
 node id, machine and the question are tunneld's.
@@ -22,7 +22,12 @@ from tunneld.lease.model import Holder, Lease, NodeRecord, Snapshot, SubnetKey
 MACHINE = "Machine"
 """Member of a node record: a hash of the machine's id, the same at every boot."""
 
-KinOrigin = Literal["owned", "public_ip", "subnet_env"]
+Doubt = Literal["none", "live", "copy"]
+
+KinOrigin = Literal["owned", "public_ip", "past", "subnet_env"]
+
+Written = tuple[SubnetKey, Holder, int]
+"""What tells a write of a lease from those of others: subnet, address, and the id of its grant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +46,9 @@ class Kin:
 
     lease: Lease
     origin: KinOrigin
-    """What says so: the record of our node id, the address, or the old subnet.env."""
-    doubt: Literal["none", "live", "copy"]
+    """What says so: the record of our node id or that it is the subnet held, the address, that
+    this process once wrote it in another subnet, or the old subnet.env."""
+    doubt: Doubt
     """`none`: it is ours. `live`: unless somebody lives who holds it. `copy`: the node id is, but
     the machine and the address are others."""
 
@@ -59,12 +65,15 @@ def kin(
     *,
     held: Lease | None = None,
     previous: SubnetKey | None = None,
+    past: Collection[Written] = (),
 ) -> Iterator[Kin]:
     """Yields the leases that may be this host's, sorted by key.
 
     `held` is the lease this process wrote last: it knows better than the node's record, which
     a host with a copy of the node id may have written. `previous` are the subnets of the old
-    subnet.env.
+    subnet.env. `past` is all that this process ever wrote: a restored store brings it back, under
+    former addresses. What an earlier process of this host wrote is asked for, like all that a
+    copied state directory would know too.
     """
     records: dict[tuple[SubnetKey, Holder], list[NodeRecord]] = {}
     for record in view.records:
@@ -72,7 +81,8 @@ def kin(
             records.setdefault((record.key, record.holder), []).append(record)
     for lease in sorted(view.leases, key=lambda lease: lease.key):
         said = records.get((lease.key, lease.holder), [])
-        found = _kin(lease, said, me, held, previous)
+        written = (lease.key, lease.holder, lease.grant_id)
+        found = _kin(lease, said, me, held, previous, is_past=written in past)
         if found is not None:
             yield found
 
@@ -83,29 +93,49 @@ def _kin(
     me: Identity,
     held: Lease | None,
     previous: SubnetKey | None,
+    *,
+    is_past: bool,
 ) -> Kin | None:
+    is_in_place = held is None or lease.key == held.key
+    if is_past:
+        return Kin(lease=lease, origin="owned" if is_in_place else "past", doubt="none")
     own = next((record for record in said if record.node_id == me.node_id), None)
+    doubt = _doubt(lease, own, me, held)
+    if doubt is not None:
+        return Kin(lease=lease, origin="owned", doubt=doubt)
     is_same_address = me.holder.is_host_of(lease.holder)
-    if held is not None:
-        is_held = (lease.key, lease.holder) == (held.key, held.holder)
-        if is_held and lease.grant_id == held.grant_id:
-            return Kin(lease=lease, origin="owned", doubt="none")
-    elif own is not None:
-        is_other_machine = are_apart(machine_of(own), me.machine)
-        # A network that gets another family, or loses one, leaves one of both addresses.
-        is_same_address |= lease.holder.public_ipv6 in {me.holder.public_ipv6} - {None}
-        if is_same_address and not is_other_machine:
-            return Kin(lease=lease, origin="owned", doubt="none")
-        is_copy = is_other_machine and not is_same_address
-        return Kin(lease=lease, origin="owned", doubt="copy" if is_copy else "live")
     if is_same_address:
         is_described = any(record.node_id != me.node_id for record in said)
         return Kin(lease=lease, origin="public_ip", doubt="live" if is_described else "none")
     # Lost with a new address: the file tells the subnet, the record the machine.
     is_of_this_machine = me.machine is not None and me.machine in map(machine_of, said)
-    if lease.key == previous and is_of_this_machine:
+    is_former = lease.key == previous or (held is not None and is_in_place)
+    if is_former and is_of_this_machine:
         return Kin(lease=lease, origin="subnet_env", doubt="live")
     return None
+
+
+def _doubt(lease: Lease, own: NodeRecord | None, me: Identity, held: Lease | None) -> Doubt | None:
+    """Returns the doubt of a lease that is owned, and None of one that is not.
+
+    `own` is the record of our node id, where it describes this lease.
+    """
+    is_same_address = me.holder.is_host_of(lease.holder)
+    if held is not None:
+        if lease.key != held.key:
+            return None
+        if (lease.holder, lease.grant_id) == (held.holder, held.grant_id):
+            return "none"
+        # Of an earlier process of this host, before it moved; or of one with a copy.
+        return "live" if own is not None and not is_same_address else None
+    if own is None:
+        return None
+    is_other_machine = are_apart(machine_of(own), me.machine)
+    # A network that gets another family, or loses one, leaves one of both addresses.
+    is_same_address |= lease.holder.public_ipv6 in {me.holder.public_ipv6} - {None}
+    if is_same_address and not is_other_machine:
+        return "none"
+    return "live" if is_same_address or not is_other_machine else "copy"
 
 
 def ours(
@@ -114,12 +144,13 @@ def ours(
     *,
     held: Lease | None = None,
     previous: SubnetKey | None = None,
+    past: Collection[Written] = (),
     unanswered: Collection[SubnetKey] = (),
 ) -> list[Kin]:
     """Returns the leases that are this host's, when nobody has answered for `unanswered`."""
     return [
         found
-        for found in kin(view, me, held=held, previous=previous)
+        for found in kin(view, me, held=held, previous=previous, past=past)
         if found.doubt == "none" or (found.doubt == "live" and found.lease.key in unanswered)
     ]
 

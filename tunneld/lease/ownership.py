@@ -36,6 +36,14 @@ class Unrecorded:
     """The lease is ours, but nothing says so any more: the record beside it is gone."""
 
 
+def is_behind(tracker: LeaseTracker, own: Lease | None) -> bool:
+    """Returns whether the table may be from before `own` was written; the store must tell.
+
+    So it is with a listing that was under way meanwhile, and with a store that was restored.
+    """
+    return own is not None and tracker.revision < own.mod_revision
+
+
 Verdict = Held | Deleted | Overwritten | Unrecorded
 
 
