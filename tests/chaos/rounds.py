@@ -61,7 +61,7 @@ class Chaos:
 
     def rounds(self, count: int) -> Iterator[Outcome]:
         for _ in range(count):
-            yield self._round(self._drawn())
+            yield self.round(self._drawn())
 
     def growth(self) -> list[str]:
         """Returns which daemons have grown over the rounds."""
@@ -82,7 +82,8 @@ class Chaos:
         places = [n for n, f in enumerate(self._stock) if not (other_than_store and f.is_of_store)]
         return self._stock.pop(places[0]) if places else self._rng.choice(FAULTS[:20])
 
-    def _round(self, happenings: list[Happening]) -> Outcome:
+    def round(self, happenings: list[Happening]) -> Outcome:
+        """Lets these faults happen at one time, and returns once all is well again."""
         site = self._site
         began_s = time.monotonic()
         with ThreadPoolExecutor() as pool:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.faults import FAULTS
 from tests.chaos.hosts import KINDS, Kind, Site, built_clock
 from tests.chaos.judgement import Size, back_after, grown
-from tests.chaos.rounds import Chaos
+from tests.chaos.rounds import Chaos, Happening
 from tests.support.netns import Rig
 
 HOSTS = 4
@@ -32,6 +33,26 @@ def test_every_pair_comes_back_and_no_invariant_is_broken(
         figures.extend({"kind": str(kind), **outcome.figure()} for outcome in outcomes)
         assert not chaos.growth()
         assert not site.stop()
+    finally:
+        site.close()
+
+
+def test_store_from_before_a_move_costs_no_subnet(rig: Rig, tmp_path: Path) -> None:
+    """The second host was restarted after its move: it must ask for what it cannot remember."""
+    named = {fault.name: fault for fault in FAULTS}
+    site = Site(rig, KINDS[0], 2, built_clock(tmp_path))
+    try:
+        site.start()
+        chaos = Chaos(site, SEED)
+        for name, number in (
+            ("address changed twice", 1),
+            ("address changed", 2),
+            ("killed", 2),
+            ("store restored", 1),
+        ):
+            chaos.round([Happening(named[name], site.hosts[number - 1], SEED)])
+        for host in site.hosts:
+            assert "copy of this host" not in host.said()
     finally:
         site.close()
 
