@@ -76,6 +76,9 @@ impl PacketSizes {
         };
         let Some((mtu, offender)) = told else { return };
         let Some((source, destination, ports)) = H::quoted_tcp(offender) else { return };
+        // Any container may write such an error, about any connection: it brings that one no lower
+        // than it brings a host of its own.
+        let mtu = mtu.max(least_told::<H>());
         let [s0, s1, d0, d1] = ports;
         let key = key(destination, source, [d0, d1, s0, s1]);
         self.put(key, self.get(key).map_or(mtu, |size| size.min(mtu)));
@@ -118,6 +121,16 @@ pub enum Size {
 const fn default<H: ip::Header>() -> usize {
     match H::VERSION {
         Version::V4 => 576,
+        _ => 1_280,
+    }
+}
+
+/// Returns the least that Linux takes from an ICMP error, in bytes.
+///
+/// Source: ip-sysctl.rst, `net.ipv4.route.min_pmtu`; RFC 8200 §5.
+const fn least_told<H: ip::Header>() -> usize {
+    match H::VERSION {
+        Version::V4 => 552,
         _ => 1_280,
     }
 }

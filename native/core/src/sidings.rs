@@ -175,7 +175,10 @@ impl Sidings {
         held: &dyn Fn(usize) -> usize,
     ) -> Option<usize> {
         if self.homes.len() >= MAX_HOMES && !self.homes.contains_key(&peer) {
-            return None;
+            self.forget_settled(now_ns, held);
+            if self.homes.len() >= MAX_HOMES {
+                return None;
+            }
         }
         let siding = self.choose(is_alive, now_ns, held)?;
         let before = self.homes.remove(&peer);
@@ -190,6 +193,23 @@ impl Sidings {
         let spent_ns = before.map_or(i128::MIN, |home| home.spent_ns);
         self.homes.insert(peer, Home { siding, spent_ns });
         Some(siding)
+    }
+
+    /// Lets go of all peers whose sidings refuse nothing any more: they live again, or nobody sends to
+    /// them since they are peers no longer.
+    #[cold]
+    fn forget_settled(&mut self, now_ns: u64, held: &dyn Fn(usize) -> usize) {
+        if self.looked_ns.is_some_and(|looked_ns| now_ns.saturating_sub(looked_ns) < LOOK_NS) {
+            return;
+        }
+        self.looked_ns = Some(now_ns);
+        for (number, siding) in self.sidings.iter_mut().enumerate() {
+            if siding.peers > 0 && siding.is_settled(now_ns) && held(number) == 0 {
+                *siding = Siding::FREE;
+            }
+        }
+        let sidings = &self.sidings;
+        self.homes.retain(|_, home| sidings[home.siding].peers > 0);
     }
 
     /// Returns the best siding for a peer: a free one, one whose peers need it no longer, or the

@@ -180,3 +180,22 @@ fn however_many_peers_are_stuck_the_memory_is_bounded() {
     }
     assert_eq!((world.sidings.homes.len(), world.sidings.homes.capacity()), (MAX_HOMES, room));
 }
+
+#[test]
+fn peers_that_are_gone_keep_nobody_else_out() {
+    let mut world = World::new(8, |number| if number < 10_000 { 100 } else { 1_250_000 });
+    for number in 0..2 * MAX_HOMES {
+        if world.set_aside(number, false).is_some() {
+            world.send(number, 60_000);
+        }
+        world.now_ns += LOOK_NS;
+    }
+    assert_eq!(world.sidings.homes.len(), MAX_HOMES);
+    assert_eq!(world.set_aside(10_000, true), None, "those before it are stuck");
+    // Nobody sends to them any more: their hosts are given up, and what was in hand is gone.
+    world.queues.borrow_mut().iter_mut().for_each(Vec::clear);
+    world.now_ns += SETTLED_NS;
+    assert!(world.set_aside(10_000, false).is_some());
+    assert!(world.send(10_000, 60_000));
+    assert_eq!(world.sidings.homes.len(), 1);
+}

@@ -180,8 +180,8 @@ fn a_router_behind_this_host_may_ask_for_less() {
     learn(&sizes, &syn(Some(1_360)));
     learn(&sizes, &frag_needed(1_380));
     assert_eq!(cut_by(&sizes, &mut whole(6, 16, &[], 9_000)).0, 1_380);
-    // More is not believed, nor nothing, nor so little that a packet of each byte would be made.
-    for (told, largest) in [(9_000, 1_380), (0, 1_380), (1, 128)] {
+    // More is not believed, nor nothing, nor less than hosts believe: anybody may write such errors.
+    for (told, largest) in [(9_000, 1_380), (0, 1_380), (1, 552), (68, 552)] {
         learn(&sizes, &frag_needed(told));
         assert_eq!(cut_by(&sizes, &mut whole(6, 16, &[], 9_000)).0, largest);
     }
@@ -198,6 +198,10 @@ fn a_router_behind_this_host_may_ask_for_less() {
     assert_eq!(cut_by(&sizes, &mut offender).0, 1_060);
     let mut large = over_ipv6(&transport_packet(6, &[], &[7; 5_000]));
     assert_eq!(cut_by(&sizes, &mut large).0, 1_300);
+    error[40 + 6..40 + 8].copy_from_slice(&68u16.to_be_bytes());
+    learn(&sizes, &error);
+    let mut large = over_ipv6(&transport_packet(6, &[], &[7; 5_000]));
+    assert_eq!(cut_by(&sizes, &mut large).0, 1_280);
 }
 
 #[test]
