@@ -23,7 +23,7 @@ use crate::drop_reason::DropReason;
 use crate::encapsulation::{Encapsulate, Vxlan};
 use crate::fib::{AdjacencyId, Fib, Settings, SourceCheck, Target};
 use crate::packet_sizes::PacketSizes;
-use crate::probe::Answers;
+use crate::probe::{Answers, Mark};
 use crate::replies::Replies;
 use crate::unfinished::{self, Known};
 
@@ -84,6 +84,12 @@ impl Inbound {
     #[must_use]
     pub fn cutting_by(self, sizes: Arc<PacketSizes>) -> Self {
         Self { sizes, ..self }
+    }
+
+    /// Takes answers to probes with that mark.
+    #[must_use]
+    pub fn probing_as(self, mark: Mark) -> Self {
+        Self { answers: Answers::to(mark), ..self }
     }
 
     /// Says what is joined to super-packets from now on.

@@ -24,7 +24,7 @@ use crate::encapsulation::{Encapsulate, Raw, Vxlan};
 use crate::fib::{AdjacencyId, Fib, Settings, Target};
 use crate::flow;
 use crate::packet_sizes::PacketSizes;
-use crate::probe::Probe;
+use crate::probe::{Mark, Probe};
 use crate::replies::Replies;
 use crate::segmentation::Segmentation;
 
@@ -38,6 +38,7 @@ pub struct Outbound {
     replies: Replies,
     unfinished: Option<Unfinished>,
     sizes: Arc<PacketSizes>,
+    mark: Mark,
 }
 
 /// A super-packet that the batch had not enough room for.
@@ -78,6 +79,7 @@ impl Outbound {
             replies: Replies::default(),
             unfinished: None,
             sizes: Arc::default(),
+            mark: Mark::default(),
         }
     }
 
@@ -91,6 +93,12 @@ impl Outbound {
     #[must_use]
     pub fn telling(self, sizes: Arc<PacketSizes>) -> Self {
         Self { sizes, ..self }
+    }
+
+    /// Gives probes that mark.
+    #[must_use]
+    pub fn probing_as(self, mark: Mark) -> Self {
+        Self { mark, ..self }
     }
 
     /// Takes one packet as the device handed it over: into the batch, or to the drops.
@@ -287,7 +295,7 @@ impl Outbound {
             let queue = self.batch.queue_for(&endpoint, path);
             let number = (self.worker * self.batch.paths() + path) as u16;
             let Some(slot) = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL) else { return };
-            if !probe.emit(settings, number, &mut slot[E::HEAD..E::HEAD + inner_len]) {
+            if !probe.emit(self.mark, settings, number, &mut slot[E::HEAD..E::HEAD + inner_len]) {
                 return;
             }
             let len = around.finish(slot);

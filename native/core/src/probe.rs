@@ -13,10 +13,13 @@ use tunneld_wire::ip;
 
 use crate::fib::Settings;
 
-/// What tells our probes from other echoes of this host's: "tn" as identifier, and this in front of
-/// the token.
+/// What tells our probes from most other echoes of this host's: "tn".
 const IDENTIFIER: u16 = u16::from_be_bytes(*b"tn");
-const MARK: [u8; 8] = *b"path mtu";
+
+/// What tells our probes from all other echoes, in front of the token. Drawn for each data path: a
+/// container may write whatever it likes, and what bears the mark costs the control plane time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark(pub [u8; 8]);
 
 /// The mark and the token.
 const DATA_LEN: usize = 16;
@@ -51,14 +54,20 @@ pub const fn min_len(destination: &IpAddr) -> usize {
 
 impl Probe {
     /// Writes the inner packet into `packet`, which has its length; false where it cannot be.
-    pub(crate) fn emit(&self, settings: &Settings, path: u16, packet: &mut [u8]) -> bool {
+    pub(crate) fn emit(
+        &self,
+        Mark(mark): Mark,
+        settings: &Settings,
+        path: u16,
+        packet: &mut [u8],
+    ) -> bool {
         let source = match self.destination {
             IpAddr::V4(_) => settings.icmp_source.map(IpAddr::from),
             IpAddr::V6(_) => settings.icmp_source_v6.map(IpAddr::from),
         };
         let mut data = [0; DATA_LEN];
-        data[..MARK.len()].copy_from_slice(&MARK);
-        data[MARK.len()..].copy_from_slice(&self.token.to_be_bytes());
+        data[..mark.len()].copy_from_slice(&mark);
+        data[mark.len()..].copy_from_slice(&self.token.to_be_bytes());
         let echo = Echo { identifier: IDENTIFIER, number: path, data };
         source.is_some_and(|source| echo::emit_request(&echo, source, self.destination, packet))
     }
@@ -66,15 +75,23 @@ impl Probe {
 
 /// The answers of one batch.
 #[derive(Debug)]
-pub struct Answers(Vec<Answer>);
+pub struct Answers {
+    mark: Mark,
+    answers: Vec<Answer>,
+}
 
 impl Default for Answers {
     fn default() -> Self {
-        Self(Vec::with_capacity(CAPACITY))
+        Self::to(Mark::default())
     }
 }
 
 impl Answers {
+    /// Returns room for answers to probes with that mark.
+    pub(crate) fn to(mark: Mark) -> Self {
+        Self { mark, answers: Vec::with_capacity(CAPACITY) }
+    }
+
     /// Takes a packet that is an answer to a probe of this host; returns false where it is not.
     #[cold]
     pub(crate) fn take<H: ip::Header>(
@@ -91,17 +108,61 @@ impl Answers {
         else {
             return false;
         };
-        let Some(token) = data.strip_prefix(&MARK).and_then(<[u8]>::first_chunk) else {
+        let Some(token) = data.strip_prefix(&self.mark.0).and_then(<[u8]>::first_chunk) else {
             return false;
         };
-        if self.0.len() < CAPACITY {
-            self.0.push(Answer { token: u64::from_be_bytes(*token), path: number });
+        if self.answers.len() < CAPACITY {
+            self.answers.push(Answer { token: u64::from_be_bytes(*token), path: number });
         }
         true
     }
 
     /// Takes out what came.
     pub fn drain(&mut self) -> impl Iterator<Item = Answer> {
-        self.0.drain(..)
+        self.answers.drain(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tunneld_wire::ipv4;
+
+    use super::*;
+    use crate::fib::SourceCheck;
+
+    const SETTINGS: Settings = Settings {
+        source_check: SourceCheck::Strict,
+        device_mtu_bytes: 1_472,
+        icmp_source: Some(Ipv4Addr::new(10, 5, 1, 0)),
+        icmp_source_v6: None,
+        vtep: None,
+    };
+
+    /// What the peer's kernel makes of a probe.
+    fn answered(mark: Mark) -> Vec<u8> {
+        let probe = Probe { destination: [10, 5, 2, 0].into(), size_bytes: 1_400, token: 7 };
+        let mut packet = vec![0; 1_400];
+        assert!(probe.emit(mark, &SETTINGS, 3, &mut packet));
+        let (source, destination) = packet[12..20].split_at_mut(4);
+        source.swap_with_slice(destination);
+        packet[20] = 0;
+        packet
+    }
+
+    #[test]
+    fn an_echo_that_does_not_know_the_mark_goes_on_to_whoever_waits_for_it() {
+        let taken = |mark, packet: &[u8]| {
+            let mut answers = Answers::to(mark);
+            let header = ipv4::Header::parse(packet).unwrap();
+            let is_taken = answers.take(&SETTINGS, &header, packet);
+            (is_taken, answers.drain().collect::<Vec<_>>())
+        };
+        let mark = Mark(*b"our mark");
+        assert_eq!(taken(mark, &answered(mark)), (true, vec![Answer { token: 7, path: 3 }]));
+        for other in [Mark::default(), Mark(*b"path mtu"), Mark(*b"our marl")] {
+            assert_eq!(taken(mark, &answered(other)), (false, Vec::new()));
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! Every call is short, except `stop`, which waits for the threads.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, RandomState};
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use tunneld_core::drop_reason::DropReason;
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::packet_sizes::PacketSizes;
-use tunneld_core::probe::Probe;
+use tunneld_core::probe::{Mark, Probe};
 use tunneld_core::transaction::{Change, Tables};
 
 use crate::data_thread::DataThread;
@@ -60,6 +61,8 @@ pub struct Engine {
     offloads: Arc<Offloads>,
     /// Shared by all threads.
     sizes: Arc<PacketSizes>,
+    /// Of probes.
+    mark: Mark,
     control: Mutex<Control>,
 }
 
@@ -104,7 +107,9 @@ impl Engine {
         let control = Mutex::new(Control { phase: Phase::New, tables, publisher, workers });
         let tallies = tun.iter().map(|_| Tally::default()).collect();
         let (events, sizes) = (Arc::new(Events::new()?), Arc::default());
-        Ok(Self { lanes, tallies, events, offloads, sizes, control })
+        // Keyed anew by the system each time, so that the outcome is as good as drawn.
+        let mark = Mark(RandomState::new().hash_one(0).to_be_bytes());
+        Ok(Self { lanes, tallies, events, offloads, sizes, mark, control })
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -154,12 +159,13 @@ impl Engine {
         }
         let outbound = || {
             let core = Outbound::new(worker, Arc::clone(&tally.outbound));
-            let core = core.telling(Arc::clone(&self.sizes));
+            let core = core.telling(Arc::clone(&self.sizes)).probing_as(self.mark);
             (core.spread_over(descriptors.underlay.paths()), publisher.reader())
         };
         let inbound = || {
             let core = Inbound::new(worker, Arc::clone(&tally.inbound));
-            (core.cutting_by(Arc::clone(&self.sizes)), publisher.reader())
+            let core = core.cutting_by(Arc::clone(&self.sizes));
+            (core.probing_as(self.mark), publisher.reader())
         };
         let thread = DataThread {
             descriptors: own,

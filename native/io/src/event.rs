@@ -19,6 +19,10 @@ use crate::offload::Offload;
 /// Most events that are kept; beyond, the oldest goes.
 const CAPACITY: usize = 1_024;
 
+/// Beyond as many, further answers to probes are as if lost: a peer may answer more often than it is
+/// asked, and that is to cost no other event its place.
+const MAX_BEFORE_ANSWER: usize = CAPACITY / 2;
+
 /// Something that came up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -77,6 +81,9 @@ impl Events {
     pub(crate) fn push(&self, event: Event) {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         if queue.back() == Some(&event) {
+            return;
+        }
+        if matches!(event, Event::ProbeAnswered(_)) && queue.len() >= MAX_BEFORE_ANSWER {
             return;
         }
         if let Event::PathMtu { adjacency: path, .. } = &event {
@@ -162,6 +169,18 @@ mod tests {
             events.push(word("b", mtu));
         }
         assert_eq!(events.drain(), [word("a", 1_999), word("b", 1_999)]);
+    }
+
+    #[test]
+    fn answers_to_probes_push_nothing_else_out() {
+        let events = Events::new().unwrap();
+        events.push(path_mtu(1));
+        let answer = |path| Event::ProbeAnswered(Answer { token: 7, path });
+        (0..10_000).for_each(|path| events.push(answer(path)));
+        events.push(path_mtu(2));
+        let drained = events.drain();
+        assert_eq!((drained.first(), drained.last()), (Some(&path_mtu(1)), Some(&path_mtu(2))));
+        assert!(drained.contains(&answer(0)));
     }
 
     #[test]

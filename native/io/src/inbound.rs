@@ -112,6 +112,7 @@ const fn is_passing(errno: Errno) -> bool {
             | Errno::NETUNREACH
             | Errno::NETDOWN
             | Errno::HOSTDOWN
+            | Errno::NONET
             | Errno::MSGSIZE
             | Errno::PROTO
             | Errno::NOPROTOOPT
