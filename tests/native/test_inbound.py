@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import select
+import socket
 import time
 
 import pytest
-from scapy.layers.inet import IP
+from scapy.layers.inet import ICMP, IP, UDP
 
 from tests.native.conftest import PeerSocket
-from tests.native.hosts import Host, in_order, network, pause, udp_socket
+from tests.native.hosts import TIMEOUT_S, Host, in_order, network, pause, udp_socket
 from tests.native.packets import inner, sized
 from tests.support.netns import Namespace, inside
 
@@ -128,6 +130,35 @@ def test_the_source_port_of_a_peer_does_not_matter(host: Host, space: Namespace)
     with inside(space), udp_socket(B, 0) as anywhere:
         anywhere.sendto(HONEST, HERE)
         assert host.read() == inner("10.5.2.2", "10.5.1.2", ttl=63)
+
+
+def test_no_icmp_error_about_a_datagram_ends_what_receives(
+    space: Namespace, peer_socket: PeerSocket
+) -> None:
+    """The socket takes such errors for a moment, when the kernel is asked for a path's MTU.
+
+    One that comes in that moment, from whomever, is what the next call on the socket returns.
+    """
+    with inside(space):
+        underlay = udp_socket("127.0.0.1")
+        raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    peer = peer_socket(B)
+    with raw, underlay.dup() as same, Host(space, network(), underlay=[underlay]) as host:
+        # Of destination unreachable all codes, and the others that UDP is told of (RFC 792).
+        for kind, code in [*((3, code) for code in range(16)), (12, 0), (11, 0)]:
+            pause(host.engine)
+            same.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR
+            about = IP(src="127.0.0.1", dst=B) / UDP(sport=8285, dport=8285)
+            error = IP(src=B, dst="127.0.0.1") / ICMP(type=kind, code=code) / about
+            raw.sendto(bytes(error), ("127.0.0.1", 0))
+            poll = select.poll()
+            poll.register(same, 0)
+            assert poll.poll(TIMEOUT_S * 1000), (kind, code)
+            same.setsockopt(socket.IPPROTO_IP, 11, 0)
+            host.engine.resume()
+            peer.sendto(HONEST, HERE)
+            assert host.read() == inner("10.5.2.2", "10.5.1.2", ttl=63), (kind, code)
+        assert host.engine.drain_events() == []
 
 
 def test_garbage_by_the_thousand_is_dropped_and_the_engine_lives(
