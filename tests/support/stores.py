@@ -332,13 +332,15 @@ class SqliteServer:
     def put(self, name: str, value: bytes) -> None:
         with self._write() as db:
             (revision,) = db.execute("SELECT revision FROM state").fetchone()
-            db.execute(
-                "INSERT OR REPLACE INTO entries VALUES (?, ?, 0, ?, ?)",
-                (name, value, revision, revision),
-            )
+            # As etcd, whose keys keep the revision at which they were created.
+            (created,) = db.execute(
+                "INSERT INTO entries VALUES (?1, ?2, 0, ?3, ?3) ON CONFLICT (name) DO UPDATE"
+                " SET value = ?2, grant_id = 0, mod_revision = ?3 RETURNING create_revision",
+                (name, value, revision),
+            ).fetchone()
             db.execute(
                 "INSERT INTO changes VALUES (?, 0, ?, 1, ?, 0, ?)",
-                (revision, name, value, revision),
+                (revision, name, value, created),
             )
 
     def delete(self, name: str) -> None:

@@ -51,10 +51,11 @@ class Candidate:
 
     key: SubnetKey
     expected_revision: int
-    """`mod_revision` the key has in the table; 0: nobody holds it."""
+    """`mod_revision` the key has in the table; 0: nothing stands there."""
     origin: Origin
     """`owned`, `public_ip`, `past`: a lease of ours. `kept`: it takes over the subnet of one family
-    from a lease of ours whose key must go. `lost`: ours until it was deleted or ended."""
+    from a lease of ours whose key must go. `lost`: ours until it was deleted, ended, or was
+    written over by what nobody can read."""
     drop: tuple[Lease, ...] = ()
     """Leases of ours that cannot stay, or are too many; they go in the same write."""
     reservation: Reservation | None = None
@@ -160,7 +161,7 @@ def candidates(
                     tried.add(key)
                     yield Candidate(
                         key=key,
-                        expected_revision=0,
+                        expected_revision=_written_over(view, key, held),
                         origin=wish.origin,
                         drop=drop(key),
                         reservation=wish.reservation,
@@ -202,6 +203,24 @@ def _lost(view: Snapshot, *, node_id: str, held: Lease | None) -> Iterator[Subne
     for record in view.records:
         if record.node_id == node_id:
             yield record.key
+
+
+def _written_over(view: Snapshot, key: SubnetKey, held: Lease | None) -> int:
+    """Returns the revision of what nobody can read at `key` in the place of `held`, else 0.
+
+    An entry that was created by another write than the lease may be the lease of another host,
+    which took the subnet once ours had ended, in a form of a later version.
+    """
+    return next(
+        (
+            entry.mod_revision
+            for entry in view.malformed
+            if entry.key == key
+            and held is not None
+            and (entry.key, entry.create_revision) == (held.key, held.create_revision)
+        ),
+        0,
+    )
 
 
 def _reserved(view: Snapshot, holder: Holder) -> Iterator[SubnetKey]:

@@ -192,6 +192,10 @@ class Malformed:
     """`MALFORMED_KEY` or `MALFORMED_VALUE`: the counter's name."""
     detail: str
     """What is wrong, in words, for the log."""
+    key: SubnetKey | None = field(default=None, compare=False)
+    """The subnet whose lease should be here; None: no lease should, or the name says no subnet."""
+    create_revision: int = field(default=0, compare=False)
+    mod_revision: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

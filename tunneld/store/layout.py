@@ -193,7 +193,14 @@ class Layout:
         except Exception as error:
             # Whatever others wrote, and whatever reading it raises, ends nobody's daemon.
             detail = f"cannot be read: {type(error).__name__}: {error}"
-        bad = Malformed(name=_shown(entry.name), reason=MALFORMED_VALUE, detail=_cut(detail))
+        bad = Malformed(
+            name=_shown(entry.name),
+            reason=MALFORMED_VALUE,
+            detail=_cut(detail),
+            key=place.key if place.kind is _Kind.LEASE else None,
+            create_revision=entry.create_revision,
+            mod_revision=entry.mod_revision,
+        )
         if place.kind is _Kind.LEASE:
             return (MalformedPut(bad, place.key),)
         # `MalformedPut` takes back leases only.

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from tests.support.stores import EtcdServer, Server, run
+from tests.support.stores import EtcdServer, Server, run, until
 from tests.unit.lease.entries import lease_name, server_put
 from tests.unit.lease.nodes import Node
 from tests.unit.lease.values import ALICE, ME, NETWORK
@@ -50,6 +50,46 @@ def test_subnet_overwritten_by_another_host_is_left_to_it(
     assert second.key != first.key
     assert ALICE.encode() in server.everything(prefix)[lease_name(prefix, first)]
     assert [entry for entry in caplog.records if entry.levelno == logging.ERROR]
+
+
+@pytest.mark.parametrize("value", [b"null", b'{"PublicIP":'])
+def test_lease_written_over_by_what_nobody_can_read_is_written_again_in_its_place(
+    server: Server, prefix: str, value: bytes
+) -> None:
+    async def main() -> None:
+        async with Node(server.options(prefix), ME) as node:
+            first = await node.acquire(NETWORK)
+            await node.sees(first)
+            name = lease_name(prefix, first)
+            for _ in range(2):
+                await asyncio.to_thread(server.put, name, value)
+                assert isinstance(await node.verdict(), Deleted)
+                back = await node.acquire(NETWORK)
+                assert (back.key, back.attributes) == (first.key, first.attributes)
+                await node.sees(back)
+            found = await node.store.read()
+            assert [lease.key for lease in found.leases] == [first.key]
+            assert found.malformed == ()
+
+    run(main())
+
+
+def test_what_came_after_the_lease_had_ended_is_left_there_though_it_cannot_be_read(
+    server: Server, prefix: str
+) -> None:
+    async def main() -> None:
+        async with Node(server.options(prefix), ME) as node:
+            first = await node.acquire(NETWORK)
+            await node.sees(first)
+            name = lease_name(prefix, first)
+            await asyncio.to_thread(server.delete, name)
+            await asyncio.to_thread(server.put, name, b"of a later version")
+            await until(lambda: bool(node.tracker.view.malformed))
+            second = await node.acquire(NETWORK)
+            assert second.key != first.key
+            assert server.everything(prefix)[name] == b"of a later version"
+
+    run(main())
 
 
 def test_lease_rewritten_with_our_own_address_is_taken_back_in_place(
