@@ -160,7 +160,8 @@ def test_a_killed_daemon_by_the_kernel_is_followed_by_one_in_user_space(network:
     first.options = ()
     first.start()
     wait_until(lambda: "forwarding" in first.running.output(), PATIENCE_S, "the daemon")
-    assert "removed a vxlan device that was left behind" in first.running.output()
+    said = "removed what a daemon that is gone had left behind"
+    assert f'{said} detail="device flannel' in first.running.output()
     link = first.space.run("ip", "-d", "link", "show", "flannel.1")
     assert " tun " in link
     assert "flannel-v6.1" not in first.space.run("ip", "link")
