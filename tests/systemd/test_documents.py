@@ -151,23 +151,25 @@ def test_docker_starts_after_tunneld_at_boot(host: BootedHost) -> None:
         host.machine.disable("docker.service")
 
 
-def test_docker_starts_without_our_options_when_tunneld_fails(host: BootedHost) -> None:
+def test_docker_waits_for_our_options_where_tunneld_fails_and_has_them_once_it_is_mended(
+    host: BootedHost,
+) -> None:
     give(host)
     machine = host.machine
     config = machine.run("cat", "/etc/tunneld/tunneld.toml")
     machine.run("systemctl", "stop", "docker.socket", "docker", "tunneld")
-    machine.run("rm", SUBNET_FILE, "/run/docker_opts.env")  # as a boot does
+    machine.run("rm", SUBNET_FILE, "/run/docker_opts.env", GIVEN)  # as a boot does
     machine.write("/etc/tunneld/tunneld.toml", "ip-mask = true\n")
     try:
-        machine.run("systemctl", "start", "docker")
-        assert options(host) == [*START, "--debug"]
-        machine.wait_for_journal("docker", f"there is no {SUBNET_FILE}")
+        machine.run("systemctl", "start", "--no-block", "docker")
         wait_until(
-            lambda: machine.show("tunneld", "ActiveState") == "failed", 10, "a failed tunneld"
+            lambda: machine.show("tunneld", "ActiveState") == "failed", 20, "a failed tunneld"
         )
         machine.wait_for_journal("tunneld", "unknown key 'ip-mask'")
+        machine.wait_for_journal("docker", f"waiting for {SUBNET_FILE}")
+        assert machine.show("docker", "ActiveState") == "activating"
     finally:
         machine.write("/etc/tunneld/tunneld.toml", config)
         machine.run("systemctl", "restart", "tunneld")
-    machine.run("systemctl", "restart", "docker")
+    wait_until(lambda: machine.is_active("docker"), 30, "docker with its options")
     assert options(host) == expected(host)
