@@ -40,6 +40,8 @@ PURE = (
     "tunneld.lease.coexistence",
     "tunneld.lease.doubles",
     "tunneld.lease.kinship",
+    "tunneld.lease.ownership",
+    "tunneld.lease.life",
     "tunneld.peer",
     "tunneld.backend",
     "tunneld.fib",

@@ -31,7 +31,7 @@ from tests.support.process import Process
 from tests.support.wait import PATIENCE, wait_until
 from tunneld.lease.model import Batch, Event, Snapshot
 from tunneld.lease.registry import Store
-from tunneld.store import StoreOptions
+from tunneld.store import StoreOptions, open_store
 
 T = TypeVar("T")
 
@@ -99,9 +99,11 @@ class Follower:
 
 
 class Server(Protocol):
-    """One kind of store, and a way into it that is not tunneld's."""
+    """One kind of store, a way into it that is not tunneld's, and the time it lives in."""
 
-    def options(self, prefix: str) -> StoreOptions: ...
+    def open(self, prefix: str) -> Store: ...
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T: ...
 
     def put(self, name: str, value: bytes) -> None: ...
 
@@ -210,6 +212,12 @@ class EtcdServer:
     def options(self, prefix: str) -> StoreOptions:
         cafile = None if self._authority is None else self._authority.cafile
         return StoreOptions(endpoints=(self.endpoint,), prefix=prefix, cafile=cafile)
+
+    def open(self, prefix: str) -> Store:
+        return open_store(self.options(prefix))
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        return run(main)
 
     def start(self) -> None:
         self._runs += 1
@@ -328,6 +336,12 @@ class SqliteServer:
 
     def options(self, prefix: str) -> StoreOptions:
         return StoreOptions(kind="sqlite", path=self.path, prefix=prefix)
+
+    def open(self, prefix: str) -> Store:
+        return open_store(self.options(prefix))
+
+    def run(self, main: Coroutine[Any, Any, T]) -> T:
+        return run(main)
 
     def put(self, name: str, value: bytes) -> None:
         with self._write() as db:

@@ -83,9 +83,9 @@ class Membership:
         return self._keeper.lease
 
     @property
-    def expires_at_s(self) -> float | None:
-        """When the own lease ends if it is not renewed, on the monotonic clock."""
-        return self._keeper.expires_at_s
+    def left_s(self) -> float | None:
+        """Seconds until the own lease ends if it is not renewed; negative: since it has."""
+        return self._keeper.left_s
 
     @property
     def problem(self) -> str | None:
@@ -342,8 +342,7 @@ async def remember(cache: Cache, membership: Membership) -> None:
         while True:
             changed.clear()
             pause_s = REMEMBER_S
-            own, ends_s = membership.own, membership.expires_at_s
-            left_s = ends_s - time.monotonic() if ends_s is not None else 0.0
+            own, left_s = membership.own, membership.left_s or 0.0
             if own is not None:
                 table = membership.tracker.view
                 begun_s = time.monotonic()

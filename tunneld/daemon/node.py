@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
@@ -107,6 +108,8 @@ class Node:
                 ttl_s=options.lease_ttl_s,
                 renew_margin_s=options.renew_margin_s,
                 rng=random.SystemRandom(),
+                # Counts the time that the host is suspended, as the store does.
+                clock=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
             )
             self._membership = Membership(store, keeper, options.store.prefix)
             self._cache = Cache(

@@ -129,6 +129,7 @@ class Report:
         kernel_drops = await self.path.kernel_drops() if self.path else {}
         counters = self._counters()
         now_s, wall = time.monotonic(), datetime.now(UTC)
+        left_s = self._membership.left_s
         engine = self.path.engine if self.path else None
         return StatusInput(
             version=__version__,
@@ -137,7 +138,7 @@ class Report:
             network=self.network,
             lease=self._membership.own,
             expires_at=wall_time(
-                self._membership.expires_at_s, monotonic_now_s=now_s, wall_now=wall
+                None if left_s is None else now_s + left_s, monotonic_now_s=now_s, wall_now=wall
             ),
             backend=self._backend_status(),
             firewall=self._firewall,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -84,6 +85,7 @@ class Node:
             ttl_s=60.0,
             renew_margin_s=20.0,
             rng=random.Random(1),
+            clock=time.monotonic,
         )
         self.membership = Membership(store, keeper, "/coreos.com/network")
         key = SubnetKey(

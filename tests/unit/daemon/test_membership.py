@@ -39,6 +39,7 @@ async def following(server: SqliteServer, node_id: str) -> AsyncIterator[Members
         ttl_s=60.0,
         renew_margin_s=10.0,
         rng=random.Random(1),
+        clock=asyncio.get_running_loop().time,
     )
     membership = Membership(store, keeper, PREFIX)
     task = asyncio.create_task(membership.follow())

@@ -42,6 +42,7 @@ async def present(server: SqliteServer) -> AsyncIterator[tuple[Store, Membership
         ttl_s=600.0,
         renew_margin_s=10.0,
         rng=random.Random(1),
+        clock=asyncio.get_running_loop().time,
     )
     membership = Membership(store, keeper, PREFIX)
     tasks = [

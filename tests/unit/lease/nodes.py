@@ -1,4 +1,4 @@
-"""A node for the keeper's tests: a real store, its table followed, and a keeper."""
+"""A node for the keeper's tests: a store, its table followed, and a keeper."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import Batch, Lease, LeaseAttributes
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.ownership import Deleted, Held, Overwritten, Unrecorded
+from tunneld.lease.registry import Store
 from tunneld.lease.tracker import LeaseTracker
-from tunneld.store import StoreOptions, open_store
 
 
 class Node:
@@ -23,7 +23,7 @@ class Node:
 
     def __init__(
         self,
-        options: StoreOptions,
+        store: Store,
         public_ip: str,
         *,
         node_id: str | None = None,
@@ -31,9 +31,11 @@ class Node:
         ttl_s: float = 60.0,
         seed: int = 1,
     ) -> None:
-        self.store = open_store(options)
+        self.store = store
         self.public_ip = public_ip
         self.tracker = LeaseTracker()
+        self.ahead_s = 0.0
+        """By how much this host's clock has jumped ahead of the loop's timers."""
         self.renamed: list[bool] = []
         """For each new node id, whether what was remembered was another host's."""
         self.keeper = Keeper(
@@ -45,6 +47,7 @@ class Node:
             ttl_s=ttl_s,
             renew_margin_s=3600.0,
             rng=random.Random(seed),
+            clock=lambda: asyncio.get_running_loop().time() + self.ahead_s,
         )
 
     async def acquire(

@@ -1,4 +1,4 @@
-"""Hosts whose state directory was lost or copied, on real stores."""
+"""Hosts whose state directory was lost or copied, in virtual time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import logging
 import pytest
 
 from tests.support.leases import table
-from tests.support.stores import Server, run, until
+from tests.support.memory_store import MemoryServer
+from tests.support.stores import until
 from tests.unit.lease.nodes import Node
 from tests.unit.lease.values import ALICE, ME, NETWORK
 from tunneld.lease import roll_call
@@ -25,31 +26,18 @@ async def nothing(_node_id: str) -> None:
     """What a host does that was killed."""
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For hosts that ask nobody who lives."""
-    monkeypatch.setattr(roll_call, "ANSWER_S", 0.3)
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """For hosts that are answered, however slow the machine."""
-    monkeypatch.setattr(roll_call, "ANSWER_S", 60.0)
-
-
 def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.WARNING]
 
 
-@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("machine", [SAME, None])
 def test_copy_takes_no_lease_of_a_live_host_and_both_say_so(
-    server: Server, prefix: str, caplog: pytest.LogCaptureFixture, machine: str | None
+    memory: MemoryServer, prefix: str, caplog: pytest.LogCaptureFixture, machine: str | None
 ) -> None:
     async def main() -> None:
         async with (
-            Node(server.options(prefix), ME, node_id="copied", machine=machine) as one,
-            Node(server.options(prefix), ALICE, node_id="copied", machine=machine) as two,
+            Node(memory.open(prefix), ME, node_id="copied", machine=machine) as one,
+            Node(memory.open(prefix), ALICE, node_id="copied", machine=machine) as two,
         ):
             first = await one.acquire(NETWORK)
             await one.sees(first)
@@ -62,33 +50,33 @@ def test_copy_takes_no_lease_of_a_live_host_and_both_say_so(
             assert nodes == {"copied": first.key, two.keeper.node_id: second.key}
             assert (one.renamed, two.renamed) == ([], [True])
 
-    run(main())
+    memory.run(main())
     said = messages(caplog)
     assert any(line.startswith("the state directory is a copy of another host's") for line in said)
     assert any(line.startswith("another host asked for the lease of this one") for line in said)
 
 
-def test_copy_on_another_machine_asks_nobody(server: Server, prefix: str) -> None:
+def test_copy_on_another_machine_asks_nobody(memory: MemoryServer, prefix: str) -> None:
     async def main() -> tuple[Lease, Lease]:
-        async with Node(server.options(prefix), ME, node_id="copied", machine=OTHER) as one:
+        async with Node(memory.open(prefix), ME, node_id="copied", machine=OTHER) as one:
             first = await one.acquire(NETWORK)
         # Its daemon is down for a moment: that does not make its subnet the copy's.
-        async with Node(server.options(prefix), ALICE, node_id="copied", machine=SAME) as two:
+        async with Node(memory.open(prefix), ALICE, node_id="copied", machine=SAME) as two:
             second = await two.acquire(NETWORK)
             assert held(await two.store.read()) == held(table(first, second))
             return first, second
 
-    first, second = run(main())
+    first, second = memory.run(main())
     assert first.key != second.key
 
 
 def test_hosts_of_one_image_become_nodes_of_their_own_and_keep_their_subnets(
-    server: Server, prefix: str, caplog: pytest.LogCaptureFixture
+    memory: MemoryServer, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         async with (
-            Node(server.options(prefix), ME, node_id="image", machine=SAME) as one,
-            Node(server.options(prefix), ALICE, node_id="image", machine=SAME, seed=2) as two,
+            Node(memory.open(prefix), ME, node_id="image", machine=SAME) as one,
+            Node(memory.open(prefix), ALICE, node_id="image", machine=SAME, seed=2) as two,
         ):
             # Neither has written anything when the other looks.
             first, second = await asyncio.gather(one.acquire(NETWORK), two.acquire(NETWORK))
@@ -109,51 +97,48 @@ def test_hosts_of_one_image_become_nodes_of_their_own_and_keep_their_subnets(
             assert held(await one.store.read()) == held(table(first, second))
             assert True not in one.renamed + two.renamed
 
-    run(main())
+    memory.run(main())
     assert any("runs with a copy of this host's state directory" in one for one in messages(caplog))
 
 
-@pytest.mark.usefixtures("impatient")
 def test_host_that_lost_its_state_directory_keeps_its_one_lease(
-    server: Server, prefix: str
+    memory: MemoryServer, prefix: str
 ) -> None:
     async def main() -> None:
-        async with Node(server.options(prefix), ME, node_id="former", machine=SAME) as one:
+        async with Node(memory.open(prefix), ME, node_id="former", machine=SAME) as one:
             first = await one.acquire(NETWORK)
         for start, machine in enumerate((SAME, OTHER, None)):
             async with Node(
-                server.options(prefix), ME, node_id=f"start-{start}", machine=machine, seed=start
+                memory.open(prefix), ME, node_id=f"start-{start}", machine=machine, seed=start
             ) as again:
                 found = await again.acquire(NETWORK)
                 assert found.key == first.key
                 assert (await again.store.read()).leases == (found,)
 
-    run(main())
+    memory.run(main())
 
 
-@pytest.mark.usefixtures("impatient")
 def test_host_that_lost_its_state_directory_and_its_address_is_known_by_machine_and_subnet_env(
-    server: Server, prefix: str
+    memory: MemoryServer, prefix: str
 ) -> None:
     async def main() -> None:
-        async with Node(server.options(prefix), ME, node_id="former", machine=SAME) as one:
+        async with Node(memory.open(prefix), ME, node_id="former", machine=SAME) as one:
             first = await one.acquire(NETWORK)
-        async with Node(server.options(prefix), ALICE, node_id="new", machine=SAME) as again:
+        async with Node(memory.open(prefix), ALICE, node_id="new", machine=SAME) as again:
             found = await again.acquire(NETWORK, str(first.key))
             assert found.key == first.key
             assert (await again.store.read()).leases == (found,)
 
-    run(main())
+    memory.run(main())
 
 
-@pytest.mark.usefixtures("patient")
 def test_two_live_hosts_with_one_address_have_a_lease_each(
-    server: Server, prefix: str, caplog: pytest.LogCaptureFixture
+    memory: MemoryServer, prefix: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         async with (
-            Node(server.options(prefix), ME, node_id="one", machine=SAME) as one,
-            Node(server.options(prefix), ME, node_id="two", machine=OTHER, seed=2) as two,
+            Node(memory.open(prefix), ME, node_id="one", machine=SAME) as one,
+            Node(memory.open(prefix), ME, node_id="two", machine=OTHER, seed=2) as two,
         ):
             first = await one.acquire(NETWORK)
             await one.sees(first)
@@ -161,21 +146,21 @@ def test_two_live_hosts_with_one_address_have_a_lease_each(
             second = await two.acquire(NETWORK)
             assert held(await two.store.read()) == held(table(first, second))
 
-    run(main())
+    memory.run(main())
     assert any("give each host an address of its own" in line for line in messages(caplog))
 
 
-@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("is_killed", [False, True])
 def test_question_is_gone_when_it_was_answered_or_its_asker_has_ended(
-    server: Server, prefix: str, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+    memory: MemoryServer, prefix: str, monkeypatch: pytest.MonkeyPatch, is_killed: bool
 ) -> None:
-    monkeypatch.setattr(roll_call, "QUESTION_TTL_S", 1.0 if is_killed else 600.0)
+    if not is_killed:
+        monkeypatch.setattr(roll_call, "QUESTION_TTL_S", 600.0)
 
     async def main() -> None:
-        async with Node(server.options(prefix), ME, node_id="former", machine=SAME) as one:
+        async with Node(memory.open(prefix), ME, node_id="former", machine=SAME) as one:
             await one.acquire(NETWORK)
-        async with Node(server.options(prefix), ME, node_id="new", machine=SAME) as again:
+        async with Node(memory.open(prefix), ME, node_id="new", machine=SAME) as again:
             if is_killed:
                 monkeypatch.setattr(again.store, "drop_record", nothing)
             last = await again.acquire(NETWORK)
@@ -185,18 +170,17 @@ def test_question_is_gone_when_it_was_answered_or_its_asker_has_ended(
             await until(lambda: not any(one.is_question for one in again.tracker.records), 60.0)
             assert {one.node_id for one in again.tracker.records} == {"former", "new"}
 
-    run(main())
+    memory.run(main())
 
 
-@pytest.mark.usefixtures("impatient")
 def test_remembered_lease_of_a_moved_host_is_asked_for_like_any_other(
-    server: Server, prefix: str
+    memory: MemoryServer, prefix: str
 ) -> None:
     async def main() -> None:
-        async with Node(server.options(prefix), ME, node_id="copied", machine=SAME) as one:
+        async with Node(memory.open(prefix), ME, node_id="copied", machine=SAME) as one:
             first = await one.acquire(NETWORK)
             await one.sees(first)
-            two = Node(server.options(prefix), ALICE, node_id="copied", machine=SAME)
+            two = Node(memory.open(prefix), ALICE, node_id="copied", machine=SAME)
             two.tracker.reset(one.tracker.view)
             # As at a start without the store, from the memory that was copied too.
             two.keeper.adopt(first, 30.0, two.tracker)
@@ -206,4 +190,4 @@ def test_remembered_lease_of_a_moved_host_is_asked_for_like_any_other(
             assert held(await one.store.read()) == held(table(first, second))
             await two.store.close()
 
-    run(main())
+    memory.run(main())

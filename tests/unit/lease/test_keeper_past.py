@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from tests.support.leases import holder
-from tests.support.memory_store import Backup, MemoryStore
+from tests.support.memory_store import LAYOUT, Backup, MemoryServer
 from tests.support.virtual_time import run_virtually
 from tests.unit.lease.values import NETWORK
 from tunneld.lease.keeper import Keeper
@@ -28,19 +28,21 @@ class Host:
     """A daemon: follows the store, answers, and takes back what it lost."""
 
     def __init__(
-        self, store: MemoryStore, node_id: str, machine: str | None, address: str, seed: int = 1
+        self, store: MemoryServer, node_id: str, machine: str | None, address: str, seed: int = 1
     ) -> None:
         self.store = store
         self.address = address
         self.tracker = LeaseTracker()
+        self._way = store.open()
         self.keeper = Keeper(
-            store,
+            self._way,
             node_id=node_id,
             machine=machine,
             version="0.1.0",
             ttl_s=86_400.0,
             renew_margin_s=3600.0,
             rng=random.Random(seed),
+            clock=asyncio.get_running_loop().time,
         )
         self.listed = asyncio.Event()
 
@@ -51,7 +53,7 @@ class Host:
         return await self.keeper.acquire(self.tracker, NETWORK, told, previous)
 
     async def follow(self) -> None:
-        async for news in self.store.watch():
+        async for news in self._way.watch():
             if isinstance(news, Batch):
                 self.tracker.apply(news)
             else:
@@ -75,7 +77,7 @@ class Host:
 
 @asynccontextmanager
 async def running(
-    store: MemoryStore,
+    store: MemoryServer,
     node_id: str = "node",
     machine: str | None = MACHINE,
     address: str = HOME,
@@ -115,33 +117,33 @@ def complaints(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [entry.getMessage() for entry in caplog.records if entry.levelno >= logging.ERROR]
 
 
-Way = Callable[[MemoryStore, Host, list[Backup]], Awaitable[None]]
+Way = Callable[[MemoryServer, Host, list[Backup]], Awaitable[None]]
 
 
-async def moved(store: MemoryStore, host: Host, backups: list[Backup]) -> None:
+async def moved(store: MemoryServer, host: Host, backups: list[Backup]) -> None:
     backups.append(store.backup())
     await host.move(AWAY)
 
 
-async def moved_twice(store: MemoryStore, host: Host, backups: list[Backup]) -> None:
+async def moved_twice(store: MemoryServer, host: Host, backups: list[Backup]) -> None:
     await moved(store, host, backups)
     await host.move(FAR)
 
 
-async def moved_there_and_back(store: MemoryStore, host: Host, backups: list[Backup]) -> None:
+async def moved_there_and_back(store: MemoryServer, host: Host, backups: list[Backup]) -> None:
     await host.move(AWAY)
     backups.append(store.backup())
     await host.move(FAR)
     await host.move(HOME)
 
 
-async def moved_and_wiped(store: MemoryStore, host: Host, backups: list[Backup]) -> None:
+async def moved_and_wiped(store: MemoryServer, host: Host, backups: list[Backup]) -> None:
     await moved_twice(store, host, backups)
     store.restore()
     await settle()
 
 
-async def renamed_by_a_clone(store: MemoryStore, host: Host, backups: list[Backup]) -> None:
+async def renamed_by_a_clone(store: MemoryServer, host: Host, backups: list[Backup]) -> None:
     await moved(store, host, backups)
     host.keeper._attendance.node_id = "renamed"
     await host.move(FAR)
@@ -155,7 +157,7 @@ def test_host_knows_its_own_past_at_a_former_address(
     way: Way, machine: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        store = MemoryStore()
+        store = MemoryServer()
         async with running(store, machine=machine) as host:
             subnet = store.listing().leases[0].key
             backups: list[Backup] = []
@@ -188,7 +190,7 @@ def test_host_knows_the_past_of_an_earlier_process_that_nobody_answers_for(
     before: str | None, after: str | None, node_id: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        store = MemoryStore()
+        store = MemoryServer()
         async with running(store, machine=before) as host:
             subnet = store.listing().leases[0].key
             backup = store.backup()
@@ -206,17 +208,13 @@ def test_host_knows_the_past_of_an_earlier_process_that_nobody_answers_for(
 
 def test_subnet_held_in_the_past_is_given_up_for_the_one_held_now() -> None:
     async def main() -> None:
-        store = MemoryStore()
+        store = MemoryServer()
         async with running(store) as host:
             first = store.listing().leases[0]
             backup = store.backup()
             # Somebody has it by now, and the host has another one.
-            taken = replace(
-                first,
-                attributes=LeaseAttributes(public_ip=holder("192.0.2.99").public_ip),
-                grant_id=7,
-            )
-            store.restore(replace(backup, leases={first.key: taken}))
+            store.restore(backup)
+            store.put(LAYOUT.lease(first.key), b'{"PublicIP":"192.0.2.99"}', grant_id=7)
             await settle()
             subnet = next(one.key for one in store.listing().leases if one.key != first.key)
             await host.move(AWAY)
@@ -232,7 +230,7 @@ def test_hosts_that_have_swapped_addresses_keep_their_subnets(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        store = MemoryStore()
+        store = MemoryServer()
         async with (
             running(store, "one", MACHINE, HOME) as one,
             running(store, "two", ANOTHER, AWAY, seed=2) as two,
@@ -261,7 +259,7 @@ def test_two_daemons_with_one_state_directory_keep_a_subnet_each(
     machine: str | None, is_from_before_the_clone: bool
 ) -> None:
     async def main() -> None:
-        store = MemoryStore()
+        store = MemoryServer()
         async with running(store, machine=machine) as host:
             backup = store.backup()
             async with running(store, machine=machine, address=AWAY, seed=2) as clone:
@@ -285,15 +283,15 @@ def test_clone_that_lives_answers_for_what_a_host_takes_for_its_past(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
-        store = MemoryStore()
+        store = MemoryServer()
         async with running(store) as host:
             first = store.listing().leases[0]
             # Its machine was cloned with its memory; the clone has moved, and wrote first.
             clone = Host(store, "node", MACHINE, AWAY)
             clone.tracker.reset(store.listing())
             clone.keeper.adopt(first, 3600.0, clone.tracker)
-            clone.keeper._lease = first
-            clone.keeper._is_due = False
+            clone.keeper._life.lease = first
+            clone.keeper._life.is_adopted = False
             following = asyncio.create_task(clone.follow())
             answering = asyncio.create_task(clone.answer())
             await clone.move(AWAY)
@@ -316,7 +314,7 @@ def test_listing_from_before_the_own_write_is_not_believed(
     caplog.set_level(logging.INFO)
 
     async def main() -> None:
-        store = MemoryStore()
+        store = MemoryServer()
         empty = store.listing()
         async with running(store) as host:
             lease = host.keeper.lease

@@ -17,16 +17,19 @@ B = SubnetKey(IPv4Network("10.5.2.0/24"))
 
 
 @asynccontextmanager
-async def opened_with(options: StoreOptions) -> AsyncIterator[Store]:
-    store = open_store(options)
+async def closing(store: Store) -> AsyncIterator[Store]:
     try:
         yield store
     finally:
         await store.close()
 
 
+def opened_with(options: StoreOptions) -> AbstractAsyncContextManager[Store]:
+    return closing(open_store(options))
+
+
 def opened(server: Server, prefix: str) -> AbstractAsyncContextManager[Store]:
-    return opened_with(server.options(prefix))
+    return closing(server.open(prefix))
 
 
 def claim_of(

@@ -1,4 +1,4 @@
-"""Leases written and withdrawn, on every store: etcd over HTTP, etcd over TLS, and SQLite."""
+"""Leases written and withdrawn, on every store: etcd over HTTP and TLS, SQLite, memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 
-from tests.support.stores import Follower, Server, run, until
+from tests.support.stores import Follower, Server, until
 from tests.unit.store.opened import A, B, claim_of, opened
 from tunneld.errors import LeaseError, SubnetTakenError
 from tunneld.lease.model import LeaseAttributes, LeaseDeleted, LeasePut, NodeRecord, SubnetKey
@@ -30,7 +30,7 @@ def test_claim_writes_the_bytes_flannel_writes(server: Server, prefix: str) -> N
         )
         assert list(entries) == [f"{prefix}/tunneld/nodes/node-a"]
 
-    run(main())
+    server.run(main())
 
 
 def test_dual_stack_lease_has_flannels_key(server: Server, prefix: str) -> None:
@@ -59,7 +59,7 @@ def test_dual_stack_lease_has_flannels_key(server: Server, prefix: str) -> None:
             )
         }
 
-    run(main())
+    server.run(main())
 
 
 def test_claim_of_a_held_subnet_writes_nothing(server: Server, prefix: str) -> None:
@@ -72,7 +72,7 @@ def test_claim_of_a_held_subnet_writes_nothing(server: Server, prefix: str) -> N
                 await store.claim(late)
         assert server.everything(prefix) == before
 
-    run(main())
+    server.run(main())
 
 
 def test_of_two_racing_writers_exactly_one_wins(server: Server, prefix: str) -> None:
@@ -92,7 +92,7 @@ def test_of_two_racing_writers_exactly_one_wins(server: Server, prefix: str) -> 
                 ]
             assert len((await one.read()).leases) == 20
 
-    run(main())
+    server.run(main())
 
 
 def test_claim_sent_again_after_its_answer_was_lost_succeeds(server: Server, prefix: str) -> None:
@@ -102,7 +102,7 @@ def test_claim_sent_again_after_its_answer_was_lost_succeeds(server: Server, pre
             first = await store.claim(claim)
             assert await store.claim(claim) == first
 
-    run(main())
+    server.run(main())
 
 
 def test_lease_is_changed_in_place_only_at_the_revision_it_was_seen_with(
@@ -120,7 +120,7 @@ def test_lease_is_changed_in_place_only_at_the_revision_it_was_seen_with(
                 await store.claim(claim_of(grant, ip="192.0.2.8", expected=first.mod_revision))
             assert (await store.read()).leases == (second,)
 
-    run(main())
+    server.run(main())
 
 
 def test_dropped_leases_go_in_the_write_that_takes_their_place(server: Server, prefix: str) -> None:
@@ -136,7 +136,7 @@ def test_dropped_leases_go_in_the_write_that_takes_their_place(server: Server, p
                 assert follower.events[1] == LeasePut(new)
             assert (await store.read()).leases == (new,)
 
-    run(main())
+    server.run(main())
 
 
 def test_nothing_is_written_when_a_lease_to_drop_was_changed(server: Server, prefix: str) -> None:
@@ -149,7 +149,7 @@ def test_nothing_is_written_when_a_lease_to_drop_was_changed(server: Server, pre
                 await store.claim(claim_of(grant, B, drop=(old,)))
             assert (await store.read()).leases == (newer,)
 
-    run(main())
+    server.run(main())
 
 
 def test_withdrawn_lease_is_gone_with_its_record(server: Server, prefix: str) -> None:
@@ -161,7 +161,7 @@ def test_withdrawn_lease_is_gone_with_its_record(server: Server, prefix: str) ->
             # As when the first answer was lost.
             assert await store.withdraw(lease, "node-a") is True
 
-    run(main())
+    server.run(main())
 
 
 def test_lease_somebody_else_wrote_is_not_withdrawn(server: Server, prefix: str) -> None:
@@ -173,7 +173,7 @@ def test_lease_somebody_else_wrote_is_not_withdrawn(server: Server, prefix: str)
             assert await store.withdraw(lease, "node-a") is False
             assert server.everything(prefix) == before
 
-    run(main())
+    server.run(main())
 
 
 def test_key_flannel_could_not_read_is_never_written(server: Server, prefix: str) -> None:
@@ -187,4 +187,4 @@ def test_key_flannel_could_not_read_is_never_written(server: Server, prefix: str
                 await store.claim(claim_of(grant, node="../subnets/x"))
         assert server.everything(prefix) == {}
 
-    run(main())
+    server.run(main())

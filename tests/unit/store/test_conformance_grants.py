@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
 
-from tests.support.stores import Follower, Server, run, until, until_async
+from tests.support.stores import Follower, Server, until, until_async
 from tests.unit.store.opened import A, B, claim_of, claimed_for, opened
 from tunneld.errors import GrantLostError
-from tunneld.lease.model import LeaseDeleted, LeasePut, RecordDeleted, Reservation, ReservationPut
+from tunneld.lease.model import (
+    LeaseDeleted,
+    LeasePut,
+    RecordDeleted,
+    RecordPut,
+    Reservation,
+    ReservationPut,
+)
+from tunneld.lease.registry import Grant
 
 
 def test_reservation_outlives_the_grant(server: Server, prefix: str) -> None:
@@ -26,7 +35,7 @@ def test_reservation_outlives_the_grant(server: Server, prefix: str) -> None:
             assert (found.leases, found.reservations) == ((), (reservation,))
         assert list(server.everything(prefix)) == [f"{prefix}/tunneld/reservations/10.5.1.0-24"]
 
-    run(main())
+    server.run(main())
 
 
 def test_ended_grant_takes_lease_and_record_with_it(server: Server, prefix: str) -> None:
@@ -44,7 +53,7 @@ def test_ended_grant_takes_lease_and_record_with_it(server: Server, prefix: str)
             assert await store.remaining([grant.grant_id]) == {}
             assert (await store.read()).leases == ()
 
-    run(main())
+    server.run(main())
 
 
 def test_lease_kept_alive_outlives_its_first_time_unseen_by_others(
@@ -67,7 +76,7 @@ def test_lease_kept_alive_outlives_its_first_time_unseen_by_others(
                 assert follower.events == []
             assert (await store.read()).leases == (lease,)
 
-    run(main())
+    server.run(main())
 
 
 def test_remaining_time_is_told_for_known_grants_only(server: Server, prefix: str) -> None:
@@ -79,4 +88,30 @@ def test_remaining_time_is_told_for_known_grants_only(server: Server, prefix: st
             assert 90 < left[grants[0].grant_id] <= 100
             assert 990 < left[grants[1].grant_id] <= 1000
 
-    run(main())
+    server.run(main())
+
+
+def test_record_is_written_alone_under_a_grant_and_dropped(server: Server, prefix: str) -> None:
+    async def main() -> None:
+        async with opened(server, prefix) as store:
+            grant = await store.grant(60)
+            lease = await store.claim(claim_of(grant))
+            record = replace(claim_of(grant).record, version="0.2.0")
+            async with Follower(store) as follower:
+                await store.write_record(record, grant)
+                await store.drop_record("node-a")
+                # What is not there is dropped without a word.
+                await store.drop_record("node-a")
+                await store.write_record(record, grant)
+                await until(lambda: len(follower.events) == 3)
+                assert follower.events == [
+                    RecordPut(record),
+                    RecordDeleted("node-a"),
+                    RecordPut(record),
+                ]
+            with pytest.raises(GrantLostError):
+                await store.write_record(record, Grant(grant_id=12345, ttl_s=60.0))
+            found = await store.read()
+            assert (found.leases, found.records) == ((lease,), (record,))
+
+    server.run(main())

@@ -6,7 +6,7 @@ import asyncio
 from ipaddress import IPv4Network
 
 from tests.support.goldens import MALFORMED_KEYS
-from tests.support.stores import Follower, Server, run, until
+from tests.support.stores import Follower, Server, until
 from tests.unit.store.opened import A, B, claim_of, opened
 from tunneld.lease.model import (
     ConfigPut,
@@ -52,7 +52,7 @@ def test_empty_store_reads_as_nothing(server: Server, prefix: str) -> None:
             assert store.status().connected
             assert store.status().revision == found.revision
 
-    run(main())
+    server.run(main())
 
 
 def test_config_is_kept_byte_for_byte(server: Server, prefix: str) -> None:
@@ -66,7 +66,7 @@ def test_config_is_kept_byte_for_byte(server: Server, prefix: str) -> None:
             assert found.revision == revision
         assert server.everything(prefix) == {f"{prefix}/config": text.encode()}
 
-    run(main())
+    server.run(main())
 
 
 def test_watch_tells_every_change_in_order(server: Server, prefix: str) -> None:
@@ -95,7 +95,7 @@ def test_watch_tells_every_change_in_order(server: Server, prefix: str) -> None:
                 last = await store.read()
                 assert replay(follower.snapshots[0], follower.events) == replay(last, [])
 
-    run(main())
+    server.run(main())
 
 
 def test_malformed_entries_are_told_and_hurt_nobody(server: Server, prefix: str) -> None:
@@ -138,7 +138,7 @@ def test_malformed_entries_are_told_and_hurt_nobody(server: Server, prefix: str)
             assert found.leases == (lease,)
             assert len(found.malformed) == len(MALFORMED_KEYS) + 1 + len(values) - 2
 
-    run(main())
+    server.run(main())
 
 
 def test_record_that_became_unreadable_is_taken_back(server: Server, prefix: str) -> None:
@@ -155,7 +155,7 @@ def test_record_that_became_unreadable_is_taken_back(server: Server, prefix: str
             found = await store.read()
             assert [entry.name for entry in found.malformed] == [name]
 
-    run(main())
+    server.run(main())
 
 
 def test_keys_of_others_are_not_ours(server: Server, prefix: str) -> None:
@@ -172,7 +172,7 @@ def test_keys_of_others_are_not_ours(server: Server, prefix: str) -> None:
             found = await store.read()
             assert found == Snapshot(revision=found.revision, config='{"a":1}')
 
-    run(main())
+    server.run(main())
 
 
 def test_prefix_with_surplus_slashes_is_the_same_network(server: Server, prefix: str) -> None:
@@ -182,7 +182,7 @@ def test_prefix_with_surplus_slashes_is_the_same_network(server: Server, prefix:
         async with opened(server, prefix) as store:
             assert (await store.read()).config == "{}"
 
-    run(main())
+    server.run(main())
 
 
 def test_listing_of_2500_leases_is_whole_and_at_one_revision(server: Server, prefix: str) -> None:
@@ -205,4 +205,4 @@ def test_listing_of_2500_leases_is_whole_and_at_one_revision(server: Server, pre
             assert len(found.records) == 2_500
             assert max(lease.mod_revision for lease in found.leases) == found.revision
 
-    run(main())
+    server.run(main())
