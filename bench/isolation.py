@@ -5,11 +5,12 @@ container's echo requests to the second are timed. tunneld's udp and vxlan, and 
 device as flannel makes it, take turns in the same run:
 
 idle        nothing else is sent
+busy        the third host is sent 50 Mbit/s, and its way takes them: what the sending itself costs
 slow        the way to the third host takes 5 Mbit/s (htb), and is sent 50
 unresolved  150 leases of hosts that answer no ARP, sent 6,000 datagrams a second in all
 dead        the third host's daemon and device are gone; its kernel refuses what it is sent
 
-python -m bench.isolation              five rounds, about 6 minutes
+python -m bench.isolation              five rounds, about 8 minutes
 python -m bench.isolation --rounds 1   a first look
 """
 
@@ -41,7 +42,7 @@ OVERLAYS: Final[dict[str, tuple[str, Datapath]]] = {
     "tunneld vxlan": ("vxlan", "userspace"),
     "kernel vxlan": ("vxlan", "kernel"),
 }
-STATES: Final = ("idle", "slow", "unresolved", "dead")
+STATES: Final = ("idle", "busy", "slow", "unresolved", "dead")
 PINGS: Final = 600
 UNRESOLVED: Final = 150
 
@@ -124,6 +125,8 @@ def _measure(overlay: str) -> Iterator[Sample]:
         second, third = (str(view.container) for view in lab.views[1:])
         _echoes(near, second, 200)
         yield {"state": "idle", **_echoes(near, second)}
+        with _flood(near, 1300, 4_800, [third]):
+            yield {"state": "busy", **_echoes(near, second), **_drops(topology, datapath)}
         with _slow(topology), _flood(near, 1300, 4_800, [third]):
             yield {"state": "slow", **_echoes(near, second), **_drops(topology, datapath)}
         unresolved = _lease_to_nobody(topology, backend)
