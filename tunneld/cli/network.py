@@ -91,7 +91,7 @@ async def _get(options: StoreOptions) -> str:
 
 
 async def _set(options: StoreOptions, text: str) -> None:
-    async with opened(options) as store:
+    async with opened(options, is_new=True) as store:
         await store.write_config(text)
 
 

@@ -161,8 +161,27 @@ def test_table_shows_the_subnets_and_addresses_of_both_families(
     ]
 
 
-def test_network_without_leases_says_so(tunneld: Tunneld, options: list[str]) -> None:
+def test_network_without_leases_says_so(
+    tunneld: Tunneld, options: list[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"Network": "10.5.0.0/16"}')
+    assert tunneld("network", "set", config, options[0]).status == 0
     assert tunneld("leases", *options).out == "no leases\n"
+
+
+@pytest.mark.parametrize("command", [("leases",), ("network", "get"), ("leave",)])
+def test_mistyped_store_file_is_named_and_not_made(
+    tunneld: Tunneld, options: list[str], tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    mistyped = tmp_path / "leasse.db"
+    rest = [] if command == ("network", "get") else options[1:]
+    if command == ("leave",):
+        rest += elsewhere(tmp_path)
+    outcome = tunneld(*command, f"--store=sqlite:{mistyped}", *rest)
+    assert outcome.status == 1
+    assert f"there is no store {mistyped}" in outcome.err
+    assert not list(tmp_path.glob("leasse.db*"))
 
 
 def test_leave_asks_the_daemon(tunneld: Tunneld, options: list[str], tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_a_store_that_is_away_is_one_line() -> None:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     )
     assert result.returncode == 1
-    assert result.stderr.startswith("tunneld: store file /nonexistent/leases.db cannot be used")
+    assert result.stderr.startswith("tunneld: there is no store /nonexistent/leases.db")
     assert result.stderr.count("\n") == 1
 
 
