@@ -99,6 +99,8 @@ class Tenure:
                 notrack=_notrack(options, backend, underlay),
                 accept_mark=options.bridge_accept_fwmark,
                 port=backend.port,
+                own=frozenset(underlay.addresses),
+                interface=underlay.index,
             ),
         )
         self._on_link = OnLinkWatch(netlink=rooms.netlink, underlay=underlay, desired=self._desired)

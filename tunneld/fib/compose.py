@@ -69,6 +69,10 @@ class Rules:
     accept_mark: FirewallMark | None = None
     port: int | None = None
     """UDP, to which nobody but the data path may send; None: the overlay has no datagrams."""
+    own: frozenset[IPAddress] = frozenset()
+    """This host's underlay addresses."""
+    interface: int = 0
+    """Index of the underlay interface."""
 
 
 def compose(
@@ -116,6 +120,8 @@ def compose(
                     port=rules.port,
                     peers=frozenset(members),
                     devices=frozenset(device.name for device in overlay.vxlan_devices),
+                    own=rules.own,
+                    interface=rules.interface,
                 ),
             ),
             subnet_env=SubnetEnv(

@@ -153,10 +153,11 @@ One bit, which kube-proxy (0x4000, 0x8000), CNI's port maps (0x2000), Cilium (0x
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnderlayGuard:
-    """Who may send to the overlay's port of a peer: the data path, and nobody else on this host.
+    """Who may send to the overlay's port, of a peer and of this host.
 
-    Peers know each other by their underlay addresses alone. So a datagram that leaves this host
-    from its own address, be it translated to it, counts there as one of the overlay.
+    To a peer: the data path, and nobody else on this host. Peers know each other by their underlay
+    addresses alone. So a datagram that leaves this host from its own address, be it translated to
+    it, counts there as one of the overlay. To this host: whoever is no container of its own.
     """
 
     port: int
@@ -165,6 +166,11 @@ class UnderlayGuard:
     """Underlay addresses of all that hold a lease."""
     devices: frozenset[str] = frozenset()
     """Names of the kernel's devices that make the overlay's datagrams; empty: the engine does."""
+    own: frozenset[IPAddress] = frozenset()
+    """This host's underlay addresses, where the engine takes datagrams. The kernel's devices take
+    them at every address."""
+    interface: int = 0
+    """Index of the underlay interface, which brings datagrams from outside whatever its kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,7 +74,7 @@ class Actuator:
         self._vxlan = VxlanDevices(netlink, underlay.index)
         self._routes = Routes(netlink, networks)
         self._firewall = HostFirewall(
-            name or owner_of([device] if device else [], networks), firewall
+            name or owner_of([device] if device else [], networks), firewall, netlink.links
         )
         self._forwarding = GlobalForwarding(forwarding, state_dir)
         self._subnet_env = SubnetFile(subnet_file)
@@ -82,6 +82,7 @@ class Actuator:
             device=device,
             underlay=underlay,
             firewall_tables=lambda: self._firewall.tables,
+            firewall_names_devices=lambda: self._firewall.names_devices,
             vxlan_names=lambda: self._vxlan.names,
             routes_within=None if follows_routes else networks,
         )

@@ -38,10 +38,11 @@ class Watch:
         device: str | None,
         underlay: Underlay,
         firewall_tables: Callable[[], frozenset[str]],
+        firewall_names_devices: Callable[[], bool] = lambda: False,
         vxlan_names: Callable[[], Collection[str]],
         routes_within: Collection[IPNetwork] | None = None,
     ) -> None:
-        """`device` is the TUN device's name; the two calls tell what is ours at the moment.
+        """`device` is the TUN device's name; the calls tell what is ours at the moment.
 
         `routes_within`: where routes of others matter; None: wherever they lead.
         """
@@ -53,6 +54,7 @@ class Watch:
         self.vxlan_indices: frozenset[int] = frozenset()
         self._device = device
         self._firewall_tables = firewall_tables
+        self._firewall_names_devices = firewall_names_devices
         self._vxlan_names = vxlan_names
         self._callbacks: list[Callable[[HostEvent], None]] = []
         self._monitor: Monitor | None = None
@@ -147,7 +149,7 @@ class Watch:
                     yield "underlay"
             case "firewall" if notice.makes_nat or self._firewall_tables() & notice.tables:
                 yield "firewall"
-            case "iptables":
+            case "iptables" | "link" if notice.kind == "iptables" or self._firewall_names_devices():
                 yield "firewall"
 
     def _is_our_name(self, name: str) -> bool:

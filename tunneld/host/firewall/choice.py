@@ -12,14 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from tunneld.errors import HostError
 from tunneld.fib.state import Firewall, FirewallMode
-from tunneld.host.firewall import layout
+from tunneld.host.firewall import guard, layout
 from tunneld.host.firewall.family import (
     IPTABLES,
     VERSIONS,
@@ -33,6 +33,7 @@ from tunneld.host.firewall.program import attempt, nft_items
 from tunneld.host.firewall.translation import by_nftables
 from tunneld.host.firewall.xtables import Variant, Xtables, usual_variant, variants
 from tunneld.host.forwarding import docker_sign
+from tunneld.host.netlink import Link
 
 _IPTABLES_NFT_TABLES = frozenset({"filter", "nat", "raw", "mangle"})
 CLEAR_S = 5.0
@@ -52,19 +53,28 @@ class _InUse:
     rules: tuple[FamilyRules, ...]
     table: NftTable | None
     beside: Mapping[Xtables, FamilyRules]
+    inside: tuple[str, ...] | None = None
+    """The devices of containers that the rules name; None: they need no names."""
 
 
 class HostFirewall:
     """Everything of ours in the packet filter of this network namespace."""
 
-    def __init__(self, name: str, mode: FirewallMode = "auto") -> None:
+    def __init__(
+        self,
+        name: str,
+        mode: FirewallMode = "auto",
+        links: Callable[[], Awaitable[Collection[Link]]] | None = None,
+    ) -> None:
         """Nothing is changed before `apply`.
 
         Args:
             name: what tables and chains are called after, to tell the daemons of one host apart:
                 at most 15 characters, usually the overlay device.
             mode: by which means the rules are put in force.
+            links: lists the devices there are; None: none.
         """
+        self._links = links
         self._mode = mode
         self._name = name
         self._table = NftTable(name)
@@ -92,6 +102,11 @@ class HostFirewall:
         """Names of the nftables tables whose changes may touch our rules."""
         return _IPTABLES_NFT_TABLES | {self._table.name} | self._translating
 
+    @property
+    def names_devices(self) -> bool:
+        """Whether rules name devices of others, so that one that comes or goes matters."""
+        return self._in_use is not None and self._in_use.inside is not None
+
     async def observe(self) -> Firewall | None:
         """Returns the rules that are in force; None when they are not all as applied.
 
@@ -107,6 +122,8 @@ class HostFirewall:
         )
         expected = [*(used.rules for _ in tables), *used.beside.values()]
         if list(found) != expected or used.rules != await self._rules(used.wanted):
+            return None
+        if used.inside is not None and used.inside != await self._inside(used.wanted):
             return None
         self._is_in_place = True
         return used.wanted
@@ -142,7 +159,7 @@ class HostFirewall:
             return False
         if wanted != replace(used.wanted, guard=wanted.guard):
             return False
-        if used.wanted.guard.devices != wanted.guard.devices:
+        if used.wanted.guard != replace(wanted.guard, peers=used.wanted.guard.peers):
             return False
         new = {one.version: one.guard for one in in_families(wanted)}
         rules = tuple(replace(one, guard=new[one.version]) for one in used.rules)
@@ -153,7 +170,7 @@ class HostFirewall:
             if before.guard is not None:
                 beside[part] = replace(before, guard=new[before.version])
                 await part.apply(beside[part])
-        self._in_use = _InUse(wanted, rules, used.table, beside)
+        self._in_use = replace(used, wanted=wanted, rules=rules, beside=beside)
         return True
 
     async def clear(self) -> None:
@@ -250,6 +267,7 @@ class HostFirewall:
         }
         if self._mode == "auto" and (not any(usual.values()) or await _nft_works()):
             return _InUse(wanted, rules, self._table, beside)
+        inside = await self._inside(wanted)
         for part in beside:
             part.plan = layout.beside_iptables
         for of_family in rules:
@@ -262,8 +280,14 @@ class HostFirewall:
                     "choose another --firewall"
                 )
             self._xtables[of_family.version, variant].plan = layout.everything
-            beside[self._xtables[of_family.version, variant]] = of_family
-        return _InUse(wanted, rules, None, beside)
+            beside[self._xtables[of_family.version, variant]] = replace(of_family, inside=inside)
+        return _InUse(wanted, rules, None, beside, inside)
+
+    async def _inside(self, wanted: Firewall) -> tuple[str, ...]:
+        """Returns by which devices of this host containers come."""
+        if wanted.guard is None or self._links is None:
+            return ()
+        return guard.inside(await self._links(), wanted.guard)
 
     async def _find_programs(self) -> dict[Version, Variant | None]:
         """Looks which iptables programs there are; returns the variant of the usual ones."""

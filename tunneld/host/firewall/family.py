@@ -44,7 +44,10 @@ class FamilyRules:
     notrack: tuple[UnderlayPort, ...] = ()
     accept_mark: FirewallMark | None = None
     guard: UnderlayGuard | None = None
-    """Its peers are those of this family."""
+    """Its addresses are those of this family."""
+    inside: tuple[str, ...] = ()
+    """Names of the devices by which containers of this host come, where the guard must know them.
+    """
 
     @property
     def groups(self) -> str:
@@ -98,4 +101,5 @@ def _guard(guard: UnderlayGuard | None, version: Version) -> UnderlayGuard | Non
     if guard is None:
         return None
     peers = frozenset(address for address in guard.peers if address.version == version)
-    return replace(guard, peers=peers)
+    own = frozenset(address for address in guard.own if address.version == version)
+    return replace(guard, peers=peers, own=own)

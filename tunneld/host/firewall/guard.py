@@ -1,27 +1,32 @@
-"""Keeps the overlay's port of the peers to the data path: rules for nft and for iptables. Pure.
+"""Keeps the overlay's port to the data path: rules for nft and for iptables. Pure.
 
 Path of a lease: `nft_table`, `layout` -> **`host.firewall.guard`** (values in, text out).
 
-A program that sends there, or a container whose datagrams are translated to this host's address,
-would count as one of the overlay at the other end. What has the data path's mark passes, and what
-no program's socket has sent: the datagrams of tunnels in the kernel, also of other namespaces.
+Towards peers only what has the data path's mark leaves, and what no program's socket has sent (the
+kernel's tunnels). Towards this host containers get nothing: what comes by a kind of device that
+they have must be a peer's, on the way its route leads. Other kinds are left alone (RFC 3704).
 
-Source: Linux net/netfilter/nft_meta.c (`skuid`), xt_owner.c (`--socket-exists`),
-net/ipv4/ip_tunnel_core.c (an outer packet keeps mark and socket of the inner one).
+Source: Linux net/netfilter/nft_meta.c (`skuid`), xt_owner.c (`--socket-exists`), net/ipv4/
+ip_tunnel_core.c (an outer packet keeps mark and socket), netfilter/{nft_fib_ipv4,ipt_rpfilter}.c.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
 from typing import Literal
 
 from tunneld.fib.state import DATAGRAM_MARK, UnderlayGuard
+from tunneld.host.netlink import Link
 
-KINDS = ("SEND", "PASS", "FROM", "PEER", "MARK")
-"""Chains of iptables: what programs send, what is forwarded, from whom, to whom, and the mark of
-the kernel's own datagrams."""
+KINDS = ("SEND", "PASS", "FROM", "PEER", "MARK", "COME", "HERE")
+"""Chains of iptables: what programs send, what is forwarded, from whom, to whom, the mark of the
+kernel's own datagrams, what comes to this host, and what of it by a container's device."""
+
+INSIDE = ("bridge", "netkit", "tun", "veth", "vxlan")
+"""Kinds of devices by which containers and virtual machines of a host come, or the overlay itself.
+"""
 
 PEERS = "peers"
 """Name of nft's set of guarded addresses."""
@@ -40,6 +45,19 @@ class TableRules:
     chain: str
     """Where it leads."""
     chains: Mapping[str, tuple[str, ...]]
+
+
+def inside(links: Iterable[Link], guard: UnderlayGuard) -> tuple[str, ...]:
+    """Returns the names of the devices by which containers, or virtual machines, come.
+
+    A port of a bridge counts as the bridge.
+    """
+    found = (
+        link.name
+        for link in links
+        if link.kind in INSIDE and link.master == 0 and link.index != guard.interface
+    )
+    return tuple(sorted(found))
 
 
 def nft_chains(ip: str, guard: UnderlayGuard, *, is_plain: bool) -> dict[str, list[str]]:
@@ -63,6 +81,17 @@ def nft_chains(ip: str, guard: UnderlayGuard, *, is_plain: bool) -> dict[str, li
             *([] if is_plain else [f"{to_peers} fib saddr . iif oif missing counter drop"]),
         ],
     }
+    if not is_plain and (guard.own or guard.devices):
+        kinds = ", ".join(f'"{kind}"' for kind in INSIDE)
+        own = ", ".join(sorted(map(str, guard.own)))
+        to_us = "" if guard.devices else f"{ip} daddr {{ {own} }} "
+        come = f"{to_us}udp dport {guard.port} meta iifkind {{ {kinds} }}"
+        chains["guard_in"] = [
+            "type filter hook input priority filter - 20; policy accept;",
+            *([f"meta iif {guard.interface} return"] if guard.interface else []),
+            f"{come} {ip} saddr @{PEERS} fib saddr . iif oif exists return",
+            f"{come} counter drop",
+        ]
     if guard.devices:
         # What this host itself sends has a socket also in its outer packet.
         names = ", ".join(f'"{name}"' for name in sorted(guard.devices))
@@ -75,7 +104,7 @@ def nft_chains(ip: str, guard: UnderlayGuard, *, is_plain: bool) -> dict[str, li
 
 
 def iptables_rules(
-    guard: UnderlayGuard, names: Mapping[str, str], comment: str
+    guard: UnderlayGuard, inside: Collection[str], names: Mapping[str, str], comment: str
 ) -> Iterator[TableRules]:
     """Yields the rules of each table that has some.
 
@@ -84,6 +113,7 @@ def iptables_rules(
 
     Args:
         guard: of one address family.
+        inside: names of the devices by which containers come.
         names: of our chains, by kind.
         comment: what marks a rule of ours.
     """
@@ -102,6 +132,29 @@ def iptables_rules(
         "raw", "OUTPUT", "first", names["SEND"], {names["SEND"]: sending, names["PEER"]: dropped}
     )
     of_peers = tuple(f"-s {net} {comment} -j RETURN" for net in nets)
+    if inside and (guard.own or guard.devices):
+        own = [f"-d {one}/{one.max_prefixlen} " for one in sorted(guard.own, key=str)]
+        to_us = [""] if guard.devices else own
+        coming = tuple(
+            f"{where}-i {device} {to_port} -j {names['HERE']}"
+            for device in sorted(inside)
+            for where in to_us
+        )
+        # Before connection tracking, where alone rpfilter may stand; without that match, which a
+        # kernel may lack, nothing comes by these devices.
+        local = (
+            f"-m addrtype ! --dst-type LOCAL {comment} -j RETURN",
+            f"-m rpfilter --invert {comment} -j DROP",
+            *of_peers,
+            f"{comment} -j DROP",
+        )
+        yield TableRules(
+            "raw",
+            "PREROUTING",
+            "first",
+            names["COME"],
+            {names["COME"]: coming, names["HERE"]: local},
+        )
     yield TableRules(
         "filter",
         "FORWARD",

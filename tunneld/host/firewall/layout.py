@@ -153,7 +153,7 @@ def everything(tables: Tables, owner: str, wanted: FamilyRules) -> dict[str, Lay
         layouts["raw"] = _raw(owner, wanted, notrack=True)
     if wanted.guard is not None:
         chains = {kind: f"{_OWN}{kind}-{owner}" for kind in guard.KINDS}
-        for part in guard.iptables_rules(wanted.guard, chains, _COMMENT):
+        for part in guard.iptables_rules(wanted.guard, wanted.inside, chains, _COMMENT):
             jump = Jump(part.parent, part.chain, part.place)
             own = Layout(part.chains, (jump,))
             layouts[part.table] = _joined(layouts.get(part.table, Layout()), own)

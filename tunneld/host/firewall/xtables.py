@@ -37,6 +37,9 @@ _LEGACY_TABLES_IN_QUESTION = ("filter", "nat", "raw", "mangle")
 
 _LOCK_WAIT_S = 5
 
+_NOT_EVERYWHERE = (" --random-fully", " -m rpfilter --invert")
+"""What an iptables, or a kernel, may lack. Rules without it are safe, and as many."""
+
 
 class Xtables:
     """Our chains and jumps in the tables of one variant and address family."""
@@ -117,9 +120,10 @@ class Xtables:
         what = f"change the rules of {self.program}"
         argv = (f"{self.program}-restore", "-w", str(_LOCK_WAIT_S), "--noflush")
         outcome = await attempt(what, *argv, stdin=text)
-        if outcome.status != 0 and " --random-fully" in text:
-            text = text.replace(" --random-fully", "")
-            outcome = await attempt(what, *argv, stdin=text)
+        for option in _NOT_EVERYWHERE:
+            if outcome.status != 0 and option in text:
+                text = text.replace(option, "")
+                outcome = await attempt(what, *argv, stdin=text)
         if outcome.status != 0:
             raise self._refused(what, outcome.said)
 

@@ -17,9 +17,12 @@ from tests.unit.host.conftest import run_inside
 from tests.unit.host.firewall.hosts import HOSTS, Variant, restore, run_on, saved
 from tests.unit.host.firewall.site import (
     ADDRESSES,
+    BRIDGE,
     COMES_S,
     DROPPED_S,
+    HOST_OUTSIDE,
     REMOTE,
+    STRANGER,
     WANTED,
     WANTED_IN_BOTH,
     Addresses,
@@ -33,6 +36,7 @@ from tests.unit.host.firewall.site import (
 from tunneld.fib.state import Firewall, UnderlayGuard
 from tunneld.host.firewall import HostFirewall, NftTable
 from tunneld.host.firewall.family import in_families
+from tunneld.host.netlink import Netlink
 from tunneld.host.sockets import mark_as_ours, open_underlay_sockets
 
 pytestmark = pytest.mark.root
@@ -40,12 +44,14 @@ pytestmark = pytest.mark.root
 PORT = 8285
 
 
-def guarded(*peers: str, by: str | None = None) -> Firewall:
+def guarded(*peers: str, by: str | None = None, interface: int = 0) -> Firewall:
     """Rules of a host that knows these peers, and whose kernel's device `by` encapsulates."""
     guard = UnderlayGuard(
         port=PORT,
         peers=frozenset(map(ip_address, peers)),
         devices=frozenset({by} if by else ()),
+        own=frozenset(ip_address(it.host_outside) for it in ADDRESSES.values()),
+        interface=interface,
     )
     return replace(WANTED_IN_BOTH, guard=guard)
 
@@ -161,6 +167,124 @@ def test_datagrams_of_a_peer_pass_through_where_they_come_its_way_alone(
         assert by_guest() == "198.51.100.1"
         place.host.run("ip", "route", "replace", "198.51.100.1", "via", it.stranger)
         assert by_guest(DROPPED_S) is None
+
+    run_on(rig, space, work)
+
+
+def reaches_us(
+    place: Site, sender: Namespace, source: str, to: str, patience_s: float = COMES_S
+) -> bool:
+    """Says whether a datagram from one of the sender's addresses gets to this host's port."""
+    receiver = udp_socket(place.host, bound=to, port=PORT)
+    receiver.settimeout(patience_s)
+    with udp_socket(sender, bound=source) as opened:
+        opened.sendto(b"probe", (to, PORT))
+    try:
+        return source_seen_by(receiver) == source
+    except TimeoutError:
+        return False
+
+
+def index_of(space: Namespace, device: str) -> int:
+    return int(space.run("ip", "-oneline", "link", "show", device).split(":")[0])
+
+
+def arrives_another_way(place: Site) -> None:
+    """Lets the stranger's packets come by another device, by which no route of this host leads."""
+    for space in (place.host, place.stranger):
+        space.run("ip", "link", "add", "eth1", "link", "eth0", "type", "macvlan")
+        space.run("ip", "link", "set", "eth1", "up")
+    mac = place.host.run("ip", "-brief", "link", "show", "eth1").split()[2]
+    for it in ADDRESSES.values():
+        us = it.host_outside
+        place.stranger.run("ip", "neigh", "add", us, "lladdr", mac, "dev", "eth1")
+        place.stranger.run("ip", "route", "add", us, "dev", "eth1", "src", it.stranger)
+    place.host.sysctl("net/ipv4/conf/eth1/rp_filter", 0)
+
+
+@pytest.mark.parametrize("by", [None, "flannel.1"])
+@pytest.mark.parametrize("tools", ["all", "iptables-nft only", "iptables-legacy only"])
+def test_a_container_reaches_the_own_port_neither_as_a_peer_nor_as_itself(
+    rig: Rig,
+    space: Namespace,
+    tools: Tools,
+    by: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A guest that is a peer does, and so do peers outside, whatever way they come."""
+    monkeypatch.setenv("PATH", path_with(tools, tmp_path / "bin"))
+
+    async def work(place: Site, _: HostFirewall) -> None:
+        for name in ("all", BRIDGE):
+            place.host.sysctl(f"net/ipv4/conf/{name}/rp_filter", 0)
+        guests = {4: "10.5.1.9", 6: "fd05:0:0:1::9"}
+        for it in ADDRESSES.values():
+            for address in (it.stranger, guests[it.version]):
+                place.container.run("ip", "address", "add", address, "dev", "lo")
+        wanted = guarded(
+            *(it.stranger for it in ADDRESSES.values()),
+            *guests.values(),
+            by=by,
+            interface=index_of(place.host, "eth0"),
+        )
+
+        def outcome(it: Addresses) -> list[bool]:
+            us, box = it.host_outside, place.container
+            return [
+                reaches_us(place, box, it.stranger, us, DROPPED_S),
+                reaches_us(place, box, it.container, us, DROPPED_S),
+                reaches_us(place, box, guests[it.version], us),
+                reaches_us(place, place.stranger, it.stranger, us),
+            ]
+
+        async with Netlink.opened() as netlink:
+            firewall = HostFirewall("flannel0", "auto", netlink.links)
+            await firewall.apply(wanted)
+            assert await firewall.observe() == wanted
+            for it in ADDRESSES.values():
+                assert outcome(it) == [False, False, True, True]
+            arrives_another_way(place)
+            for it in ADDRESSES.values():
+                assert outcome(it) == [False, False, True, True]
+            # Networks of others come and go; where rules name their bridges, that is a change.
+            place.host.bridge("br1", "172.30.0.1/24")
+            assert (await firewall.observe() is None) == firewall.names_devices
+            assert firewall.names_devices == (tools != "all")
+            await firewall.apply(wanted)
+            assert await firewall.observe() == wanted
+            assert outcome(ADDRESSES[4]) == [False, False, True, True]
+            await firewall.clear()
+            assert outcome(ADDRESSES[4]) == [True] * 4
+
+    run_on(rig, space, work)
+
+
+def test_without_rpfilter_nothing_comes_by_the_bridges_of_containers(
+    rig: Rig, space: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = path_with("iptables-legacy only", tmp_path / "bin")
+    program = Path(folder.split(":")[0]) / "iptables-restore"
+    program.unlink()
+    program.write_text(
+        "#!/bin/sh\ntext=$(cat); case $text in *rpfilter*) echo no such match >&2; exit 2;; esac\n"
+        'echo "$text" | exec /usr/sbin/iptables-legacy-restore "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", folder)
+
+    async def work(place: Site, _: HostFirewall) -> None:
+        place.host.sysctl("net/ipv4/conf/all/rp_filter", 0)
+        place.host.sysctl(f"net/ipv4/conf/{BRIDGE}/rp_filter", 0)
+        place.container.run("ip", "address", "add", STRANGER, "dev", "lo")
+        async with Netlink.opened() as netlink:
+            firewall = HostFirewall("flannel0", "auto", netlink.links)
+            interface = index_of(place.host, "eth0")
+            wanted = replace(guarded(STRANGER, interface=interface), ipv6=None)
+            await firewall.apply(wanted)
+            assert await firewall.observe() == wanted
+        assert not reaches_us(place, place.container, STRANGER, HOST_OUTSIDE, DROPPED_S)
+        assert reaches_us(place, place.stranger, STRANGER, HOST_OUTSIDE)
 
     run_on(rig, space, work)
 
