@@ -5,9 +5,10 @@ All values are plain data, so that the engine could live in a process of its own
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NotRequired, Self, TypedDict, final, type_check_only
 
-__all__ = ["Engine", "__version__"]
+__all__ = ["Engine", "Identity", "Psks", "__version__"]
 
 __version__: str
 
@@ -251,3 +252,55 @@ class Engine:
 
     def stop(self) -> None:
         """Ends the threads and waits for them; afterwards only counters and digest answer."""
+
+@final
+class Identity:
+    """The X25519 key of a node. The secret half never leaves the native module."""
+
+    @staticmethod
+    def create(path: Path) -> Identity:
+        """Makes a key and its file (mode 0600), where there must be none.
+
+        Raises:
+            TrustError: the file is there, or cannot be made.
+        """
+
+    @staticmethod
+    def replace(path: Path) -> Identity:
+        """Makes a key and puts its file in the place of the former one, in one step.
+
+        Raises:
+            TrustError: it cannot be made; the former one stays.
+        """
+
+    @staticmethod
+    def load(path: Path) -> Identity:
+        """Reads the key from its file.
+
+        Raises:
+            TrustError: it cannot be read, is open to others, or holds no key.
+        """
+
+    @property
+    def public_key(self) -> str:
+        """The public key, in base64 as WireGuard shows it."""
+
+@final
+class Psks:
+    """One or two pre-shared keys, which never leave the native module."""
+
+    @staticmethod
+    def load(path: Path, *, is_credential: bool = False) -> Psks:
+        """Reads the keys from their file: base64, one a line, comments behind `#`.
+
+        `is_credential`: it is one of systemd's, whose mode has a group where an ACL lets the
+        service's user in.
+
+        Raises:
+            TrustError: it cannot be read, is open to others, or holds no one or two keys of 32 to
+                64 bytes.
+        """
+
+    @property
+    def ids(self) -> list[str]:
+        """By which a handshake names them, 8 hexadecimal digits each, in the file's order."""

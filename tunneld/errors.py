@@ -26,6 +26,10 @@ class NotBuiltError(UsageError):
     """A value that tunneld knows but cannot serve yet."""
 
 
+class TrustError(UsageError):
+    """A file of identities, keys or revocations is not usable, or what is asked of it."""
+
+
 class NetworkConfigError(TunneldError):
     """The network config (`<prefix>/config`) is not usable."""
 

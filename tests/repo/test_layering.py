@@ -15,18 +15,19 @@ RANK = {
     "log": 1,
     "lease": 2,
     "store": 3,
-    "peer": 3,
-    "backend": 4,
-    "fib": 5,
-    "engine": 6,
-    "host": 6,
-    "config": 7,
-    "control": 7,
-    "docker": 8,
-    "daemon": 8,
-    "lab": 9,
-    "cli": 10,
-    "__main__": 11,
+    "trust": 3,
+    "peer": 4,
+    "backend": 5,
+    "fib": 6,
+    "engine": 7,
+    "host": 7,
+    "config": 8,
+    "control": 8,
+    "docker": 9,
+    "daemon": 9,
+    "lab": 10,
+    "cli": 11,
+    "__main__": 12,
 }
 
 PURE = (
@@ -46,6 +47,12 @@ PURE = (
     "tunneld.backend",
     "tunneld.fib",
     "tunneld.store.format",
+    "tunneld.trust.bindings",
+    "tunneld.trust.decision",
+    "tunneld.trust.identities",
+    "tunneld.trust.key",
+    "tunneld.trust.memory",
+    "tunneld.trust.policy",
     "tunneld.lab.topology",
     "tunneld.lab.drawing",
 )
@@ -87,9 +94,9 @@ def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
     assert not wrong
 
 
-def test_only_the_engine_room_knows_the_native_module() -> None:
+def test_only_the_engine_and_the_secrets_know_the_native_module() -> None:
     users = {module_name(path) for path in PACKAGE if "tunneld._native" in own_imports(path)}
-    assert users == {"tunneld.engine"}
+    assert users == {"tunneld.engine", "tunneld.trust.secrets"}
 
 
 def test_the_lease_room_knows_no_store() -> None:
@@ -108,6 +115,7 @@ def test_a_pure_module_imports_no_effect_and_no_impure_module(path: Path) -> Non
     found = imports(path)
     assert not {name.split(".")[0] for name in found} & EFFECTS
     allowed = {"tunneld.errors", "tunneld.lease", "tunneld.lease.registry", "tunneld.store"}
+    allowed |= {"tunneld.trust"}
     assert not [name for name in own_imports(path) if not is_pure(name) and name not in allowed]
 
 

@@ -82,7 +82,7 @@ class Acquisition:
         if (
             held is not None
             and is_fresh
-            and life.stands(view, config, attributes, attendance.node_id)
+            and life.stands(view, config, attributes, attendance.node_id, attendance.encryption)
         ):
             life.confirmed(history)
             return Acquired(held, None)

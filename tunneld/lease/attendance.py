@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Callable, Collection
 
 from tunneld.lease.kinship import Identity, Kin, Written, are_apart, kin, machine_of
-from tunneld.lease.model import Holder, Lease, NodeRecord, Snapshot, SubnetKey
+from tunneld.lease.model import Holder, Lease, NodeRecord, RecordEncryption, Snapshot, SubnetKey
 from tunneld.lease.registry import Grant, Store
 from tunneld.lease.roll_call import questions, record_of, unanswered
 from tunneld.lease.tracker import LeaseTracker
@@ -42,6 +42,8 @@ class Attendance:
         self.machine = machine
         self.version = version
         self.store = store
+        self.encryption: RecordEncryption | None = None
+        """What the record says of keys, at its next writing: only while their port listens."""
         self._new_node_id = new_node_id
         self._renaming = Periodic()
         self._telling = Periodic()
@@ -66,7 +68,13 @@ class Attendance:
 
     def record(self, lease: Lease) -> NodeRecord:
         """Returns the record beside a lease of ours."""
-        return record_of(lease, node_id=self.node_id, version=self.version, machine=self.machine)
+        return record_of(
+            lease,
+            node_id=self.node_id,
+            version=self.version,
+            machine=self.machine,
+            encryption=self.encryption,
+        )
 
     def new_question(self) -> str:
         """Returns an id for a question, which is not answered by ourselves."""
@@ -134,6 +142,7 @@ class Attendance:
             node_id=self.node_id,
             version=self.version,
             machine=self.machine,
+            encryption=self.encryption,
             answers=asked,
         )
         await self.store.write_record(record, grant)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tunneld.errors import LeaseError
-from tunneld.lease.model import Lease, LeaseAttributes, Snapshot
+from tunneld.lease.model import Lease, LeaseAttributes, RecordEncryption, Snapshot
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.ownership import Held, Unrecorded, Verdict, judge
 from tunneld.lease.registry import Grant
@@ -202,7 +202,12 @@ class Life:
         return held
 
     def stands(
-        self, view: Snapshot, config: NetworkConfig, attributes: LeaseAttributes, node_id: str
+        self,
+        view: Snapshot,
+        config: NetworkConfig,
+        attributes: LeaseAttributes,
+        node_id: str,
+        encryption: RecordEncryption | None,
     ) -> bool:
         """Returns whether the store has lease and record just so: there is nothing to write."""
         held = self.lease
@@ -211,5 +216,6 @@ class Life:
         if self.grant is None or self.grant.grant_id != held.grant_id:
             return False
         return held in view.leases and any(
-            record.node_id == node_id and record.describes(held) for record in view.records
+            (record.node_id, record.encryption) == (node_id, encryption) and record.describes(held)
+            for record in view.records
         )

@@ -131,6 +131,29 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordEncryption:
+    """Where a node can be tried with encryption, as its record says. It proves nothing."""
+
+    key: str
+    """X25519 public key in base64: 44 characters, not looked into here."""
+    port: int
+    """UDP port of its encryption."""
+    instance: str
+    """16 hexadecimal digits, others at every start of the node."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """What a record says of encryption, in a form that is not known: the node has keys."""
+
+    value: Any
+    """As it came; written again as it is."""
+    detail: str
+    """What cannot be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeRecord:
     """What a tunneld node says of itself beside its lease, at `<prefix>/tunneld/nodes/<id>`.
 
@@ -143,6 +166,8 @@ class NodeRecord:
     public_ipv6: IPv6Address | None = None
     version: str
     """The version of tunneld that wrote the record."""
+    encryption: RecordEncryption | Unreadable | None = None
+    """None: the node has no keys."""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from tunneld.lease.kinship import MACHINE
-from tunneld.lease.model import ASKS, Holder, Lease, NodeRecord, SubnetKey
+from tunneld.lease.model import ASKS, Holder, Lease, NodeRecord, RecordEncryption, SubnetKey
 from tunneld.lease.registry import Store
 
 ANSWERS = "Answers"
@@ -52,6 +52,7 @@ def record_of(
     node_id: str,
     version: str,
     machine: str | None,
+    encryption: RecordEncryption | None = None,
     answers: Sequence[NodeRecord] = (),
 ) -> NodeRecord:
     """Returns the record of a node that holds `lease`."""
@@ -64,6 +65,7 @@ def record_of(
         public_ip=lease.holder.public_ip,
         public_ipv6=lease.holder.public_ipv6,
         version=version,
+        encryption=encryption,
         extra=extra,
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from tunneld.lease.model import IPNetwork, NodeRecord, SubnetKey
+from tunneld.lease.model import IPNetwork, NodeRecord, RecordEncryption, SubnetKey, Unreadable
 from tunneld.lease.selection import Usable
 
 
@@ -27,6 +27,8 @@ class Peer:
     node_id: str | None
     """None for a node without a record: a flanneld."""
     version: str | None
+    encryption: RecordEncryption | Unreadable | None = None
+    """What its record says of keys; None: it has none."""
     withheld: frozenset[IPNetwork] = frozenset()
     """Subnets of `key` that may not be used."""
 
@@ -56,8 +58,10 @@ def join(leases: Iterable[Usable], records: Iterable[NodeRecord]) -> tuple[Peer,
     peers = []
     for usable in leases:
         lease, attributes = usable.lease, usable.lease.attributes
-        described = (record for record in by_key.get(lease.key, ()) if record.describes(lease))
-        record_of_it = next(described, None)
+        described = [record for record in by_key.get(lease.key, ()) if record.describes(lease)]
+        # Of several, one without keys must not hide those of another.
+        described.sort(key=lambda record: record.encryption is None)
+        record_of_it = next(iter(described), None)
         peers.append(
             Peer(
                 key=lease.key,
@@ -68,6 +72,7 @@ def join(leases: Iterable[Usable], records: Iterable[NodeRecord]) -> tuple[Peer,
                 backend_v6_data=attributes.backend_v6_data,
                 node_id=record_of_it.node_id if record_of_it else None,
                 version=record_of_it.version if record_of_it else None,
+                encryption=record_of_it.encryption if record_of_it else None,
                 withheld=usable.withheld,
             )
         )

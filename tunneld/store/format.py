@@ -24,8 +24,10 @@ from tunneld.lease.model import (
     Holder,
     LeaseAttributes,
     NodeRecord,
+    RecordEncryption,
     Reservation,
     SubnetKey,
+    Unreadable,
 )
 
 FORMAT = 1
@@ -39,7 +41,10 @@ _MAX_IPV4_LENGTH = 31
 _MAX_IPV6_LENGTH = 127
 
 _LEASE_MEMBERS = ("PublicIP", "PublicIPv6", "BackendType", "BackendData", "BackendV6Data")
-_RECORD_MEMBERS = ("Format", "Subnet", "PublicIP", "PublicIPv6", "Version")
+_RECORD_MEMBERS = ("Format", "Subnet", "PublicIP", "PublicIPv6", "Version", "Encryption")
+_ENCRYPTION_MEMBERS = ("Key", "Port", "Instance")
+_KEY = re.compile(r"[A-Za-z0-9+/]{43}=", re.ASCII)
+_INSTANCE = re.compile(r"[0-9a-f]{16}", re.ASCII)
 
 
 def clean_prefix(prefix: str) -> str:
@@ -131,22 +136,27 @@ def encode_record(record: NodeRecord) -> bytes:
         **_holder(record.holder),
         "Version": record.version,
     }
+    if record.encryption is not None:
+        value["Encryption"] = _encryption_value(record.encryption)
     return gojson.dumps(value | gojson.others(record.extra, _RECORD_MEMBERS)).encode()
 
 
 def decode_record(node_id: str, value: bytes) -> NodeRecord:
     """Returns a node record.
 
+    One of an unknown format is read as far as it says whose it is: such a node has keys.
+
     Raises:
         ValueError: the node id or the value cannot be read; says why.
     """
-    obj = _own_object(value)
+    obj = _object(value)
     return NodeRecord(
         node_id=node_id,
         key=parse_lease_key(_text(gojson.member(obj, "Subnet"), "Subnet")),
         public_ip=_ipv4(gojson.member(obj, "PublicIP"), "PublicIP"),
         public_ipv6=_optional_ipv6(obj),
         version=_text(gojson.member(obj, "Version"), "Version"),
+        encryption=_encryption(obj),
         extra=gojson.others(obj, _RECORD_MEMBERS),
     )
 
@@ -210,10 +220,54 @@ def _object(value: bytes) -> dict[str, Any]:
 
 def _own_object(value: bytes) -> dict[str, Any]:
     obj = _object(value)
-    version = gojson.member(obj, "Format")
-    if isinstance(version, bool) or version != FORMAT:
-        raise ValueError(f"Format is {version!r}, expected {FORMAT}")
+    if not _is_of_our_format(obj):
+        raise ValueError(f"Format is {gojson.member(obj, 'Format')!r}, expected {FORMAT}")
     return obj
+
+
+def _is_of_our_format(obj: dict[str, Any]) -> bool:
+    version = gojson.member(obj, "Format")
+    return not isinstance(version, bool) and bool(version == FORMAT)
+
+
+def _encryption(obj: dict[str, Any]) -> RecordEncryption | Unreadable | None:
+    found = gojson.member(obj, "Encryption")
+    if not _is_of_our_format(obj):
+        version = gojson.member(obj, "Format")
+        # Written again by us it must still be none that can be read.
+        kept = {"Format": version, "Encryption": found}
+        return Unreadable(value=kept, detail=f"Format is {version!r}, expected {FORMAT}")
+    if found is None:
+        return None
+    try:
+        return _readable_encryption(found)
+    except ValueError as error:
+        return Unreadable(value=found, detail=str(error))
+
+
+def _readable_encryption(found: object) -> RecordEncryption:
+    if not isinstance(found, dict):
+        raise ValueError("Encryption is not a JSON object")  # noqa: TRY004 - as above
+    key, port, instance = (gojson.member(found, name) for name in _ENCRYPTION_MEMBERS)
+    if not isinstance(key, str) or _KEY.fullmatch(key) is None:
+        raise ValueError("Encryption.Key is not 32 bytes in base64")
+    if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65_535:
+        raise ValueError("Encryption.Port is not a UDP port")
+    if not isinstance(instance, str) or _INSTANCE.fullmatch(instance) is None:
+        raise ValueError("Encryption.Instance is not 16 hexadecimal digits")
+    return RecordEncryption(
+        key=key,
+        port=port,
+        instance=instance,
+        extra=gojson.others(found, _ENCRYPTION_MEMBERS),
+    )
+
+
+def _encryption_value(encryption: RecordEncryption | Unreadable) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(encryption, Unreadable):
+        return encryption.value
+    known = {"Key": encryption.key, "Port": encryption.port, "Instance": encryption.instance}
+    return known | gojson.others(encryption.extra, _ENCRYPTION_MEMBERS)
 
 
 def _holder(holder: Holder) -> dict[str, str]:

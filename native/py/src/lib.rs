@@ -8,14 +8,19 @@
 mod change;
 mod engine;
 mod readings;
+mod secrets;
 
 pyo3::import_exception!(tunneld.errors, EngineError);
+pyo3::import_exception!(tunneld.errors, TrustError);
 
 /// The native data path. Control calls only: no packet reaches Python.
 #[pyo3::pymodule(gil_used = false)]
 mod _native {
     #[pymodule_export]
     use super::engine::Engine;
+
+    #[pymodule_export]
+    use super::secrets::{Identity, Psks};
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's name for it")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from tunneld.lease.model import (
@@ -10,6 +11,7 @@ from tunneld.lease.model import (
     Lease,
     LeaseAttributes,
     NodeRecord,
+    RecordEncryption,
     SubnetKey,
 )
 from tunneld.lease.selection import Usable
@@ -44,6 +46,16 @@ def test_record_left_behind_does_not_name_the_new_holder() -> None:
 def test_lease_without_a_record_is_a_flanneld() -> None:
     (peer,) = join([lease(2, "192.0.2.2")], [])
     assert (peer.node_id, peer.version) == (None, None)
+
+
+def test_keys_of_a_record_are_the_peers_and_hidden_by_no_other_record() -> None:
+    keys = RecordEncryption(key="x", port=8286, instance="00")
+    with_keys = replace(record(2, "192.0.2.2"), node_id="n2", encryption=keys)
+    for records in ([with_keys], [record(2, "192.0.2.2"), with_keys]):
+        (peer,) = join([lease(2, "192.0.2.2")], records)
+        assert (peer.node_id, peer.encryption) == ("n2", keys)
+    (peer,) = join([lease(2, "192.0.2.9")], [with_keys])
+    assert peer.encryption is None
 
 
 def test_peers_come_sorted_by_subnet() -> None:

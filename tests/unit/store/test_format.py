@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -9,12 +10,15 @@ from hypothesis import strategies as st
 
 from tests.support.goldens import MALFORMED_KEYS
 from tunneld.errors import LeaseError
+from tunneld.lease import gojson
 from tunneld.lease.model import (
     NO_IPV4_SUBNET,
     LeaseAttributes,
     NodeRecord,
+    RecordEncryption,
     Reservation,
     SubnetKey,
+    Unreadable,
 )
 from tunneld.store import format as fmt
 
@@ -291,16 +295,84 @@ def test_record_and_reservation_tell_a_host_without_ipv4_by_its_ipv6_address() -
     "value",
     [
         b"{}",
-        b'{"Format":2,"Subnet":"10.5.1.0-24","PublicIP":"192.0.2.1","Version":"9"}',
+        b'{"Format":2,"PublicIP":"192.0.2.1","Version":"9"}',
+        b'{"Format":2,"Subnet":"10.5.1.0-24","Version":"9"}',
         b'{"Format":1,"Subnet":"10.5.1.1-24","PublicIP":"192.0.2.1","Version":"9"}',
         b'{"Format":1,"Subnet":"10.5.1.0-24","Version":"9"}',
         b'{"Format":1,"PublicIP":"192.0.2.1","Version":"9"}',
-        b'{"Format":true,"Subnet":"10.5.1.0-24","PublicIP":"192.0.2.1","Version":"9"}',
     ],
 )
-def test_record_of_another_format_or_shape_is_malformed(value: bytes) -> None:
+def test_record_that_does_not_say_whose_it_is_is_malformed(value: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         fmt.decode_record("n1", value)
+
+
+KEY = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08="
+KEYED = (
+    b'{"Format":1,"Subnet":"10.5.1.0-24","PublicIP":"192.0.2.1","Version":"9","Encryption":'
+    b'{"Key":"3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=","Port":8286,'
+    b'"Instance":"00112233445566ff","Rekey":90}}'
+)
+
+
+def recorded(value: bytes) -> RecordEncryption | Unreadable | None:
+    """Returns what a record says of keys; what is written again must say the same."""
+    found = fmt.decode_record("n1", value)
+    assert (found.node_id, found.key.ipv4) == ("n1", IPv4Network("10.5.1.0/24"))
+    again = fmt.decode_record("n1", fmt.encode_record(found)).encryption
+    assert type(again) is type(found.encryption)
+    return found.encryption
+
+
+def test_record_says_where_its_node_is_tried_with_keys() -> None:
+    assert recorded(KEYED) == RecordEncryption(
+        key=KEY, port=8286, instance="00112233445566ff", extra={"Rekey": 90}
+    )
+    assert fmt.encode_record(fmt.decode_record("n1", KEYED)) == KEYED
+
+
+@pytest.mark.parametrize("value", [KEYED[:71] + b"}", KEYED[:71] + b',"Encryption":null}'])
+def test_record_without_keys_says_none(value: bytes) -> None:
+    assert recorded(value) is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        (b'"Format":1', b'"Format":2', "Format is 2"),
+        (b'"Format":1', b'"Format":true', "Format is True"),
+        (b'"Format":1,', b"", "Format is None"),
+        (KEYED[85:-1], b"7", "not a JSON object"),
+        (KEYED[85:-1], b"[]", "not a JSON object"),
+        (KEYED[85:-1], b"{}", "Encryption.Key"),
+        (b"3p7bfXt9", b"3p7bfX!9", "Encryption.Key"),
+        (b"3p7bfXt9", b"", "Encryption.Key"),
+        (b'"' + KEY.encode() + b'"', b"null", "Encryption.Key"),
+        (b"8286", b"0", "Encryption.Port"),
+        (b"8286", b"65536", "Encryption.Port"),
+        (b"8286", b"true", "Encryption.Port"),
+        (b"8286", b'"8286"', "Encryption.Port"),
+        (b"00112233445566ff", b"00112233445566f", "Encryption.Instance"),
+        (b'"00112233445566ff"', b"17", "Encryption.Instance"),
+    ],
+)
+def test_record_of_an_unknown_form_has_keys(before: bytes, after: bytes, says: str) -> None:
+    assert KEYED.count(before) == 1
+    found = recorded(KEYED.replace(before, after))
+    assert isinstance(found, Unreadable)
+    assert says in found.detail
+
+
+def test_record_of_an_unknown_format_without_a_word_of_keys_has_keys() -> None:
+    value = b'{"Format":2,"Subnet":"10.5.1.0-24","PublicIP":"192.0.2.1","Version":"9"}'
+    assert isinstance(recorded(value), Unreadable)
+
+
+@given(json_values)
+def test_whatever_a_record_says_of_keys_costs_nothing_but_itself(value: Any) -> None:
+    text = gojson.dumps({**json.loads(KEYED), "Encryption": value}).encode()
+    found = recorded(text)
+    assert (found is None) is (value is None)
 
 
 @given(keys, st.ip_addresses(v=4), public_ipv6s)
