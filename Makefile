@@ -34,7 +34,7 @@ TESTS_chaos := tests/chaos
 TESTS_docker := tests/docker tests/unit/docker
 TESTS_host := tests/unit/host
 TESTS_interop := tests/interop
-TESTS_unit := tests/unit --ignore=tests/unit/host --ignore=tests/unit/docker
+TESTS_unit := tests/unit tests/sim --ignore=tests/unit/host --ignore=tests/unit/docker
 TESTS_native := tests/native
 TESTS_booted := tests/migration tests/systemd
 TESTS_rest := tests/bench tests/repo

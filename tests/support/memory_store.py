@@ -31,6 +31,9 @@ NEWS_S = 0.002
 PREFIX = "/coreos.com/network"
 LAYOUT = Layout(PREFIX)
 
+ROUNDING_S = 1e-6
+"""A timer may fire a rounding error before its time, and would for ever."""
+
 KEPT_CHANGES = 10_000
 
 
@@ -70,6 +73,7 @@ class MemoryServer:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._offset_s = self._last_s = 0.0
         self._alarm: asyncio.TimerHandle | None = None
+        self._listed: tuple[object, Snapshot] | None = None
 
     # A server of the conformance suite.
 
@@ -100,7 +104,10 @@ class MemoryServer:
 
     def listing(self, layout: Layout = LAYOUT) -> Snapshot:
         """Returns what reading the store would."""
-        return layout.snapshot(self.entries(layout.root), self.revision)
+        entries, told = self.entries(layout.root), (layout.root, self.history, self.revision)
+        if self._listed is None or self._listed[0] != told:
+            self._listed = told, layout.snapshot(entries, self.revision)
+        return self._listed[1]
 
     # Faults.
 
@@ -264,7 +271,7 @@ class MemoryServer:
     def _expire(self) -> None:
         now_s = self.now_s()
         for grant_id, grant in () if self._is_down else list(self._grants.items()):
-            if grant.ends_s <= now_s:
+            if grant.ends_s <= now_s + ROUNDING_S:
                 del self._grants[grant_id]
                 names = [n for n, entry in self._entries.items() if entry.grant_id == grant_id]
                 if names:

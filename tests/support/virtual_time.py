@@ -14,18 +14,26 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+MAX_LOOKS = 1_000_000
+"""So often somebody is runnable at one moment, and then it is always the same."""
+
+
 class _NoWait(selectors.DefaultSelector):
     """Never waits; tells how long it should have."""
 
     def __init__(self) -> None:
         super().__init__()
         self.passed_s = 0.0
+        self._looks = 0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         found: list[tuple[selectors.SelectorKey, int]] = super().select(0)
         if not found:
             if timeout is None:
                 raise AssertionError("everybody waits for what never comes")
+            self._looks = 0 if timeout > 0 else self._looks + 1
+            if self._looks > MAX_LOOKS:
+                raise AssertionError(f"time stands still at {self.passed_s} s")
             self.passed_s += max(timeout, 0.0)
         return found
 

@@ -24,7 +24,7 @@ from tunneld.lease.registry import Grant, Store
 from tunneld.lease.tracker import LeaseTracker
 from tunneld.log import Periodic
 
-LOOK_S = 60.0
+LOOK_S = 5.0
 """How often the clock is looked at while nothing is due: it counts what timers may not, the time
 that a host is suspended."""
 

@@ -99,6 +99,8 @@ class Life:
         match self.state(now_s):
             case "lost":
                 return "the lease is lost; taking it back"
+            case "degraded" if self._error is None:
+                return "the lease is past its end; renewing it"
             case "degraded":
                 return (
                     "the lease could not be renewed and is past its end; going on with it "
