@@ -16,6 +16,7 @@ use tunneld_wire::ip::{Malformed, Version};
 use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
 use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
+use crate::checksum_partial::{self, Known};
 use crate::coalescing::{Coalescing, Delivery, Kinds};
 use crate::counters::WorkerCounters;
 use crate::decapsulation::{self, Decapsulation};
@@ -25,7 +26,6 @@ use crate::fib::{AdjacencyId, Fib, Settings, SourceCheck, Target};
 use crate::packet_sizes::PacketSizes;
 use crate::probe::{Answers, Mark};
 use crate::replies::Replies;
-use crate::unfinished::{self, Known};
 
 /// The inbound half of a worker. After a batch: write, tell what became of it, [`clear`].
 ///
@@ -186,7 +186,7 @@ impl Inbound {
         }
         let vnet = if settings.vtep.is_some() {
             let (segment_len, sizes) = (inner_segment_len, &*self.sizes);
-            unfinished::hint(&header, packet, Known { segment_len, mtu, sizes })?
+            checksum_partial::hint(&header, packet, Known { segment_len, mtu, sizes })?
         } else if H::take_hop(packet) {
             VnetHeader::default()
         } else {

@@ -12,6 +12,7 @@
 
 pub mod adjacency;
 pub mod batch;
+pub mod checksum_partial;
 pub mod coalescing;
 pub mod counters;
 pub mod decapsulation;
@@ -31,7 +32,6 @@ pub mod replies;
 pub mod segmentation;
 pub mod sidings;
 pub mod transaction;
-pub mod unfinished;
 
 #[cfg(test)]
 mod testing;

@@ -1,6 +1,6 @@
 //! How large a packet of a TCP connection may be: what the ends behind this host have said.
 //!
-//! Path of a packet: `outbound` → **`packet_sizes`** → `unfinished`.
+//! Path of a packet: `outbound` → **`packet_sizes`** → `checksum_partial`.
 //! A kernel's tunnel on a virtual link sends super-packets whole, and says nowhere how its
 //! connection cuts. The receiver's MSS said so in its SYN, and a router's ICMP error may have said
 //! less since. Both leave by this host before the first packet that must be cut for them arrives.

@@ -1,6 +1,6 @@
 //! Peers whose path refused something, and when it is tried there again.
 //!
-//! Path of a packet: `batch` → **`refusals`** (whether a train may go whole) → `io::exit`.
+//! Path of a packet: `batch` → **`refusals`** (whether a train may go whole) → `io::transmit`.
 //! A refusal belongs to the path it came from: the device there, or IPsec on it, cannot. It may be
 //! about a moment only, so that it is tried again, after seconds first, then minutes.
 

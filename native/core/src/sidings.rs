@@ -1,6 +1,6 @@
 //! Sidings: sockets of their own for peers whose way takes less than they are sent.
 //!
-//! Path of a packet: `batch` → **`sidings`** (which of the sockets) → `io::exit` → underlay.
+//! Path of a packet: `batch` → **`sidings`** (which of the sockets) → `io::transmit` → underlay.
 //! What waits in the kernel for one peer, in a device's queue or for a neighbour's answer, is
 //! counted against the socket it was sent by, and all peers share that one while it has room. A
 //! peer that meets it full is set aside: it gets a siding, a socket that only the peers in it use.

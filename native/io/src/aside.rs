@@ -1,6 +1,6 @@
 //! The sockets of the sidings, and which peers' trains leave by them.
 //!
-//! Path of a packet: `io::exit` → **`aside`** (→ `core::sidings`) → `mmsg`.
+//! Path of a packet: `io::transmit` → **`aside`** (→ `core::sidings`) → `mmsg`.
 //! They are bound to the ports of those that send, but to addresses that nobody has: what arrives
 //! is never looked up among them. With each datagram goes the address that it comes from.
 

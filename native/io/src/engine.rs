@@ -22,13 +22,13 @@ use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets, duplicate}
 use crate::errands::Errands;
 use crate::error::Error;
 use crate::event::{Event, Events};
-use crate::lane::{Duty, Lane};
 use crate::marks;
 use crate::offload::{Offload, State};
 use crate::offloads::Offloads;
 use crate::publish::Publisher;
 use crate::pulse::Mode;
 use crate::reading::{Heartbeat, Snapshot, WorkerReading};
+use crate::thread_handle::{Duty, Lane};
 
 enum Phase {
     New,

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 use tunneld_core::probe::Answer;
 
 use crate::error::Error;
-use crate::lane::Duty;
 use crate::offload::Offload;
+use crate::thread_handle::Duty;
 
 /// Most events that are kept; beyond, the oldest goes.
 const CAPACITY: usize = 1_024;

@@ -1,6 +1,6 @@
 //! The outbound duty: reads packets from the device, sends datagrams to the underlay.
 //!
-//! Path of a packet: TUN → **`io::outbound`** (→ `core::outbound`) → `io::exit` → underlay.
+//! Path of a packet: TUN → **`io::outbound`** (→ `core::outbound`) → `io::transmit` → underlay.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -15,10 +15,10 @@ use tunneld_core::refusals::Refusals;
 use crate::aside::Aside;
 use crate::clock;
 use crate::data_thread::{Found, Surroundings};
-use crate::exit::Exit;
 use crate::inbound::InboundDuty;
 use crate::mmsg::Sender;
 use crate::publish::FibReader;
+use crate::transmit::Exit;
 use crate::tun::TunReader;
 
 /// Most packets of a batch whose senders are told that they are too large: no more may be at once.

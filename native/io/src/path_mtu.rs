@@ -1,6 +1,6 @@
 //! Sockets and the MTU of their paths: how a datagram goes about it, and what the kernel knows.
 //!
-//! Path of a packet: `io::exit` → **`io::path_mtu`** → the kernel's answer → `core::path_mtu`.
+//! Path of a packet: `io::transmit` → **`io::path_mtu`** → the kernel's answer → `core::path_mtu`.
 //! The kernel is asked by the very socket, to the very endpoint: among several ways to a peer another
 //! socket's datagrams may take another one. A refused datagram is tried once more while the socket
 //! takes errors; the kernel then queues one that holds the MTU. At any other time the socket takes

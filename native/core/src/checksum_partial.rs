@@ -1,6 +1,6 @@
 //! Packets of a kernel's tunnel on a virtual link, of which something was left to the device.
 //!
-//! Path of a packet: `inbound` → **`unfinished`** → `coalescing`.
+//! Path of a packet: `inbound` → **`checksum_partial`** → `coalescing`.
 //! Such a tunnel leaves checksums unfinished: the field holds the pseudo-header's sum and no more.
 //! And it sends super-packets uncut, in one datagram each. Nothing in the datagram says so. Both
 //! go to the device with the hint to finish and to cut them, TCP as `packet_sizes` says; as they

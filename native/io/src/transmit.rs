@@ -1,6 +1,6 @@
 //! The way out of a batch: trains for the kernel to cut, or datagram by datagram.
 //!
-//! Path of a packet: `io::outbound` → **`io::exit`** (→ `aside`) → `mmsg` → underlay.
+//! Path of a packet: `io::outbound` → **`io::transmit`** (→ `aside`) → `mmsg` → underlay.
 //! Nobody waits for another peer's way: a peer whose way is full is set [`aside`](crate::aside), and
 //! what its way does not take there is dropped and counted. A train that the kernel refuses to cut
 //! on its path is sent datagram by datagram, and so are the next ones on that path, for a while.
