@@ -1,6 +1,6 @@
 //! The loops for AVX2.
 //!
-//! A lane adds up its words of 64 bits twice: whole, where carries get lost, and their upper
+//! An element adds up its words of 64 bits twice: whole, where carries get lost, and their upper
 //! halves alone, where none can. What the lower halves add up to is the difference of the two, to
 //! the last carry. So a vector costs a shift and two additions.
 
@@ -15,19 +15,19 @@ use std::arch::x86_64::{
 use crate::portable::{self, Words};
 
 const VECTOR_LEN: usize = 32;
-/// Two vectors, each with lanes of its own: the additions of one do not wait for the other's.
+/// Two vectors, each with sums of its own: the additions of one do not wait for the other's.
 const PAIR_LEN: usize = 2 * VECTOR_LEN;
 
 type Vector = [u8; VECTOR_LEN];
 
-/// Sums of the words and of their upper halves, for each lane.
+/// Sums of the words and of their upper halves, for each element.
 #[derive(Clone, Copy)]
-struct Lanes {
+struct Sums {
     whole: __m256i,
     upper: __m256i,
 }
 
-impl Lanes {
+impl Sums {
     /// # Safety
     ///
     /// The processor must have AVX2.
@@ -73,15 +73,15 @@ impl Lanes {
     #[inline]
     #[target_feature(enable = "avx2")]
     unsafe fn total(self, other: Self) -> Words {
-        let mut lanes = [0u64; 4];
+        let mut elements = [0u64; 4];
         // SAFETY: as many bytes are there.
         unsafe {
             let whole = _mm256_add_epi64(self.whole, other.whole);
             let upper = _mm256_add_epi64(self.upper, other.upper);
             let lower = _mm256_sub_epi64(whole, _mm256_slli_epi64::<32>(upper));
-            _mm256_storeu_si256(lanes.as_mut_ptr().cast(), _mm256_add_epi64(lower, upper));
+            _mm256_storeu_si256(elements.as_mut_ptr().cast(), _mm256_add_epi64(lower, upper));
         }
-        Words::new(lanes.iter().sum())
+        Words::new(elements.iter().sum())
     }
 }
 
@@ -91,7 +91,7 @@ impl Lanes {
 #[target_feature(enable = "avx2")]
 pub(crate) unsafe fn sum(bytes: &[u8]) -> u64 {
     // SAFETY: the processor has AVX2.
-    let mut even = unsafe { Lanes::zero() };
+    let mut even = unsafe { Sums::zero() };
     let mut odd = even;
     let (vectors, rest) = bytes.split_at(bytes.len() - bytes.len() % VECTOR_LEN);
     let pairs = vectors.chunks_exact(PAIR_LEN);
@@ -125,7 +125,7 @@ pub(crate) unsafe fn copy_and_sum(to: &mut [u8], from: &[u8]) -> u64 {
         _ => return portable::copy_and_sum(to, from),
     }
     // SAFETY: the processor has AVX2.
-    let mut even = unsafe { Lanes::zero() };
+    let mut even = unsafe { Sums::zero() };
     let mut odd = even;
     let (pairs, rest) = from.split_at(from.len() - from.len() % PAIR_LEN);
     let (targets, to_rest) = to.split_at_mut(pairs.len());
