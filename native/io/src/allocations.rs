@@ -83,7 +83,7 @@ impl Host {
         let [own, peer] = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
         peer.set_read_timeout(Some(PATIENCE)).unwrap();
         let sockets = UnderlaySockets { ipv4: vec![own.as_raw_fd()], ..UnderlaySockets::default() };
-        let underlay = Underlay::open(&sockets).unwrap();
+        let underlay = Underlay::duplicate(&sockets).unwrap();
         let icmp = Icmp { ipv4: None, ipv6: None };
         let mut publisher = Publisher::new();
         publisher.publish(Tables::new(1).commit(change(peer.local_addr().unwrap())).unwrap());

@@ -32,13 +32,13 @@ pub(crate) struct Underlay {
 }
 
 impl Underlay {
-    pub(crate) fn open(numbers: &UnderlaySockets) -> Result<Self, Error> {
-        let open = |numbers: &[RawFd]| {
+    pub(crate) fn duplicate(numbers: &UnderlaySockets) -> Result<Self, Error> {
+        let duplicates = |numbers: &[RawFd]| {
             numbers.iter().map(|number| duplicate("UDP", *number)).collect::<Result<_, _>>()
         };
         Ok(Self {
-            families: [open(&numbers.ipv4)?, open(&numbers.ipv6)?],
-            sidings: [open(&numbers.ipv4_sidings)?, open(&numbers.ipv6_sidings)?],
+            families: [duplicates(&numbers.ipv4)?, duplicates(&numbers.ipv6)?],
+            sidings: [duplicates(&numbers.ipv4_sidings)?, duplicates(&numbers.ipv6_sidings)?],
         })
     }
 
@@ -47,7 +47,7 @@ impl Underlay {
         let numbers = |sockets: &[OwnedFd]| sockets.iter().map(AsRawFd::as_raw_fd).collect();
         let [ipv4, ipv6] = &self.families;
         let (ipv4, ipv6) = (numbers(ipv4), numbers(ipv6));
-        Self::open(&UnderlaySockets { ipv4, ipv6, ..UnderlaySockets::default() })
+        Self::duplicate(&UnderlaySockets { ipv4, ipv6, ..UnderlaySockets::default() })
     }
 
     /// Hands over the sidings.
@@ -113,14 +113,14 @@ pub(crate) struct Icmp {
 }
 
 impl Icmp {
-    pub(crate) fn open(ipv4: Option<RawFd>, ipv6: Option<RawFd>) -> Result<Self, Error> {
-        let open = |role, number: Option<RawFd>| number.map(|number| duplicate(role, number));
-        Ok(Self { ipv4: open("ICMP", ipv4).transpose()?, ipv6: open("ICMPv6", ipv6).transpose()? })
+    pub(crate) fn duplicate(ipv4: Option<RawFd>, ipv6: Option<RawFd>) -> Result<Self, Error> {
+        let own = |role, number: Option<RawFd>| number.map(|number| duplicate(role, number));
+        Ok(Self { ipv4: own("ICMP", ipv4).transpose()?, ipv6: own("ICMPv6", ipv6).transpose()? })
     }
 
     fn again(&self) -> Result<Self, Error> {
         let number = |socket: &Option<OwnedFd>| socket.as_ref().map(AsRawFd::as_raw_fd);
-        Self::open(number(&self.ipv4), number(&self.ipv6))
+        Self::duplicate(number(&self.ipv4), number(&self.ipv6))
     }
 }
 

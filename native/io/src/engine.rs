@@ -28,7 +28,7 @@ use crate::offloads::Offloads;
 use crate::publish::Publisher;
 use crate::pulse::Mode;
 use crate::reading::{Heartbeat, Snapshot, WorkerReading};
-use crate::thread_handle::{Duty, Lane};
+use crate::thread_handle::{Duty, ThreadHandle};
 
 enum Phase {
     New,
@@ -55,7 +55,7 @@ struct Tally {
 /// A data path. Dropping it stops the threads.
 pub struct Engine {
     /// Those of worker 0, then of worker 1, and so on.
-    lanes: Vec<Lane>,
+    handles: Vec<ThreadHandle>,
     tallies: Vec<Tally>,
     events: Arc<Events>,
     offloads: Arc<Offloads>,
@@ -86,18 +86,18 @@ impl Engine {
             return Err(Error::Workers { tun_queues: tun.len(), underlays: underlay.len() });
         }
         let mut workers = Vec::with_capacity(tun.len());
-        let mut lanes = Vec::with_capacity(duties.len() * tun.len());
+        let mut handles = Vec::with_capacity(duties.len() * tun.len());
         for (number, (tun, underlay)) in tun.iter().zip(underlay).enumerate() {
             if underlay.ipv4.is_empty() && underlay.ipv6.is_empty() {
                 return Err(Error::NoSocket { worker: number });
             }
             workers.push(Descriptors {
                 tun: duplicate("TUN", *tun)?,
-                underlay: Underlay::open(underlay)?,
-                icmp: Icmp::open(icmp, icmp6)?,
+                underlay: Underlay::duplicate(underlay)?,
+                icmp: Icmp::duplicate(icmp, icmp6)?,
             });
             for duty in duties {
-                lanes.push(Lane::new(number, *duty)?);
+                handles.push(ThreadHandle::new(number, *duty)?);
             }
         }
         let offloads = Arc::new(Offloads::probe(&workers));
@@ -109,7 +109,7 @@ impl Engine {
         let (events, sizes) = (Arc::new(Events::new()?), Arc::default());
         // Keyed anew by the system each time, so that the outcome is as good as drawn.
         let mark = Mark(RandomState::new().hash_one(0).to_be_bytes());
-        Ok(Self { lanes, tallies, events, offloads, sizes, mark, control })
+        Ok(Self { handles, tallies, events, offloads, sizes, mark, control })
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -129,10 +129,10 @@ impl Engine {
             Phase::Stopped => return Err(Error::Phase { call: "start", is: "stopped" }),
             Phase::Running(_) => return Err(Error::Phase { call: "start", is: "running" }),
         }
-        let mut threads = Vec::with_capacity(self.lanes.len());
-        for lane in &self.lanes {
+        let mut threads = Vec::with_capacity(self.handles.len());
+        for handle in &self.handles {
             let Control { workers, publisher, .. } = &mut *control;
-            match self.start_lane(lane, &mut workers[lane.worker], publisher) {
+            match self.start_thread(handle, &mut workers[handle.worker], publisher) {
                 Ok(thread) => threads.push(thread),
                 Err(error) => {
                     self.end(threads);
@@ -146,15 +146,15 @@ impl Engine {
         Ok(())
     }
 
-    fn start_lane(
+    fn start_thread(
         &self,
-        lane: &Lane,
+        handle: &ThreadHandle,
         descriptors: &mut Descriptors,
         publisher: &Publisher,
     ) -> Result<JoinHandle<()>, Error> {
-        let (worker, tally) = (lane.worker, &self.tallies[lane.worker]);
+        let (worker, tally) = (handle.worker, &self.tallies[handle.worker]);
         let mut own = descriptors.again()?;
-        if lane.duty != Duty::Inbound {
+        if handle.duty != Duty::Inbound {
             own.underlay.give_sidings(descriptors.underlay.take_sidings());
         }
         let outbound = || {
@@ -169,18 +169,18 @@ impl Engine {
         };
         let thread = DataThread {
             descriptors: own,
-            outbound: (lane.duty != Duty::Inbound).then(outbound),
-            inbound: (lane.duty != Duty::Outbound).then(inbound),
-            pulse: Arc::clone(&lane.pulse),
+            outbound: (handle.duty != Duty::Inbound).then(outbound),
+            inbound: (handle.duty != Duty::Outbound).then(inbound),
+            pulse: Arc::clone(&handle.pulse),
             events: Arc::clone(&self.events),
             offloads: Arc::clone(&self.offloads),
             errands: Arc::clone(&tally.errands),
         };
-        lane.spawn(&self.events, move || thread.run())
+        handle.spawn(&self.events, move || thread.run())
     }
 
     fn end(&self, threads: Vec<JoinHandle<()>>) {
-        self.lanes.iter().for_each(|lane| lane.pulse.set(Mode::Stop));
+        self.handles.iter().for_each(|handle| handle.pulse.set(Mode::Stop));
         for thread in threads {
             // A panic has been reported as an event by the thread's own ending.
             let _panic = thread.join();
@@ -210,7 +210,7 @@ impl Engine {
     fn set_mode(&self, mode: Mode) {
         let control = self.control();
         if !matches!(control.phase, Phase::Stopped) {
-            self.lanes.iter().for_each(|lane| lane.pulse.set(mode));
+            self.handles.iter().for_each(|handle| handle.pulse.set(mode));
         }
     }
 
@@ -298,10 +298,10 @@ impl Engine {
         if !self.tallies.iter().all(|tally| tally.errands.add(probe)) {
             return Ok(0);
         }
-        self.lanes
+        self.handles
             .iter()
-            .filter(|lane| lane.duty != Duty::Inbound)
-            .for_each(|lane| lane.pulse.nudge());
+            .filter(|handle| handle.duty != Duty::Inbound)
+            .for_each(|handle| handle.pulse.nudge());
         Ok(paths * self.tallies.len())
     }
 
@@ -342,14 +342,14 @@ impl Engine {
 
     /// Returns a sign of life per thread.
     pub fn heartbeat(&self) -> Vec<Heartbeat> {
-        let heartbeat = |lane: &Lane| Heartbeat {
-            worker: lane.worker,
-            duty: lane.duty,
-            thread_id: lane.pulse.thread_id(),
-            alive: lane.pulse.is_alive(),
-            beats: lane.pulse.beats(),
+        let heartbeat = |handle: &ThreadHandle| Heartbeat {
+            worker: handle.worker,
+            duty: handle.duty,
+            thread_id: handle.pulse.thread_id(),
+            alive: handle.pulse.is_alive(),
+            beats: handle.pulse.beats(),
         };
-        self.lanes.iter().map(heartbeat).collect()
+        self.handles.iter().map(heartbeat).collect()
     }
 
     /// Returns what came up since the last call, oldest first.

@@ -18,7 +18,7 @@ use crate::data_thread::{Found, Surroundings};
 use crate::inbound::InboundDuty;
 use crate::mmsg::Sender;
 use crate::publish::FibReader;
-use crate::transmit::Exit;
+use crate::transmit::Transmitter;
 use crate::tun::TunReader;
 
 /// Most packets of a batch whose senders are told that they are too large: no more may be at once.
@@ -67,7 +67,7 @@ impl<'a> OutboundDuty<'a> {
     pub(crate) fn pass(&mut self, meanwhile: Option<&mut InboundDuty<'a>>) -> Result<Found, Errno> {
         self.surroundings.pulse.beat();
         let fib = self.fibs.current();
-        let mut exit = Exit {
+        let mut transmitter = Transmitter {
             surroundings: self.surroundings,
             sender: &mut self.sender,
             sockets: &self.sockets,
@@ -81,10 +81,10 @@ impl<'a> OutboundDuty<'a> {
             for probe in self.surroundings.errands.take() {
                 self.outbound.probe(fib, &probe);
             }
-            exit.flush(&mut self.outbound, fib)?;
+            transmitter.flush(&mut self.outbound, fib)?;
         }
-        let found = fill(&mut self.reader, &mut self.outbound, fib, &mut exit)?;
-        exit.flush(&mut self.outbound, fib)?;
+        let found = fill(&mut self.reader, &mut self.outbound, fib, &mut transmitter)?;
+        transmitter.flush(&mut self.outbound, fib)?;
         Ok(found)
     }
 }
@@ -94,7 +94,7 @@ fn fill(
     reader: &mut TunReader<'_>,
     outbound: &mut Outbound,
     fib: &Fib,
-    exit: &mut Exit<'_, '_>,
+    transmitter: &mut Transmitter<'_, '_>,
 ) -> Result<Found, Errno> {
     let now_ns = clock::now_ns();
     for count in 0..MAX_TRAINS {
@@ -105,7 +105,7 @@ fn fill(
             Ok((vnet, packet)) => {
                 outbound.handle(fib, vnet, packet, now_ns);
                 while outbound.is_unfinished() {
-                    exit.flush(outbound, fib)?;
+                    transmitter.flush(outbound, fib)?;
                     outbound.resume(fib, packet);
                 }
             }

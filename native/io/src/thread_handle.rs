@@ -40,14 +40,14 @@ impl Duty {
     }
 }
 
-/// One data thread.
-pub(crate) struct Lane {
+/// The control side's handle of one data thread.
+pub(crate) struct ThreadHandle {
     pub(crate) worker: usize,
     pub(crate) duty: Duty,
     pub(crate) pulse: Arc<Pulse>,
 }
 
-impl Lane {
+impl ThreadHandle {
     pub(crate) fn new(worker: usize, duty: Duty) -> Result<Self, Error> {
         Ok(Self { worker, duty, pulse: Arc::new(Pulse::new()?) })
     }

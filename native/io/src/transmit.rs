@@ -1,4 +1,4 @@
-//! The way out of a batch: trains for the kernel to cut, or datagram by datagram.
+//! Sends a batch with sendmmsg: as UDP_SEGMENT trains, or one datagram per message where GSO is off.
 //!
 //! Path of a packet: `io::outbound` → **`io::transmit`** (→ `aside`) → `mmsg` → underlay.
 //! Nobody waits for another peer's way: a peer whose way is full is set [`aside`](crate::aside), and
@@ -40,7 +40,7 @@ const PATIENCE_NS: u64 = 5_000_000;
 const MEMORY_TRIES: usize = 5;
 
 /// Where a batch goes, and what is done when it does not go.
-pub(crate) struct Exit<'a, 'b> {
+pub(crate) struct Transmitter<'a, 'b> {
     pub(crate) surroundings: Surroundings<'a>,
     pub(crate) sender: &'b mut Sender,
     /// For each queue of a batch, what all peers share.
@@ -81,7 +81,7 @@ enum Answer {
     Drop(DropReason),
 }
 
-impl Exit<'_, '_> {
+impl Transmitter<'_, '_> {
     /// Sends the batch and the replies, and empties both.
     pub(crate) fn flush(&mut self, outbound: &mut Outbound, fib: &Fib) -> Result<(), Errno> {
         if !self.refusals.is_empty() {

@@ -4,10 +4,10 @@ use rustix::io::Errno;
 use tunneld_core::batch::Train;
 use tunneld_core::fib::Fib;
 
-use super::Exit;
+use super::Transmitter;
 use crate::clock;
 
-impl Exit<'_, '_> {
+impl Transmitter<'_, '_> {
     /// Notes that a path refuses trains, and says so if it is the first one.
     pub(super) fn refuses_trains(&mut self, fib: &Fib, train: &Train, errno: Errno) {
         let before = self.refusals.count();

@@ -8,12 +8,12 @@ use tunneld_core::drop_reason::DropReason;
 use tunneld_core::outbound::Refused;
 use tunneld_core::path_mtu::LEAST_BELIEVED;
 
-use super::{Exit, Load, Way, outlet, reason_of};
+use super::{Load, Transmitter, Way, outlet, reason_of};
 use crate::clock;
 use crate::event::Event;
 use crate::path_mtu::{Asked, Discovery};
 
-impl Exit<'_, '_> {
+impl Transmitter<'_, '_> {
     /// Deals with a datagram that the underlay refused for its size: learns and reports what would
     /// fit, then sends it in fragments where IP allows that, or has its sender told. Of a word that
     /// is more likely forged than true nobody is told, who would keep to it for minutes: the
