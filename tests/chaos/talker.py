@@ -35,14 +35,14 @@ PROGRESS_S = 20.0
 """A connection in which nothing is acknowledged for so long is given up, and made again."""
 
 
-def sealed(sender: int, receiver: int, number: int, size: int) -> bytes:
+def framed(sender: int, receiver: int, number: int, size: int) -> bytes:
     """Returns a message of `size` bytes whose last four are the checksum of the others."""
     head = HEAD.pack(MAGIC, sender, receiver, number, time.monotonic())
     body = head + bytes((number + i) & 255 for i in range(size - HEAD.size - 4))
     return body + struct.pack("!I", zlib.crc32(body))
 
 
-def opened(message: bytes) -> tuple[int, int, int, float] | None:
+def checked(message: bytes) -> tuple[int, int, int, float] | None:
     """Returns sender, receiver, number and time of a message; None if it was changed."""
     if len(message) < HEAD.size + 4:
         return None
@@ -74,7 +74,7 @@ class Stream:
             self._socket, self._rest = made, b""
         if not self._rest:
             self._number += 1
-            self._rest = sealed(self._own, self._peer, self._number, BLOCK_BYTES)
+            self._rest = framed(self._own, self._peer, self._number, BLOCK_BYTES)
         try:
             self._rest = self._rest[self._socket.send(self._rest) :]
         except BlockingIOError:
@@ -115,7 +115,7 @@ class Talker:
             self.numbers[peer] = number = self.numbers.get(peer, 0) + 1
             # No route, no neighbour, an ICMP error for an earlier one: then it is simply lost.
             with contextlib.suppress(OSError):
-                message = sealed(self.own, peer, number, SIZES[number % len(SIZES)])
+                message = framed(self.own, peer, number, SIZES[number % len(SIZES)])
                 self.udp.sendto(message, (address, PORT))
             if self.turn % TCP_EVERY == 0:
                 self.streams[peer].feed()
@@ -131,7 +131,7 @@ class Talker:
             self.judge(message)
 
     def judge(self, message: bytes) -> None:
-        inside = opened(message)
+        inside = checked(message)
         if inside is None:
             self.faults["changed"] += 1
             return
@@ -158,7 +158,7 @@ class Talker:
         waiting = self.incoming[connection] + data
         while len(waiting) >= BLOCK_BYTES:
             block, waiting = waiting[:BLOCK_BYTES], waiting[BLOCK_BYTES:]
-            inside = opened(block)
+            inside = checked(block)
             if inside is None or inside[1] != self.own:
                 self.faults["blocks_changed"] += 1
             self.blocks += 1
