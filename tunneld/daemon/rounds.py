@@ -35,7 +35,7 @@ class Looked(Protocol):
         ...
 
     def device_features(self) -> bytes:
-        """Returns what the TUN device is set to take unfinished; empty: unknown, or no device."""
+        """Returns what the TUN device is set to do for the kernel; empty: unknown, or no device."""
         ...
 
 

@@ -208,7 +208,7 @@ class Actuator:
         self._watch.look_again()
 
     def device_features(self) -> bytes:
-        """Returns what the kernel may hand the TUN device unfinished; empty: unknown."""
+        """Returns what the kernel may leave to the TUN device; empty: unknown."""
         return b"" if self._device is None else tun_settings.features(self._device.name)
 
     async def require_device(self) -> None:

@@ -107,7 +107,7 @@ def bring_carrier(fd: int) -> None:
 
 
 def features(name: str) -> bytes:
-    """Returns what the kernel may hand the device unfinished, as ethtool counts it: offloads.
+    """Returns what the kernel may leave to the device, as ethtool counts it: offloads.
 
     Empty where the kernel does not tell.
     """

@@ -225,7 +225,7 @@ fn arrive(
         let place = 0..memory.len();
         inbound.handle(&fib, PEER, black_box(&mut memory), place, Some(len), NOW_NS);
         let batch = inbound.deliveries();
-        for delivery in batch.deliveries() {
+        for delivery in batch.iter() {
             black_box(batch.headers(delivery, &memory));
         }
         inbound.clear();

@@ -13,12 +13,10 @@ use std::ops::Range;
 
 use crate::adjacency::OuterDf;
 use crate::fib::AdjacencyId;
+use crate::segmentation::MAX_SEGMENTS;
 
 /// Most packets read into a batch, and most trains in a queue of it.
 pub const MAX_TRAINS: usize = 64;
-
-/// Most datagrams in a train.
-pub const MAX_SEGMENTS: usize = 64;
 
 /// Most bytes in a train: what one UDP datagram holds over IPv4. Over IPv6 it were 65,527.
 pub const MAX_TRAIN_LEN: usize = 65_507;

@@ -1,10 +1,10 @@
-//! Packets of a kernel's tunnel on a virtual link, of which something was left to the device.
+//! Packets a kernel tunnel sent over a veth: checksum still partial, or a super-packet not yet cut.
 //!
 //! Path of a packet: `inbound` → **`checksum_partial`** → `coalescing`.
-//! Such a tunnel leaves checksums unfinished: the field holds the pseudo-header's sum and no more.
-//! And it sends super-packets uncut, in one datagram each. Nothing in the datagram says so. Both
-//! go to the device with the hint to finish and to cut them, TCP as `packet_sizes` says; as they
-//! are, they would be dropped.
+//! Such a tunnel leaves both to the device it sends by: the checksum field holds the pseudo-header's
+//! sum and no more (CHECKSUM_PARTIAL), and a super-packet travels whole in one datagram. Nothing in
+//! the datagram says so. Both go to the TUN device with a header that asks it to complete and to cut
+//! them, TCP as `packet_sizes` says; without it they would be dropped.
 //!
 //! Source: linux Documentation/networking/checksum-offloads.rst (CHECKSUM_PARTIAL) and
 //! segmentation-offloads.rst (SKB_GSO_UDP_TUNNEL).
@@ -30,10 +30,10 @@ pub struct Known<'a> {
     pub sizes: &'a PacketSizes,
 }
 
-/// Returns what to tell the device about a packet that a VXLAN datagram held.
+/// Prepares a packet that a VXLAN datagram held for the device: returns what to tell the device about
+/// it. The checksum of a packet that must be cut is made partial in place, if it was right.
 ///
-/// A right checksum can look unfinished by chance; finishing it then changes nothing. One that was
-/// finished, of a packet that must be cut, is put back to unfinished, if it was right.
+/// A right checksum can look partial by chance; completing it then changes nothing.
 ///
 /// What is larger than the device's MTU and cannot be cut goes on whole: the kernel behind the device
 /// fragments it or answers its sender (RFC 1812 §5.2.6), as it does behind its own tunnels.
@@ -41,7 +41,7 @@ pub struct Known<'a> {
 /// # Errors
 ///
 /// [`DropReason::Oversized`]: to be cut, and its checksum is wrong.
-pub fn hint<H: ip::Header>(
+pub fn prepare<H: ip::Header>(
     header: &H,
     packet: &mut [u8],
     known: Known<'_>,
@@ -64,8 +64,8 @@ pub fn hint<H: ip::Header>(
     let (offset, headers_len) = (shape.checksum_offset, start + shape.header_len);
     let pseudo = header.pseudo_header().with_u16(transport.len() as u16);
     let field = u16::from_be_bytes([transport[offset], transport[offset + 1]]);
-    let is_unfinished = field == pseudo.fold();
-    let hint = VnetHeader {
+    let is_partial = field == pseudo.fold();
+    let partial = VnetHeader {
         flags: FLAG_NEEDS_CHECKSUM,
         checksum_start: start as u16,
         checksum_offset: offset as u16,
@@ -75,7 +75,7 @@ pub fn hint<H: ip::Header>(
         // Where one datagram ends and the next begins, only the kernel can tell.
         Gso::UdpL4 => segment_len.filter(|len| headers_len + len < whole_len),
         // A stream may be cut anywhere: as small as its receiver wants it.
-        _ if is_unfinished || whole_len > mtu => match sizes.largest(header, packet) {
+        _ if is_partial || whole_len > mtu => match sizes.largest(header, packet) {
             Size::Known(size) => Some(size.min(mtu)),
             Size::Unknown(size) => (whole_len > mtu).then_some(size.min(mtu)),
         }
@@ -85,17 +85,17 @@ pub fn hint<H: ip::Header>(
         _ => None,
     };
     let Some(gso_size) = gso_size else {
-        return Ok(if is_unfinished { hint } else { VnetHeader::default() });
+        return Ok(if is_partial { partial } else { VnetHeader::default() });
     };
     let transport = &mut packet[start..];
-    if !is_unfinished {
+    if !is_partial {
         if pseudo.with(transport).fold() != 0xffff {
             return Err(DropReason::Oversized);
         }
         transport[offset..offset + 2].copy_from_slice(&pseudo.fold().to_be_bytes());
     }
     let (gso, header_len, gso_size) = (shape.gso, headers_len as u16, gso_size as u16);
-    Ok(VnetHeader { gso, header_len, gso_size, ..hint })
+    Ok(VnetHeader { gso, header_len, gso_size, ..partial })
 }
 
 /// What a transport header says about cutting.

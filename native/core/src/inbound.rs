@@ -17,7 +17,7 @@ use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
 use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
 use crate::checksum_partial::{self, Known};
-use crate::coalescing::{Coalescing, Delivery, Kinds};
+use crate::coalescing::{Deliveries, Delivery, Kinds};
 use crate::counters::WorkerCounters;
 use crate::decapsulation::{self, Decapsulation};
 use crate::drop_reason::DropReason;
@@ -33,7 +33,7 @@ use crate::replies::Replies;
 pub struct Inbound {
     worker: usize,
     counters: Arc<WorkerCounters>,
-    deliveries: Coalescing,
+    deliveries: Deliveries,
     replies: Replies,
     answers: Answers,
     decapsulation: Decapsulation,
@@ -74,7 +74,7 @@ struct Arrival {
 impl Inbound {
     /// Returns the inbound half of `worker`, which counts into `counters` as their only writer.
     pub fn new(worker: usize, counters: Arc<WorkerCounters>) -> Self {
-        let (deliveries, replies) = (Coalescing::default(), Replies::default());
+        let (deliveries, replies) = (Deliveries::default(), Replies::default());
         let decapsulation = Decapsulation::default();
         let (sizes, answers) = (Arc::default(), Answers::default());
         Self { worker, counters, deliveries, replies, answers, decapsulation, checked: None, sizes }
@@ -186,7 +186,7 @@ impl Inbound {
         }
         let vnet = if settings.vtep.is_some() {
             let (segment_len, sizes) = (inner_segment_len, &*self.sizes);
-            checksum_partial::hint(&header, packet, Known { segment_len, mtu, sizes })?
+            checksum_partial::prepare(&header, packet, Known { segment_len, mtu, sizes })?
         } else if H::take_hop(packet) {
             VnetHeader::default()
         } else {
@@ -221,7 +221,7 @@ impl Inbound {
     }
 
     /// Returns what goes to the device.
-    pub const fn deliveries(&self) -> &Coalescing {
+    pub const fn deliveries(&self) -> &Deliveries {
         &self.deliveries
     }
 

@@ -16,6 +16,10 @@ use tunneld_wire::{ip, ipv4, ipv6, tcp, udp};
 
 use crate::drop_reason::DropReason;
 
+/// Most packets joined to one super-packet, and most datagrams in a train: what every kernel cuts
+/// (linux/udp.h, UDP_MAX_SEGMENTS before 6.9).
+pub const MAX_SEGMENTS: usize = 64;
+
 const TOTAL_LEN: core::ops::Range<usize> = 2..4;
 const IDENTIFICATION: core::ops::Range<usize> = 4..6;
 const HEADER_CHECKSUM: core::ops::Range<usize> = 10..12;

@@ -110,7 +110,7 @@ pub(crate) fn vnet(gso: Gso, gso_size: u16, start: u16) -> VnetHeader {
 
 /// Leaves the pseudo-header's sum in the place of the checksum, if that is there, as the kernel
 /// does with a super-packet.
-pub(crate) fn unfinish(vnet: &VnetHeader, packet: &mut [u8]) {
+pub(crate) fn make_partial(vnet: &VnetHeader, packet: &mut [u8]) {
     let start = usize::from(vnet.checksum_start);
     let place = start + usize::from(vnet.checksum_offset);
     if !vnet.needs_checksum() || place + 2 > packet.len() {
@@ -127,7 +127,7 @@ pub(crate) fn unfinish(vnet: &VnetHeader, packet: &mut [u8]) {
 }
 
 /// Writes the header checksum anew after a test changed the header.
-pub(crate) fn seal(packet: &mut [u8]) {
+pub(crate) fn fix_header_checksum(packet: &mut [u8]) {
     packet[10..12].fill(0);
     let checksum = Sum::new().with(&packet[..20]).checksum();
     packet[10..12].copy_from_slice(&checksum.to_be_bytes());
@@ -151,13 +151,13 @@ pub(crate) fn transport_packet(protocol: u8, options: &[u8], payload: &[u8]) -> 
     packet.extend(payload);
     let len = packet.len() as u16;
     packet[2..4].copy_from_slice(&len.to_be_bytes());
-    finish(&mut packet);
+    fix_checksums(&mut packet);
     packet
 }
 
 /// Writes both checksums of a TCP or UDP packet without IP options anew, word by word.
-pub(crate) fn finish(packet: &mut [u8]) {
-    seal(packet);
+pub(crate) fn fix_checksums(packet: &mut [u8]) {
+    fix_header_checksum(packet);
     let place = if packet[9] == ip::PROTOCOL_TCP { 36 } else { 26 };
     packet[place..place + 2].fill(0);
     let mut bytes = packet[12..20].to_vec();
@@ -216,12 +216,12 @@ pub(crate) fn over_ipv6(packet: &[u8]) -> Vec<u8> {
     made.extend(address(&packet[12..16]));
     made.extend(address(&packet[16..20]));
     made.extend(&packet[20..]);
-    finish_v6(&mut made);
+    fix_checksums_v6(&mut made);
     made
 }
 
 /// Writes the checksum of a TCP or UDP packet without extension headers anew, word by word.
-pub(crate) fn finish_v6(packet: &mut [u8]) {
+pub(crate) fn fix_checksums_v6(packet: &mut [u8]) {
     let place = if packet[6] == ip::PROTOCOL_TCP { 56 } else { 46 };
     if packet.len() < place + 2 {
         return;

@@ -110,7 +110,7 @@ fn what_flanneld_received_arrives_as_it_wrote_it_to_its_device() {
         inbound.handle(&fib(), from, &mut datagram, place, None, NOW_NS);
         assert_eq!(datagram, written[1 + 2 * number]);
     }
-    assert_eq!(inbound.deliveries().deliveries().len(), 2);
+    assert_eq!(inbound.deliveries().len(), 2);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn what_the_kernels_vxlan_device_sent_arrives_here_untouched() {
         inbound.handle(&fib, from, &mut datagram, place, None, NOW_NS);
         assert_eq!(datagram, payload);
         let deliveries = inbound.deliveries();
-        let [delivery] = deliveries.deliveries() else { panic!("one delivery") };
+        let [delivery] = &deliveries[..] else { panic!("one delivery") };
         assert!(deliveries.packets(delivery).eq(std::iter::once(22..payload.len())));
     }
 }

@@ -81,7 +81,7 @@ impl Host {
         self.inbound.handle(&self.fib, underlay(from), &mut slot, place, None, NOW_NS);
         let deliveries = self.inbound.deliveries();
         let mut written = Vec::new();
-        for delivery in deliveries.deliveries() {
+        for delivery in deliveries.iter() {
             for place in deliveries.packets(delivery) {
                 self.inbound.delivered(&self.fib, delivery, 1, place.len(), NOW_NS);
                 written.push(slot[place].to_vec());

@@ -148,7 +148,7 @@ fn datagrams(inbound: &mut Inbound, fib: &Fib, input: &[u8], now_ns: u64) -> Res
     let batch = inbound.deliveries();
     let mut delivered = 0;
     let mut shape = Vec::new();
-    for delivery in batch.deliveries() {
+    for delivery in batch.iter() {
         delivered += delivery.count as u64;
         shape.push(delivery.count.min(3) as u8);
         let packets = batch.singles(delivery).map(|(place, vnet)| finished(&memory[place], vnet));

@@ -159,7 +159,7 @@ impl Device<'_> {
     fn deliver(&self, memory: &[u8], inbound: &Inbound, fib: &Fib) -> Result<(), Errno> {
         let now_ns = clock::now_ns();
         let batch = inbound.deliveries();
-        for (number, delivery) in batch.deliveries().iter().enumerate() {
+        for (number, delivery) in batch.iter().enumerate() {
             let mut left = delivery.count;
             let mut refusal = None;
             if let Some(headers) = batch.headers(delivery, memory) {
@@ -248,7 +248,7 @@ impl Device<'_> {
     /// Counts what is in hand as dropped: `left` packets of delivery `number`, and all behind it.
     #[allow(clippy::unnecessary_wraps, reason = "the last word of `deliver`")]
     fn stop(&self, inbound: &Inbound, number: usize, left: usize) -> Result<(), Errno> {
-        let behind = &inbound.deliveries().deliveries()[number + 1..];
+        let behind = &inbound.deliveries()[number + 1..];
         let rest = behind.iter().map(|delivery| delivery.count).sum::<usize>();
         inbound.refused(DropReason::Stopped, left + rest);
         Ok(())

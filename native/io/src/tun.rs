@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 
 use rustix::io::{Errno, read, writev};
 use tunneld_core::batch::MAX_PACKET_LEN;
-use tunneld_core::coalescing::{Headers, MAX_SEGMENTS};
+use tunneld_core::coalescing::Headers;
+use tunneld_core::segmentation::MAX_SEGMENTS;
 use tunneld_wire::virtio_net_hdr::Header;
 
 /// A queue, and the buffer its packets are read into, each behind its header.

@@ -160,7 +160,7 @@ mod tests {
     }
 
     /// A UDP datagram whose field holds the sum of `pseudo`.
-    fn unfinished(payload: &[u8], pseudo: u16) -> (Header, Vec<u8>) {
+    fn partial(payload: &[u8], pseudo: u16) -> (Header, Vec<u8>) {
         let mut packet = vec![0x45; 20];
         packet.extend([0x20, 0x5d, 0x20, 0x5d, 0, 8 + payload.len() as u8]);
         packet.extend(pseudo.to_be_bytes());
@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn finished_checksum_makes_the_datagram_sum_to_zero() {
-        let (header, packet) = unfinished(b"odd", 0x1234);
+        let (header, packet) = partial(b"odd", 0x1234);
         let packet = finished(header, &packet).unwrap();
         assert_eq!(Sum::new().with_u16(0x1234).with(&packet[20..]).checksum(), 0);
     }
@@ -185,9 +185,9 @@ mod tests {
     #[test]
     fn udp_checksum_of_zero_is_sent_as_all_ones() {
         // The two payload bytes are chosen so that everything sums to 0xffff.
-        let (header, packet) = unfinished(&[0, 0], 0x1234);
+        let (header, packet) = partial(&[0, 0], 0x1234);
         let missing = Sum::new().with(&packet[20..]).checksum();
-        let (_, packet) = unfinished(&missing.to_be_bytes(), 0x1234);
+        let (_, packet) = partial(&missing.to_be_bytes(), 0x1234);
         let packet = finished(header, &packet).unwrap();
         assert_eq!(packet[26..28], [0xff, 0xff]);
     }
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_field_outside_the_packet_is_refused() {
         for (start, offset) in [(20, 9), (29, 0), (31, 0), (65_535, 65_535)] {
-            let (header, packet) = unfinished(&[1, 2], 0);
+            let (header, packet) = partial(&[1, 2], 0);
             let header = Header { checksum_start: start, checksum_offset: offset, ..header };
             assert!(finished(header, &packet).is_err(), "{start} + {offset}");
         }

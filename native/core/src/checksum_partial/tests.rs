@@ -1,6 +1,6 @@
 use super::*;
 use crate::segmentation::Segmentation;
-use crate::testing::{over_ipv6, transport_packet, unfinish, vnet};
+use crate::testing::{make_partial, over_ipv6, transport_packet, vnet};
 use tunneld_wire::checksum::Sum;
 use tunneld_wire::ipv4;
 
@@ -8,7 +8,7 @@ const fn known(segment_len: Option<usize>, sizes: &PacketSizes) -> Known<'_> {
     Known { segment_len, mtu: 1_450, sizes }
 }
 
-fn unfinished(protocol: u8, offset: usize) -> Vec<u8> {
+fn partial(protocol: u8, offset: usize) -> Vec<u8> {
     let mut packet = transport_packet(protocol, &[], &[7; 33]);
     let pseudo = Sum::new()
         .with(&packet[12..20])
@@ -19,13 +19,13 @@ fn unfinished(protocol: u8, offset: usize) -> Vec<u8> {
 }
 
 #[test]
-fn unfinished_inner_checksum_is_recognised_and_finished() {
+fn partial_inner_checksum_is_recognised_and_finished() {
     for (protocol, offset) in [(6, 16), (17, 6)] {
-        let mut packet = unfinished(protocol, offset);
+        let mut packet = partial(protocol, offset);
         let header = ipv4::Header::parse(&packet).unwrap();
-        let hint = hint(&header, &mut packet, known(None, &PacketSizes::default())).unwrap();
+        let vnet = prepare(&header, &mut packet, known(None, &PacketSizes::default())).unwrap();
         let mut finished = vec![0; packet.len()];
-        hint.copy_finished(&mut finished, &packet).unwrap();
+        vnet.copy_finished(&mut finished, &packet).unwrap();
         assert_eq!(finished, transport_packet(protocol, &[], &[7; 33]));
     }
 }
@@ -36,12 +36,12 @@ fn finished_and_broken_checksums_are_left_alone() {
         let mut packet = transport_packet(protocol, &[], &[7; 33]);
         let header = ipv4::Header::parse(&packet).unwrap();
         assert_eq!(
-            hint(&header, &mut packet, known(None, &PacketSizes::default())),
+            prepare(&header, &mut packet, known(None, &PacketSizes::default())),
             Ok(VnetHeader::default())
         );
         packet[40] ^= 1;
         assert_eq!(
-            hint(&header, &mut packet, known(None, &PacketSizes::default())),
+            prepare(&header, &mut packet, known(None, &PacketSizes::default())),
             Ok(VnetHeader::default())
         );
     }
@@ -50,11 +50,11 @@ fn finished_and_broken_checksums_are_left_alone() {
 #[test]
 fn fragments_and_other_protocols_have_no_such_checksum() {
     for (place, value) in [(6, 0x20), (7, 1), (9, 1)] {
-        let mut packet = unfinished(17, 6);
+        let mut packet = partial(17, 6);
         packet[place] = value;
         let header = ipv4::Header::parse(&packet).unwrap();
         assert_eq!(
-            hint(&header, &mut packet, known(None, &PacketSizes::default())),
+            prepare(&header, &mut packet, known(None, &PacketSizes::default())),
             Ok(VnetHeader::default())
         );
     }
@@ -71,12 +71,12 @@ fn whole(protocol: u8, offset: usize, options: &[u8], payload_len: usize) -> Vec
     packet
 }
 
-fn hint_for(packet: &mut [u8], segment_len: Option<usize>) -> Result<VnetHeader, DropReason> {
+fn prepared(packet: &mut [u8], segment_len: Option<usize>) -> Result<VnetHeader, DropReason> {
     let header = ipv4::Header::parse(packet).unwrap();
-    hint(&header, packet, known(segment_len, &PacketSizes::default()))
+    prepare(&header, packet, known(segment_len, &PacketSizes::default()))
 }
 
-/// Segments as `hint` says they are to be cut.
+/// Segments as `vnet` says they are to be cut.
 fn lengths(packet: &[u8], vnet: &VnetHeader) -> Vec<usize> {
     let header = ipv4::Header::parse(packet).unwrap();
     let cut = Segmentation::new(vnet, &header, packet, false).unwrap();
@@ -114,8 +114,8 @@ fn learn(sizes: &PacketSizes, packet: &[u8]) {
 /// How large the largest packet is after cutting, and the payload of each but the last.
 fn cut_by(sizes: &PacketSizes, packet: &mut [u8]) -> (usize, u16) {
     let vnet = match packet[0] >> 4 {
-        4 => hint(&ipv4::Header::parse(packet).unwrap(), packet, known(None, sizes)),
-        _ => hint(&ipv6::Header::parse(packet).unwrap(), packet, known(None, sizes)),
+        4 => prepare(&ipv4::Header::parse(packet).unwrap(), packet, known(None, sizes)),
+        _ => prepare(&ipv6::Header::parse(packet).unwrap(), packet, known(None, sizes)),
     };
     let vnet = vnet.unwrap();
     if vnet.gso == Gso::None {
@@ -239,13 +239,13 @@ fn behind_a_routing_header_the_checksum_of_the_last_destination_is_finished() {
         let mut routing = vec![6, 0, kind, 1, 1, 0, 0, 0];
         segments.iter().for_each(|place| routing.extend(&right[place.clone()]));
         routing[1] = (routing.len() / 8 - 1) as u8;
-        unfinish(&vnet(Gso::None, 0, 40), &mut packet);
+        make_partial(&vnet(Gso::None, 0, 40), &mut packet);
         let added = routing.len();
         packet.splice(40..40, routing);
         (packet[5], packet[6], packet[39]) = (packet[5] + added as u8, 43, 0x77);
         let header = ipv6::Header::parse(&packet).unwrap();
         let sizes = PacketSizes::default();
-        let vnet = hint(&header, &mut packet, known(None, &sizes)).unwrap();
+        let vnet = prepare(&header, &mut packet, known(None, &sizes)).unwrap();
         assert_eq!((vnet.flags, usize::from(vnet.checksum_start)), (1, 40 + added), "{kind}");
         let mut finished = vec![0; packet.len()];
         vnet.copy_finished(&mut finished, &packet).unwrap();
@@ -256,33 +256,33 @@ fn behind_a_routing_header_the_checksum_of_the_last_destination_is_finished() {
 #[test]
 fn uso_cmsg_with_the_inner_size_cuts_datagrams_where_they_end() {
     let mut packet = whole(17, 6, &[], 40_000);
-    let vnet = hint_for(&mut packet, Some(1_000)).unwrap();
+    let vnet = prepared(&mut packet, Some(1_000)).unwrap();
     assert_eq!((vnet.gso, vnet.gso_size, vnet.header_len), (Gso::UdpL4, 1_000, 28));
     assert_eq!(lengths(&packet, &vnet), [1_028; 40]);
     // Also where all of them together are not larger than the device takes.
     let mut packet = whole(17, 6, &[], 900);
-    assert_eq!(hint_for(&mut packet, Some(300)).unwrap().gso, Gso::UdpL4);
-    assert_eq!(hint_for(&mut packet, None).unwrap().gso, Gso::None);
+    assert_eq!(prepared(&mut packet, Some(300)).unwrap().gso, Gso::UdpL4);
+    assert_eq!(prepared(&mut packet, None).unwrap().gso, Gso::None);
 }
 
 #[test]
 fn a_checksum_that_was_finished_is_put_back_if_it_was_right() {
     for (protocol, offset, segment_len) in [(6, 16, None), (17, 6, Some(1_000))] {
         let mut packet = transport_packet(protocol, &[], &[0x5a; 5_000]);
-        let vnet = hint_for(&mut packet, segment_len).unwrap();
+        let vnet = prepared(&mut packet, segment_len).unwrap();
         assert!(vnet.needs_checksum());
         assert_eq!(packet, whole(protocol, offset, &[], 5_000));
         packet[4_000] ^= 1;
         let mut wrong = transport_packet(protocol, &[], &[0x5a; 5_000]);
         wrong[4_000] ^= 1;
-        assert_eq!(hint_for(&mut wrong, segment_len), Err(DropReason::Oversized));
+        assert_eq!(prepared(&mut wrong, segment_len), Err(DropReason::Oversized));
     }
 }
 
 #[test]
 fn what_cannot_be_cut_goes_on_whole_for_the_kernel_to_fragment_or_answer() {
     let whole_goes_on = |packet: &mut Vec<u8>, segment_len| {
-        let vnet = hint_for(packet, segment_len).unwrap();
+        let vnet = prepared(packet, segment_len).unwrap();
         assert_eq!(vnet.gso, Gso::None);
         vnet
     };
@@ -299,7 +299,7 @@ fn what_cannot_be_cut_goes_on_whole_for_the_kernel_to_fragment_or_answer() {
     whole_goes_on(&mut cut, None);
     // Datagrams that are larger than the device's MTU keep their length.
     let mut datagrams = whole(17, 6, &[], 5_000);
-    assert_eq!(hint_for(&mut datagrams, Some(1_430)).unwrap().gso_size, 1_430);
+    assert_eq!(prepared(&mut datagrams, Some(1_430)).unwrap().gso_size, 1_430);
 }
 
 #[test]
@@ -340,12 +340,12 @@ fn nothing_that_a_packet_may_say_panics() {
             let Ok(header) = ipv6::Header::parse(&packet) else { continue };
             sizes.learn(&header, &packet);
             let _any =
-                hint(&header, &mut packet, Known { segment_len, mtu: mtu / 8, sizes: &sizes });
+                prepare(&header, &mut packet, Known { segment_len, mtu: mtu / 8, sizes: &sizes });
         } else {
             let Ok(header) = ipv4::Header::parse(&packet) else { continue };
             sizes.learn(&header, &packet);
             let _any =
-                hint(&header, &mut packet, Known { segment_len, mtu: mtu / 8, sizes: &sizes });
+                prepare(&header, &mut packet, Known { segment_len, mtu: mtu / 8, sizes: &sizes });
         }
     }
 }

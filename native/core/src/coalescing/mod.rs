@@ -11,17 +11,15 @@
 mod candidate;
 mod super_packet;
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use tunneld_wire::ip;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
 use crate::fib::AdjacencyId;
+use crate::segmentation::MAX_SEGMENTS;
 use candidate::{Candidate, Flow};
 pub use super_packet::Headers;
-
-/// Most packets joined: what every kernel takes as one.
-pub const MAX_SEGMENTS: usize = 64;
 
 /// Largest super-packet, in bytes.
 const MAX_LEN: usize = 65_535;
@@ -66,7 +64,7 @@ pub struct Delivery {
     flow: Option<Flow>,
     head: Candidate,
     /// Whether another packet may be joined.
-    open: bool,
+    is_joinable: bool,
     /// Whether the checksum of the first packet is known to be right.
     verified: bool,
     /// What the next packet's numbers must be.
@@ -83,10 +81,10 @@ enum Outcome {
     WrongChecksum,
 }
 
-/// The deliveries of a batch.
-pub struct Coalescing {
+/// The deliveries of a batch, and what joins packets to them.
+pub struct Deliveries {
     kinds: Kinds,
-    deliveries: Vec<Delivery>,
+    all: Vec<Delivery>,
     pieces: Vec<Piece>,
     /// The newest delivery of the flows of each bucket.
     newest: Box<[u32; BUCKETS]>,
@@ -94,11 +92,11 @@ pub struct Coalescing {
     barrier: usize,
 }
 
-impl Default for Coalescing {
+impl Default for Deliveries {
     fn default() -> Self {
         Self {
             kinds: Kinds::default(),
-            deliveries: Vec::with_capacity(CAPACITY),
+            all: Vec::with_capacity(CAPACITY),
             pieces: Vec::with_capacity(CAPACITY),
             newest: Box::new([NONE; BUCKETS]),
             barrier: 0,
@@ -106,7 +104,16 @@ impl Default for Coalescing {
     }
 }
 
-impl Coalescing {
+/// What goes to the device, each flow in order of arrival.
+impl Deref for Deliveries {
+    type Target = [Delivery];
+
+    fn deref(&self) -> &[Delivery] {
+        &self.all
+    }
+}
+
+impl Deliveries {
     /// Says what is to be joined from now on.
     pub const fn set_kinds(&mut self, kinds: Kinds) {
         self.kinds = kinds;
@@ -132,7 +139,7 @@ impl Coalescing {
             if is_single { None } else { Candidate::of(header, packet, self.kinds) };
         if let Some(of_packet) = &candidate {
             // Most often the packet before is of the same flow.
-            let newest = self.deliveries.len().wrapping_sub(1);
+            let newest = self.all.len().wrapping_sub(1);
             match self.join::<H>(newest, memory, packet, of_packet, adjacency, piece) {
                 Outcome::Joined => return,
                 Outcome::Apart => {}
@@ -158,7 +165,7 @@ impl Coalescing {
         let mut flow = None;
         match transport {
             // Which flow it belongs to is not known: all are closed, to keep the order.
-            None => self.barrier = self.deliveries.len(),
+            None => self.barrier = self.all.len(),
             Some((header_len, protocol)) if self.kinds != Kinds::default() => {
                 flow = Flow::of::<H>(packet, header_len, protocol);
             }
@@ -172,13 +179,13 @@ impl Coalescing {
                     Outcome::WrongChecksum => candidate = None,
                 }
             }
-            self.deliveries[number].open = false;
+            self.all[number].is_joinable = false;
         }
         let candidate = candidate.unwrap_or(Candidate::SINGLE);
-        let (number, place) = (self.deliveries.len() as u32, self.pieces.len() as u32);
+        let (number, place) = (self.all.len() as u32, self.pieces.len() as u32);
         let bucket = flow.as_ref().map(|flow| &mut self.newest[flow.bucket()]);
         let older = bucket.map_or(NONE, |newest| std::mem::replace(newest, number));
-        self.deliveries.push(Delivery {
+        self.all.push(Delivery {
             adjacency,
             count: 1,
             bytes: piece.len,
@@ -186,7 +193,7 @@ impl Coalescing {
             last: place,
             older,
             flow,
-            open: candidate.may_be_joined() && !candidate.pushes,
+            is_joinable: candidate.may_be_joined() && !candidate.pushes,
             verified: false,
             next: candidate.next_numbers(),
             pushed: candidate.pushes,
@@ -197,7 +204,7 @@ impl Coalescing {
 
     fn newest_of(&self, flow: &Flow) -> Option<usize> {
         let mut number = self.newest[flow.bucket()];
-        while let Some(delivery) = self.deliveries.get(number as usize) {
+        while let Some(delivery) = self.all.get(number as usize) {
             if delivery.flow.as_ref() == Some(flow) {
                 return Some(number as usize).filter(|number| *number >= self.barrier);
             }
@@ -218,7 +225,7 @@ impl Coalescing {
         adjacency: Option<AdjacencyId>,
         piece: Piece,
     ) -> Outcome {
-        let Some(delivery) = self.deliveries.get_mut(number) else { return Outcome::Apart };
+        let Some(delivery) = self.all.get_mut(number) else { return Outcome::Apart };
         if !delivery.takes(candidate, adjacency) {
             return Outcome::Apart;
         }
@@ -231,7 +238,7 @@ impl Coalescing {
         if !delivery.verified {
             delivery.verified = first.vnet.needs_checksum() || delivery.head.verify::<H>(head);
             if !delivery.verified {
-                delivery.open = false;
+                delivery.is_joinable = false;
                 return Outcome::Apart;
             }
         }
@@ -243,16 +250,12 @@ impl Coalescing {
         delivery.bytes += piece.len;
         delivery.next = candidate.next_numbers();
         delivery.pushed = candidate.pushes;
-        delivery.open = !candidate.pushes && candidate.payload_len() == delivery.head.payload_len();
+        delivery.is_joinable =
+            !candidate.pushes && candidate.payload_len() == delivery.head.payload_len();
         let last = std::mem::replace(&mut delivery.last, place);
         self.pieces[last as usize].next = place;
         self.pieces.push(piece);
         Outcome::Joined
-    }
-
-    /// Returns what goes to the device, each flow in order of arrival.
-    pub fn deliveries(&self) -> &[Delivery] {
-        &self.deliveries
     }
 
     /// Returns where the packets of a delivery lie, in order.
@@ -283,7 +286,7 @@ impl Coalescing {
 
     /// Forgets all deliveries.
     pub fn clear(&mut self) {
-        self.deliveries.clear();
+        self.all.clear();
         self.pieces.clear();
         self.newest.fill(NONE);
         self.barrier = 0;
@@ -303,7 +306,7 @@ impl Delivery {
 
     /// Returns whether `next` may follow here, as far as the numbers tell.
     fn takes(&self, next: &Candidate, adjacency: Option<AdjacencyId>) -> bool {
-        self.open
+        self.is_joinable
             && next.may_be_joined()
             && self.adjacency == adjacency
             && next.payload_len() <= self.head.payload_len()

@@ -21,7 +21,7 @@ pub struct Headers {
 
 impl Headers {
     /// Makes the headers of `total_len` bytes in all out of the first packet's. The checksum is
-    /// left unfinished, as the kernel leaves it for what it segments itself.
+    /// left partial, as the kernel leaves it for what it segments itself.
     pub(super) fn join(head: &Candidate, packet: &[u8], total_len: usize, pushes: bool) -> Self {
         let len = head.headers_len();
         let mut bytes = [0; MAX_LEN];

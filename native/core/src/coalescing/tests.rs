@@ -8,7 +8,9 @@ use tunneld_wire::{ipv4, ipv6};
 use super::candidate::VERIFIED;
 use super::*;
 use crate::fib::{Fib, SourceCheck};
-use crate::testing::{UNDERLAY_B, UNDERLAY_C, finish, host_a, segmentation, transport_packet};
+use crate::testing::{
+    UNDERLAY_B, UNDERLAY_C, fix_checksums, host_a, segmentation, transport_packet,
+};
 
 const TCP: u8 = ip::PROTOCOL_TCP;
 const UDP: u8 = ip::PROTOCOL_UDP;
@@ -16,14 +18,14 @@ const BOTH: Kinds = Kinds { tcp: true, udp: true };
 
 /// Packets in one memory, and what became of them.
 struct Bench {
-    coalescing: Coalescing,
+    coalescing: Deliveries,
     memory: Vec<u8>,
     fib: Fib,
 }
 
 impl Bench {
     fn new(kinds: Kinds) -> Self {
-        let mut coalescing = Coalescing::default();
+        let mut coalescing = Deliveries::default();
         coalescing.set_kinds(kinds);
         Self { coalescing, memory: Vec::new(), fib: host_a(SourceCheck::Strict).1 }
     }
@@ -54,7 +56,7 @@ impl Bench {
 
     /// Number of packets in each delivery.
     fn counts(&self) -> Vec<usize> {
-        self.coalescing.deliveries().iter().map(|delivery| delivery.count).collect()
+        self.coalescing.iter().map(|delivery| delivery.count).collect()
     }
 
     /// What the device gets for each delivery: one packet, or a super-packet.
@@ -68,7 +70,7 @@ impl Bench {
             }
             (headers, bytes)
         };
-        self.coalescing.deliveries().iter().map(write).collect()
+        self.coalescing.iter().map(write).collect()
     }
 
     /// The packets as they come out behind the device, where super-packets are segmented.
@@ -98,7 +100,7 @@ fn follow(packet: &mut [u8], number: usize, payload_len: usize) {
         let sequence = 0x1234_5678u32.wrapping_add((number * payload_len) as u32);
         packet[24..28].copy_from_slice(&sequence.to_be_bytes());
     }
-    finish(packet);
+    fix_checksums(packet);
 }
 
 /// `count` packets of a flow that may all be joined.
@@ -174,7 +176,7 @@ fn a_shorter_packet_closes_a_super_packet() {
             // Fits right behind the short one.
             let sequence = 0x1234_5678u32 + 240;
             packets[3][24..28].copy_from_slice(&sequence.to_be_bytes());
-            finish(&mut packets[3]);
+            fix_checksums(&mut packets[3]);
         }
         let bench = Bench::of(&packets);
         assert_eq!(bench.counts(), [3, 1]);
@@ -186,7 +188,7 @@ fn a_shorter_packet_closes_a_super_packet() {
 fn a_push_ends_a_super_packet_and_is_kept() {
     let mut packets = run(TCP, 4, 100);
     packets[1][33] |= 0x08;
-    finish(&mut packets[1]);
+    fix_checksums(&mut packets[1]);
     let bench = Bench::of(&packets);
     assert_eq!(bench.counts(), [2, 2]);
     assert_eq!(bench.segmented(), packets);
@@ -209,7 +211,7 @@ fn must_not_merge(protocol: u8, edit: impl FnOnce(&mut Vec<u8>)) {
 fn byte_must_not_merge(protocol: u8, place: usize, flip: u8) {
     must_not_merge(protocol, |packet| {
         packet[place] ^= flip;
-        finish(packet);
+        fix_checksums(packet);
     });
 }
 
@@ -257,13 +259,13 @@ fn identification_must_count_on_where_it_means_something() {
     for protocol in [TCP, UDP] {
         let fragmentable = |packet: &mut Vec<u8>| {
             packet[6] &= !0x40;
-            finish(packet);
+            fix_checksums(packet);
         };
         let mut packets = run(protocol, 2, 100);
         packets.iter_mut().for_each(fragmentable);
         assert_eq!(Bench::of(&packets).counts(), [2]);
         packets[1][5] ^= 0x10;
-        finish(&mut packets[1]);
+        fix_checksums(&mut packets[1]);
         assert_eq!(Bench::of(&packets).counts(), [1, 1]);
     }
 }
@@ -274,7 +276,7 @@ fn identification_of_an_atomic_datagram_means_nothing() {
     let mut packets = run(UDP, 3, 100);
     for packet in &mut packets {
         packet[4..6].fill(0);
-        finish(packet);
+        fix_checksums(packet);
     }
     assert_eq!(Bench::of(&packets).counts(), [3]);
 }
@@ -357,10 +359,10 @@ fn a_datagram_without_checksum_is_not_joined() {
         let checksum = [packet[26], packet[27]];
         packet[126..128].fill(0);
         packet[28..30].fill(0);
-        finish(packet);
+        fix_checksums(packet);
         let missing = [packet[26], packet[27]];
         packet[28..30].copy_from_slice(&missing);
-        finish(packet);
+        fix_checksums(packet);
         assert_eq!(packet[26..28], [0xff, 0xff], "instead of {checksum:?}");
         packet[26..28].fill(0);
     }
@@ -371,7 +373,7 @@ fn a_datagram_without_checksum_is_not_joined() {
 fn a_datagram_with_a_length_of_its_own_is_not_joined() {
     must_not_merge(UDP, |packet| {
         packet[25] -= 1;
-        finish(packet);
+        fix_checksums(packet);
     });
 }
 
@@ -432,7 +434,7 @@ fn fragments_are_not_joined_and_nothing_overtakes_them() {
     let mut packets = run(UDP, 3, 100);
     packets[1][6] = 0x20;
     let checksum = packets[1][26..28].to_vec();
-    finish(&mut packets[1]);
+    fix_checksums(&mut packets[1]);
     packets[1][26..28].copy_from_slice(&checksum);
     let bench = Bench::of(&packets);
     assert_eq!(bench.counts(), [1, 1, 1]);
@@ -443,7 +445,7 @@ fn fragments_are_not_joined_and_nothing_overtakes_them() {
 fn a_packet_that_may_not_be_joined_is_not_overtaken() {
     let mut packets = run(TCP, 4, 100);
     packets[1][33] |= 0x40;
-    finish(&mut packets[1]);
+    fix_checksums(&mut packets[1]);
     let bench = Bench::of(&packets);
     assert_eq!(bench.counts(), [1, 1, 2]);
     assert_eq!(bench.segmented(), packets);

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::testing::{
-    NOW_NS, UNDERLAY_B, UNDERLAY_C, dual_stack, finish, framed, host_a, over_ipv6, packet, seal,
-    transport_packet, vxlan_change,
+    NOW_NS, UNDERLAY_B, UNDERLAY_C, dual_stack, fix_checksums, fix_header_checksum, framed, host_a,
+    over_ipv6, packet, transport_packet, vxlan_change,
 };
 use crate::transaction::{Change, Tables};
 
@@ -44,7 +44,7 @@ impl Bench {
             let expected = u64::from(*other == reason);
             assert_eq!(self.inbound.counters().drops(*other).read(), expected, "{other:?}");
         }
-        assert!(self.inbound.deliveries().deliveries().is_empty());
+        assert!(self.inbound.deliveries().is_empty());
     }
 }
 
@@ -59,7 +59,7 @@ fn dropped(check: SourceCheck, outer: Ipv4Addr, datagram: &[u8], reason: DropRea
 fn delivered(check: SourceCheck, outer: Ipv4Addr, datagram: &[u8]) {
     let mut bench = Bench::new(check);
     bench.handle(outer, datagram);
-    assert_eq!(bench.inbound.deliveries().deliveries().len(), 1);
+    assert_eq!(bench.inbound.deliveries().len(), 1);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn an_honest_packet_is_delivered_one_hop_older_from_its_slot() {
     let left = bench.handle(UNDERLAY_B, &packet(AT_B, CONTAINER, 63, 100));
     assert_eq!(left, packet(AT_B, CONTAINER, 62, 100));
     let deliveries = bench.inbound.deliveries();
-    let [delivery] = deliveries.deliveries() else { panic!("one delivery") };
+    let [delivery] = &deliveries[..] else { panic!("one delivery") };
     assert!(deliveries.packets(delivery).eq(std::iter::once(0..100)));
 }
 
@@ -77,7 +77,7 @@ fn counters_follow_what_the_device_took() {
     let mut bench = Bench::new(SourceCheck::Strict);
     bench.handle(UNDERLAY_B, &packet(AT_B, CONTAINER, 63, 100));
     bench.handle(UNDERLAY_B, &packet(AT_B, CONTAINER, 63, 100));
-    let delivery = &bench.inbound.deliveries().deliveries()[0];
+    let delivery = &bench.inbound.deliveries()[0];
     bench.inbound.delivered(&bench.fib, delivery, 1, 100, NOW_NS);
     bench.inbound.refused(DropReason::DeviceRefused, 1);
     let reading = bench.tables.adjacencies().next().unwrap().2.read();
@@ -195,7 +195,7 @@ fn without_a_check_every_source_is_taken() {
 fn under_a_loose_check_the_sender_is_counted_and_not_the_source_it_claims() {
     let mut bench = Bench::new(SourceCheck::Loose);
     bench.handle(UNDERLAY_B, &packet(AT_C, CONTAINER, 63, 100));
-    let delivery = &bench.inbound.deliveries().deliveries()[0];
+    let delivery = &bench.inbound.deliveries()[0];
     bench.inbound.delivered(&bench.fib, delivery, 1, 100, NOW_NS);
     let counted: Vec<_> = bench
         .tables
@@ -230,7 +230,7 @@ fn a_packet_that_passed_speaks_for_none_with_another_address() {
         bench.handle(outer, &packet(source, destination, 63, 100));
         assert_eq!(bench.inbound.counters().drops(reason).read(), before + 1, "{outer}");
     }
-    assert_eq!(bench.inbound.deliveries().deliveries().len(), 4);
+    assert_eq!(bench.inbound.deliveries().len(), 4);
 }
 
 #[test]
@@ -266,7 +266,7 @@ fn the_last_hop_is_answered_with_time_exceeded() {
 fn options_in_the_header_are_covered_by_its_checksum() {
     let mut datagram = packet(AT_B, CONTAINER, 63, 100);
     datagram[0] = 0x46;
-    seal(&mut datagram);
+    fix_header_checksum(&mut datagram);
     // The sum over 20 bytes is right; the one over the 24 of this header is not.
     dropped(SourceCheck::Strict, UNDERLAY_B, &datagram, DropReason::BadHeaderChecksum);
 }
@@ -287,7 +287,7 @@ fn random_datagrams_are_dropped_and_nothing_else() {
         }
         bench.handle(UNDERLAY_B, &datagram);
     }
-    assert!(bench.inbound.deliveries().deliveries().is_empty());
+    assert!(bench.inbound.deliveries().is_empty());
     let dropped: u64 =
         DropReason::ALL.iter().map(|reason| bench.inbound.counters().drops(*reason).read()).sum();
     assert_eq!(dropped, 50_000);
@@ -304,7 +304,7 @@ fn a_train_is_split_and_each_datagram_judged_by_itself() {
     let outer = SocketAddr::from((UNDERLAY_B, 8285));
     bench.inbound.handle(&bench.fib, outer, &mut memory, place, Some(100), NOW_NS);
     let deliveries = bench.inbound.deliveries();
-    let places = deliveries.deliveries().iter().flat_map(|delivery| deliveries.packets(delivery));
+    let places = deliveries.iter().flat_map(|delivery| deliveries.packets(delivery));
     assert_eq!(places.collect::<Vec<_>>(), [50..150, 250..350, 350..410]);
     let counters = bench.inbound.counters();
     assert_eq!(counters.drops(DropReason::SourceOfOtherPeer).read(), 1);
@@ -331,7 +331,7 @@ fn a_train_is_split_whatever_its_first_datagram_says_of_its_length() {
             let outer = SocketAddr::from((UNDERLAY_B, 8285));
             bench.inbound.handle(&bench.fib, outer, &mut memory, 0..400, Some(100), NOW_NS);
             let batch = bench.inbound.deliveries();
-            let places = batch.deliveries().iter().flat_map(|one| batch.packets(one));
+            let places = batch.iter().flat_map(|one| batch.packets(one));
             let others = (0..4).filter(|other| *other != place).map(|n| n * 100..n * 100 + 100);
             assert_eq!(places.collect::<Vec<_>>(), others.collect::<Vec<_>>(), "{says} at {place}");
             let counters = bench.inbound.counters();
@@ -363,7 +363,7 @@ type Version = fn(Vec<u8>) -> Vec<u8>;
 fn marked(ecn: u8) -> Vec<u8> {
     let mut packet = transport_packet(ip::PROTOCOL_TCP, &[], &[7; 100]);
     packet[1] = 0x2e << 2 | ecn;
-    seal(&mut packet);
+    fix_header_checksum(&mut packet);
     packet
 }
 
@@ -400,7 +400,7 @@ fn congestion_marks_of_the_underlay_are_passed_on_in_both_families_and_encapsula
                     };
                 }
                 assert_eq!(memory[start..], expected, "{inner} in {outer:?}");
-                assert_eq!(bench.inbound.deliveries().deliveries().len(), 1);
+                assert_eq!(bench.inbound.deliveries().len(), 1);
             }
         }
     }
@@ -422,7 +422,7 @@ fn every_packet_of_a_marked_train_is_marked_and_none_is_joined_with_others() {
     let segment = |number: u32| {
         let mut packet = marked(2);
         packet[24..28].copy_from_slice(&(number * 100).to_be_bytes());
-        finish(&mut packet);
+        fix_checksums(&mut packet);
         packet
     };
     let mut memory: Vec<u8> = (0..6).flat_map(segment).collect();
@@ -430,7 +430,7 @@ fn every_packet_of_a_marked_train_is_marked_and_none_is_joined_with_others() {
         let outer = Outer { source: UNDERLAY_B.into(), ecn };
         bench.inbound.handle(&bench.fib, outer, &mut memory, part, Some(140), NOW_NS);
     }
-    let deliveries = bench.inbound.deliveries().deliveries();
+    let deliveries = bench.inbound.deliveries();
     assert!(deliveries.iter().map(|delivery| delivery.count).eq([2, 2, 2]));
     let marks: Vec<_> = memory.chunks(140).map(|packet| packet[1] & 3).collect();
     assert_eq!(marks, [2, 2, 3, 3, 2, 2]);

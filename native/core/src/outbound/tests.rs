@@ -5,7 +5,7 @@ use tunneld_wire::checksum::Sum;
 use tunneld_wire::ipv4;
 
 use super::*;
-use crate::testing::{NOW_NS, UNDERLAY_B, host_a, packet, seal};
+use crate::testing::{NOW_NS, UNDERLAY_B, fix_header_checksum, host_a, packet};
 use crate::{batch, fib::SourceCheck, transaction::Tables};
 
 const CONTAINER: [u8; 4] = [10, 5, 1, 2];
@@ -181,7 +181,7 @@ fn a_large_packet_that_may_be_fragmented_leaves_in_fragments() {
     for len in [1_400, 1_401] {
         let mut large = packet(CONTAINER, AT_C, 64, len);
         large[6] = 0;
-        seal(&mut large);
+        fix_header_checksum(&mut large);
         bench.handle(&large);
     }
     let trains = bench.outbound.batch().queues()[0].trains();
@@ -196,7 +196,7 @@ fn what_the_underlay_refuses_for_its_size_is_answered_or_may_be_fragmented() {
     bench.handle(&packet(CONTAINER, AT_B, 64, 1_472));
     let mut fragmentable = packet(CONTAINER, AT_B, 64, 1_472);
     fragmentable[6] = 0;
-    seal(&mut fragmentable);
+    fix_header_checksum(&mut fragmentable);
     bench.handle(&fragmentable);
     assert!(!bench.outbound.may_fragment(0, (0, 0)));
     assert!(bench.outbound.may_fragment(0, (0, 1)));
@@ -221,7 +221,7 @@ fn packets_of_the_hosts_own_overlay_address_say_nothing_about_use() {
         let mut bench = Bench::new();
         let mut answer = packet(source, AT_B, 64, 100);
         answer[9] = protocol;
-        seal(&mut answer);
+        fix_header_checksum(&mut answer);
         bench.handle(&answer);
         let [train] = bench.outbound.batch().queues()[0].trains() else { panic!("one train") };
         assert_eq!(train.passage.purpose, purpose);
@@ -256,7 +256,7 @@ fn replies_of_one_batch_never_outgrow_their_buffer() {
 }
 
 /// A UDP packet whose checksum the kernel left to the device.
-fn unfinished() -> (VnetHeader, Vec<u8>, Sum) {
+fn partial() -> (VnetHeader, Vec<u8>, Sum) {
     let mut bytes = packet(CONTAINER, AT_B, 64, 61);
     bytes[24..26].copy_from_slice(&41u16.to_be_bytes());
     let pseudo = Sum::new().with(&bytes[12..20]).with_u16(17).with_u16(41);
@@ -267,8 +267,8 @@ fn unfinished() -> (VnetHeader, Vec<u8>, Sum) {
 }
 
 #[test]
-fn an_unfinished_checksum_is_finished() {
-    let (vnet, bytes, pseudo) = unfinished();
+fn a_partial_checksum_is_finished() {
+    let (vnet, bytes, pseudo) = partial();
     let mut bench = Bench::new();
     bench.handle_with(vnet, &bytes);
     let [sent] = &bench.sent()[..] else { panic!("one datagram") };
@@ -277,7 +277,7 @@ fn an_unfinished_checksum_is_finished() {
 
 #[test]
 fn a_checksum_field_outside_the_packet_is_malformed() {
-    let (vnet, bytes, _) = unfinished();
+    let (vnet, bytes, _) = partial();
     let mut bench = Bench::new();
     bench.handle_with(VnetHeader { checksum_start: 60, ..vnet }, &bytes);
     bench.dropped(DropReason::Malformed);
@@ -285,7 +285,7 @@ fn a_checksum_field_outside_the_packet_is_malformed() {
 
 #[test]
 fn a_checksum_field_inside_the_ip_header_is_malformed() {
-    let (vnet, bytes, _) = unfinished();
+    let (vnet, bytes, _) = partial();
     let mut bench = Bench::new();
     bench.handle_with(VnetHeader { checksum_start: 0, checksum_offset: 0, ..vnet }, &bytes);
     bench.dropped(DropReason::Malformed);

@@ -1,11 +1,11 @@
 use tunneld_wire::{ipv4, ipv6};
 
 use super::*;
-use crate::testing::{seal, unfinish};
+use crate::testing::{fix_header_checksum, make_partial};
 
 const FIN_PSH_ACK_CWR: u8 = 0x99;
 
-/// A TCP super-packet with `options` behind the fixed header, checksum left unfinished.
+/// A TCP super-packet with `options` behind the fixed header, checksum left partial.
 fn tcp_packet(options: &[u8], payload_len: usize, flags: u8) -> Vec<u8> {
     let tcp_len = 20 + options.len();
     let mut packet = crate::testing::packet([10, 5, 1, 2], [10, 5, 2, 2], 64, 20);
@@ -18,7 +18,7 @@ fn tcp_packet(options: &[u8], payload_len: usize, flags: u8) -> Vec<u8> {
     packet[2..4].copy_from_slice(&len.to_be_bytes());
     packet[9] = ip::PROTOCOL_TCP;
     packet[4..6].copy_from_slice(&0xfffeu16.to_be_bytes());
-    seal(&mut packet);
+    fix_header_checksum(&mut packet);
     packet
 }
 
@@ -28,7 +28,7 @@ fn udp_packet(payload: &[u8]) -> Vec<u8> {
     packet.extend(payload);
     let len = packet.len() as u16;
     packet[2..4].copy_from_slice(&len.to_be_bytes());
-    seal(&mut packet);
+    fix_header_checksum(&mut packet);
     packet
 }
 
@@ -38,7 +38,7 @@ fn vnet(gso: Gso, gso_size: u16) -> VnetHeader {
 
 fn cut(vnet: &VnetHeader, packet: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
     let packet = &mut packet.to_vec();
-    unfinish(vnet, packet);
+    make_partial(vnet, packet);
     let segmentation = crate::testing::segmentation(vnet, packet, true)?;
     let segments = (0..segmentation.count()).map(|index| {
         let mut slot = vec![0xee; segmentation.segment_len(index)];
@@ -125,7 +125,7 @@ fn checksum_0_of_a_udp_segment_is_sent_as_ffff() {
         let mut packet = udp_packet(&payload);
         packet.extend([0; 2]);
         packet[3] += 2;
-        seal(&mut packet);
+        fix_header_checksum(&mut packet);
         cut(&vnet(Gso::UdpL4, 2), &packet).unwrap()[0].clone()
     };
     let checksum = with([0, 0]);
@@ -164,7 +164,7 @@ fn options_of_the_ip_header_go_on_every_segment() {
     packet.splice(20..20, [1, 1, 1, 0]);
     packet[0] = 0x46;
     packet[3] += 4;
-    seal(&mut packet);
+    fix_header_checksum(&mut packet);
     let vnet = VnetHeader { checksum_start: 24, ..vnet(Gso::TcpV4, 100) };
     let segments = cut(&vnet, &packet).unwrap();
     for segment in &segments {

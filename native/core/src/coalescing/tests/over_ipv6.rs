@@ -1,7 +1,7 @@
 //! Joining over IPv6: what differs from IPv4.
 
 use super::*;
-use crate::testing::{finish_v6, over_ipv6};
+use crate::testing::{fix_checksums_v6, over_ipv6};
 
 fn run_v6(protocol: u8, count: usize, payload_len: usize) -> Vec<Vec<u8>> {
     run(protocol, count, payload_len).iter().map(|packet| over_ipv6(packet)).collect()
@@ -70,7 +70,7 @@ fn class_label_hop_limit_addresses_and_ports_must_be_equal() {
         for protocol in [TCP, UDP] {
             must_not_merge_v6(protocol, |packet| {
                 packet[place] ^= flip;
-                finish_v6(packet);
+                fix_checksums_v6(packet);
             });
         }
     }

@@ -27,7 +27,7 @@ fn an_honest_packet_arrives_one_hop_older() {
         let mut bench = bench(check);
         let after = bench.handle(UNDERLAY_B, &packet_v6(AT_B, CONTAINER, 63, 100));
         assert_eq!(after, packet_v6(AT_B, CONTAINER, 62, 100));
-        assert_eq!(bench.inbound.deliveries().deliveries().len(), 1);
+        assert_eq!(bench.inbound.deliveries().len(), 1);
     }
 }
 

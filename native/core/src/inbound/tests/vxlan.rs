@@ -27,12 +27,12 @@ impl Bench {
     /// What goes to the device: places, and what is said with each where it goes alone.
     fn singles(&self) -> Vec<(Range<usize>, VnetHeader)> {
         let deliveries = self.inbound.deliveries();
-        deliveries.deliveries().iter().flat_map(|one| deliveries.singles(one)).collect()
+        deliveries.iter().flat_map(|one| deliveries.singles(one)).collect()
     }
 }
 
 /// Returns `packet` with only the pseudo-header's sum in its transport checksum.
-fn unfinished(mut packet: Vec<u8>) -> Vec<u8> {
+fn partial(mut packet: Vec<u8>) -> Vec<u8> {
     let header = ipv4::Header::parse(&packet).unwrap();
     let pseudo = ip::Header::pseudo_header(&header).with_u16(packet.len() as u16 - 20).fold();
     let field = if packet[9] == ip::PROTOCOL_TCP { 36 } else { 26 };
@@ -61,7 +61,7 @@ fn padding_goes_no_further() {
     let padded = [framed(&packet(AT_B, CONTAINER, 63, 28)), vec![0; 18]].concat();
     bench.handle(UNDERLAY_B, &padded);
     assert_eq!(bench.singles()[0].0, 22..50);
-    bench.inbound.delivered(&bench.fib, &bench.inbound.deliveries().deliveries()[0], 1, 28, 1);
+    bench.inbound.delivered(&bench.fib, &bench.inbound.deliveries()[0], 1, 28, 1);
     assert_eq!(bench.tables.adjacencies().next().unwrap().2.read().rx_bytes, 28);
 }
 
@@ -127,7 +127,7 @@ fn a_train_of_frames_is_split_whatever_the_first_says_of_its_length() {
 
 #[test]
 fn datagram_of_64_kib_without_cmsg_goes_on_as_a_super_packet_of_the_connections_mss() {
-    let whole = framed(&unfinished(transport_packet(6, &[], &[0x5a; 60_000])));
+    let whole = framed(&partial(transport_packet(6, &[], &[0x5a; 60_000])));
     assert_eq!(split_len(&whole, None, 22), whole.len());
     let mut bench = bench(SourceCheck::Strict);
     let sizes = Arc::<PacketSizes>::default();
@@ -151,7 +151,7 @@ fn datagram_of_64_kib_without_cmsg_goes_on_as_a_super_packet_of_the_connections_
 
 #[test]
 fn uso_cmsg_with_the_inner_size_goes_on_as_a_super_packet_of_that_size() {
-    let whole = framed(&unfinished(transport_packet(17, &[], &[0x5a; 40_000])));
+    let whole = framed(&partial(transport_packet(17, &[], &[0x5a; 40_000])));
     assert_eq!(split_len(&whole, Some(1_000), 22), whole.len());
     let mut bench = bench(SourceCheck::Strict);
     bench.message(&whole, Some(1_000));
@@ -164,17 +164,17 @@ fn uso_cmsg_with_the_inner_size_goes_on_as_a_super_packet_of_that_size() {
 }
 
 #[test]
-fn unfinished_packets_of_a_flow_are_joined_and_can_still_go_singly() {
+fn partial_packets_of_a_flow_are_joined_and_can_still_go_singly() {
     let segment = |number: u32| {
         let mut packet = transport_packet(6, &[], &[number as u8; 200]);
         packet[24..28].copy_from_slice(&(number * 200).to_be_bytes());
-        framed(&unfinished(packet))
+        framed(&partial(packet))
     };
     let train: Vec<u8> = (0..5).flat_map(segment).collect();
     let mut bench = bench(SourceCheck::Strict);
     let memory = bench.message(&train, Some(train.len() / 5));
     let deliveries = bench.inbound.deliveries();
-    let [delivery] = deliveries.deliveries() else { panic!("one delivery") };
+    let [delivery] = &deliveries[..] else { panic!("one delivery") };
     let headers = deliveries.headers(delivery, &memory).unwrap();
     assert_eq!((delivery.count, headers.vnet.gso_size), (5, 200));
     for (_, vnet) in bench.singles() {
@@ -188,7 +188,7 @@ fn a_super_packet_of_the_kernel_keeps_its_place_in_its_flow() {
     let segment = |first: u32, len| {
         let mut packet = transport_packet(6, &[], &vec![0x5a; len]);
         packet[24..28].copy_from_slice(&first.to_be_bytes());
-        framed(&unfinished(packet))
+        framed(&partial(packet))
     };
     let parts = [segment(0, 200), segment(200, 5_000), segment(5_200, 200), segment(5_400, 200)];
     let mut memory = parts.concat();
@@ -199,7 +199,6 @@ fn a_super_packet_of_the_kernel_keeps_its_place_in_its_flow() {
         bench.inbound.handle(&bench.fib, outer, &mut memory, place, None, NOW_NS);
         start += part.len();
     }
-    let counts: Vec<_> =
-        bench.inbound.deliveries().deliveries().iter().map(|one| one.count).collect();
+    let counts: Vec<_> = bench.inbound.deliveries().iter().map(|one| one.count).collect();
     assert_eq!(counts, [1, 1, 2]);
 }

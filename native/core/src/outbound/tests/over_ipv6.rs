@@ -3,7 +3,7 @@
 use tunneld_wire::ipv6;
 
 use super::*;
-use crate::testing::{dual_stack, over_ipv6, transport_packet, unfinish, vnet};
+use crate::testing::{dual_stack, make_partial, over_ipv6, transport_packet, vnet};
 
 fn bench() -> Bench {
     let mut tables = Tables::new(1);
@@ -125,7 +125,7 @@ fn a_super_packet_leaves_as_a_train_of_right_segments() {
         let mut bench = bench();
         let mut whole = from_container(protocol, &[7; 10_100]);
         let vnet = vnet(gso, 1_000, 40);
-        unfinish(&vnet, &mut whole);
+        make_partial(&vnet, &mut whole);
         bench.handle_with(vnet, &whole);
         let sent = bench.sent();
         assert_eq!(sent.len(), 11);
@@ -163,7 +163,7 @@ fn extension_headers_go_on_every_segment() {
     whole.splice(40..40, [whole[6], 0, 1, 4, 0, 0, 0, 0]);
     whole[6] = 60;
     let vnet = vnet(Gso::TcpV6, 1_000, 48);
-    unfinish(&vnet, &mut whole);
+    make_partial(&vnet, &mut whole);
     bench.handle_with(vnet, &whole);
     let sent = bench.sent();
     assert_eq!(sent.len(), 3);
@@ -183,7 +183,7 @@ fn extended(first: u8, extensions: &[u8]) -> (VnetHeader, Vec<u8>) {
     whole[4..6].copy_from_slice(&len.to_be_bytes());
     whole.splice(40..40, extensions.iter().copied());
     let vnet = vnet(Gso::TcpV6, 1_000, 40 + extensions.len() as u16);
-    unfinish(&vnet, &mut whole);
+    make_partial(&vnet, &mut whole);
     whole[6] = first;
     (vnet, whole)
 }
@@ -228,7 +228,7 @@ fn a_checksum_covers_what_the_device_says_not_where_the_packet_goes_next() {
     let (vnet, mut whole) = extended(43, &routing);
     let active = whole[24..40].to_vec();
     whole[24..40].swap_with_slice(&mut last);
-    unfinish(&vnet, &mut whole);
+    make_partial(&vnet, &mut whole);
     whole[24..40].copy_from_slice(&active);
     bench.handle_with(vnet, &whole);
     let sent = bench.sent();
@@ -242,7 +242,7 @@ fn a_checksum_covers_what_the_device_says_not_where_the_packet_goes_next() {
 }
 
 #[test]
-fn an_unfinished_checksum_is_finished() {
+fn a_partial_checksum_is_finished() {
     let mut bench = bench();
     let right = from_container(ip::PROTOCOL_UDP, &[9; 33]);
     let mut packet = right.clone();
