@@ -19,7 +19,6 @@ use tunneld_core::outbound::Outbound;
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::{ip, ipv4};
 
-use crate::data_thread::Surroundings;
 use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets};
 use crate::errands::Errands;
 use crate::event::Events;
@@ -28,6 +27,7 @@ use crate::offloads::Offloads;
 use crate::outbound::OutboundDuty;
 use crate::publish::Publisher;
 use crate::pulse::Pulse;
+use crate::surroundings::Surroundings;
 
 /// The system's allocator, which counts for each thread how often it is asked.
 struct Counting;

@@ -13,6 +13,7 @@ use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 
 use crate::descriptor::Descriptors;
+use crate::duty::Found;
 use crate::errands::Errands;
 use crate::event::Events;
 use crate::inbound::InboundDuty;
@@ -20,6 +21,7 @@ use crate::offloads::Offloads;
 use crate::outbound::OutboundDuty;
 use crate::publish::FibReader;
 use crate::pulse::{Mode, Pulse};
+use crate::surroundings::Surroundings;
 
 /// What a thread works with.
 pub(crate) struct DataThread {
@@ -30,26 +32,6 @@ pub(crate) struct DataThread {
     pub(crate) events: Arc<Events>,
     pub(crate) offloads: Arc<Offloads>,
     pub(crate) errands: Arc<Errands>,
-}
-
-/// What both duties of a thread share.
-#[derive(Clone, Copy)]
-pub(crate) struct Surroundings<'a> {
-    pub(crate) descriptors: &'a Descriptors,
-    pub(crate) pulse: &'a Pulse,
-    pub(crate) events: &'a Events,
-    pub(crate) offloads: &'a Offloads,
-    pub(crate) errands: &'a Errands,
-}
-
-/// What a look found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Found {
-    Nothing,
-    /// All that was there.
-    All,
-    /// A batch, and there may be more.
-    Part,
 }
 
 impl DataThread {

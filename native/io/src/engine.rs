@@ -19,6 +19,7 @@ use tunneld_core::transaction::{Change, Tables};
 
 use crate::data_thread::DataThread;
 use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets, duplicate};
+use crate::duty::Duty;
 use crate::errands::Errands;
 use crate::error::Error;
 use crate::event::{Event, Events};
@@ -28,7 +29,7 @@ use crate::offloads::Offloads;
 use crate::publish::Publisher;
 use crate::pulse::Mode;
 use crate::reading::{Heartbeat, Snapshot, WorkerReading};
-use crate::thread_handle::{Duty, ThreadHandle};
+use crate::thread_handle::ThreadHandle;
 
 enum Phase {
     New,

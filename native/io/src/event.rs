@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 
 use tunneld_core::probe::Answer;
 
+use crate::duty::Duty;
 use crate::error::Error;
+use crate::eventfd;
 use crate::offload::Offload;
-use crate::thread_handle::Duty;
 
 /// Most events that are kept; beyond, the oldest goes.
 const CAPACITY: usize = 1_024;
@@ -71,9 +71,8 @@ pub(crate) struct Events {
 
 impl Events {
     pub(crate) fn new() -> Result<Self, Error> {
-        let ready = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| Error::Kernel { call: "eventfd", errno })?;
-        Ok(Self { queue: Mutex::new(VecDeque::with_capacity(CAPACITY)), ready })
+        let queue = Mutex::new(VecDeque::with_capacity(CAPACITY));
+        Ok(Self { queue, ready: eventfd::new()? })
     }
 
     /// Adds an event, unless it is the same as the one before it. Of a path's MTU the latest word
@@ -95,29 +94,19 @@ impl Events {
             queue.pop_front();
         }
         queue.push_back(event);
-        signal(&self.ready);
+        eventfd::signal(&self.ready);
     }
 
     /// Takes all events, oldest first.
     pub(crate) fn drain(&self) -> Vec<Event> {
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        clear(&self.ready);
+        eventfd::clear(&self.ready);
         queue.drain(..).collect()
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
         self.ready.as_fd()
     }
-}
-
-/// Makes an eventfd readable. It can only fail when its counter is full: then it is readable.
-pub(crate) fn signal(eventfd: &OwnedFd) {
-    let _full = rustix::io::write(eventfd, &1u64.to_ne_bytes());
-}
-
-/// Makes an eventfd unreadable. It can only fail when it was not readable.
-pub(crate) fn clear(eventfd: &OwnedFd) {
-    let _empty = rustix::io::read(eventfd, &mut [0u8; 8]);
 }
 
 #[cfg(test)]

@@ -18,12 +18,13 @@ use tunneld_core::inbound::{Inbound, Outer};
 use tunneld_core::segmentation::Segmentation;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
-use crate::data_thread::{Found, Surroundings};
+use crate::duty::Found;
 use crate::event::Event;
 use crate::mmsg::Receiver;
 use crate::offload::Offload;
 use crate::publish::FibReader;
 use crate::pulse::MAX_SOCKETS;
+use crate::surroundings::Surroundings;
 use crate::tun::Packet;
 use crate::{clock, raw_icmp};
 

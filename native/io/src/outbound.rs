@@ -14,10 +14,11 @@ use tunneld_core::refusals::Refusals;
 
 use crate::aside::Aside;
 use crate::clock;
-use crate::data_thread::{Found, Surroundings};
+use crate::duty::Found;
 use crate::inbound::InboundDuty;
 use crate::mmsg::Sender;
 use crate::publish::FibReader;
+use crate::surroundings::Surroundings;
 use crate::transmit::Transmitter;
 use crate::tun::TunReader;
 

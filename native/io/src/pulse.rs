@@ -4,14 +4,14 @@ use std::iter;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::thread::gettid;
 use rustix::time::Timespec;
 use tunneld_core::counters::Counter;
 
 use crate::error::Error;
-use crate::event::{clear, signal};
+use crate::eventfd;
 
 /// Longest a thread waits before it shows that it is alive.
 const BEAT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
@@ -46,11 +46,9 @@ pub(crate) struct Pulse {
 
 impl Pulse {
     pub(crate) fn new() -> Result<Self, Error> {
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(|errno| Error::Kernel { call: "eventfd", errno })?;
         Ok(Self {
             mode: AtomicU8::new(Mode::Run as u8),
-            wake,
+            wake: eventfd::new()?,
             beats: Counter::default(),
             alive: AtomicBool::new(false),
             thread_id: AtomicI32::new(0),
@@ -60,7 +58,7 @@ impl Pulse {
     /// Tells the thread what to do. It finishes the batch in hand first.
     pub(crate) fn set(&self, mode: Mode) {
         self.mode.store(mode as u8, Ordering::Release);
-        signal(&self.wake);
+        eventfd::signal(&self.wake);
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -99,7 +97,7 @@ impl Pulse {
 
     /// Ends a wait, for the thread to look whether it has something to do.
     pub(crate) fn nudge(&self) {
-        signal(&self.wake);
+        eventfd::signal(&self.wake);
     }
 
     /// Waits until one of `fds` is readable or `has_errand` holds, through any pauses. Returns what
@@ -183,7 +181,7 @@ impl Pulse {
             Err(errno) => return Err(errno),
         }
         if polled[0].revents().contains(PollFlags::IN) {
-            clear(&self.wake);
+            eventfd::clear(&self.wake);
         }
         let mut ready = [PollFlags::empty(); MAX_WAITED];
         for (ready, polled) in ready.iter_mut().zip(&polled[1..used]) {

@@ -5,7 +5,7 @@ use tunneld_core::counters::Direction;
 use tunneld_core::fib::Settings;
 use tunneld_core::prefix::Prefix;
 
-use crate::thread_handle::Duty;
+use crate::duty::Duty;
 
 /// What the engine holds.
 #[derive(Debug, Clone)]

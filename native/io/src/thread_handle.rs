@@ -5,40 +5,10 @@ use std::thread::{Builder, JoinHandle};
 
 use rustix::io::Errno;
 
+use crate::duty::Duty;
 use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::pulse::Pulse;
-
-/// Which directions of its worker a thread serves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Duty {
-    /// From the device to the underlay.
-    Outbound,
-    /// From the underlay to the device.
-    Inbound,
-    /// Both, in turn.
-    Both,
-}
-
-impl Duty {
-    /// Returns the duty's name outside this program.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Outbound => "outbound",
-            Self::Inbound => "inbound",
-            Self::Both => "both",
-        }
-    }
-
-    /// Returns the middle of the thread's name, which has 15 characters at most (prctl(2)).
-    const fn short(self) -> &'static str {
-        match self {
-            Self::Outbound => "out",
-            Self::Inbound => "in",
-            Self::Both => "both",
-        }
-    }
-}
 
 /// The control side's handle of one data thread.
 pub(crate) struct ThreadHandle {

@@ -22,10 +22,10 @@ use tunneld_core::refusals::Refusals;
 use tunneld_core::sidings::TRICKLE_SIDING;
 
 use crate::aside::Aside;
-use crate::data_thread::Surroundings;
 use crate::inbound::InboundDuty;
 use crate::mmsg::{Outlet, Sender};
 use crate::offload::Offload;
+use crate::surroundings::Surroundings;
 use crate::{clock, raw_icmp};
 
 use place::{Place, Trial};

@@ -1,0 +1,42 @@
+//! The duties of data threads: which directions of a worker they serve.
+
+/// Which directions of its worker a thread serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duty {
+    /// From the device to the underlay.
+    Outbound,
+    /// From the underlay to the device.
+    Inbound,
+    /// Both, in turn.
+    Both,
+}
+
+impl Duty {
+    /// Returns the duty's name outside this program.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Outbound => "outbound",
+            Self::Inbound => "inbound",
+            Self::Both => "both",
+        }
+    }
+
+    /// Returns the middle of the thread's name, which has 15 characters at most (prctl(2)).
+    pub(crate) const fn short(self) -> &'static str {
+        match self {
+            Self::Outbound => "out",
+            Self::Inbound => "in",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// What a pass of a duty found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    /// All that was there.
+    All,
+    /// A batch, and there may be more.
+    Part,
+}
