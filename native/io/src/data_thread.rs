@@ -13,7 +13,7 @@ use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 
 use crate::descriptor::Descriptors;
-use crate::duty::Found;
+use crate::duty::{Found, Meanwhile};
 use crate::errands::Errands;
 use crate::event::Events;
 use crate::inbound::InboundDuty;
@@ -61,7 +61,9 @@ impl DataThread {
             let mut look_in = true;
             while (look_out || look_in) && pulse.mode() == Mode::Run {
                 let sent = match &mut outbound {
-                    Some(outbound) if look_out => outbound.pass(inbound.as_mut())?,
+                    Some(outbound) if look_out => {
+                        outbound.pass(inbound.as_mut().map(|duty| duty as &mut dyn Meanwhile))?
+                    }
                     _ => Found::Nothing,
                 };
                 let came = match &mut inbound {

@@ -1,5 +1,10 @@
 //! The duties of data threads: which directions of a worker they serve.
 
+use std::os::fd::BorrowedFd;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
 /// Which directions of its worker a thread serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duty {
@@ -39,4 +44,13 @@ pub(crate) enum Found {
     All,
     /// A batch, and there may be more.
     Part,
+}
+
+/// What a thread goes on with while it waits for the underlay to take a datagram: its other duty.
+pub(crate) trait Meanwhile {
+    /// Returns the descriptors to wait for, beside the one that is full.
+    fn awaited(&self) -> &[BorrowedFd<'_>];
+
+    /// Goes on, where `ready` says what the wait found of each of them.
+    fn go_on(&mut self, ready: &[PollFlags]) -> Result<(), Errno>;
 }

@@ -18,7 +18,7 @@ use tunneld_core::inbound::{Inbound, Outer};
 use tunneld_core::segmentation::Segmentation;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
-use crate::duty::Found;
+use crate::duty::{Found, Meanwhile};
 use crate::event::Event;
 use crate::mmsg::Receiver;
 use crate::offload::Offload;
@@ -96,6 +96,17 @@ impl<'a> InboundDuty<'a> {
             inbound.clear();
         }
         Ok(found)
+    }
+}
+
+impl Meanwhile for InboundDuty<'_> {
+    fn awaited(&self) -> &[BorrowedFd<'_>] {
+        &self.sockets
+    }
+
+    fn go_on(&mut self, ready: &[PollFlags]) -> Result<(), Errno> {
+        self.note(ready);
+        self.pass().map(drop)
     }
 }
 

@@ -14,8 +14,7 @@ use tunneld_core::refusals::Refusals;
 
 use crate::aside::Aside;
 use crate::clock;
-use crate::duty::Found;
-use crate::inbound::InboundDuty;
+use crate::duty::{Found, Meanwhile};
 use crate::mmsg::Sender;
 use crate::publish::FibReader;
 use crate::surroundings::Surroundings;
@@ -65,7 +64,10 @@ impl<'a> OutboundDuty<'a> {
     }
 
     /// Reads and sends one batch. While the underlay is full, `meanwhile` goes on.
-    pub(crate) fn pass(&mut self, meanwhile: Option<&mut InboundDuty<'a>>) -> Result<Found, Errno> {
+    pub(crate) fn pass<'b>(
+        &'b mut self,
+        meanwhile: Option<&'b mut dyn Meanwhile>,
+    ) -> Result<Found, Errno> {
         self.surroundings.pulse.beat();
         let fib = self.fibs.current();
         let mut transmitter = Transmitter {

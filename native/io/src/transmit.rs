@@ -22,7 +22,7 @@ use tunneld_core::refusals::Refusals;
 use tunneld_core::sidings::TRICKLE_SIDING;
 
 use crate::aside::Aside;
-use crate::inbound::InboundDuty;
+use crate::duty::Meanwhile;
 use crate::mmsg::{Outlet, Sender};
 use crate::offload::Offload;
 use crate::surroundings::Surroundings;
@@ -53,7 +53,7 @@ pub(crate) struct Transmitter<'a, 'b> {
     /// What was refused for its size, to be answered once the batch is through.
     pub(crate) too_big: &'b mut Vec<Refused>,
     /// What goes on while the underlay is full.
-    pub(crate) meanwhile: Option<&'b mut InboundDuty<'a>>,
+    pub(crate) meanwhile: Option<&'b mut dyn Meanwhile>,
 }
 
 /// A batch, and the queue of it that is being sent.
@@ -348,15 +348,14 @@ impl Transmitter<'_, '_> {
                 return Ok(Answer::Drop(DropReason::WayFull));
             }
             let timeout = Timespec { tv_sec: 0, tv_nsec: (end_ns - now_ns) as i64 };
-            let others = self.meanwhile.as_ref().map_or(&[][..], |inbound| inbound.sockets());
+            let others = self.meanwhile.as_ref().map_or(&[][..], |duty| duty.awaited());
             let pulse = self.surroundings.pulse;
             match pulse.wait_writable_for(socket.as_fd(), others, &timeout)? {
                 None => return Ok(Answer::Stop),
                 Some((true, _)) => return Ok(Answer::Retry),
                 Some((false, ready)) => {
-                    if let Some(inbound) = &mut self.meanwhile {
-                        inbound.note(&ready);
-                        inbound.pass()?;
+                    if let Some(duty) = &mut self.meanwhile {
+                        duty.go_on(&ready)?;
                     }
                 }
             }
