@@ -1,9 +1,33 @@
 //! One data thread: serves one direction of a worker, or both in turn.
 //!
 //! Path of a packet: `tun` | `mmsg` → **`data_thread`** (→ `outbound` | `inbound`) → `mmsg` | `tun`.
-//! What one direction does is often what the other has to do next: an acknowledgment follows a
-//! write to the device, and more data follows an acknowledgment. A thread that serves both finds
-//! it without having been woken.
+//!
+//! Outbound, one pass:
+//! 1. The thread waits until its TUN queue is readable or a probe is to be sent (`pulse`).
+//! 2. It takes the FIB in force, for the whole pass (`publish`): the lock only where that is new.
+//! 3. It reads packets, one system call each, until the queue is empty or the batch full
+//!    (`outbound::fill`).
+//! 4. `core::outbound` looks each up, cuts it and writes it, encapsulated, into the batch. What is
+//!    left of a super-packet waits for steps 5 and 6, and goes into the batch after.
+//! 5. The batch is sent with few system calls, each train by the way of its peer; what that does not
+//!    take is dropped and counted (`transmit`, `aside`, `mmsg`).
+//! 6. ICMP errors leave by the raw sockets (`raw_icmp`), and the batch is empty again.
+//!
+//! Inbound, one pass for each socket that may have something:
+//! 1. The thread waits until a socket is readable.
+//! 2. It takes the FIB in force, for this batch.
+//! 3. It receives datagrams, or trains of them, with one system call (`mmsg`).
+//! 4. `core::inbound` splits trains, decapsulates and checks each packet, and joins what it may.
+//! 5. Answers to probes become events; deliveries are written to the TUN queue, one system call each.
+//! 6. ICMP errors leave by the raw sockets, and the batch is empty again.
+//!
+//! A thread of both duties passes in turn, outbound first, and waits only when neither has more:
+//! 1. A duty that found a batch which may not be all has another pass.
+//! 2. After a pass of one duty that found anything, the other has one: an acknowledgment follows a
+//!    write to the device, and more data follows an acknowledgment, without a wake in between.
+//! 3. While the underlay is full, the inbound duty goes on (`Meanwhile`).
+//!
+//! No packet crosses from one thread to another, so nothing on its way is locked or queued.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
