@@ -39,6 +39,7 @@ class SimNode:
         self._node_id, self._machine = self.name, f"machine-{number}"
         self._renamed = 0
         self._remembered: Remembered | None = None
+        self._last_own: Lease | None = None
         self._previous: SubnetKey | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -78,6 +79,8 @@ class SimNode:
         )
         membership = Membership(store, keeper, PREFIX)
         self.store, self.keeper, self.membership = store, keeper, membership
+        if self._last_own is not None:
+            membership.recall(self._last_own)
         self._task = asyncio.create_task(
             together(membership.follow(), be_present(membership, keeper), self._stay(membership))
         )
@@ -99,10 +102,10 @@ class SimNode:
                 if left_s > 0
                 else None
             )
-            self._previous = own.key
+            self._previous, self._last_own = own.key, own
         if loses_disk:
             self.lost_disk_s = asyncio.get_running_loop().time()
-            self._remembered = self._previous = None
+            self._remembered = self._previous = self._last_own = None
             self._node_id = self._new_node_id(True)
         self._task = self.store = self.membership = self.keeper = None
 

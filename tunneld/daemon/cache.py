@@ -88,6 +88,8 @@ class Cache:
         self._cluster = cluster
         self._last_cluster: str | None = None
         self._is_forgotten = False
+        self.last_own: Lease | None = None
+        """The lease that was remembered at the last `load`, also where it has ended since."""
 
     def save(
         self, table: Snapshot, own: Lease, expires_in_s: float, now: Now | None = None
@@ -144,6 +146,7 @@ class Cache:
             OverflowError,
             RecursionError,
         ) as error:
+            self.last_own = None
             _log.warning(
                 "the remembered network is damaged; waiting for the store",
                 extra={"fields": {"entry": NAME, "error": f"{type(error).__name__}: {error}"}},
@@ -151,21 +154,14 @@ class Cache:
             return None
 
     def _remembered(self, document: Any, now: Now) -> Remembered | None:  # noqa: ANN401 - any JSON
-        if document.get("Format") != FORMAT or document.get("Source") != self._source:
-            return None
-        if not self._is_of_this_store(document):
-            _log.warning(
-                "the remembered network is that of another store; waiting for this one",
-                extra={"fields": {"endpoint": ", ".join(self._places)}},
-            )
-            return None
-        if are_apart(document.get("Machine"), self._machine):
-            _log.warning("the remembered network is of another machine; waiting for the store")
+        if not self._is_of_this_host(document):
             return None
         left_s = _left_s(document, now)
+        leases = {item["Key"]: _lease(item) for item in document["Leases"]}
+        own = leases[document["Own"]]
+        self.last_own = own
         if left_s <= 0:
             return None
-        leases = {item["Key"]: _lease(item) for item in document["Leases"]}
         records: list[NodeRecord] = [
             texts.decode_record(node_id, value.encode())
             for node_id, value in document["Nodes"].items()
@@ -179,9 +175,23 @@ class Cache:
             leases=tuple(leases.values()),
             records=tuple(records),
         )
-        own = leases[document["Own"]]
         self._last_cluster = document.get("Cluster")
         return Remembered(table=table, own=own, left_s=left_s)
+
+    def _is_of_this_host(self, document: Any) -> bool:  # noqa: ANN401 - as above
+        """Returns whether it is what this host has remembered of this network."""
+        if document.get("Format") != FORMAT or document.get("Source") != self._source:
+            return False
+        if not self._is_of_this_store(document):
+            _log.warning(
+                "the remembered network is that of another store; waiting for this one",
+                extra={"fields": {"endpoint": ", ".join(self._places)}},
+            )
+            return False
+        if are_apart(document.get("Machine"), self._machine):
+            _log.warning("the remembered network is of another machine; waiting for the store")
+            return False
+        return True
 
     def _is_of_this_store(self, document: dict[str, Any]) -> bool:
         """Returns whether what is remembered may be of this store; told by the cluster, if known.

@@ -280,6 +280,10 @@ class Membership:
     def _is_admitted(self, config: NetworkConfig) -> bool:
         return self.own is not None and config.admits(self.own.key)
 
+    def recall(self, lease: Lease) -> None:
+        """Says which lease an earlier run of this host held last."""
+        self._keeper.recall(lease)
+
     def reconnect(self) -> None:
         """Has the store asked over new connections: the address of the old ones is gone."""
         self._store.reconnect()

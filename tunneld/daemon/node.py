@@ -195,6 +195,8 @@ class Node:
             switches=self._switches,
         )
         remembered = self._cache.load()
+        if self._cache.last_own is not None:
+            self._membership.recall(self._cache.last_own)
         while True:
             config, backend, is_remembered = await self._usable_config(remembered)
             _tell_what_has_no_effect(self._options, backend)

@@ -17,6 +17,7 @@ from tunneld.errors import (
 )
 from tunneld.lease.allocation import Candidate, Shuffler, came_second, candidates
 from tunneld.lease.attendance import Attendance
+from tunneld.lease.former import former_key, missed
 from tunneld.lease.life import Life
 from tunneld.lease.model import Lease, LeaseAttributes, SubnetKey
 from tunneld.lease.network import NetworkConfig
@@ -35,6 +36,8 @@ class Acquired:
     lease: Lease
     candidate: Candidate | None
     """What was claimed; None: the lease and its record stood there just so."""
+    missed: str | None = None
+    """What this host had before and has not any more, in one line, and who has it."""
 
 
 class Acquisition:
@@ -88,13 +91,17 @@ class Acquisition:
             return Acquired(held, None)
         if held is not None and life.is_adopted and held.holder != attributes.holder:
             held = None
-        races = _Races()
+        races, node_id = _Races(), attendance.node_id
+        former = former_key(view, node_id, held=held, recalled=life.recalled, previous=previous)
         roll = attendance.roll(attributes.holder, held, previous)
         for _ in range(MAX_ROUNDS):
             held = roll.held = life.as_written(held, view)
             if not await roll.is_complete(view, tracker):
                 view, is_fresh = await self._store.read(), True
                 continue
+            if attendance.node_id != node_id and held is None:
+                # What was known before is the other host's.
+                former = life.recalled = None
             grant = await self._usable_grant()
             try:
                 found = await self._try_each(
@@ -105,6 +112,7 @@ class Acquisition:
                         rng=self._rng,
                         previous=previous,
                         held=held,
+                        recalled=life.recalled,
                         past=attendance.past,
                         unanswered=roll.silent,
                         blocked=races.blocked,
@@ -133,7 +141,7 @@ class Acquisition:
                     continue
             life.written(lease, history)
             attendance.has_written()
-            return Acquired(lease, candidate)
+            return Acquired(lease, candidate, missed(former, lease, view, config))
         networks = " and ".join(str(pool.network) for pool in config.pools)
         raise LeaseError(
             f"no subnet of {networks} could be leased: other nodes were faster in "

@@ -70,6 +70,7 @@ def candidates(
     rng: Shuffler,
     previous: SubnetKey | None = None,
     held: Lease | None = None,
+    recalled: Lease | None = None,
     past: Collection[Written] = (),
     unanswered: Collection[SubnetKey] = (),
     blocked: Collection[SubnetKey] = (),
@@ -83,7 +84,9 @@ def candidates(
     filled up from the next that has it.
 
     `held`, `previous`, `past` and `unanswered` are as in `lease.kinship`, which says what is
-    ours. Of several leases of ours one is kept: one host holds one lease. `blocked` are keys whose
+    ours. `recalled` is the lease as an earlier run wrote it last; that tells of no lease that it is
+    ours, but which subnet to ask for. Of several leases of ours one is kept: one host holds one
+    lease. `blocked` are keys whose
     claims failed though the table says they are free: their entries cannot be read.
 
     Raises:
@@ -113,7 +116,7 @@ def candidates(
 
     wishes: list[_Wish] = [
         *(_kept(lease, view, holder) for origin, lease in misfits if origin == "owned"),
-        *(_Wish("lost", key) for key in _lost(view, node_id=me.node_id, held=held)),
+        *(_Wish("lost", key) for key in _lost(view, node_id=me.node_id, held=held or recalled)),
         *(_kept(lease, view, holder) for origin, lease in misfits if origin == "public_ip"),
         *(_Wish("reservation", key) for key in _reserved(view, holder)),
     ]
@@ -161,7 +164,7 @@ def candidates(
                     tried.add(key)
                     yield Candidate(
                         key=key,
-                        expected_revision=_written_over(view, key, held),
+                        expected_revision=_written_over(view, key, held or recalled),
                         origin=wish.origin,
                         drop=drop(key),
                         reservation=wish.reservation,
@@ -197,6 +200,7 @@ def came_second(lease: Lease, others: Iterable[Lease]) -> bool:
 
 
 def _lost(view: Snapshot, *, node_id: str, held: Lease | None) -> Iterator[SubnetKey]:
+    """Yields the subnets to take back: of the lease as it was written last, else of the record."""
     if held is not None:
         yield held.key
         return

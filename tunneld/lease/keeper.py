@@ -139,6 +139,14 @@ class Keeper:
             extra={"fields": {"subnet": str(lease.key), "wait_s": left_s}},
         )
 
+    def recall(self, lease: Lease) -> None:
+        """Says what an earlier run of this host wrote last, whether or not its time is over.
+
+        By it a lease is known again that was written over while nobody ran, and one that is
+        another host's by now is named.
+        """
+        self._life.recalled = lease
+
     async def keep(self) -> None:
         """Renews the lease in time, until cancelled. Goes on while the store is away.
 
@@ -266,17 +274,16 @@ class Keeper:
             "reason": candidate.origin,
             "revision": lease.mod_revision,
         }
-        if former is None:
-            _log.info("lease acquired", extra={"fields": facts})
-        elif former.key == lease.key:
-            # Somebody may take it away all the time.
-            if self._rewrites.due(self._clock(), lease.mod_revision):
-                _log.warning(
-                    "the lease is written anew, in place",
-                    extra={"fields": {**facts, **self._rewrites.omissions()}},
-                )
-        else:
+        if acquired.missed is not None:
             _log.error(
                 "the lease was lost; this host has another subnet: restart what used the old one",
-                extra={"fields": {**facts, "detail": f"former subnet {former.key}"}},
+                extra={"fields": {**facts, "detail": acquired.missed}},
+            )
+        elif former is None or former.key != lease.key:
+            _log.info("lease acquired", extra={"fields": facts})
+        elif self._rewrites.due(self._clock(), lease.mod_revision):
+            # Somebody may take it away all the time.
+            _log.warning(
+                "the lease is written anew, in place",
+                extra={"fields": {**facts, **self._rewrites.omissions()}},
             )

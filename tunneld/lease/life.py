@@ -59,6 +59,8 @@ class Life:
         self.is_lost = False
         self.is_adopted = False
         """Whether an earlier run's lease is held, and the store has not answered for it yet."""
+        self.recalled: Lease | None = None
+        """The lease as an earlier run wrote it last; one that is held knows better."""
         self._history = 0
         self._ends_s = 0.0
         self._renews_s = 0.0
@@ -183,6 +185,7 @@ class Life:
 
     def written(self, lease: Lease, history: int) -> None:
         """The store has the lease so; `history` is the table's at that time."""
+        self.recalled = None
         self.lease, self._history, self.is_lost = lease, history, False
         self.is_adopted = False
         self._attempted = []

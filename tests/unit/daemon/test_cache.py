@@ -53,6 +53,17 @@ def test_table_comes_back_as_it_was(state: StateDir) -> None:
     assert (found.table, found.own, found.left_s) == (TABLE, OWN, 60.0)
 
 
+def test_lease_that_has_ended_since_is_no_network_to_go_by_but_still_known(
+    state: StateDir,
+) -> None:
+    cache, document = saved(state)
+    assert cache.load(replace(NOW, boot_s=NOW.boot_s + 61.0)) is None
+    assert cache.last_own == OWN
+    state.save("network", {**document, "Nodes": {"a": "no record"}})
+    assert cache.load(NOW) is None
+    assert cache.last_own is None
+
+
 def test_another_network_and_what_was_given_up_are_not_remembered(state: StateDir) -> None:
     cache, _ = saved(state)
     assert Cache(state, "etcd /other").load(NOW) is None
