@@ -1,4 +1,4 @@
-"""Every error tunneld raises on purpose: one tree, which the native core raises from too.
+"""Every error tunneld raises on purpose: one tree, which the native core raises from too. Pure.
 
 A message is one line and answers, in this order: what failed, on which value, what was
 expected, what the operator can do. `exit_status` is what a command ends with when the error

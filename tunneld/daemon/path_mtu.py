@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -218,7 +219,9 @@ class PathMtus:
         search = self._searches.get(path)
         if search is None:
             search = self._searches[path] = PathSearch(
-                link_bytes=adjacency.mtu_bytes, overhead_bytes=self._overhead(adjacency.endpoint)
+                link_bytes=adjacency.mtu_bytes,
+                overhead_bytes=self._overhead(adjacency.endpoint),
+                draw=lambda: secrets.randbits(64),
             )
         return path, search
 

@@ -13,7 +13,6 @@ Source: RFC 8899 (sections 4.6.2, 5.3: search, and errors of ICMP as a hint); RF
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, Literal
@@ -103,9 +102,9 @@ class PathSearch:
         *,
         link_bytes: int,
         overhead_bytes: int,
-        draw: Callable[[], int] = lambda: secrets.randbits(64),
+        draw: Callable[[], int],
     ) -> None:
-        """`link_bytes`: inner MTU that the link leaves."""
+        """`link_bytes`: inner MTU that the link leaves. `draw` makes tokens of 64 bits."""
         self.link_bytes = link_bytes
         self.mtu_bytes = link_bytes
         self.state: PathState = "unknown"

@@ -1,4 +1,4 @@
-"""The bridge network that fits a lease, and how one that is there differs from it. Pure.
+"""The bridge network that fits a lease, and how one that is there differs from it.
 
 Path of a lease: `docker.lease` -> **`docker.network`** -> `docker.api` -> dockerd.
 

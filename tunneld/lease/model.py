@@ -1,7 +1,7 @@
 """The values of the lease room: subnets, leases, node records, and what a store reports of them.
 
 Path of a lease: `store` -> **`lease.model`** -> `peer` -> `backend` -> `fib`.
-Plain values: no I/O, no clock.
+Pure: plain values.
 
 Source: flannel `pkg/lease/lease.go` (LeaseAttrs), `pkg/subnet/subnet.go` (keys).
 """

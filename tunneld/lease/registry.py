@@ -1,4 +1,4 @@
-"""What the lease room asks of a store; `store.etcd` and `store.sqlite` answer.
+"""What the lease room asks of a store; `store.etcd` and `store.sqlite` answer. Pure.
 
 Path of a lease: `store` (implements **`lease.registry`**) -> `lease.tracker` -> `peer`.
 """

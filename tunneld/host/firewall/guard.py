@@ -18,7 +18,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 from typing import Literal
 
 from tunneld.fib.state import DATAGRAM_MARK, UnderlayGuard
-from tunneld.host.netlink import Link
+from tunneld.host.netlink.model import Link
 
 KINDS = ("SEND", "PASS", "FROM", "PEER", "MARK", "COME", "HERE")
 """Chains of iptables: what programs send, what is forwarded, from whom, to whom, the mark of the

@@ -1,4 +1,4 @@
-"""What the kernel's routing netlink speaks of, as values.
+"""What the kernel's routing netlink speaks of, as values. Pure.
 
 Source: Linux rtnetlink(7); include/uapi/linux/{rtnetlink,if_link,if_addr,neighbour}.h.
 """
