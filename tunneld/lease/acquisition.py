@@ -15,13 +15,14 @@ from tunneld.errors import (
     SubnetExhaustedError,
     SubnetTakenError,
 )
-from tunneld.lease.allocation import Candidate, Shuffler, came_second, candidates
+from tunneld.lease.allocation import Candidate, Shuffler, candidates
 from tunneld.lease.attendance import Attendance
 from tunneld.lease.former import former_key, missed
 from tunneld.lease.life import Life
 from tunneld.lease.model import Lease, LeaseAttributes, SubnetKey
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.ownership import is_behind
+from tunneld.lease.precedence import came_second
 from tunneld.lease.registry import Claim, Grant, Store
 from tunneld.lease.tracker import LeaseTracker
 
@@ -135,7 +136,7 @@ class Acquisition:
             candidate, lease = found
             if _may_collide(candidate):
                 after = await self._store.read()
-                if came_second(lease, after.leases):
+                if came_second((lease,), after.leases):
                     # The next round gives up what another host was the first to have.
                     view, is_fresh, held = after, True, lease
                     continue

@@ -10,7 +10,7 @@ a lease which lacks a family keeps its subnet of the other, are tunneld's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
@@ -27,7 +27,8 @@ from tunneld.lease.model import (
     SubnetKey,
 )
 from tunneld.lease.network import AnyPool, NetworkConfig
-from tunneld.lease.ranges import Ranges, overlap
+from tunneld.lease.precedence import came_second
+from tunneld.lease.ranges import Ranges
 
 FREE_CHOICES = 100
 """How many free subnets chance chooses from, in each family."""
@@ -99,10 +100,11 @@ def candidates(
     ]
     keys = {lease.key for _, lease in own}
     foreign = [lease for lease in view.leases if lease.key not in keys]
+    second = came_second((lease for _, lease in own), foreign)
     fitting = [
         (origin, lease)
         for origin, lease in own
-        if config.admits(lease.key) and not came_second(lease, foreign)
+        if config.admits(lease.key) and lease.key not in second
     ]
     stay = {lease.key for _, lease in fitting}
     misfits = [(origin, lease) for origin, lease in own if lease.key not in stay]
@@ -183,20 +185,6 @@ def candidates(
     for key in _pairs(ipv4, ipv6):
         if key not in tried:
             yield Candidate(key=key, expected_revision=0, origin="free", drop=drop(key))
-
-
-def came_second(lease: Lease, others: Iterable[Lease]) -> bool:
-    """Returns whether one of `others` was there when `lease` was written, in a subnet of it.
-
-    Two hosts that choose at the same time may choose the same subnet of one family and write it
-    under two keys, of which no write contradicts the other.
-    """
-    return any(
-        other.create_revision < lease.create_revision
-        and other.key != lease.key
-        and any(overlap(one, two) for one in lease.key.subnets for two in other.key.subnets)
-        for other in others
-    )
 
 
 def _lost(view: Snapshot, *, node_id: str, held: Lease | None) -> Iterator[SubnetKey]:

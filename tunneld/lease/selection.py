@@ -5,6 +5,7 @@ Path of a lease: `lease.tracker` -> **`lease.selection`** -> `peer` -> `backend`
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -190,12 +191,15 @@ def _first_created(cluster: list[_Part]) -> tuple[list[_Part], list[Skipped]]:
     if len(cluster) == 1:
         return cluster, []
     kept: list[_Part] = []
+    begins: list[int] = []
     lost: list[Skipped] = []
     for part in sorted(cluster, key=lambda part: part.lease.create_revision):
-        earlier = next((other for other in kept if overlap(other.subnet, part.subnet)), None)
-        if earlier is None:
-            kept.append(part)
-        else:
-            detail = f"{part.subnet} overlaps {earlier.subnet}, which was leased before"
+        # What is kept is disjoint: of what begins before this one's end, the last ends last.
+        at = bisect_right(begins, last_address(part.subnet))
+        if at and overlap(kept[at - 1].subnet, part.subnet):
+            detail = f"{part.subnet} overlaps {kept[at - 1].subnet}, which was leased before"
             lost.append(part.skip(OVERLAPS_PEER, detail))
+        else:
+            begins.insert(at, int(part.subnet.network_address))
+            kept.insert(at, part)
     return kept, lost

@@ -201,6 +201,31 @@ def test_ten_times_the_leases_take_hardly_more_than_ten_times_the_work() -> None
     assert work(10_000) < 15 * work(1_000)
 
 
+def test_leases_that_overlap_take_hardly_more_work_than_those_that_do_not() -> None:
+    wide = parse('{"Network": "10.0.0.0/8", "EnableIPv6": true, "IPv6Network": "fd00:10:5::/48"}')
+    own = lease("10.255.0.0/24,fd00:10:5:ffff::/64", "198.51.100.1,fd98::1")
+    size = 4_000
+
+    def work(overlapping: bool) -> int:
+        def entry(number: int) -> Lease:
+            # Half of them first, each in a subnet of its own; the others, if they overlap, all in
+            # one around these.
+            late = overlapping and number % 2
+            ipv4 = "10.0.0.0/9" if late else IPv4Network((0x0A000000 + 256 * number, 24))
+            return lease(
+                f"{ipv4},fd00:10:5:{number:x}::/64",
+                f"192.0.{number >> 8}.{number & 255},fd99::{number:x}",
+                create=number + (size if late else 0) + 2,
+            )
+
+        tracker = tracking(*map(entry, range(size)))
+        found = tracker.peers_of(own, wide)
+        assert len(found.skipped) == (size // 2 if overlapping else 0)
+        return calls_of(lambda: tracker.peers_of(own, wide))
+
+    assert work(True) < 2 * work(False)
+
+
 @st.composite
 def any_subnet(draw: st.DrawFn) -> str:
     length = draw(st.sampled_from([14, 20, 22, 23, 24, 25]))
