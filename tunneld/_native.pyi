@@ -110,6 +110,8 @@ class Counters(TypedDict):
     workers: list[WorkerCounters]
     icmp_sent: int
     icmp_suppressed: int
+    receive_drops: int
+    """Datagrams that the kernel dropped on arrival, as a socket was full; 0 after the end."""
 
 @type_check_only
 class Event(TypedDict):
@@ -161,8 +163,9 @@ class Engine:
 
         Worker i reads and writes TUN queue i and the sockets `underlay[i]`, with a thread for each
         direction if `split`, else with one for both. TUN queues carry a
-        10-byte virtio_net_hdr; `icmp_fd` is a raw IPv4 socket with IP_HDRINCL, `icmp6_fd` a raw
-        IPv6 socket of IPPROTO_RAW (whole packets). Either may be None: then nothing is answered
+        10-byte virtio_net_hdr; `icmp_fd` is a raw IPv4 socket with IP_HDRINCL (whole
+        packets), `icmp6_fd` a raw socket of ICMPv6 (messages, to which the kernel gives source and
+        checksum). Either may be None: then nothing is answered
         in that family.
 
         Raises:

@@ -37,6 +37,8 @@ class Counters:
     drops: Mapping[str, int]
     icmp_sent: int
     icmp_suppressed: int
+    receive_drops: int = 0
+    """Datagrams the kernel dropped on arrival: their socket was full."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +125,7 @@ class Engine:
             drops=raw["drops"],
             icmp_sent=raw["icmp_sent"],
             icmp_suppressed=raw["icmp_suppressed"],
+            receive_drops=raw["receive_drops"],
         )
 
     def take_used(self) -> list[str]:

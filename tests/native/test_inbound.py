@@ -14,6 +14,7 @@ from tests.native.conftest import PeerSocket
 from tests.native.hosts import TIMEOUT_S, Host, in_order, network, pause, udp_socket
 from tests.native.packets import inner, sized
 from tests.support.netns import Namespace, inside
+from tests.support.wait import wait_until
 
 HERE = ("127.0.0.1", 8285)
 HONEST = inner("10.5.2.2", "10.5.1.2")
@@ -42,6 +43,27 @@ def test_order_is_kept_across_batches(host: Host, peer_socket: PeerSocket) -> No
     host.engine.resume()
     got = [int.from_bytes(host.read()[28:], "big") for _ in range(500)]
     assert got == list(range(500))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_what_a_full_socket_loses_is_counted_of_the_engines_own_descriptor(
+    space: Namespace, address: str
+) -> None:
+    with inside(space):
+        underlay, stranger = udp_socket(address), udp_socket(address, 0)
+    underlay.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    host = Host(space, network(), [underlay])
+    assert underlay.fileno() == -1  # whoever opened it has closed it
+    with stranger:
+        for _ in range(100):
+            stranger.sendto(bytes(1000), (address, 8285))
+    # Over the loopback device a datagram is there, or lost, when the call returns.
+    lost = host.engine.counters()["receive_drops"]
+    assert 0 < lost < 100
+    with host:
+        wait_until(lambda: sum(host.drops().values()) == 100 - lost)
+        assert host.engine.counters()["receive_drops"] == lost
+    assert host.engine.counters()["receive_drops"] == 0
 
 
 def fixed(packet: bytes, **fields: int) -> bytes:

@@ -1,8 +1,9 @@
 """The data path of one network: its descriptors, the engine over them, and what keeps it right.
 
 Path of a lease: `fib.compose` (`desired`) -> **`daemon.datapath`** -> `engine` | `host`.
-Every descriptor is opened here, in Python, and closed here: the engine takes duplicates. Where the
-kernel moves the packets, or nobody does, there are no descriptors and no engine.
+Every descriptor is opened here, in Python. The engine takes duplicates, and of the sockets keeps
+the only ones: a number that stayed here might once be somebody else's descriptor. Where the kernel
+moves the packets, or nobody does, there are no descriptors and no engine.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -98,9 +99,7 @@ class DataPath:
         engine: Engine | None,
         actuator: Actuator,
         reconciler: Reconciler,
-        workers: Sequence[WorkerSockets] = (),
     ) -> None:
-        self._workers = workers
         self.device = device
         """Name of the TUN device; None: there is none."""
         self.devices = devices
@@ -186,7 +185,6 @@ class DataPath:
             engine=engine,
             actuator=actuator,
             reconciler=reconciler,
-            workers=() if opened is None else opened.workers,
         )
 
     async def kernel_drops(self) -> dict[str, int]:
@@ -199,10 +197,10 @@ class DataPath:
         Raises:
             HostError: the kernel cannot be read.
         """
-        if self.device is None:
+        if self.device is None or self.engine is None:
             return {}
         lost = await self.actuator.lost_at(self.device)
-        return {**lost, "receive_buffer": sum(worker.lost() for worker in self._workers)}
+        return {**lost, "receive_buffer": self.engine.counters().receive_drops}
 
     def start(
         self,
@@ -240,15 +238,20 @@ class _Descriptors:
     workers: Sequence[WorkerSockets]
     icmp: socket.socket | None
     icmp6: socket.socket | None
+    sockets: ExitStack
+    """Closes all but the device."""
 
     def engine(self, *, split: bool) -> Engine:
-        return Engine(
+        """Makes the engine, and closes the sockets that it has duplicates of."""
+        engine = Engine(
             tun_fds=self.tun.fds,
             underlay=[UnderlaySockets(**worker.descriptors()) for worker in self.workers],
             icmp_fd=None if self.icmp is None else self.icmp.fileno(),
             icmp6_fd=None if self.icmp6 is None else self.icmp6.fileno(),
             split=split,
         )
+        self.sockets.close()
+        return engine
 
 
 def splits(choice: ThreadsChoice, cores: int) -> bool:
@@ -283,18 +286,17 @@ async def _open_descriptors(
     template, port = backend.device_template, backend.port
     if template is None or port is None:
         raise ValueError(f"backend {backend.type} has no device, or no port, for the user space")
-    sockets = open_underlay_sockets(
+    opened = open_underlay_sockets(
         underlay.addresses, port, workers, source_ports=backend.source_ports
     )
-    for worker in sockets:
-        stack.callback(worker.close)
+    sockets = stack.enter_context(ExitStack())
+    for worker in opened:
+        sockets.callback(worker.close)
     icmp = icmp6 = None
     if underlay.address is not None:
-        icmp = open_icmp_socket()
-        stack.callback(icmp.close)
+        icmp = sockets.enter_context(open_icmp_socket())
     if underlay.address_v6 is not None:
-        icmp6 = open_icmp6_socket()
-        stack.callback(icmp6.close)
+        icmp6 = sockets.enter_context(open_icmp6_socket())
 
     async def count_queues(name: str) -> int:
         link = await netlink.link(name)
@@ -302,7 +304,7 @@ async def _open_descriptors(
 
     tun = await open_tun(template, workers, count_queues)
     stack.callback(tun.close)
-    return _Descriptors(tun=tun, workers=sockets, icmp=icmp, icmp6=icmp6)
+    return _Descriptors(tun=tun, workers=opened, icmp=icmp, icmp6=icmp6, sockets=sockets)
 
 
 def _drain(engine: Engine, on_engine_event: Callable[[EngineEvent], None]) -> None:

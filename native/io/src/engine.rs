@@ -24,6 +24,7 @@ use crate::errands::Errands;
 use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::marks;
+use crate::meminfo;
 use crate::offload::{Offload, State};
 use crate::offloads::Offloads;
 use crate::publish::Publisher;
@@ -317,6 +318,14 @@ impl Engine {
         let sent = self.counters().map(|counters| counters.icmp_sent.read()).sum();
         let suppressed = self.counters().map(|counters| counters.icmp_suppressed.read()).sum();
         (sent, suppressed)
+    }
+
+    /// Returns how many arriving datagrams the kernel dropped: their sockets were full. Asked of the
+    /// engine's own descriptors; 0 after the end.
+    pub fn receive_drops(&self) -> u64 {
+        let control = self.control();
+        let sockets = control.workers.iter().flat_map(|worker| worker.underlay.receiving());
+        sockets.map(meminfo::drops).sum()
     }
 
     fn counters(&self) -> impl Iterator<Item = &WorkerCounters> {

@@ -21,6 +21,7 @@ mod event;
 mod eventfd;
 mod inbound;
 mod marks;
+mod meminfo;
 mod mmsg;
 mod offload;
 mod offloads;

@@ -84,6 +84,7 @@ pub(crate) fn counters<'py>(py: Python<'py>, engine: &Engine) -> PyResult<Bound<
     counters.set_item("workers", workers)?;
     counters.set_item("icmp_sent", sent)?;
     counters.set_item("icmp_suppressed", suppressed)?;
+    counters.set_item("receive_drops", engine.receive_drops())?;
     Ok(counters)
 }
 
