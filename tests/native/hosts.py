@@ -54,7 +54,7 @@ def raw_icmp_socket() -> socket.socket:
 
 
 def raw_icmpv6_socket() -> socket.socket:
-    return socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    return socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6)
 
 
 def open_tun(name: str) -> int:

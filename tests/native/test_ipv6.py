@@ -73,7 +73,8 @@ def test_errors_reach_the_sender(both: Host, container: socket.socket, name: str
     both.write(offender)
     message, source = container.recvfrom(2_000)
     # The kernel has verified its checksum, or it would not be here.
-    assert source[0] == "fd00:5:1::"
+    # The kernel's choice: never the subnet's anycast address (RFC 4291 section 2.6.1).
+    assert source[0] == "fd00:5:1::2"
     assert (message[0], message[1]) == (kind, code)
     assert int.from_bytes(message[4:8], "big") == field
     assert message[8:] == offender[: 1_280 - 48]

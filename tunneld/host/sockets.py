@@ -21,7 +21,6 @@ import logging
 import os
 import socket
 import struct
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
@@ -62,9 +61,8 @@ PMTUDISC_DO = 2
 """IP_PMTUDISC_DO and IPV6_PMTUDISC_DO."""
 _IP_FREEBIND = 15
 _IPV6_FREEBIND = 78
+_ICMP6_FILTER = 1
 _SO_ATTACH_FILTER = 26
-_SO_MEMINFO = 55
-_SK_MEMINFO_DROPS = 8
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _BPF_RET_K = 0x06
@@ -98,16 +96,6 @@ class WorkerSockets:
             "ipv4_sidings": [opened.fileno() for opened in self.ipv4_sidings],
             "ipv6_sidings": [opened.fileno() for opened in self.ipv6_sidings],
         }
-
-    def lost(self) -> int:
-        """Returns how many arriving datagrams the kernel dropped: their sockets were full.
-
-        Source: socket(7), SO_MEMINFO; include/uapi/linux/sock_diag.h.
-        """
-        receiving = [*self.ipv4[:1], *self.ipv6[:1]]
-        size = 4 * (_SK_MEMINFO_DROPS + 1)
-        found = [one.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, size) for one in receiving]
-        return sum(int.from_bytes(one[size - 4 : size], sys.byteorder) for one in found)
 
     def close(self) -> None:
         """Closes all of them."""
@@ -162,17 +150,24 @@ def open_icmp_socket() -> socket.socket:
         CapabilityError: CAP_NET_RAW is missing.
         HostError: the kernel refuses the socket.
     """
-    return _open_raw(socket.AF_INET, "IPv4")
+    # With IPPROTO_RAW the header is part of what is sent (raw(7)).
+    return _open_raw(socket.AF_INET, "IPv4", socket.IPPROTO_RAW)
 
 
 def open_icmp6_socket() -> socket.socket:
-    """Opens the raw IPv6 socket by which ICMPv6 errors leave, as `open_icmp_socket` does.
+    """Opens the raw socket by which ICMPv6 errors leave: messages, without their IP header.
+
+    Their source is the kernel's choice, their checksum its work (RFC 3542 §3.1). Nothing is
+    delivered to it.
 
     Raises:
         CapabilityError: CAP_NET_RAW is missing.
         HostError: the kernel refuses the socket.
     """
-    return _open_raw(socket.AF_INET6, "IPv6")
+    opened = _open_raw(socket.AF_INET6, "IPv6", socket.IPPROTO_ICMPV6)
+    # Every type is blocked (RFC 3542 §3.2).
+    opened.setsockopt(socket.IPPROTO_ICMPV6, _ICMP6_FILTER, b"\xff" * 32)
+    return opened
 
 
 def mark_as_ours(opened: socket.socket) -> None:
@@ -193,10 +188,9 @@ def mark_as_ours(opened: socket.socket) -> None:
         ) from error
 
 
-def _open_raw(family: socket.AddressFamily, name: str) -> socket.socket:
+def _open_raw(family: socket.AddressFamily, name: str, protocol: int) -> socket.socket:
     try:
-        # With IPPROTO_RAW the header is part of what is sent, in both families (raw(7)).
-        opened = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+        opened = socket.socket(family, socket.SOCK_RAW, protocol)
         opened.setblocking(False)
     except PermissionError as error:
         raise CapabilityError(

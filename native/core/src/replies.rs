@@ -14,7 +14,7 @@ use crate::icmp_limit::{BURST, IcmpLimit};
 
 const CAPACITY: usize = BURST as usize + 14;
 
-/// Those over IPv6 are the longer ones.
+/// Those over IPv6 are the longer ones, also without their IP header.
 const MAX_LEN: usize = icmpv6::MAX_LEN;
 
 struct Reply {
@@ -71,15 +71,15 @@ impl Replies {
             (IpAddr::V4(to), Some(_), _) => {
                 (to.into(), icmp::emit(error, Ipv4Addr::UNSPECIFIED, to, offender, buffer))
             }
-            (IpAddr::V6(to), _, Some(source)) => {
-                (to.into(), icmpv6::emit(error, source, to, offender, buffer))
-            }
+            // Here the overlay's own is the anycast address of the subnet's routers, which may be
+            // nobody's source (RFC 4291 §2.6); the kernel writes the whole header.
+            (IpAddr::V6(to), _, Some(_)) => (to.into(), icmpv6::emit(error, offender, buffer)),
             _ => return,
         };
         self.used += 1;
     }
 
-    /// Returns what is due: whole IP packets with their destinations.
+    /// Returns what is due with its destinations: over IPv4 whole packets, over IPv6 messages.
     pub fn iter(&self) -> impl Iterator<Item = (IpAddr, &[u8])> {
         self.slots[..self.used].iter().map(|reply| (reply.destination, &reply.buffer[..reply.len]))
     }

@@ -8,7 +8,7 @@ use tunneld_core::replies::Replies;
 
 use crate::descriptor::Icmp;
 
-/// Sends what is due. What the kernel does not take is counted as suppressed: nobody may rely
+/// Sends what is due: whole packets over IPv4, messages over IPv6. What the kernel does not take is counted as suppressed: nobody may rely
 /// on ICMP, and a retry would only add to the flood.
 pub(crate) fn send(sockets: &Icmp, replies: &Replies, counters: &WorkerCounters) {
     for (destination, packet) in replies.iter() {

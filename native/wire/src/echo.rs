@@ -11,8 +11,6 @@ use crate::{checksum::Sum, ip, ipv4, ipv6};
 
 /// Type, code, checksum, identifier and number.
 const HEADER_LEN: usize = 8;
-const HOP_LIMIT: u8 = 64;
-const DONT_FRAGMENT: u16 = 0x4000;
 
 /// Types of the request and the reply, over IPv4 and over IPv6.
 const REQUEST: [u8; 2] = [8, 128];
@@ -49,18 +47,8 @@ pub fn emit_request<const N: usize>(
     }
     let (header_len, kind, pseudo) = match (source, destination) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let header = ipv4::Header {
-                header_len: ipv4::Header::LEN,
-                type_of_service: 0,
-                total_len,
-                identification: 0,
-                fragment: DONT_FRAGMENT,
-                hop_limit: HOP_LIMIT,
-                protocol: ip::PROTOCOL_ICMP,
-                checksum: 0,
-                source,
-                destination,
-            };
+            let header = ipv4::Header::of_own(ip::PROTOCOL_ICMP, source, destination, total_len);
+            let header = ipv4::Header { fragment: ipv4::FLAG_DONT_FRAGMENT, ..header };
             packet[..ipv4::Header::LEN].copy_from_slice(&header.emit());
             (ipv4::Header::LEN, REQUEST[0], Sum::new())
         }
@@ -70,7 +58,7 @@ pub fn emit_request<const N: usize>(
                 header_len: ipv6::Header::LEN,
                 class_and_label: 0,
                 payload_len,
-                hop_limit: HOP_LIMIT,
+                hop_limit: ip::HOP_LIMIT,
                 protocol: ip::PROTOCOL_ICMPV6,
                 fragment: 0,
                 source,

@@ -15,7 +15,6 @@ use crate::{ip, ipv4};
 pub const MAX_LEN: usize = 576;
 
 const HEADER_LEN: usize = 8;
-const HOP_LIMIT: u8 = 64;
 /// Precedence 6, internetwork control (RFC 1812 §4.3.2.5).
 const TYPE_OF_SERVICE: u8 = 0xc0;
 
@@ -59,18 +58,8 @@ pub fn emit(
     const PAYLOAD: usize = ipv4::Header::LEN + HEADER_LEN;
     let quoted = &offender[..offender.len().min(MAX_LEN - PAYLOAD)];
     let total_len = PAYLOAD + quoted.len();
-    let header = ipv4::Header {
-        header_len: ipv4::Header::LEN,
-        type_of_service: TYPE_OF_SERVICE,
-        total_len: total_len as u16,
-        identification: 0,
-        fragment: 0,
-        hop_limit: HOP_LIMIT,
-        protocol: ip::PROTOCOL_ICMP,
-        checksum: 0,
-        source,
-        destination,
-    };
+    let header = ipv4::Header::of_own(ip::PROTOCOL_ICMP, source, destination, total_len as u16);
+    let header = ipv4::Header { type_of_service: TYPE_OF_SERVICE, ..header };
     buffer[..ipv4::Header::LEN].copy_from_slice(&header.emit());
     let (kind, code, [r0, r1, r2, r3]) = fields(error);
     let mut message = [kind, code, 0, 0, r0, r1, r2, r3];

@@ -22,6 +22,9 @@ pub const PROTOCOL_UDP: u8 = 17;
 /// Protocol number of ICMP over IPv6.
 pub const PROTOCOL_ICMPV6: u8 = 58;
 
+/// What a packet of this host's own begins with (RFC 1700).
+pub(crate) const HOP_LIMIT: u8 = 64;
+
 /// What the first four bits of a packet say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {

@@ -22,7 +22,8 @@ use crate::ip::{self, Malformed, Version};
 
 const VERSION: u8 = 4;
 const CHECKSUM: core::ops::Range<usize> = 10..12;
-const FLAG_DONT_FRAGMENT: u16 = 0x4000;
+/// The bit by which routers must not fragment a packet.
+pub const FLAG_DONT_FRAGMENT: u16 = 0x4000;
 const FLAG_MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
@@ -106,6 +107,28 @@ impl Header {
             source: Ipv4Addr::new(s0, s1, s2, s3),
             destination: Ipv4Addr::new(d0, d1, d2, d3),
         })
+    }
+
+    /// Returns the header of a packet of this host's own, whole and without options. A source of
+    /// zeros is left to the kernel, where it sends (raw(7)).
+    pub const fn of_own(
+        protocol: u8,
+        source: Ipv4Addr,
+        destination: Ipv4Addr,
+        total_len: u16,
+    ) -> Self {
+        Self {
+            header_len: Self::LEN,
+            type_of_service: 0,
+            total_len,
+            identification: 0,
+            fragment: 0,
+            hop_limit: ip::HOP_LIMIT,
+            protocol,
+            checksum: 0,
+            source,
+            destination,
+        }
     }
 
     /// Returns the header as it goes on the wire, without options, its checksum computed.
