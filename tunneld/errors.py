@@ -74,6 +74,16 @@ class HostError(TunneldError):
     """The operating system refuses what the data path needs."""
 
 
+class NoThreadError(HostError):
+    """The kernel gives no further thread."""
+
+    def __init__(self, purpose: str) -> None:
+        super().__init__(
+            f"cannot start a thread to {purpose}; expected the kernel to give one: raise TasksMax= "
+            "of the unit, the pids limit of the container, or `ulimit -u`"
+        )
+
+
 class CapabilityError(HostError):
     """CAP_NET_ADMIN (or CAP_NET_RAW) is missing."""
 

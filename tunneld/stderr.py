@@ -64,8 +64,7 @@ class Writer:
                 self._waiting.append(data)
                 self._waiting_bytes += len(data)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-                self._thread.start()
+                self._start()
             self._changed.notify_all()
 
     def flush(self, patience_s: float = FLUSH_S) -> bool:
@@ -88,6 +87,24 @@ class Writer:
             f"{cause}; {waiting} lines wait, {lost} are lost; expected a reader of stderr: see "
             "journald, the log driver or whatever stderr leads to"
         )
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="log", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The kernel gives none. What can be written without waiting is, all the same.
+            while self._waiting and self._takes_more():
+                line = self._waiting.popleft()
+                self._waiting_bytes -= len(line)
+                self._refusal = self._write(line)
+        else:
+            self._thread = thread
+
+    def _takes_more(self) -> bool:
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        return bool(poll.poll(0))
 
     def _is_idle(self) -> bool:
         return not self._waiting and not self._lost

@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from tests.e2e.single_host import SingleHost
+from tests.e2e.single_host import SingleHost, only_line
 from tests.interop.network import PREFIX, Network, pings
 from tests.support.descriptors import none_free_in
 from tests.support.etcd import Etcd
@@ -93,6 +93,52 @@ def test_reader_of_the_log_that_has_stopped_holds_nobody_up(host: SingleHost, et
             daemon.wait()
         for fd in (reading, writing, own):
             os.close(fd)
+
+
+RIGHTS = "+net_admin,+net_raw,+dac_override"
+NOBODY_ELSES = 64_998
+"""The kernel counts the threads of a user, of whatever program; root may have any number."""
+
+
+AS_NOBODY_ELSE = ("setpriv", f"--reuid={NOBODY_ELSES}", "--clear-groups")
+
+
+def with_at_most(threads: int) -> tuple[str, ...]:
+    """Begins a command line: what follows may have so many threads, itself included."""
+    rights = (f"--inh-caps={RIGHTS}", f"--ambient-caps={RIGHTS}")
+    return (*AS_NOBODY_ELSE, *rights, "prlimit", f"--nproc={threads}:200", "--")
+
+
+def test_daemon_that_gets_no_thread_says_so_in_a_line_or_waits_for_it(
+    host: SingleHost, etcd: Etcd
+) -> None:
+    etcd.put(f"{PREFIX}/config", '{"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}')
+    for threads in (1, 2, 7, 8):
+        ended = host.daemon_ends(wrapper=with_at_most(threads))
+        assert ended.returncode == 1
+        assert "cannot start a thread to" in only_line(ended)
+        assert "ulimit -u" in only_line(ended)
+        assert "Traceback" not in ended.stderr
+    # What the start itself needs is there, and nothing for programs and the data path.
+    daemon = host.space.start(
+        *with_at_most(9),
+        *host.run_command(),
+        log=host.directory / "tunneld.log",
+        env=host.environment,
+    )
+    wait_until(host.control_socket.exists, PATIENCE_S, "a control socket")
+
+    def lacks() -> bool:
+        status = host.status()
+        said = "Resource temporarily unavailable"
+        return status["store"]["connected"] and any(said in line for line in status["problems"])
+
+    wait_until(lacks, PATIENCE_S, "a daemon that names what it lacks")
+    more = ("prlimit", f"--pid={daemon.pid}", "--nproc=200:200")
+    subprocess.run([*AS_NOBODY_ELSE, *more], check=True)
+    host.wait_ready()
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.output()
 
 
 @pytest.mark.parametrize("closed", ["2>&-", "0<&- 1>&- 2>&-"])

@@ -10,6 +10,8 @@ import uvloop
 
 from tunneld.config import RunOptions
 from tunneld.daemon.node import Node
+from tunneld.daemon.threads import made_at_once
+from tunneld.errors import TunneldError
 from tunneld.host.memory import give_back_what_is_free
 
 
@@ -22,12 +24,30 @@ def run(options: RunOptions, read_options: Callable[[], RunOptions]) -> int:
         TunneldError: the daemon cannot run on this host, with these options or this network.
     """
     give_back_what_is_free()
-    # Not uvloop.install(): netlink lives on a plain loop in a thread of its own.
-    return uvloop.run(_serve(options, read_options))
+    done: list[int | TunneldError] = []
+
+    async def serve() -> None:
+        try:
+            done.append(await _serve(options, read_options))
+        except TunneldError as error:
+            done.append(error)
+
+    try:
+        # Not uvloop.install(): netlink lives on a plain loop in a thread of its own.
+        uvloop.run(serve())
+    except RuntimeError:
+        # uvloop ends the pool by a thread, which the kernel may not give; all else is done by then.
+        if not done:
+            raise
+    (outcome,) = done
+    if isinstance(outcome, TunneldError):
+        raise outcome
+    return outcome
 
 
 async def _serve(options: RunOptions, read_options: Callable[[], RunOptions]) -> int:
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(made_at_once())
     node = Node(options, read_options)
     loop.add_signal_handler(signal.SIGHUP, node.reload)
     work = asyncio.create_task(node.run(), name="node")

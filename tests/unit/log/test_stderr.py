@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,3 +116,22 @@ def test_non_blocking_stderr_loses_nothing(pipe: Pipe) -> None:
     for line in text.splitlines(keepends=True):
         writer.put(line)
     assert read_until(pipe[0], b"199\n").decode() == text
+
+
+def test_lines_are_written_as_far_as_possible_where_there_is_no_thread(
+    pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = Writer(pipe[1])
+
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr(threading.Thread, "start", no_thread)
+        writer.put("first\n")
+        assert read(pipe[0]) == b"first\n"
+        # Nobody is made to wait for a reader: what a full pipe takes no more stays in memory.
+        for _ in range(10):
+            writer.put("x" * 999 + "\n")
+    writer.put("last\n")
+    assert read_until(pipe[0], b"last\n") == (b"x" * 999 + b"\n") * 10 + b"last\n"

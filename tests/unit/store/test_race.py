@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from tests.support.stores import run
-from tunneld.store.etcd.race import Address, AllFailedError, first, in_turn
+from tunneld.store.etcd.race import Address, AllFailedError, Lookup, first, in_turn
 
 NEVER_S = 3600.0
 
@@ -86,3 +87,21 @@ def test_families_take_turns_in_the_systems_order() -> None:
     v4 = [Address(socket.AF_INET, (f"192.0.2.{n}", 1)) for n in range(2)]
     assert in_turn([*v6, *v4, v4[0]]) == [v6[0], v4[0], v6[1], v4[1], v6[2]]
     assert in_turn([]) == []
+
+
+def test_lookup_for_which_there_is_no_thread_fails_and_the_next_one_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        lookup = Lookup("localhost", 2379)
+
+        def no_thread(_: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as lacking:
+            lacking.setattr(threading.Thread, "start", no_thread)
+            with pytest.raises(OSError, match="cannot start a thread to look up a name"):
+                await lookup.addresses()
+        assert await lookup.addresses()
+
+    run(main())

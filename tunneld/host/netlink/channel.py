@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
-from tunneld.errors import CapabilityError, HostError
+from tunneld.errors import CapabilityError, HostError, NoThreadError
 from tunneld.host.finish import finish
 from tunneld.host.netlink.bulk import BATCH, BulkSocket, InterruptedDumpError, is_missing
 from tunneld.host.netlink.wire import Request
@@ -51,7 +51,11 @@ class Channel:
         """
         loop = asyncio.SelectorEventLoop()
         thread = threading.Thread(target=loop.run_forever, name="netlink", daemon=True)
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            loop.close()
+            raise NoThreadError("talk to the kernel by netlink") from error
         self = cls(loop, thread)
         try:
             self._ip, self._bulk = await self._run("open a routing socket", _open_sockets())

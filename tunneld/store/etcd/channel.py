@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -320,10 +321,30 @@ async def _opened(address: Address) -> socket.socket:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in _TCP_KEEPALIVE:
             opened.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        await asyncio.get_running_loop().sock_connect(opened, address.sockaddr)
+        await _connected(opened, address)
         # Not before: it would bound the handshake too, which a slow way may take longer for.
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _UNACKNOWLEDGED_MS)
     except BaseException:
         opened.close()
         raise
     return opened
+
+
+async def _connected(opened: socket.socket, address: Address) -> None:
+    """Connects a socket that does not block, without a thread.
+
+    uvloop's own call looks the address up again, by threads of libuv, which ends the process where
+    the kernel gives none.
+    """
+    code = opened.connect_ex(address.sockaddr)
+    if code == errno.EINPROGRESS:
+        loop = asyncio.get_running_loop()
+        decided = asyncio.Event()
+        loop.add_writer(opened.fileno(), decided.set)
+        try:
+            await decided.wait()
+        finally:
+            loop.remove_writer(opened.fileno())
+        code = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))

@@ -9,6 +9,7 @@ Source: RFC 8305 (Happy Eyeballs: section 4 order of families, section 5 head st
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 from collections import deque
@@ -17,6 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, TypeVar
+
+from tunneld.errors import NoThreadError
 
 T = TypeVar("T")
 
@@ -145,7 +148,11 @@ class Lookup:
             done(look_up(self._host, self._port), None)
         else:
             # A thread of its own, which the end of the program does not wait for.
-            threading.Thread(target=work, name="tunneld-lookup", daemon=True).start()
+            try:
+                threading.Thread(target=work, name="tunneld-lookup", daemon=True).start()
+            except RuntimeError:
+                lack = OSError(errno.EAGAIN, str(NoThreadError("look up a name")))
+                loop.call_soon(done, None, lack)
         return future
 
 

@@ -15,7 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tunneld.errors import StoreError, StoreRefusedError, StoreUnavailableError, TunneldError
+from tunneld.errors import (
+    NoThreadError,
+    StoreError,
+    StoreRefusedError,
+    StoreUnavailableError,
+    TunneldError,
+)
 from tunneld.lease.model import Batch, Lease, NodeRecord, Snapshot
 from tunneld.lease.registry import Claim, Grant, StoreStatus
 from tunneld.store import transaction
@@ -33,12 +39,17 @@ class SqliteStore:
     """A `lease.registry.Store` in a file."""
 
     def __init__(self, path: Path, prefix: str, *, kept_revisions: int = KEPT_REVISIONS) -> None:
+        """Raises NoThreadError where the kernel gives no thread."""
         self._layout = Layout(prefix)
         self._file = File(path, kept_revisions)
         self._endpoint = str(path)
         self._health = Health("sqlite", self._endpoint)
         self._file_id = ""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tunneld-sqlite")
+        try:
+            self._thread.submit(lambda: None)  # by which it is there from now on
+        except RuntimeError as error:
+            raise NoThreadError("use the store's file") from error
 
     def status(self) -> StoreStatus:
         """Returns whether the last look at the file succeeded."""
