@@ -196,6 +196,10 @@ class Engine:
                 been stopped.
         """
 
+    @property
+    def generation(self) -> int:
+        """The number of changes so far: while it is the same, so is what the engine holds."""
+
     def digest(self) -> Digest:
         """Returns what the engine holds, sorted."""
 

@@ -1,4 +1,4 @@
-"""Carries a Change into the native data path, and reports what is there. Names and units, no logic.
+"""Carries an EngineChange into the native data path, and reports what is there. No logic.
 
 Path of a lease: `fib` -> **`engine`** -> `_native` (Rust). The lease leaves Python here.
 """
@@ -13,7 +13,8 @@ from typing import cast
 from tunneld import _native
 from tunneld.backend.base import Adjacency, Encapsulation, OuterDf, SourceCheck, Vtep
 from tunneld.backend.mac import MacAddress
-from tunneld.fib.state import EngineChange, EngineSettings, EngineState
+from tunneld.fib.diff import engine_after, engine_difference
+from tunneld.fib.state import EngineChange, EngineSettings, EngineState, State
 from tunneld.lease.model import IPAddress
 
 
@@ -89,6 +90,8 @@ class Engine:
             icmp6_fd=icmp6_fd,
             split=split,
         )
+        self._known: tuple[int, EngineState] | None = None
+        """Generation and what it holds; None: it has to be read."""
 
     @property
     def event_fd(self) -> int:
@@ -103,17 +106,29 @@ class Engine:
         """Stops moving packets and waits for the threads."""
         self._native.stop()
 
-    def apply(self, change: EngineChange) -> int:
-        """Carries out a change; returns the engine's new generation.
+    async def observe(self) -> EngineState:
+        """Returns what the engine holds: read, unless it is known from the last change."""
+        if self._known is None or self._known[0] != self._native.generation:
+            digest = self._native.digest()
+            self._known = digest["generation"], from_plain(digest)
+        return self._known[1]
+
+    def difference(self, desired: State, actual: EngineState) -> EngineChange:
+        """Returns what there is to do to the engine."""
+        return engine_difference(desired.engine, actual)
+
+    async def apply(self, change: EngineChange) -> None:
+        """Carries out a change: all of it or nothing.
 
         Raises:
             EngineError: nothing was changed; the message names the first bad item.
         """
-        return self._native.commit(as_plain(change))
-
-    def observe(self) -> EngineState:
-        """Returns what the engine holds."""
-        return from_plain(self._native.digest())
+        before = await self.observe()
+        # After a refusal it is read again, whatever the engine promises.
+        known, self._known = self._known, None
+        generation = self._native.commit(as_plain(change))
+        if known is not None and generation == known[0] + 1:
+            self._known = generation, engine_after(before, change)
 
     def counters(self) -> Counters:
         """Reads all counters."""

@@ -16,13 +16,14 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from tunneld.backend.base import Backend, Here
 from tunneld.config import ThreadsChoice
 from tunneld.daemon.reconcile import Reconciler
 from tunneld.engine import Engine, EngineEvent, UnderlaySockets
 from tunneld.errors import HostError
+from tunneld.fib.executor import Executor
 from tunneld.fib.state import FirewallMode, State
 from tunneld.host.actuator import Actuator, HostEvent
 from tunneld.host.finish import finish
@@ -178,7 +179,13 @@ class DataPath:
             cores = len(os.sched_getaffinity(0))
             engine = opened.engine(split=splits(threads, cores))
             stack.callback(engine.stop)
-        reconciler = Reconciler(engine=engine, actuator=actuator, desired=desired)
+        # In this order: to look at the host takes its time, and what a new peer sends is for us as
+        # soon as it is in the engine.
+        executors: list[Executor[Any, Any]] = [actuator]
+        if engine is not None:
+            executors.insert(0, engine)
+        reconciler = Reconciler(executors, desired)
+        actuator.on_progress(reconciler.moves_on)
         return cls(
             device=device,
             devices=devices,

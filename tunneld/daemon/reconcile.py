@@ -1,20 +1,19 @@
 """Makes the host equal to its desired state, again after every event, whatever it was.
 
-Path of a lease: `fib.compose` -> **`daemon.reconcile`** -> `engine` | `host`.
-It decides nothing: `desired` says what must be, `fib.diff` what to do about it.
+Path of a lease: `fib.compose` -> **`daemon.reconcile`** -> executors (`engine`, `host`).
+It decides nothing: `desired` says what must be, an executor what there is to do about its part.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from tunneld.engine import Engine
 from tunneld.errors import DeviceLostError, EngineError, HostError, PeerRouteError
-from tunneld.fib.diff import difference
-from tunneld.fib.state import Route, State
-from tunneld.host.actuator import Actuator
+from tunneld.fib.executor import Executor
+from tunneld.fib.state import State
 from tunneld.log import Periodic
 
 RETRY_S = 1.0
@@ -27,22 +26,19 @@ _log = logging.getLogger("tunneld.daemon")
 
 
 class Reconciler:
-    """Carries `desired()` into the engine and the host whenever it is woken."""
+    """Carries `desired()` into the executors, one after the other, whenever it is woken."""
 
     def __init__(
-        self, *, engine: Engine | None, actuator: Actuator, desired: Callable[[], State | None]
+        self, executors: Sequence[Executor[Any, Any]], desired: Callable[[], State | None]
     ) -> None:
-        """`engine` is None where the kernel moves the packets: then nothing is asked of it."""
-        self._engine = engine
-        self._actuator = actuator
+        """`desired` returns None while nothing is known that must be."""
+        self._executors = executors
         self._desired = desired
         self._dirty = asyncio.Event()
         self._settled = asyncio.Event()
         self._complaint = Periodic()
         self.problem: str | None = None
         """Why the host is not as it must be, in one line; None while it is."""
-        self.routes: frozenset[Route] = frozenset()
-        """What the kernel is known to have of our routes, by which it reaches peers itself."""
         self.busy_since_s: float | None = None
         """When the comparison under way was begun, or last got an answer of the kernel, on the
         loop's clock; None: there is none. What takes long for its size does not hang."""
@@ -63,7 +59,6 @@ class Reconciler:
             DeviceLostError: nothing but opening the data path again helps.
         """
         retry_s = RETRY_S
-        self._actuator.on_progress(self._moves_on)
         while True:
             await self._dirty.wait()
             self._dirty.clear()
@@ -91,7 +86,8 @@ class Reconciler:
     def _moves(self) -> None:
         self.busy_since_s = asyncio.get_running_loop().time()
 
-    def _moves_on(self) -> None:
+    def moves_on(self) -> None:
+        """Says that the kernel has answered."""
         if self.busy_since_s is not None:
             self._moves()
 
@@ -109,26 +105,19 @@ class Reconciler:
         desired = self._desired()
         if desired is None:
             return
-        engine = self._engine
-        if engine is not None:
-            # At once, since to look at the host takes its time: what a new peer sends is for us
-            # as soon as it is in here.
-            inside = difference(desired, State(engine=engine.observe(), host=desired.host))
-            if inside.engine:
-                engine.apply(inside.engine)
-        actual = State(engine=desired.engine, host=await self._actuator.observe())
-        self.routes = actual.host.routes
-        change = difference(desired, actual)
-        if change.host:
+        refusals = []
+        for executor in self._executors:
+            change = executor.difference(desired, await executor.observe())
+            if not change:
+                continue
             try:
-                await self._actuator.apply(change.host)
-            except PeerRouteError:
+                await executor.apply(change)
+            except PeerRouteError as refusal:
                 # One peer's trouble is none of the others', nor of those who wait for this host.
-                self.routes = await self._actuator.routes()
-                self._settle()
-                raise
-            self.routes = desired.host.routes
+                refusals.append(refusal)
         self._settle()
+        if refusals:
+            raise PeerRouteError("; ".join(map(str, refusals)))
 
     def _settle(self) -> None:
         # Something may have happened while the host was being changed: then it is not settled.

@@ -184,7 +184,7 @@ class Report:
         """
         if self.desired is None or self.path is None:
             return {}
-        routes = self.path.reconciler.routes
+        routes = self.path.actuator.known_routes
         routed = {route.destination for route in routes if route.gateway is not None}
         hidden = self.shadows.hidden if self.shadows else frozenset()
         return {

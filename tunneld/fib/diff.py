@@ -1,22 +1,17 @@
 """The difference between what must be and what is: the only source of commands to a host.
 
 Path of a lease: `fib.compose` -> **`fib.diff`** -> `engine` | `host`. Pure.
+One function for each executor, which alone knows what is there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
-from tunneld.fib.state import (
-    Change,
-    EngineChange,
-    EngineState,
-    HostChange,
-    HostState,
-    State,
-)
+from tunneld.fib.state import EngineChange, EngineState, HostChange, HostState, Route
 
 _PLACES: dict[str, Callable[[Any], object]] = {
     "vxlan_devices": attrgetter("name"),
@@ -27,14 +22,8 @@ _PLACES: dict[str, Callable[[Any], object]] = {
 """By what the kernel tells two of a kind apart."""
 
 
-def difference(desired: State, actual: State) -> Change:
+def engine_difference(desired: EngineState, actual: EngineState) -> EngineChange:
     """Returns the change that makes `actual` equal to `desired`; empty when they are equal."""
-    return Change(
-        engine=_engine(desired.engine, actual.engine), host=_host(desired.host, actual.host)
-    )
-
-
-def _engine(desired: EngineState, actual: EngineState) -> EngineChange:
     return EngineChange(
         settings=None if desired.settings == actual.settings else desired.settings,
         put_adjacencies={
@@ -52,7 +41,20 @@ def _engine(desired: EngineState, actual: EngineState) -> EngineChange:
     )
 
 
-def _host(desired: HostState, actual: HostState) -> HostChange:
+def engine_after(state: EngineState, change: EngineChange) -> EngineState:
+    """Returns what an engine holds that held `state` and has carried out `change`."""
+    adjacencies = {**state.adjacencies, **change.put_adjacencies}
+    entries = {**state.entries, **change.put_entries}
+    for name in change.drop_adjacencies:
+        adjacencies.pop(name, None)
+    for prefix in change.drop_entries:
+        entries.pop(prefix, None)
+    settings = change.settings or state.settings
+    return replace(state, settings=settings, adjacencies=adjacencies, entries=entries)
+
+
+def host_difference(desired: HostState, actual: HostState) -> HostChange:
+    """Returns the change that makes `actual` equal to `desired`; empty when they are equal."""
     sets = {}
     for kind, place in _PLACES.items():
         wanted, there = getattr(desired, kind), getattr(actual, kind)
@@ -66,3 +68,11 @@ def _host(desired: HostState, actual: HostState) -> HostChange:
         subnet_env=None if desired.subnet_env == actual.subnet_env else desired.subnet_env,
         **sets,
     )
+
+
+def routes_after(routes: frozenset[Route], change: HostChange) -> frozenset[Route]:
+    """Returns the routes of a host that had `routes` and has carried out `change`."""
+    place = _PLACES["routes"]
+    taken = {place(route) for route in change.put_routes}
+    kept = (route for route in routes - change.drop_routes if place(route) not in taken)
+    return change.put_routes.union(kept)

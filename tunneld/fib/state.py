@@ -3,7 +3,7 @@
 Path of a lease: `backend` -> **`fib`** -> `engine` | `host`. Pure.
 
 `engine` and `host` report what is there in these same types, so that every event, whatever
-it was, leads to `difference(desired, actual)` and never to a lone command.
+it was, leads to "desired minus actual" and never to a lone command.
 """
 
 from __future__ import annotations
@@ -265,15 +265,7 @@ class HostChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """Everything a host must hold for its network."""
+    """Everything a host must hold for its network, a part for each executor."""
 
     engine: EngineState
     host: HostState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What stands between what is and what must be."""
-
-    engine: EngineChange
-    host: HostChange

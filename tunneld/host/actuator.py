@@ -15,7 +15,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tunneld.errors import HostError, PeerRouteError
-from tunneld.fib.state import FirewallMode, HostChange, HostState, Route
+from tunneld.fib.diff import host_difference, routes_after
+from tunneld.fib.state import FirewallMode, HostChange, HostState, Route, State
 from tunneld.host import tun_settings
 from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
@@ -87,6 +88,8 @@ class Actuator:
             routes_within=None if follows_routes else networks,
         )
         self._lock = asyncio.Lock()
+        self.known_routes: frozenset[Route] = frozenset()
+        """What the kernel is known to have of our routes, by which it reaches peers itself."""
 
     async def observe(self) -> HostState:
         """Returns what of ours is in place, and in order.
@@ -105,6 +108,7 @@ class Actuator:
                 device = None if device is None else replace(device, forwarding=False)
                 vxlan = replace(vxlan, devices=frozenset())
                 routes = frozenset(route for route in routes if route.kind != "gateway")
+            self.known_routes = routes
             return HostState(
                 device=device,
                 vxlan_devices=vxlan.devices,
@@ -115,6 +119,10 @@ class Actuator:
                 subnet_env=await asyncio.to_thread(self._subnet_env.observe),
             )
 
+    def difference(self, desired: State, actual: HostState) -> HostChange:
+        """Returns what there is to do to the operating system."""
+        return host_difference(desired.host, actual)
+
     async def routes(self) -> frozenset[Route]:
         """Returns what of our routes is in place, and in order.
 
@@ -122,7 +130,7 @@ class Actuator:
             HostError: the kernel cannot be read.
         """
         async with self._lock:
-            return await self._routes.observe(await self._exits(await self._netlink.links()))
+            return await self._observed_routes()
 
     @property
     def owner(self) -> str:
@@ -181,7 +189,9 @@ class Actuator:
             if change.subnet_env is not None:
                 await finish(asyncio.to_thread(self._subnet_env.put, change.subnet_env))
             if refusal is not None:
+                self.known_routes = await self._observed_routes()
                 raise refusal
+            self.known_routes = routes_after(self.known_routes, change)
 
     def on_change(self, callback: Callable[[HostEvent], None]) -> None:
         """Calls back on the running loop whenever something of ours may have changed.
@@ -301,6 +311,9 @@ class Actuator:
         await self._vxlan.drop_entries(exits.vxlan, *dropped)
         if refusals:
             raise PeerRouteError("; ".join(map(str, refusals)))
+
+    async def _observed_routes(self) -> frozenset[Route]:
+        return await self._routes.observe(await self._exits(await self._netlink.links()))
 
     def _tun(self, links: Iterable[Link]) -> Link | None:
         if self._device is None:

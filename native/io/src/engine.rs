@@ -254,6 +254,13 @@ impl Engine {
         Offload::ALL.iter().map(|offload| (*offload, self.offloads.state(*offload))).collect()
     }
 
+    /// Returns the number of changes so far: while it is the same, so is what the engine holds.
+    pub fn generation(&self) -> u64 {
+        let mut control = self.control();
+        control.publisher.collect();
+        control.tables.generation()
+    }
+
     /// Returns what the engine holds.
     pub fn digest(&self) -> Snapshot {
         let mut control = self.control();

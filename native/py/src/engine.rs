@@ -47,6 +47,12 @@ impl Engine {
         py.detach(|| self.0.commit(change)).map_err(to_py)
     }
 
+    /// The number of changes so far.
+    #[getter]
+    fn generation(&self, py: Python<'_>) -> u64 {
+        py.detach(|| self.0.generation())
+    }
+
     /// Returns what the engine holds, sorted.
     fn digest<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         readings::digest(py, &py.detach(|| self.0.digest()))

@@ -25,7 +25,7 @@ from tests.unit.fib.values import (
 )
 from tunneld.backend.base import Reach
 from tunneld.fib.compose import Overlay, Rules, compose
-from tunneld.fib.diff import difference
+from tunneld.fib.diff import engine_after, engine_difference, host_difference, routes_after
 from tunneld.fib.state import EngineState, FdbEntry, HostState, Neighbour, OverlayNet, State
 from tunneld.lease.model import IPNetwork
 
@@ -68,7 +68,7 @@ def _kernel_reaches(draw: st.DrawFn) -> dict[IPNetwork, Reach]:
     for prefix in draw(st.sets(prefixes, max_size=MAX_PEERS)):
         number = draw(NUMBERS)
         endpoint = _endpoint(prefix, number)
-        # One host for one address: what `daemon.desired` sees to.
+        # One host for one address: what `fib.plan` sees to.
         through = kernel(prefix, endpoint, peer_mac(number))
         found[prefix] = draw(st.sampled_from([through, gateway(endpoint)]))
     return found
@@ -107,8 +107,8 @@ EMPTY = State(engine=EngineState(), host=HostState())
 
 def _changed(state: State, desired: State) -> State:
     """Carries the change out as engine and kernel do: what is put replaces what is in its place."""
-    change = difference(desired, state)
-    engine, host = change.engine, change.host
+    engine = engine_difference(desired.engine, state.engine)
+    host = host_difference(desired.host, state.host)
     entries = {
         prefix: target
         for prefix, target in state.engine.entries.items()
@@ -171,33 +171,39 @@ def test_applying_differences_leads_to_each_desired_state(path: list[State]) -> 
         assert actual == _whole(desired, before)
 
 
+@given(states, states)
+def test_what_is_there_after_a_change_is_known_without_a_look(
+    before: State, desired: State
+) -> None:
+    there = _changed(before, desired)
+    change = engine_difference(desired.engine, before.engine)
+    assert engine_after(before.engine, change) == there.engine
+    routes = host_difference(desired.host, before.host)
+    assert routes_after(before.host.routes, routes) == there.host.routes
+
+
 @given(states)
 def test_nothing_is_done_when_all_is_as_desired(state: State) -> None:
-    change = difference(state, state)
-    assert not change.engine
-    assert not change.host
+    assert not engine_difference(state.engine, state.engine)
+    assert not host_difference(state.host, state.host)
 
 
 @given(states)
 def test_what_somebody_removed_is_put_back(state: State) -> None:
     damaged = replace(
-        state,
-        host=replace(
-            state.host,
-            routes=frozenset(),
-            neighbours=frozenset(),
-            fdb=frozenset(),
-            vxlan_devices=frozenset(),
-            firewall=None,
-        ),
+        state.host,
+        routes=frozenset(),
+        neighbours=frozenset(),
+        fdb=frozenset(),
+        vxlan_devices=frozenset(),
+        firewall=None,
     )
-    change = difference(state, damaged)
-    assert change.host.put_routes == state.host.routes
-    assert change.host.put_neighbours == state.host.neighbours
-    assert change.host.put_fdb == state.host.fdb
-    assert change.host.put_vxlan_devices == state.host.vxlan_devices
-    assert change.host.firewall == state.host.firewall
-    assert not change.engine
+    change = host_difference(state.host, damaged)
+    assert change.put_routes == state.host.routes
+    assert change.put_neighbours == state.host.neighbours
+    assert change.put_fdb == state.host.fdb
+    assert change.put_vxlan_devices == state.host.vxlan_devices
+    assert change.firewall == state.host.firewall
 
 
 def test_what_is_replaced_is_not_removed_as_well() -> None:
@@ -206,7 +212,7 @@ def test_what_is_replaced_is_not_removed_as_well() -> None:
     before = compose(kernel_overlay(), {prefix: kernel(prefix)}, Rules(ip_masq=True))
     moved = replace(kernel_overlay(), vxlan_devices=(device("flannel.1", OWN, "192.0.2.9"),))
     reaches: Reaches = {prefix: kernel(prefix, "192.0.2.7")}
-    change = difference(compose(moved, reaches, Rules(ip_masq=True)), before).host
+    change = host_difference(compose(moved, reaches, Rules(ip_masq=True)).host, before.host)
     assert {it.local.compressed for it in change.put_vxlan_devices} == {"192.0.2.9"}
     assert {it.name for it in change.drop_vxlan_devices} == {"flannel-v6.1"}
     assert {it.endpoint.compressed for it in change.put_fdb} == {"192.0.2.7"}
@@ -220,10 +226,10 @@ def test_neighbour_of_another_mac_and_route_of_another_kind_are_replaced_and_not
         near: kernel(near, "192.0.2.3", peer_mac(3)),
     }
     wanted: Reaches = {new: kernel(new, "192.0.2.2", peer_mac(7)), near: gateway("192.0.2.3")}
-    change = difference(
-        compose(kernel_overlay(), wanted, Rules(ip_masq=True)),
-        compose(kernel_overlay(), there, Rules(ip_masq=True)),
-    ).host
+    change = host_difference(
+        compose(kernel_overlay(), wanted, Rules(ip_masq=True)).host,
+        compose(kernel_overlay(), there, Rules(ip_masq=True)).host,
+    )
     assert {(it.address, it.mac) for it in change.put_neighbours} == {
         (new.network_address, peer_mac(7))
     }
@@ -237,7 +243,7 @@ def test_own_subnet_that_was_a_peers_has_no_way_to_it_any_more() -> None:
     there: Reaches = {OWN: kernel(OWN)}
     elsewhere = kernel_overlay(ipv4=OverlayNet(network=NETWORK, subnet=PEER))
     before = compose(elsewhere, there, Rules(ip_masq=True))
-    change = difference(compose(kernel_overlay(), {}, Rules(ip_masq=True)), before).host
+    change = host_difference(compose(kernel_overlay(), {}, Rules(ip_masq=True)).host, before.host)
     assert [route.kind for route in change.put_routes] == ["unreachable"]
     assert {(route.kind, route.destination) for route in change.drop_routes} == {
         ("unreachable", PEER),
@@ -248,7 +254,7 @@ def test_own_subnet_that_was_a_peers_has_no_way_to_it_any_more() -> None:
 def test_peer_that_leaves_takes_its_entries_along() -> None:
     prefix = IPv4Network("10.5.2.0/24")
     before = compose(kernel_overlay(), {prefix: kernel(prefix)}, Rules(ip_masq=True))
-    change = difference(compose(kernel_overlay(), {}, Rules(ip_masq=True)), before).host
+    change = host_difference(compose(kernel_overlay(), {}, Rules(ip_masq=True)).host, before.host)
     path = kernel(prefix).kernel
     assert path is not None
     assert change.drop_neighbours == {

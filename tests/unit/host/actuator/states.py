@@ -13,7 +13,6 @@ from tests.support.netns import Namespace
 from tests.unit.host.actuator.tun import NETWORK, SUBNET
 from tests.unit.host.conftest import run_inside
 from tests.unit.host.vxlan import PEER_MAC, WANTED, WANTED_V6
-from tunneld.fib.diff import difference
 from tunneld.fib.state import (
     Device,
     EngineState,
@@ -161,8 +160,8 @@ def run_actuated(
 async def reconcile(actuator: Actuator, wanted: HostState) -> int:
     """Does what the daemon does, until nothing is left to do; returns how often it changed."""
     for rounds in range(4):
-        actual = State(engine=EngineState(), host=await actuator.observe())
-        change = difference(State(engine=EngineState(), host=wanted), actual).host
+        desired = State(engine=EngineState(), host=wanted)
+        change = actuator.difference(desired, await actuator.observe())
         if not change:
             return rounds
         await actuator.apply(change)

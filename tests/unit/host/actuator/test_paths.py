@@ -26,7 +26,7 @@ from tests.unit.host.conftest import eventually, run_inside
 from tests.unit.host.vxlan import PEER_MAC
 from tunneld.backend.mac import MacAddress
 from tunneld.daemon.reconcile import Reconciler
-from tunneld.fib.diff import difference
+from tunneld.fib.diff import host_difference
 from tunneld.fib.state import EngineState, HostState, State
 from tunneld.host.actuator import Actuator, HostEvent
 from tunneld.host.netlink import Netlink
@@ -241,8 +241,7 @@ def test_cancelled_change_goes_on_after_no_stop(
     dual: Namespace, tmp_path: Path, wanted: HostState
 ) -> None:
     before = everything(dual)
-    empty = State(engine=EngineState(), host=HostState())
-    whole = difference(State(engine=EngineState(), host=wanted), empty).host
+    whole = host_difference(wanted, HostState())
 
     async def main(turns: int) -> bool:
         async with actuated(tmp_path, wanted) as actuator:
@@ -272,21 +271,17 @@ def test_route_of_others_in_one_peers_place_withholds_nothing_from_the_rest(
     dual.run("ip", "route", "add", "10.5.2.0/24", "via", "192.0.2.9")
 
     async def work(actuator: Actuator) -> None:
-        reconciler = Reconciler(
-            engine=None,
-            actuator=actuator,
-            desired=lambda: State(engine=EngineState(), host=wanted),
-        )
+        reconciler = Reconciler([actuator], lambda: State(engine=EngineState(), host=wanted))
         running = asyncio.create_task(reconciler.run())
         reconciler.wake()
         await reconciler.settled()
-        assert reconciler.routes == wanted.routes - {foreign}
+        assert actuator.known_routes == wanted.routes - {foreign}
         assert "10.5.2.0/24 via 192.0.2.9 dev eth0 proto 3 is in its place" in str(
             reconciler.problem
         )
         assert (tmp_path / "subnet.env").exists()
         dual.run("ip", "route", "del", "10.5.2.0/24")
-        await eventually(lambda: reconciler.routes == wanted.routes, "the route put at last")
+        await eventually(lambda: actuator.known_routes == wanted.routes, "the route put at last")
         await eventually(lambda: reconciler.problem is None, "no problem any more")
         running.cancel()
 

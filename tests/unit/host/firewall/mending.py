@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tests.unit.host.firewall.site import NETWORK
-from tunneld.daemon.reconcile import RETRY_S
-from tunneld.errors import HostError
-from tunneld.fib.state import Firewall, HostChange
+from tunneld.daemon.reconcile import Reconciler
+from tunneld.fib.state import EngineState, Firewall, State
 from tunneld.host.actuator import Actuator
 from tunneld.host.netlink import Netlink
 from tunneld.host.underlay import Selection, find_underlay
@@ -35,23 +35,11 @@ async def actuated(directory: Path) -> AsyncIterator[Actuator]:
 
 @asynccontextmanager
 async def mended(actuator: Actuator, wanted: Firewall) -> AsyncIterator[None]:
-    """Does what the daemon does with firewall events while the block runs."""
-    loop = asyncio.get_running_loop()
-    changed = asyncio.Event()
-    actuator.on_change(lambda event: changed.set() if event == "firewall" else None)
-
-    async def mend() -> None:
-        while True:
-            await changed.wait()
-            changed.clear()
-            try:
-                if (await actuator.observe()).firewall != wanted:
-                    await actuator.apply(HostChange(firewall=wanted))
-            except HostError:
-                # Somebody changed the rules between our look at them and our own change.
-                loop.call_later(RETRY_S, changed.set)
-
-    mending = asyncio.create_task(mend())
+    """Has the daemon's loop put the rules right at firewall events while the block runs."""
+    state = State(engine=EngineState(), host=replace(await actuator.observe(), firewall=wanted))
+    reconciler = Reconciler([actuator], lambda: state)
+    actuator.on_change(lambda event: reconciler.wake() if event == "firewall" else None)
+    mending = asyncio.create_task(reconciler.run())
     try:
         yield
     finally:
