@@ -1,14 +1,19 @@
-"""What etcd itself does to a lease: it is killed, and it loses its data."""
+"""What etcd itself does to a lease: it is killed, it loses its data, it stands behind a proxy."""
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
-from tests.support.stores import EtcdServer, run, until
+import pytest
+
+from tests.support.stores import EtcdServer, grpc_proxy, run, until
 from tests.unit.lease.nodes import Node
-from tests.unit.lease.values import ME, NETWORK
+from tests.unit.lease.values import ALICE, ME, NETWORK
+from tunneld.lease import roll_call
 from tunneld.lease.model import Lease
 from tunneld.lease.ownership import Deleted, Held
+from tunneld.store import StoreOptions, open_store
 
 
 def test_host_cut_off_past_the_end_of_its_lease_goes_on_degraded(
@@ -51,3 +56,41 @@ def test_etcd_that_lost_its_data_gets_the_lease_back(etcd: EtcdServer, prefix: s
     first, second = run(main())
     assert second.key == first.key
     assert second.mod_revision < first.mod_revision
+
+
+@pytest.mark.parametrize("is_direct", [True, False])
+def test_copy_behind_a_proxy_is_answered_by_the_live_host(
+    etcd_http: EtcdServer,
+    prefix: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_direct: bool,
+) -> None:
+    # However slow the machine, the live host is in time.
+    monkeypatch.setattr(roll_call, "ANSWER_S", 60.0)
+
+    async def main(proxy: StoreOptions) -> None:
+        behind = [open_store(proxy) for _ in range(2)]
+        stores = [etcd_http.open(prefix), behind[0]] if is_direct else behind
+        async with (
+            Node(stores[0], ME, node_id="copied", machine="a" * 32) as one,
+            Node(stores[1], ALICE, node_id="copied", machine="a" * 32, seed=2) as two,
+        ):
+            first = await one.acquire(NETWORK)
+            await one.sees(first)
+            await two.sees(first)
+            second = await two.acquire(NETWORK)
+            assert second.key != first.key
+            found = await two.store.read()
+            assert {lease.key for lease in found.leases} == {first.key, second.key}
+            assert (one.renamed, two.renamed) == ([], [True])
+            for node in (one, two):
+                keeping = asyncio.create_task(node.keeper.keep())
+                node.ahead_s = 30.0
+                await until(lambda node=node: (node.keeper.left_s or 0.0) > 45.0)  # type: ignore[misc]
+                keeping.cancel()
+            await two.sees(second)
+            await until(lambda: not any(one.is_question for one in two.tracker.records))
+
+    with grpc_proxy(etcd_http, tmp_path) as endpoint:
+        run(main(StoreOptions(endpoints=(endpoint,), prefix=prefix)))

@@ -153,8 +153,12 @@ class Transport:
 
         async def send(channel: Channel, metadata: Mapping[str, str]) -> Response | None:
             async with method(channel).open(metadata=dict(metadata)) as stream:
-                await stream.send_message(request, end=True)
-                return await stream.recv_message()
+                # etcd's gRPC proxy forgets who asked once its stream has ended: first the answer.
+                await stream.send_message(request)
+                answer = await stream.recv_message()
+                if answer is not None:
+                    await stream.cancel()
+                return answer
 
         return await self._attempt(send, doing)
 
