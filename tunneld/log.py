@@ -42,6 +42,7 @@ FIELDS: Final = frozenset(
         "entry",
         "error",
         "expires_at",
+        "floor",
         "generation",
         "interface",
         "kind",

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tunneld.backend import alloc, hostgw, udp, vxlan
 from tunneld.backend.base import Backend
+from tunneld.backend.encryption import encryption_of, require_served
 from tunneld.errors import NetworkConfigError
 from tunneld.lease.network import NetworkConfig
 
@@ -42,12 +43,14 @@ def parse_backend(
     """Returns the backend of the network; `datapath` is heard where there is a choice.
 
     Raises:
-        NetworkConfigError: there is none of that type, none of it with that data path, or an
-            option is out of its limits.
+        NetworkConfigError: there is none of that type, none of it with that data path, an option
+            is out of its limits, or it cannot serve the encryption that the network asks for.
     """
     build = _BUILT.get(config.backend_type)
     if build is not None:
-        return build(config, datapath)
+        backend, encryption = build(config, datapath), encryption_of(config)
+        require_served(backend, encryption, encryption.mode)
+        return backend
     built = ", ".join(sorted(_BUILT))
     if config.backend_type in FLANNEL_TYPES:
         raise NetworkConfigError(

@@ -23,6 +23,8 @@ SUMMARIES: Final[Mapping[str, str]] = {
     "status": "this host's lease, peers, counters and drops",
     "leases": "all leases of the network",
     "offload": "switch an offload of the data path: NAME on|off",
+    "identity": "the key other hosts know this one by: show, new",
+    "trust": "whom this host trusts: add, list, revoke, allow-plain",
     "leave": "give up this host's lease and stop its daemon",
     "docker": "Docker on the leased subnet: network NAME, check",
     "docker-opts": "options of dockerd, as flannel's mk-docker-opts writes them",
@@ -36,8 +38,7 @@ examples:
   tunneld run --etcd-endpoints http://192.0.2.1:2379  # on every host
   tunneld status
 
-'tunneld COMMAND --help' tells more. Options may also be given in
-/etc/tunneld/tunneld.toml and in variables like TUNNELD_ETCD_ENDPOINTS."""
+'tunneld COMMAND --help' tells more. Options also: /etc/tunneld/tunneld.toml"""
 
 
 class Command(Protocol):

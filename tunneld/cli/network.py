@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tunneld.backend import parse_backend
+from tunneld.backend.encryption import encryption_of
 from tunneld.cli import SUMMARIES
 from tunneld.cli.parser import Parser, add_store_options, option_texts
 from tunneld.cli.store import opened
@@ -125,7 +126,13 @@ def _explain(config: NetworkConfig) -> None:
 
 
 def _warnings(config: NetworkConfig) -> Iterator[str]:
-    """Yields what flanneld hosts of this network would lack."""
+    """Yields what hosts of this network would lack."""
+    mode = encryption_of(config).mode
+    if mode != "off":
+        yield (
+            f"this version of tunneld cannot encrypt yet: with encryption {mode} its hosts wait, "
+            "and forward nothing"
+        )
     if not config.enable_ipv4:
         yield (
             "no flanneld may join a network without IPv4: all hosts have PublicIP 0.0.0.0 there, by"
@@ -141,4 +148,12 @@ def _warnings(config: NetworkConfig) -> Iterator[str]:
 def _meaning(config: NetworkConfig) -> str:
     networks = " and ".join(str(pool.network) for pool in config.pools)
     subnets = ", ".join(str(pool) for pool in config.pools)
-    return f"network {networks}, backend {config.backend_type}, {subnets}"
+    return f"network {networks}, backend {config.backend_type}, {subnets}{_encryption(config)}"
+
+
+def _encryption(config: NetworkConfig) -> str:
+    found = encryption_of(config)
+    if found.mode == "off":
+        return ""
+    keepalive = f", keepalive {found.keepalive_s} s" if found.keepalive_s else ""
+    return f", encryption {found.mode} (cipher {found.cipher}, port {found.port}{keepalive})"

@@ -32,6 +32,7 @@ GROUP_TITLES: Final[dict[Group, str]] = {
     "underlay": "underlay",
     "lease": "lease",
     "data path": "data path",
+    "encryption": "encryption",
     "health": "health server",
     "log": "log",
 }

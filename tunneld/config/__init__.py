@@ -26,8 +26,10 @@ from tunneld.config.sources import (
 )
 from tunneld.errors import NotBuiltError, UsageError
 from tunneld.fib.state import FirewallMark, FirewallMode
+from tunneld.lease.model import IPNetwork
 from tunneld.log import LogFormat, LogLevel
 from tunneld.store import StoreOptions
+from tunneld.trust.policy import Mode
 
 CONFIG_VARIABLE = "TUNNELD_CONFIG"
 
@@ -67,6 +69,15 @@ class RunOptions:
     """Whether a worker has one thread for both directions, or one for each."""
     source_check: SourceCheck | None
     """None: what the network config says."""
+    encryption_floor: Mode | None
+    """None: the default of `trust.policy`."""
+    identities: Path | None
+    psk_file: Path | None
+    """None: systemd's credential, where there is one."""
+    plain_peers: tuple[IPNetwork, ...]
+    """Empty: any peer that never had keys."""
+    network_name: str | None
+    """None: the prefix."""
     healthz_ip: IPv4Address | IPv6Address
     healthz_port: int
     """0: no health server."""
@@ -181,11 +192,6 @@ def _renew_margin_s(values: Mapping[str, Any], sources: Sequence[Source]) -> flo
 
 
 def _refuse_what_is_not_built(values: Mapping[str, Any], sources: Sequence[Source]) -> None:
-    floor = _winner("encryption-floor", sources)
-    if floor is not None and values["encryption-floor"] != "off":
-        raise NotBuiltError(
-            f"{floor.where}: {values['encryption-floor']} is not built yet; the only choice is off"
-        )
     password = _winner("etcd-password", sources)
     if password is not None and values["etcd-password-file"] is None:
         raise NotBuiltError(

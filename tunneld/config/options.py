@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 
 from tunneld.config import values
 
-Group = Literal["store", "control", "underlay", "lease", "data path", "health", "log"]
+Group = Literal["store", "control", "underlay", "lease", "data path", "encryption", "health", "log"]
 FileType = Literal["string", "integer", "boolean", "strings"]
 
 
@@ -301,11 +301,44 @@ OPTIONS: Final = (
     ),
     Option(
         name="encryption-floor",
-        group="data path",
+        group="encryption",
         read=values.choice("off", "preferred", "required"),
         metavar="FLOOR",
-        default="off",
-        help="least protection, whatever the store says: off (others are not built yet)",
+        help="least encryption, whatever the store says: off, preferred or required"
+        " (default: required with identities or a PSK, else off)",
+    ),
+    Option(
+        name="identities",
+        group="encryption",
+        read=values.path,
+        metavar="FILE",
+        help="hosts that are trusted, a line each: KEY NAME [subnets=...] [addresses=...]",
+    ),
+    Option(
+        name="psk-file",
+        group="encryption",
+        read=values.path,
+        metavar="FILE",
+        help="pre-shared key of the network, base64; two lines during a rotation"
+        " (default: the systemd credential tunneld.psk)",
+    ),
+    Option(
+        name="plain-peers",
+        group="encryption",
+        read=values.network,
+        metavar="NETWORKS",
+        is_list=True,
+        separator=",",
+        splits_argument=True,
+        file_type="strings",
+        help="with preferred: the only subnets or addresses reached in plain (default: any)",
+    ),
+    Option(
+        name="network-name",
+        group="encryption",
+        read=values.text,
+        metavar="NAME",
+        help="name of the network in handshakes (default: the prefix, the same on all hosts)",
     ),
     Option(
         name="healthz-ip",

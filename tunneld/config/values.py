@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from tunneld.fib.state import FirewallMark
+from tunneld.lease.model import IPNetwork
 
 _TRUE: Final = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE: Final = frozenset({"0", "f", "F", "FALSE", "false", "False"})
@@ -80,6 +81,16 @@ def address(value: str) -> IPv4Address | IPv6Address:
         return ip_address(value)
     except ValueError:
         raise ValueError("an IP address, like 192.0.2.10") from None
+
+
+def network(value: str) -> IPNetwork:
+    """Returns a network, or one address as the network of it alone."""
+    try:
+        if "%" in value:
+            raise ValueError
+        return ip_network(value)
+    except ValueError:
+        raise ValueError("a network or an address, like 10.5.3.0/24") from None
 
 
 def integer(low: int, high: int) -> Callable[[str], int]:

@@ -19,6 +19,8 @@ from tunneld.lease.gojson import member
 from tunneld.lease.model import UNSPECIFIED, IPAddress, IPNetwork, Lease, SubnetKey
 from tunneld.lease.registry import StoreStatus
 from tunneld.peer import Peer
+from tunneld.trust.decision import Kind
+from tunneld.trust.policy import Mode
 
 if TYPE_CHECKING:  # the command line shows a status without loading the data path
     from tunneld.engine import AdjacencyCounters
@@ -55,6 +57,25 @@ class FirewallStatus:
     mode: FirewallMode = "auto"
     forward_rules: bool = True
     """Whether forwarding from and to the network is accepted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptionStatus:
+    """What this host asks of encryption. No secret is in it."""
+
+    mode: Mode | None = None
+    """In force: the stronger of the network's and the floor; None: no config has been seen yet."""
+    floor: Mode = "off"
+    trust: Kind = "store"
+    """What trust rests on."""
+    explanation: str = ""
+    """That in words."""
+    identities: int | None = None
+    """How many hosts the file of identities has; None: there is no file."""
+    revoked: int = 0
+    psk_ids: Sequence[str] = ()
+    """By which handshakes name the PSKs, the one in use first."""
+    network_name: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +131,7 @@ class StatusInput:
     """UTC, ISO 8601; None: unknown, or never."""
     backend: BackendStatus | None
     firewall: FirewallStatus = field(default_factory=FirewallStatus)
+    encryption: EncryptionStatus = field(default_factory=EncryptionStatus)
     store: StoreStatus
     offloads: Mapping[str, str] = field(default_factory=dict)
     """By name: `on`, `off`, `unsupported` or `fallback: <why>`; none before the data path is."""
@@ -163,6 +185,7 @@ def render_status(status: StatusInput) -> dict[str, Any]:
             "scheduling": None if backend is None else backend.scheduling,
         },
         "firewall": asdict(status.firewall),
+        "encryption": {**asdict(status.encryption), "psk_ids": list(status.encryption.psk_ids)},
         "store": {
             "kind": store.kind,
             "connected": store.connected,
@@ -197,6 +220,7 @@ def render_text(document: Mapping[str, Any]) -> str:
             f" device {', '.join(backend['devices']) or '-'}, MTU {backend['mtu_bytes'] or '-'}"
             + (f", {backend['scheduling']} scheduling" if backend["scheduling"] else ""),
         ),
+        ("encrypted", _encryption_text(document["encryption"])),
         ("store", _store_text(store)),
         ("offloads", _offloads_text(document["offloads"])),
     ]
@@ -346,6 +370,13 @@ def _store_text(store: Mapping[str, Any]) -> str:
     link = "connected" if store["connected"] else "not connected"
     text = f"{store['kind']} {store['endpoint']}, {link}, revision {store['revision']}"
     return f"{text} ({store['problem']})" if store["problem"] else text
+
+
+def _encryption_text(encryption: Mapping[str, Any]) -> str:
+    mode = encryption["mode"] or encryption["floor"]
+    if mode == "off":
+        return "no"
+    return f"{mode} (floor {encryption['floor']}); {encryption['explanation']}"
 
 
 def _offloads_text(offloads: Mapping[str, str]) -> str:

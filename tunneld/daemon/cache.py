@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from tunneld.host.clocks import Now
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.kinship import are_apart
 from tunneld.lease.model import Lease, NodeRecord, Snapshot
@@ -25,8 +24,6 @@ FORMAT = 1
 
 RETRY_S = 5.0
 """How often a disk that took nothing is tried again."""
-
-_BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 _log = logging.getLogger("tunneld.daemon")
 
@@ -39,29 +36,6 @@ class Remembered:
     own: Lease
     left_s: float
     """Seconds until the own lease ends."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Now:
-    """The time, on the clocks that may tell how long a lease lasts."""
-
-    wall_s: float
-    """May have been set since, forth or back."""
-    boot_s: float
-    """Seconds since the start of the system, suspension included."""
-    boot_id: str | None
-    """Which start that was; None: the system does not say."""
-
-    @classmethod
-    def read(cls) -> Now:
-        """Reads the clocks."""
-        try:
-            boot_id = _BOOT.read_text("ascii").strip() or None
-        except OSError:
-            boot_id = None
-        return cls(
-            wall_s=time.time(), boot_s=time.clock_gettime(time.CLOCK_BOOTTIME), boot_id=boot_id
-        )
 
 
 class Cache:

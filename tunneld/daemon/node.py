@@ -7,6 +7,7 @@ Path of a lease: `store` -> `daemon.membership` (lease) -> `daemon.term` -> `dae
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -15,7 +16,6 @@ from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
 from tunneld import __version__
-from tunneld.backend import parse_backend
 from tunneld.backend.base import Backend
 from tunneld.config import RunOptions
 from tunneld.control.health import HealthServer
@@ -26,8 +26,10 @@ from tunneld.daemon.datapath import DataPath, Handover
 from tunneld.daemon.here import forget_vtep_macs
 from tunneld.daemon.membership import REMINDER_S, Membership
 from tunneld.daemon.presence import be_present
+from tunneld.daemon.protection import Protection
 from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
+from tunneld.daemon.shadows import require_store_outside
 from tunneld.daemon.switches import Switches
 from tunneld.daemon.tenure import Rooms
 from tunneld.daemon.term import RETRY_S, ConfigChangedError, Term
@@ -37,7 +39,9 @@ from tunneld.daemon.watchdog import Watchdog
 from tunneld.errors import (
     HostError,
     NetworkConfigError,
+    TrustError,
 )
+from tunneld.host.barrier import Barrier
 from tunneld.host.capabilities import require_capabilities
 from tunneld.host.machine import machine
 from tunneld.host.netlink import Netlink
@@ -45,7 +49,7 @@ from tunneld.host.notify import Notifier
 from tunneld.host.state_dir import StateDir
 from tunneld.host.underlay import Selection, check_patterns
 from tunneld.lease.keeper import Keeper
-from tunneld.lease.network import NetworkConfig
+from tunneld.lease.network import NetworkConfig, parse
 from tunneld.log import Condition
 from tunneld.store import open_store
 
@@ -69,6 +73,7 @@ class Node:
             read_options,
             self._notifier,
             is_ready=lambda: self._was_announced,
+            also=self._reload_trust,
         )
         self._was_announced = False
         self._switches = Switches()
@@ -81,6 +86,10 @@ class Node:
         self._health_lack = Condition(
             _log, "no health pages; trying again", "the health pages are served"
         )
+
+    def _reload_trust(self) -> None:
+        with contextlib.suppress(TrustError):  # it is in the log, and the files are read again
+            self._protection.reload()
 
     def reload(self) -> None:
         """Reads the options anew; those that may change live take effect."""
@@ -96,7 +105,10 @@ class Node:
         async with AsyncExitStack() as stack:
             require_capabilities()
             self._state_dir = stack.enter_context(StateDir(options.state_dir))
+            self._protection = Protection(options, self._state_dir)
             self._netlink = await stack.enter_async_context(Netlink.opened())
+            self._barrier = Barrier(self._netlink)
+            stack.push_async_callback(self._let_through)
             store = open_store(options.store)
             stack.push_async_callback(store.close)
             keeper = Keeper(
@@ -124,6 +136,7 @@ class Node:
                 firewall=FirewallStatus(
                     mode=options.firewall, forward_rules=options.iptables_forward_rules
                 ),
+                encryption=self._protection.status,
             )
             self._report.add(lambda: self._state_dir.problem)
             self._report.underlay = self._underlay_lack
@@ -159,7 +172,7 @@ class Node:
         control = ControlServer(
             self._options.control_socket,
             {"status": self._status, "leave": self._leave},
-            {"offload": self._switch_offload},
+            {"offload": self._switch_offload, "trust": self._protection.order},
         )
         await control.start()
         stack.push_async_callback(control.close)
@@ -193,6 +206,7 @@ class Node:
             report=self._report,
             handover=Handover(),
             switches=self._switches,
+            protection=self._protection,
         )
         remembered = self._cache.load()
         if self._cache.last_own is not None:
@@ -226,21 +240,53 @@ class Node:
             tell_whether_any(self._selection, self._netlink, self._underlay_lack)
         )
         try:
+            await self._keep_back(_config_of(remembered))
             while True:
+                config = None
                 try:
                     config = await self._membership.first_config(remembered)
-                    backend = parse_backend(config, self._options.datapath)
+                    backend = self._protection.backend_of(config)
                 except NetworkConfigError as error:
                     self._config_lack.set(_now(), str(error))
+                    await self._keep_back(config or _config_of(remembered))
                     text = self._membership.tracker.config_text
                     await self._membership.another_config_within(text, REMINDER_S)
                 else:
+                    await self._let_through()
                     self._config_lack.clear()
                     self._report.network = self._membership.tracker.config_text
                     return config, backend, self._membership.goes_by_memory
         finally:
             telling.cancel()
             await asyncio.wait([telling])
+
+    async def _keep_back(self, config: NetworkConfig | None) -> None:
+        """Has no packet of a network leave, where none may travel in plain and none is encrypted.
+
+        What a daemon that was killed has left would go on in plain, and what has no route leaves
+        by the default route.
+        """
+        if not self._protection.forbids_plain:
+            return
+        networks = [] if config is None else [pool.network for pool in config.pools]
+        store = self._options.store
+        try:
+            urls = store.endpoints if store.kind == "etcd" else ()
+            await require_store_outside(self._netlink, networks, urls)
+            await self._barrier.put(networks)
+        except HostError as error:
+            _log.error(
+                "packets of the network cannot be kept back",
+                extra={"fields": {"error": str(error)}},
+            )
+
+    async def _let_through(self) -> None:
+        try:
+            await self._barrier.lift()
+        except HostError as error:
+            _log.error(
+                "something of ours could not be taken away", extra={"fields": {"error": str(error)}}
+            )
 
     def _announce(self, path: DataPath) -> None:
         """Tells the world that the data path forwards and subnet.env is written."""
@@ -290,6 +336,13 @@ class Node:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _config_of(remembered: Remembered | None) -> NetworkConfig | None:
+    try:
+        return parse(remembered.table.config or "") if remembered else None
+    except NetworkConfigError:
+        return None
 
 
 def _selection(options: RunOptions) -> Selection:

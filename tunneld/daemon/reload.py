@@ -1,6 +1,7 @@
 """Reads the options anew when asked to (SIGHUP), and puts those in force that may change live.
 
-These are the log's form and level. Any other change is named in the log, and waits for a start.
+These are the log's form and level, and what the files of trust hold. Any other change is named in
+the log, and waits for a start.
 """
 
 from __future__ import annotations
@@ -30,12 +31,15 @@ class Reloader:
         notifier: Notifier,
         *,
         is_ready: Callable[[], bool],
+        also: Callable[[], None],
     ) -> None:
+        """`also` reads again what options name."""
         self._started_with = options
         self._read = read
         self._notifier = notifier
         self._is_ready = is_ready
         """Before READY the service manager must not hear of a reload, which ends with READY."""
+        self._also = also
         self._requested = asyncio.Event()
 
     def request(self) -> None:
@@ -51,6 +55,7 @@ class Reloader:
             if was_ready:
                 self._notifier.reloading()
             await self._reload()
+            self._also()
             if was_ready:
                 self._notifier.ready()
 

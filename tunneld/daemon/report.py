@@ -14,6 +14,7 @@ from tunneld.backend.base import Backend, Reach
 from tunneld.control.health import Health
 from tunneld.control.status import (
     BackendStatus,
+    EncryptionStatus,
     FirewallStatus,
     PeerStatus,
     ReachStatus,
@@ -41,8 +42,15 @@ ProblemSource = Callable[[], str | Iterable[str] | None]
 class Report:
     """The node as it can be seen from outside, from its first moment on."""
 
-    def __init__(self, *, membership: Membership, firewall: FirewallStatus) -> None:
+    def __init__(
+        self,
+        *,
+        membership: Membership,
+        firewall: FirewallStatus,
+        encryption: Callable[[], EncryptionStatus] = EncryptionStatus,
+    ) -> None:
         self._membership = membership
+        self._encryption = encryption
         self._firewall = firewall
         self.phase: NodeState = "starting"
         self.network: str | None = None
@@ -142,6 +150,7 @@ class Report:
             ),
             backend=self._backend_status(),
             firewall=self._firewall,
+            encryption=self._encryption(),
             store=self._membership.store_status(),
             offloads=engine.offloads() if engine else {},
             peers=self._peers(counters, now_s, wall),

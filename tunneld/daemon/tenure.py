@@ -23,6 +23,7 @@ from tunneld.daemon.here import this_host
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.on_link import OnLinkWatch
 from tunneld.daemon.path_mtu import PathMtus
+from tunneld.daemon.protection import Protection
 from tunneld.daemon.report import Report
 from tunneld.daemon.rounds import Rounds
 from tunneld.daemon.scheduling import Scheduling
@@ -56,6 +57,7 @@ class Rooms:
     report: Report
     handover: Handover
     switches: Switches
+    protection: Protection
 
 
 class Tenure:

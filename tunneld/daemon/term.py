@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from tunneld.backend import parse_backend
 from tunneld.backend.base import Backend
 from tunneld.daemon.cache import Cache
 from tunneld.daemon.datapath import DataPath, name_of
@@ -210,7 +209,7 @@ class Term:
 
     def _is_usable(self, text: str | None) -> bool:
         try:
-            parse_backend(parse(text or ""), self._rooms.options.datapath)
+            self._rooms.protection.backend_of(parse(text or ""))
         except NetworkConfigError:
             return False
         return True

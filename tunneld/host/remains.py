@@ -24,6 +24,7 @@ from pathlib import Path
 from tunneld.errors import HostError
 from tunneld.host.firewall import HostFirewall, owners_in_force
 from tunneld.host.netlink import Netlink
+from tunneld.host.netlink.model import KernelRoute
 from tunneld.host.routes import PROTOCOL, within
 from tunneld.host.vxlan import OWN_ALIAS
 from tunneld.lease.model import IPNetwork
@@ -96,7 +97,11 @@ def living() -> tuple[Living, ...]:
 
 
 async def remove_devices_and_routes(
-    netlink: Netlink, *, keep: Collection[str], networks: Collection[IPNetwork]
+    netlink: Netlink,
+    *,
+    keep: Collection[str],
+    networks: Collection[IPNetwork],
+    barriers: Collection[KernelRoute] = (),
 ) -> None:
     """Removes vxlan devices and routes of ours that belong to no daemon that lives.
 
@@ -104,11 +109,13 @@ async def remove_devices_and_routes(
         netlink: an open socket.
         keep: names of devices that are about to be taken over.
         networks: where routes are about to be taken over.
+        barriers: routes that stay.
 
     Raises:
         HostError: the kernel refuses.
     """
     others = await asyncio.to_thread(living)
+    spared = {(route.destination, route.type, route.metric) for route in barriers}
     kept = {*keep, *(name for one in others for name in one.devices)}
     nets = [*networks, *(net for one in others for net in one.networks)]
     removed = []
@@ -125,7 +132,9 @@ async def remove_devices_and_routes(
             *await netlink.routes(4, protocol=PROTOCOL),
             *await netlink.routes(6, protocol=PROTOCOL),
         ]
-        if route.oif not in indices and not any(within(route.destination, net) for net in nets)
+        if route.oif not in indices
+        and not any(within(route.destination, net) for net in nets)
+        and (route.destination, route.type, route.metric) not in spared
     ]
     await netlink.remove_routes(routes)
     if routes:

@@ -85,6 +85,25 @@ def parse_identities(text: str, path: object) -> tuple[Identity, ...]:
     return tuple(found)
 
 
+def parse_revoked(text: str, path: object) -> dict[PublicKey, str]:
+    """Returns the keys of a file of revocations, `KEY [NAME]` a line, with the names they had.
+
+    Raises:
+        TrustError: a line is not usable. Nobody may come back by a damaged file.
+    """
+    found = {}
+    for number, line in content_lines(text):
+        word, _, name = line.partition(" ")
+        try:
+            found[PublicKey.parse(word)] = name.strip()
+        except ValueError as error:
+            raise TrustError(
+                f"revoked keys {path}, line {number}: the first word is no public key: {error}; "
+                "restore the file, or correct the line"
+            ) from None
+    return found
+
+
 def content_lines(text: str) -> Iterator[tuple[int, str]]:
     """Yields the lines that say something, comments taken off, with their numbers from 1."""
     # Not splitlines(): editors and people count the ends that are "\n".

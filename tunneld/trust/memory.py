@@ -21,6 +21,9 @@ from tunneld.trust.bindings import Bindings
 LASTS_S: Final = 24 * 3600.0
 """How long after its last lease with keys a peer is not talked to in plain."""
 
+NAME: Final = "peers-with-keys"
+"""Of its file in the state directory."""
+
 FORMAT: Final = 1
 
 

@@ -69,14 +69,13 @@ def refusal(
             f"encryption is {mode}, and the kernel's vxlan device sends in plain; expected "
             "--datapath userspace"
         )
-    if mode == "preferred":
-        return None
     if backend_type in ("host-gw", "alloc"):
+        # With `preferred` too: no peer with keys could be reached.
         return (
             f"encryption is {mode}, and the {backend_type} backend leaves packets as they are; "
             "expected udp or vxlan as Backend.Type"
         )
-    if uses_direct_routes:
+    if uses_direct_routes and mode == "required":
         return (
             f"encryption is {mode}, and DirectRouting sends in plain to peers on the same link; "
             "take it out of the network config"

@@ -8,7 +8,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::{agreement, digest, rand};
@@ -140,6 +140,11 @@ impl Identity {
             .encode_slice(&self.secret[..], &mut line[..])
             .map_err(|_| std::io::Error::other("the key does not fit its line"))?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        if rustix::process::geteuid().is_root() {
+            // Root makes it for the daemon's user, whose directory this is.
+            let owner = fs::metadata(path.parent().unwrap_or(path))?;
+            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
+        }
         file.write_all(&line[..=length])?;
         file.sync_all()
     }

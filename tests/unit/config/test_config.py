@@ -15,7 +15,7 @@ import pytest
 
 from tunneld.config import RunOptions, load
 from tunneld.config.options import OPTIONS, Option
-from tunneld.errors import NotBuiltError, UsageError
+from tunneld.errors import UsageError
 from tunneld.fib.state import FirewallMark
 from tunneld.store import StoreOptions
 
@@ -68,6 +68,11 @@ def test_defaults_are_flanneld_s_where_it_has_the_option() -> None:
         scheduling="auto",
         threads="auto",
         source_check=None,
+        encryption_floor=None,
+        identities=None,
+        psk_file=None,
+        plain_peers=(),
+        network_name=None,
         healthz_ip=IPv4Address("0.0.0.0"),
         healthz_port=0,
         log_format="text",
@@ -186,7 +191,7 @@ def test_every_option_reaches_its_place(tmp_path: Path) -> None:
 
 def test_every_option_of_the_table_is_taken_up() -> None:
     taken = {field.name.replace("_", "-") for field in fields(RunOptions)}
-    elsewhere = {"lease-ttl", "subnet-lease-renew-margin", "encryption-floor"}
+    elsewhere = {"lease-ttl", "subnet-lease-renew-margin"}
     for option in OPTIONS:
         name = option.name
         assert name in taken or name.startswith("etcd-") or name in elsewhere, name
@@ -286,19 +291,15 @@ def test_default_config_file_is_read_when_it_is_there(
     assert load({}, {}).workers == 3
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"encryption-floor": ["required"]},
-        {"encryption-floor": ["preferred"]},
-    ],
-)
-def test_value_that_is_not_built_yet_ends_with_2_and_says_so(
-    arguments: dict[str, list[str]],
-) -> None:
-    with pytest.raises(NotBuiltError, match="not built yet") as caught:
-        load(arguments, {})
-    assert caught.value.exit_status == 2
+def test_options_of_encryption_are_taken_from_everywhere(tmp_path: Path) -> None:
+    content = 'identities = "/ids"\nplain-peers = ["10.5.9.0/24", "192.0.2.9"]\nnetwork-name = "n"'
+    arguments = {"config": [str(toml(tmp_path, content))], "encryption-floor": ["preferred"]}
+    options = load(arguments, {"TUNNELD_PSK_FILE": "/psk", "TUNNELD_IDENTITIES": "/other"})
+    assert (options.encryption_floor, options.network_name) == ("preferred", "n")
+    assert (options.identities, options.psk_file) == (Path("/other"), Path("/psk"))
+    assert list(map(str, options.plain_peers)) == ["10.5.9.0/24", "192.0.2.9/32"]
+    plain = load({"plain-peers": ["10.5.9.0/24,fd00::/64"]}, {}).plain_peers
+    assert list(map(str, plain)) == ["10.5.9.0/24", "fd00::/64"]
 
 
 def test_margin_of_a_short_lease_is_half_its_life_unless_given() -> None:

@@ -99,6 +99,16 @@ def test_document_of_a_host_with_one_peer() -> None:
             "scheduling": "batch",
         },
         "firewall": {"mode": "auto", "forward_rules": True},
+        "encryption": {
+            "mode": None,
+            "floor": "off",
+            "trust": "store",
+            "explanation": "",
+            "identities": None,
+            "revoked": 0,
+            "psk_ids": [],
+            "network_name": "",
+        },
         "store": {
             "kind": "etcd",
             "connected": True,

@@ -63,6 +63,8 @@ def test_the_floor_is_required_as_soon_as_trust_is_local() -> None:
 
 REFUSALS = [
     ("required", "host-gw", "kernel", False, "host-gw backend leaves packets as they are"),
+    ("preferred", "host-gw", "kernel", False, "host-gw backend leaves packets as they are"),
+    ("preferred", "alloc", "none", False, "alloc backend leaves packets as they are"),
     ("required", "alloc", "none", False, "alloc backend leaves packets as they are"),
     ("required", "vxlan", "userspace", True, "DirectRouting sends in plain"),
     ("required", "vxlan", "kernel", False, "kernel's vxlan device sends in plain"),
@@ -85,7 +87,6 @@ def test_what_would_send_in_plain_is_refused(
     [
         ("off", "host-gw", "kernel", True),
         ("off", "vxlan", "kernel", False),
-        ("preferred", "host-gw", "kernel", False),
         ("preferred", "vxlan", "userspace", True),
         ("required", "udp", "userspace", False),
         ("required", "vxlan", "userspace", False),

@@ -1,0 +1,224 @@
+"""Where packets may not travel in plain, and cannot be encrypted, none travels; no secret is told.
+
+Needs root, etcd, iproute2 and tcpdump.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.single_host import SingleHost
+from tests.e2e.site import PREFIX
+from tests.support.capture import Capture
+from tests.support.etcd import Etcd
+from tests.support.process import Process
+from tests.support.wait import wait_until
+from tests.unit.trust.values import ALICE, BOB
+from tunneld.control.client import NotRunningError
+
+pytestmark = pytest.mark.root
+
+PEER = "10.5.7.1"
+OVERLAY = "udp or net 10.5.0.0/16"
+PSK = bytes(range(7, 47))
+KEY = base64.b64encode(bytes([64, *range(100, 130), 77])).decode()
+
+
+def config(**backend: object) -> str:
+    return json.dumps({"Network": "10.5.0.0/16", "Backend": backend})
+
+
+def put_peer(etcd: Etcd, host: SingleHost) -> None:
+    """A flanneld at the switch's address, which answers nothing."""
+    data = {"VNI": 1, "VtepMAC": "0e:2a:00:00:00:07"}
+    lease = {"PublicIP": str(host.switch_address), "BackendType": "vxlan", "BackendData": data}
+    etcd.put(f"{PREFIX}/subnets/10.5.7.0-24", json.dumps({**lease, "PublicIPv6": None}))
+
+
+def problems(host: SingleHost) -> str:
+    try:
+        return "\n".join(host.status()["problems"])
+    except NotRunningError:  # the socket is that of the daemon before
+        return ""
+
+
+def ours(host: SingleHost) -> list[str]:
+    """Returns the routes of tunneld."""
+    lines = host.space.run("ip", "route", "show", "proto", "116").splitlines()
+    return [line.partition(" metric")[0].strip() for line in lines]
+
+
+def knock(host: SingleHost) -> None:
+    """Sends a packet to the peer's subnet, wherever it goes."""
+    host.space.try_run("ping", "-c", "1", "-W", "1", PEER)
+
+
+def goes_out(host: SingleHost, port: int) -> None:
+    """Asserts that packets to the peer travel in plain, to this port: the capture can see them."""
+    with Capture(host.switch, "port1", OVERLAY, host.directory / "plain.pcap") as capture:
+
+        def seen() -> bool:
+            knock(host)
+            return any(p.haslayer("UDP") and p["UDP"].dport == port for p in capture.packets())
+
+        wait_until(seen, 30.0, f"a plain datagram to port {port}")
+
+
+def nothing_goes_out(host: SingleHost, *options: str, words: tuple[str, ...], name: str) -> Process:
+    """Starts a daemon; asserts that it waits, says why, and that nothing leaves in plain."""
+    daemon = host.start_daemon(*options)
+    wait_until(lambda: all(word in problems(host) for word in words), 20.0, f"{words} in status")
+    wait_until(lambda: ours(host) == ["unreachable 10.5.0.0/16"], 20.0, "no way but into nothing")
+    with Capture(host.switch, "port1", OVERLAY, host.directory / f"{name}.pcap") as capture:
+        for _ in range(3):
+            knock(host)
+    assert [packet.summary() for packet in capture.packets()] == []
+    assert "flannel" not in host.space.run("ip", "link")
+    assert host.status()["state"] == "starting"
+    assert host.status()["peers"] == []
+    daemon.wait_for_output(words[0])
+    return daemon
+
+
+def test_nothing_leaves_in_plain_below_the_floor(
+    host: SingleHost, etcd: Etcd, tmp_path: Path
+) -> None:
+    put_peer(etcd, host)
+    etcd.put(f"{PREFIX}/config", config(Type="vxlan"))
+    former = host.start_daemon("--datapath", "kernel")
+    host.wait_ready()
+    goes_out(host, 8472)
+    former.kill()
+    goes_out(host, 8472)  # the kernel goes on by itself
+
+    words: tuple[str, ...] = ("encryption is required (by --encryption-floor", "cannot encrypt yet")
+    daemon = nothing_goes_out(host, "--encryption-floor", "required", words=words, name="floor")
+    status = host.status()["encryption"]
+    assert (status["mode"], status["floor"], status["trust"]) == ("required", "required", "store")
+    # Nothing the store says lowers the floor.
+    for backend, says in (
+        ({"Type": "vxlan", "Encryption": {"Mode": "off"}}, "cannot encrypt yet"),
+        ({"Type": "host-gw"}, "host-gw backend leaves packets as they are"),
+        ({"Type": "alloc"}, "alloc backend leaves packets as they are"),
+        ({"Type": "vxlan", "DirectRouting": True}, "DirectRouting sends in plain"),
+        ({"Type": "vxlan", "Encryption": {"Mode": "on"}}, 'Backend.Encryption.Mode "on"'),
+    ):
+        etcd.put(f"{PREFIX}/config", config(**backend))
+        wait_until(lambda says=says: says in problems(host), 20.0, says)  # type: ignore[misc]
+    assert daemon.stop() == 0
+
+    for mode in ("required", "preferred"):
+        etcd.put(f"{PREFIX}/config", config(Type="udp", Encryption={"Mode": mode}))
+        words = (f"encryption is {mode}", "cannot encrypt yet")
+        daemon = nothing_goes_out(host, words=words, name=mode)
+        if mode == "required":
+            assert daemon.stop() == 0
+    etcd.put(f"{PREFIX}/config", config(Type="udp"))
+    assert host.wait_ready()["encryption"]["mode"] == "off"
+    goes_out(host, 8285)
+    assert daemon.stop() == 0
+    assert ours(host) == []
+
+    identities = tmp_path / "identities"
+    identities.write_text(f"{ALICE} alice\n")
+    words = ("encryption is required (by this host's floor, as identities or a PSK",)
+    daemon = nothing_goes_out(host, "--identities", str(identities), words=words, name="default")
+    assert daemon.stop() == 0
+    assert ours(host) == []
+
+
+def told(host: SingleHost, *words: str) -> str:
+    """Returns what a command says, whatever it ends with."""
+    done = host.tunneld(
+        *words,
+        *("--control-socket", str(host.control_socket)),
+        *(() if words[0] == "status" else ("--state-dir", str(host.directory / "state"))),
+    )
+    return done.stdout + done.stderr
+
+
+def forms(secret: bytes) -> list[bytes]:
+    """Returns the forms in which a secret may be written down."""
+    texts = [base64.b64encode(secret), secret.hex().encode(), str(list(secret)).encode()]
+    return [secret, *texts, *(text.upper() for text in texts[1:2])]
+
+
+def test_no_secret_is_told_and_files_are_read_again(
+    host: SingleHost, etcd: Etcd, tmp_path: Path
+) -> None:
+    state_dir = host.directory / "state"
+    state_dir.mkdir(mode=0o700)
+    psk_file, identities = tmp_path / "psk", tmp_path / "identities"
+    for path, text in (
+        (psk_file, base64.b64encode(PSK).decode()),
+        (state_dir / "identity.key", KEY),
+    ):
+        path.touch(0o600)
+        path.write_text(f"{text}\n")
+    identities.write_text(f"{ALICE} alice\n")
+    etcd.put(f"{PREFIX}/config", config(Type="udp"))
+    daemon = host.start_daemon(
+        *("--psk-file", str(psk_file), "--identities", str(identities), "--log-level", "debug"),
+        *("--encryption-floor", "off"),
+    )
+    host.wait_ready()
+    said = [told(host, "identity", "show"), told(host, "trust", "add", BOB, "bob")]
+    assert "the daemon knows" in said[-1]
+    assert host.status()["encryption"]["identities"] == 2
+    said += [told(host, "trust", "revoke", "alice"), told(host, "trust", "list", "--json")]
+    assert host.status()["encryption"]["revoked"] == 1
+
+    def read_again(text: str, says: str) -> None:
+        identities.write_text(text)
+        daemon.signal(signal.SIGHUP)
+        daemon.wait_for_output(says)
+
+    read_again(f"{KEY} alice\n{KEY}\n", "identities, line 2: a name is missing")
+    assert host.status()["encryption"]["identities"] == 2, "what was read before stays"
+    read_again(f"{base64.b64encode(PSK).decode()}\n", "no public key")
+    psk_file.chmod(0o644)
+    read_again("", "open to others")
+    psk_file.chmod(0o600)
+    psk_file.write_text(f"!{base64.b64encode(PSK).decode()}\n")
+    said.append(told(host, "trust", "list"))
+    read_again(" ", "is not base64")
+    psk_file.write_text("\n".join(base64.b64encode(psk).decode() for psk in (PSK[::-1], PSK)))
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: len(host.status()["encryption"]["psk_ids"]) == 2, 20.0, "the rotation")
+
+    status: dict[str, Any] = host.status()
+    said += [told(host, "status"), told(host, "status", "--json"), json.dumps(status)]
+    process = Path("/proc", str(daemon.pid))
+    places = {
+        "log": daemon.output().encode(),
+        "commands": "\n".join(said).encode(),
+        "environ": (process / "environ").read_bytes(),
+        "cmdline": (process / "cmdline").read_bytes(),
+        "store": b"".join(etcd.everything().values()),
+        "state": b"".join(
+            path.read_bytes() for path in state_dir.iterdir() if path.name != "identity.key"
+        ),
+    }
+    assert all(places.values()), "each place was looked at"
+    for name, content in places.items():
+        for secret in (PSK, base64.b64decode(KEY)):
+            assert not [form for form in forms(secret) if form in content], name
+    assert daemon.stop() == 0
+
+
+def test_a_daemon_whose_secrets_are_open_to_others_does_not_start(
+    host: SingleHost, tmp_path: Path
+) -> None:
+    psk_file = tmp_path / "psk"
+    psk_file.write_text(base64.b64encode(PSK).decode())
+    psk_file.chmod(0o640)
+    done = host.daemon_ends("--psk-file", str(psk_file))
+    assert done.returncode == 2
+    assert "open to others (mode 0640)" in done.stderr
+    assert base64.b64encode(PSK).decode() not in done.stderr

@@ -1,0 +1,180 @@
+"""What this host asks of encryption: whom it trusts, its floor, and the mode in force.
+
+Path of a lease: `daemon.node` -> **`daemon.protection`** (`trust`, `backend.encryption`) ->
+`daemon.term`. A network config that would have packets travel below the floor is none that this
+host can serve: it is waited for another, and nothing is forwarded meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from tunneld.backend import parse_backend
+from tunneld.backend.base import Backend
+from tunneld.backend.encryption import encryption_of, require_served
+from tunneld.config import RunOptions
+from tunneld.control.status import EncryptionStatus
+from tunneld.errors import ControlError, NetworkConfigError, TrustError
+from tunneld.host.clocks import Now
+from tunneld.host.state_dir import StateDir
+from tunneld.lease.network import NetworkConfig
+from tunneld.store.format import clean_prefix
+from tunneld.trust import files
+from tunneld.trust.decision import Trust
+from tunneld.trust.memory import NAME as MEMORY
+from tunneld.trust.memory import Memory
+from tunneld.trust.policy import Mode, default_floor, effective
+from tunneld.trust.secrets import Psks, credential
+
+_log = logging.getLogger("tunneld.daemon")
+
+
+class Protection:
+    """The local side of encryption, from the options and files of this host."""
+
+    def __init__(self, options: RunOptions, state_dir: StateDir) -> None:
+        """Reads the files.
+
+        Raises:
+            TrustError: one of them is not usable.
+        """
+        self._options = options
+        self._state_dir = state_dir
+        self._psk_file = options.psk_file or credential(os.environ)
+        self._mode: Mode | None = None
+        self._is_unknown = False
+        """Whether the network asks for something that cannot be read."""
+        self.trust, self._psks, self._counts = self._read()
+        self.memory = self._remembered()
+        if self.floor != "off":
+            _log.info(
+                "encryption is wanted here",
+                extra={"fields": {"floor": self.floor, "detail": self.trust.explanation}},
+            )
+
+    @property
+    def floor(self) -> Mode:
+        """The least that this host takes, whatever the store says."""
+        return self._options.encryption_floor or default_floor(is_local=self.trust.is_local)
+
+    def backend_of(self, config: NetworkConfig) -> Backend:
+        """Returns the backend of a network config that this host can serve.
+
+        Raises:
+            NetworkConfigError: it is not usable, or its packets would travel below the mode in
+                force.
+        """
+        self._is_unknown = True
+        encryption = encryption_of(config)
+        self._is_unknown = False
+        mode = self._mode = effective(encryption.mode, self.floor)
+        backend = parse_backend(config, self._options.datapath)
+        by = "" if encryption.mode == mode else f" ({self._floor_source})"
+        try:
+            require_served(backend, encryption, mode)
+        except NetworkConfigError as error:
+            raise NetworkConfigError(f"{error}{by}") from None
+        if mode != "off":
+            raise NetworkConfigError(
+                f"encryption is {mode}{by}, and this version of tunneld cannot encrypt yet: no "
+                "packet is forwarded; expected a network config without Encryption, and "
+                "--encryption-floor off"
+            )
+        return backend
+
+    @property
+    def forbids_plain(self) -> bool:
+        """Whether no packet may travel in plain, by the floor or the network config seen last."""
+        return self._is_unknown or (self._mode or self.floor) != "off"
+
+    @property
+    def _floor_source(self) -> str:
+        if self._options.encryption_floor is not None:
+            return "by --encryption-floor of this host"
+        return "by this host's floor, as identities or a PSK are configured"
+
+    def reload(self) -> None:
+        """Reads the files again; those in force stay where one is not usable."""
+        try:
+            self.trust, self._psks, self._counts = self._read()
+        except TrustError as error:
+            _log.error(
+                "the files of trust are not usable; what was read before stays in force",
+                extra={"fields": {"error": str(error)}},
+            )
+            raise
+        _log.info(
+            "the files of trust have been read again",
+            extra={"fields": {"detail": self.trust.explanation}},
+        )
+
+    def order(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Does what a command asks for: `action` is `show`, `reload` or `allow-plain`.
+
+        Raises:
+            ControlError: the request is none of these.
+            TrustError: the files are not usable; what was read before stays.
+        """
+        match request.get("action"):
+            case "show":
+                pass
+            case "reload":
+                self.reload()
+            case "allow-plain" if isinstance(subnet := request.get("subnet"), str):
+                return {"forgotten": self._allow_plain(subnet)}
+            case _:
+                raise ControlError(
+                    "the request does not say what to do; expected 'action': show, reload, or "
+                    "allow-plain with a 'subnet'"
+                )
+        identities, psk_file = self._options.identities, self._psk_file
+        return {
+            "identities": None if identities is None else str(identities.absolute()),
+            "psk_file": None if psk_file is None else str(psk_file.absolute()),
+            "state_dir": str(self._state_dir.path.absolute()),
+        }
+
+    def _allow_plain(self, text: str) -> list[str]:
+        try:
+            what = ip_network(text)
+        except ValueError:
+            raise ControlError(f"{text!r} is no subnet; expected one like 10.5.3.0/24") from None
+        gone = self.memory.allow_plain(what)
+        self._state_dir.save(MEMORY, self.memory.dump(Now.read()))
+        return [str(one) for one in gone]
+
+    def status(self) -> EncryptionStatus:
+        """Returns what `tunneld status` shows of it."""
+        identities, revoked = self._counts
+        return EncryptionStatus(
+            mode=self._mode,
+            floor=self.floor,
+            trust=self.trust.kind,
+            explanation=self.trust.explanation,
+            identities=identities,
+            revoked=revoked,
+            psk_ids=self._psks.ids if self._psks else (),
+            network_name=self._options.network_name or clean_prefix(self._options.store.prefix),
+        )
+
+    def _read(self) -> tuple[Trust, Psks | None, tuple[int | None, int]]:
+        options, path = self._options, self._psk_file
+        revoked = files.read_revoked(options.state_dir)
+        identities = files.read_identities(options.identities) if options.identities else None
+        psks = None if path is None else Psks.load(path, os.environ)
+        trust = Trust(identities=identities, has_psk=psks is not None, revoked=revoked)
+        return trust, psks, (None if identities is None else len(identities), len(revoked))
+
+    def _remembered(self) -> Memory:
+        try:
+            return Memory.load(self._state_dir.load(MEMORY), Now.read())
+        except ValueError as error:
+            _log.warning(
+                "what was remembered of peers with keys is damaged; going on without it",
+                extra={"fields": {"entry": MEMORY, "error": str(error)}},
+            )
+            return Memory()
