@@ -51,12 +51,13 @@ class Adjacency(TypedDict):
     name: str
     encapsulation: str
     """`raw`, or `vxlan`, which needs settings with a `vtep`."""
+    of_peer: dict[str, str]
+    """What the encapsulation must know of the peer. `raw`: nothing. `vxlan`: `vtep_mac`, its inner
+    Ethernet address, `aa:bb:cc:dd:ee:ff`."""
     endpoint: str
     """IPv4 or IPv6 address."""
     port: int
     mtu_bytes: int
-    vtep_mac: str | None
-    """`vxlan`: inner Ethernet address of the peer, `aa:bb:cc:dd:ee:ff`."""
     outer_df: NotRequired[str]
     """`kernel` (also where it is left out): datagrams go whole, and what the kernel has heard of
     the path's MTU holds; `probed`: whole, whatever the kernel has heard; `clear`: in fragments, by

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import cast
 
 from tunneld import _native
-from tunneld.backend.base import Adjacency, Encapsulation, OuterDf, SourceCheck, Vtep
+from tunneld.backend.base import Adjacency, OuterDf, SourceCheck, Vtep
 from tunneld.backend.mac import MacAddress
 from tunneld.fib.diff import engine_after, engine_difference
 from tunneld.fib.state import EngineChange, EngineSettings, EngineState, State
@@ -209,7 +209,7 @@ def as_plain(change: EngineChange) -> _native.Change:
                 "endpoint": str(adjacency.endpoint),
                 "port": adjacency.port,
                 "mtu_bytes": adjacency.mtu_bytes,
-                "vtep_mac": adjacency.vtep_mac,
+                "of_peer": dict(adjacency.of_peer),
                 "outer_df": adjacency.outer_df,
             }
             for name, adjacency in change.put_adjacencies.items()
@@ -232,11 +232,11 @@ def from_plain(digest: _native.Digest) -> EngineState:
         settings=None if digest["settings"] is None else _settings(digest["settings"]),
         adjacencies={
             item["name"]: Adjacency(
-                encapsulation=cast(Encapsulation, item["encapsulation"]),
+                encapsulation=item["encapsulation"],
                 endpoint=ip_address(item["endpoint"]),
                 port=item["port"],
                 mtu_bytes=item["mtu_bytes"],
-                vtep_mac=_mac(item["vtep_mac"]),
+                of_peer=item["of_peer"],
                 outer_df=cast(OuterDf, item["outer_df"]),
             )
             for item in digest["adjacencies"]

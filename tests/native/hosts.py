@@ -79,7 +79,7 @@ def adjacency(
         "endpoint": endpoint,
         "port": port,
         "mtu_bytes": mtu_bytes,
-        "vtep_mac": vtep_mac,
+        "of_peer": {} if vtep_mac is None else {"vtep_mac": vtep_mac},
         "outer_df": "kernel",
     }
 

@@ -52,9 +52,15 @@ BAD = [
     (put(mtu_bytes=65536), "adjacency d: mtu_bytes 65536, expected 68 to 65535 bytes"),
     (put(encapsulation="gre"), "adjacency d: encapsulation gre, expected raw or vxlan"),
     (
-        put(encapsulation="vxlan", vtep_mac="02:00:00:00:00:02"),
+        put(encapsulation="vxlan", of_peer={"vtep_mac": "02:00:00:00:00:02"}),
         "adjacency d: encapsulation vxlan, expected settings with a vtep",
     ),
+    (
+        put(encapsulation="vxlan", of_peer={"vtep_mac": "02:0"}),
+        "adjacency d: vtep_mac 02:0, expected an address like",
+    ),
+    (put(encapsulation="vxlan"), "adjacency d: vtep_mac None, expected an address like"),
+    (put(of_peer={"vtep_mac": "x"}), "adjacency d: vtep_mac x, expected no such parameter"),
     (put(name="local"), 'its name must be neither empty nor "local"'),
     ({"put_entries": [{"prefix": "10.5.9.1/24", "target": "b"}]}, "10.5.9.1/24: it has host bits"),
     ({"put_entries": [{"prefix": "10.5.9.0/33", "target": "b"}]}, "10.5.9.0/33: its length"),

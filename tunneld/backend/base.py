@@ -5,8 +5,8 @@ Path of a lease: `peer` -> **`backend`** -> `fib`. Pure: no socket, no clock, no
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar, Literal, Protocol
 
@@ -14,7 +14,6 @@ from tunneld.backend.mac import MacAddress
 from tunneld.lease.model import IPAddress, LeaseAttributes, SubnetKey
 from tunneld.peer import Peer
 
-Encapsulation = Literal["raw", "vxlan"]
 Datapath = Literal["userspace", "kernel", "none"]
 """What moves the packets: the engine behind a TUN device; the kernel alone (its own tunnel device
 or plain routes); nothing (a lease and no more)."""
@@ -32,14 +31,15 @@ SourceCheck = Literal["strict", "loose", "off"]
 class Adjacency:
     """How packets for a peer, in one address family, leave and arrive through the engine."""
 
-    encapsulation: Encapsulation
+    encapsulation: str
+    """What goes around an inner packet: a name that the backend and the core agree on."""
     endpoint: IPAddress
     """Underlay address of the peer."""
     port: int
     mtu_bytes: int
     """Largest inner packet this adjacency carries."""
-    vtep_mac: MacAddress | None = None
-    """`vxlan`: the peer's inner Ethernet address."""
+    of_peer: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What the encapsulation must know of the peer, by names that those two agree on."""
     outer_df: OuterDf = "kernel"
 
 

@@ -56,6 +56,9 @@ MAX_VNI = 2**24 - 1
 DEFAULT_PORT = 8472
 """The kernel's default, which flannel's `Port` 0 stands for; the IANA's is 4789."""
 
+VTEP_MAC = "vtep_mac"
+"""What the core must know of a peer: its inner Ethernet address."""
+
 VXLAN_HEADER_BYTES = 8
 ETHERNET_HEADER_BYTES = 14
 
@@ -191,7 +194,7 @@ class VxlanUserspace(_Vxlan):
                 endpoint=address,
                 port=self.port,
                 mtu_bytes=self.device_mtu_bytes(here.underlay_mtu_bytes),
-                vtep_mac=mac,
+                of_peer={VTEP_MAC: mac},
             ),
             gateway=address if self.wants_on_link and address in on_link else None,
         )

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 
 from tunneld.backend.base import Reach
 from tunneld.backend.mac import MacAddress
+from tunneld.backend.vxlan import VTEP_MAC
 from tunneld.lease.model import IPNetwork
 
 
@@ -26,8 +27,8 @@ def shared_macs(
     first: dict[tuple[int, MacAddress], IPNetwork] = {}
     for prefix, reach in reaches.items():
         mac = reach.kernel.mac if reach.kernel else None
-        if mac is None and reach.adjacency is not None:
-            mac = reach.adjacency.vtep_mac
+        if mac is None and reach.adjacency is not None and VTEP_MAC in reach.adjacency.of_peer:
+            mac = MacAddress(reach.adjacency.of_peer[VTEP_MAC])
         if mac is not None:
             holder = first.setdefault((prefix.version, mac), prefix)
             if holder != prefix:

@@ -19,8 +19,6 @@ use tunneld_wire::vxlan::Vni;
 
 use crate::EngineError;
 
-const MAC: &str = "an address like 0e:2a:00:00:00:01";
-
 /// Reads a change.
 ///
 /// # Errors
@@ -92,13 +90,8 @@ fn adjacency(dict: &Bound<'_, PyDict>) -> PyResult<(String, Parameters)> {
     let name: String = required(dict, "name")?.extract()?;
     let item = Item { name: format!("adjacency {name}"), dict };
     let label: String = item.field("encapsulation")?;
-    let encapsulation = match (label.as_str(), item.mac("vtep_mac")?) {
-        ("raw", None) => Encapsulation::Raw,
-        ("vxlan", Some(vtep_mac)) => Encapsulation::Vxlan { vtep_mac },
-        ("raw", Some(mac)) => return Err(item.bad("vtep_mac", mac, "None with raw")),
-        ("vxlan", None) => return Err(item.bad("vtep_mac", "None", MAC)),
-        _ => return Err(item.bad("encapsulation", label, "raw or vxlan")),
-    };
+    let encapsulation = Encapsulation::read(&label, item.field("of_peer")?)
+        .map_err(|fault| item.bad(&fault.name, &fault.value, fault.expected))?;
     let port: i64 = item.field("port")?;
     let port = u16::try_from(port).map_err(|_| item.bad("port", port, "1 to 65535"))?;
     let parameters = Parameters {
@@ -161,7 +154,7 @@ impl<'py> Item<'_, 'py> {
     }
 
     fn mac(&self, key: &str) -> PyResult<Option<MacAddress>> {
-        self.text(key, MAC)
+        self.text(key, MacAddress::FORM)
     }
 
     /// Reads what may be None, or else is text.

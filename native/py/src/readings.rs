@@ -1,8 +1,7 @@
 //! What the engine reports, as plain Python values. Keys as in `tunneld/_native.pyi`.
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
-use tunneld_core::adjacency::Encapsulation;
+use pyo3::types::{IntoPyDict, PyDict, PyList};
 use tunneld_core::counters::AdjacencyReading;
 use tunneld_core::fib::Vtep;
 use tunneld_io::{Answer, Duty, Engine, Event, Heartbeat, Snapshot};
@@ -17,11 +16,7 @@ pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Boun
         item.set_item("port", parameters.endpoint.port())?;
         item.set_item("mtu_bytes", parameters.mtu_bytes)?;
         item.set_item("outer_df", parameters.outer_df.label())?;
-        let vtep_mac = match parameters.encapsulation {
-            Encapsulation::Raw => None,
-            Encapsulation::Vxlan { vtep_mac } => Some(vtep_mac.to_string()),
-        };
-        item.set_item("vtep_mac", vtep_mac)?;
+        item.set_item("of_peer", parameters.encapsulation.of_peer().into_py_dict(py)?)?;
         adjacencies.append(item)?;
     }
     let entries = PyList::empty(py);

@@ -27,6 +27,11 @@ impl MacAddress {
     }
 }
 
+impl MacAddress {
+    /// How one is written, for messages.
+    pub const FORM: &str = "an address like 0e:2a:00:00:00:01";
+}
+
 impl FromStr for MacAddress {
     type Err = NotAMac;
 

@@ -161,12 +161,20 @@ def test_peer_in_user_space_has_an_adjacency_for_each_family() -> None:
     assert [found.reach(vxlan_peer(), family, HERE, on_link=()) for family in found.families] == [
         Reach(
             adjacency=Adjacency(
-                encapsulation="vxlan", endpoint=V4, port=8472, mtu_bytes=1430, vtep_mac=PEER_MAC
+                encapsulation="vxlan",
+                endpoint=V4,
+                port=8472,
+                mtu_bytes=1430,
+                of_peer={"vtep_mac": PEER_MAC},
             )
         ),
         Reach(
             adjacency=Adjacency(
-                encapsulation="vxlan", endpoint=V6, port=8472, mtu_bytes=1430, vtep_mac=PEER_MAC_V6
+                encapsulation="vxlan",
+                endpoint=V6,
+                port=8472,
+                mtu_bytes=1430,
+                of_peer={"vtep_mac": PEER_MAC_V6},
             )
         ),
     ]
@@ -317,7 +325,7 @@ def test_what_flanneld_reads_is_read(data: Any) -> None:
     reach = vxlan().reach(dual_peer("vxlan", data=data), 4, HERE, on_link=())
     assert reach is not None
     assert reach.adjacency is not None
-    assert reach.adjacency.vtep_mac == "72:0b:53:7f:1d:2f"
+    assert reach.adjacency.of_peer == {"vtep_mac": "72:0b:53:7f:1d:2f"}
 
 
 def test_long_backend_data_is_cut_in_the_log() -> None:

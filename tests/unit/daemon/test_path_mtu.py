@@ -23,7 +23,11 @@ SUBNET, SUBNET_V6 = ip_network("10.5.2.0/24"), ip_network("fd00:10:5:2::/64")
 
 def to(endpoint: IPAddress) -> Adjacency:
     return Adjacency(
-        encapsulation="vxlan", endpoint=endpoint, port=8472, mtu_bytes=1430, vtep_mac=PEER_MAC
+        encapsulation="vxlan",
+        endpoint=endpoint,
+        port=8472,
+        mtu_bytes=1430,
+        of_peer={"vtep_mac": PEER_MAC},
     )
 
 

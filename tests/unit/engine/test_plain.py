@@ -49,7 +49,7 @@ vxlan = st.builds(
     endpoint=addresses,
     port=st.integers(1, 65_535),
     mtu_bytes=st.integers(68, 65_535),
-    vtep_mac=MACS,
+    of_peer=st.fixed_dictionaries({"vtep_mac": MACS}),
 )
 
 
@@ -96,7 +96,7 @@ def test_shapes_are_plain_data_under_the_names_of_the_native_face() -> None:
                 endpoint=ip_address("2001:db8::2"),
                 port=8472,
                 mtu_bytes=1430,
-                vtep_mac=mac_v6,
+                of_peer={"vtep_mac": mac_v6},
             )
         },
         drop_adjacencies=("10.5.9.0/24",),
@@ -126,7 +126,7 @@ def test_shapes_are_plain_data_under_the_names_of_the_native_face() -> None:
                 "endpoint": "2001:db8::2",
                 "port": 8472,
                 "mtu_bytes": 1430,
-                "vtep_mac": "02:01:01:01:01:01",
+                "of_peer": {"vtep_mac": "02:01:01:01:01:01"},
                 "outer_df": "kernel",
             }
         ],

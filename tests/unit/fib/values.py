@@ -50,7 +50,7 @@ def vxlan(endpoint: str = "192.0.2.2", mac: MacAddress = MAC, gateway: str | Non
             endpoint=ip_address(endpoint),
             port=8472,
             mtu_bytes=1450,
-            vtep_mac=mac,
+            of_peer={"vtep_mac": mac},
         ),
         gateway=None if gateway is None else ip_address(gateway),
     )
