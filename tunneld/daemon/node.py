@@ -31,7 +31,7 @@ from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
 from tunneld.daemon.shadows import require_store_outside
 from tunneld.daemon.switches import Switches
-from tunneld.daemon.tenure import Rooms
+from tunneld.daemon.tenure import NodeContext
 from tunneld.daemon.term import RETRY_S, ConfigChangedError, Term
 from tunneld.daemon.together import together
 from tunneld.daemon.underlay import tell_whether_any, underlay_lack
@@ -198,7 +198,7 @@ class Node:
             await server.close()
 
     async def _stay(self) -> NoReturn:
-        rooms = Rooms(
+        context = NodeContext(
             options=self._options,
             netlink=self._netlink,
             state_dir=self._state_dir,
@@ -216,7 +216,7 @@ class Node:
             _tell_what_has_no_effect(self._options, backend)
             self._report.backend = backend
             self._term = Term(
-                rooms,
+                context,
                 config=config,
                 backend=backend,
                 text=self._report.network,

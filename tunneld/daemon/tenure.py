@@ -47,7 +47,7 @@ _log = logging.getLogger("tunneld.daemon")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rooms:
+class NodeContext:
     """What outlives a tenure."""
 
     options: RunOptions
@@ -65,7 +65,7 @@ class Tenure:
 
     def __init__(
         self,
-        rooms: Rooms,
+        context: NodeContext,
         *,
         config: NetworkConfig,
         backend: Backend,
@@ -77,20 +77,20 @@ class Tenure:
         Raises:
             HostError: the state directory cannot be written.
         """
-        self._rooms = rooms
+        self._context = context
         self._config = config
         self._backend = backend
         self._underlay = underlay
         self._announce = announce
-        options = rooms.options
-        self._here = this_host(underlay, rooms.state_dir)
+        options = context.options
+        self._here = this_host(underlay, context.state_dir)
         self._path_mtus = PathMtus(
-            overhead_bytes=backend.overhead_bytes, route_mtu=rooms.netlink.configured_mtu
+            overhead_bytes=backend.overhead_bytes, route_mtu=context.netlink.configured_mtu
         )
         self._desired = Desired(
             config=config,
             backend=backend,
-            membership=rooms.membership,
+            membership=context.membership,
             path_mtus=self._path_mtus,
             here=self._here,
             source_check=options.source_check or backend.source_check,
@@ -105,7 +105,9 @@ class Tenure:
                 interface=underlay.index,
             ),
         )
-        self._on_link = OnLinkWatch(netlink=rooms.netlink, underlay=underlay, desired=self._desired)
+        self._on_link = OnLinkWatch(
+            netlink=context.netlink, underlay=underlay, desired=self._desired
+        )
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def set_underlay_mtu(self, mtu_bytes: int) -> None:
@@ -119,11 +121,11 @@ class Tenure:
             DeviceLostError: the data path has to be opened anew, with a device of its own.
             HostError, EngineError: the data path cannot be opened, or has failed.
         """
-        rooms, desired = self._rooms, self._desired
-        options, membership, report = rooms.options, rooms.membership, rooms.report
+        context, desired = self._context, self._desired
+        options, membership, report = context.options, context.membership, context.report
         if self._backend.datapath == "userspace":  # the whole network gets a route
             urls = options.store.endpoints if options.store.kind == "etcd" else ()
-            await require_store_outside(rooms.netlink, whole(self._config).subnets, urls)
+            await require_store_outside(context.netlink, whole(self._config).subnets, urls)
         async with AsyncExitStack() as stack:
             path = await DataPath.open(
                 stack,
@@ -134,14 +136,14 @@ class Tenure:
                 threads=options.threads,
                 network=whole(self._config),
                 subnet_file=options.subnet_file,
-                netlink=rooms.netlink,
-                state_dir=rooms.state_dir,
+                netlink=context.netlink,
+                state_dir=context.state_dir,
                 desired=desired.state,
-                handover=rooms.handover,
+                handover=context.handover,
                 firewall=options.firewall,
             )
             if path.engine is not None:
-                rooms.switches.renew(path.engine)
+                context.switches.renew(path.engine)
             desired.device = path.device
             report.desired, report.path = desired, path
             stack.callback(report.forget)
@@ -150,7 +152,7 @@ class Tenure:
             stack.enter_context(membership.telling(self._on_link.peers_changed))
             desired.on_change = self._path_mtus.on_change = wake
             shadows = report.shadows = Shadows(
-                rooms.netlink,
+                context.netlink,
                 networks=whole(self._config).subnets,
                 own=lambda: membership.own.key.subnets if membership.own else (),
                 peers=desired.endpoints,
@@ -179,8 +181,8 @@ class Tenure:
 
     async def _settle(self, path: DataPath) -> None:
         await path.reconciler.settled()
-        if self._rooms.report.shadows is not None:
-            self._rooms.report.shadows.look_soon()
+        if self._context.report.shadows is not None:
+            self._context.report.shadows.look_soon()
         await self._take_over(path)
         self._announce(path)
 
@@ -193,16 +195,16 @@ class Tenure:
 
     async def _schedule(self, path: DataPath) -> None:
         if path.engine is not None:
-            await Scheduling(path.engine.threads, self._rooms.options.scheduling).run()
+            await Scheduling(path.engine.threads, self._context.options.scheduling).run()
 
     async def _take_over(self, path: DataPath) -> None:
         """Clears away what a flanneld has left; ours is in place by now, so that nothing gapes."""
         try:
             await remove_rules(path.actuator.owner)
-            if self._rooms.options.firewall != "off":
+            if self._context.options.firewall != "off":
                 await takeover.remove_flannel_rules()
             await takeover.warn_of_flannel_routes(
-                self._rooms.netlink, whole(self._config).subnets, path.devices
+                self._context.netlink, whole(self._config).subnets, path.devices
             )
         except HostError as error:
             _log.error(

@@ -20,7 +20,7 @@ from tunneld.daemon.cache import Cache
 from tunneld.daemon.datapath import DataPath, name_of
 from tunneld.daemon.here import this_host
 from tunneld.daemon.membership import remember
-from tunneld.daemon.tenure import Rooms, Tenure
+from tunneld.daemon.tenure import NodeContext, Tenure
 from tunneld.daemon.together import together
 from tunneld.daemon.underlay import UnderlayKeeper, UnderlayMovedError
 from tunneld.errors import (
@@ -54,7 +54,7 @@ class Term:
 
     def __init__(
         self,
-        rooms: Rooms,
+        context: NodeContext,
         *,
         config: NetworkConfig,
         backend: Backend,
@@ -68,7 +68,7 @@ class Term:
         """Does nothing yet.
 
         Args:
-            rooms: what outlives a term.
+            context: what outlives a term.
             config: the network config in force.
             backend: how its packets travel.
             text: the config as the store has it.
@@ -78,7 +78,7 @@ class Term:
             underlay_lack: who tells that there is no underlay.
             announce: called each time that a data path forwards.
         """
-        self._rooms = rooms
+        self._context = context
         self._config = config
         self._backend = backend
         self._text = text
@@ -93,9 +93,9 @@ class Term:
         self._underlays = UnderlayKeeper(
             selection=selection,
             families=backend.families,
-            netlink=rooms.netlink,
-            state_dir=rooms.state_dir,
-            check=lambda underlay: backend.check(this_host(underlay, rooms.state_dir)),
+            netlink=context.netlink,
+            state_dir=context.state_dir,
+            check=lambda underlay: backend.check(this_host(underlay, context.state_dir)),
             lack=underlay_lack,
         )
 
@@ -106,8 +106,8 @@ class Term:
             ConfigChangedError: the config was a remembered one, and the store has another.
             CapabilityError, TunDeviceError: no data path can ever be opened here.
         """
-        membership = self._rooms.membership
-        forget_problem = self._rooms.report.add(lambda: self._lack.problem)
+        membership = self._context.membership
+        forget_problem = self._context.report.add(lambda: self._lack.problem)
         try:
             with membership.telling(self._compare_config):
                 self._compare_config()
@@ -120,7 +120,7 @@ class Term:
                 )
         finally:
             forget_problem()
-            await self._rooms.handover.end()
+            await self._context.handover.end()
         raise AssertionError("the loops of a term have no end")
 
     def remake(self) -> None:
@@ -129,18 +129,18 @@ class Term:
 
     async def _hold(self) -> NoReturn:
         """Keeps the lease one that names the underlay in use."""
-        rooms = self._rooms
+        context = self._context
         while True:
             underlay = await self._underlays.settled()
             try:
-                attributes = self._backend.attributes(this_host(underlay, rooms.state_dir))
-                previous = _previous_subnet(rooms.options.subnet_file)
+                attributes = self._backend.attributes(this_host(underlay, context.state_dir))
+                previous = _previous_subnet(context.options.subnet_file)
                 await together(
                     self._underlays.follow(underlay),
-                    rooms.membership.hold(self._config, attributes, previous),
+                    context.membership.hold(self._config, attributes, previous),
                 )
             except UnderlayMovedError:
-                rooms.membership.reconnect()
+                context.membership.reconnect()
             except HostError:
                 # The data path needs the same of this host, and tells of it.
                 await self._underlays.changed_within(RETRY_S)
@@ -155,7 +155,7 @@ class Term:
             underlay = await self._underlays.settled()
             try:
                 tenure = Tenure(
-                    self._rooms,
+                    self._context,
                     config=self._config,
                     backend=self._backend,
                     underlay=underlay,
@@ -180,17 +180,17 @@ class Term:
         try:
             await self._underlays.follow(underlay, tenure.set_underlay_mtu)
         except UnderlayMovedError:
-            self._rooms.handover.is_due = True
+            self._context.handover.is_due = True
             raise
 
     def _carries(self, path: DataPath) -> None:
         self._has_carried = True
-        self._rooms.handover.is_taken_over(name_of(path.devices))
+        self._context.handover.is_taken_over(name_of(path.devices))
         self._lack.clear()
         self._announce(path)
 
     def _compare_config(self) -> None:
-        membership = self._rooms.membership
+        membership = self._context.membership
         text = membership.tracker.config_text
         if self._is_remembered and not membership.goes_by_memory:
             self._is_remembered = False
@@ -209,7 +209,7 @@ class Term:
 
     def _is_usable(self, text: str | None) -> bool:
         try:
-            self._rooms.protection.backend_of(parse(text or ""))
+            self._context.protection.backend_of(parse(text or ""))
         except NetworkConfigError:
             return False
         return True
