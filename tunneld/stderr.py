@@ -24,6 +24,9 @@ MAX_BYTES: Final = 1 << 20
 SLOW_S: Final = 5.0
 """How long a line may wait before that is worth a word."""
 
+GONE_S: Final = 600.0
+"""How long a reader that has ended is worth a word: a pipe never gets another one."""
+
 FLUSH_S: Final = 1.0
 """How long the end of the process waits for a reader."""
 
@@ -51,6 +54,8 @@ class Writer:
         self._refusal: str | None = None
         self._since_s: float | None = None
         """Since when the line at the front is being written; None: none is."""
+        self._gone_at_s: float | None = None
+        """Since when the reader is gone; None: there is one."""
         self._thread: threading.Thread | None = None
 
     def put(self, line: str) -> None:
@@ -76,7 +81,10 @@ class Writer:
         """Returns why lines are not written, in one line; None while they are."""
         with self._changed:
             refusal, since_s, lost = self._refusal, self._since_s, self._lost
+            gone_at_s = self._gone_at_s
             waiting = len(self._waiting)
+        if gone_at_s is not None and self._clock() - gone_at_s > GONE_S:
+            return None  # nobody is missing it, and nothing but a start anew would help
         if refusal is not None:
             cause = f"the log cannot be written: {refusal}"
         elif since_s is not None and self._clock() - since_s > SLOW_S:
@@ -141,10 +149,13 @@ class Writer:
             try:
                 rest = rest[os.write(self._fd, rest) :]
             except OSError as error:
+                if error.errno == errno.EPIPE:
+                    self._gone_at_s = self._gone_at_s or self._clock()
                 if error.errno != errno.EAGAIN:
                     return error.strerror or str(error)
                 # Whoever else has this open file made it non-blocking.
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()
+        self._gone_at_s = None
         return None

@@ -176,6 +176,11 @@ class UnderlayKeeper:
         every = frozenset(address for one in interfaces for address in one.every)
         sight = Sight(held=held, chosen=chosen, addresses=every)
         if self._succession.see(sight, loop.time()):
+            if (taken := self._succession.in_use) is not None and taken.port:
+                _log.info(
+                    "the interface asked for is a port; the address of its bridge or bond is used",
+                    extra={"fields": {**_fields(taken), "detail": f"port {taken.port}"}},
+                )
             self._state_dir.save(NAME, _document(self._succession.memory))
         self._tell(before, chosen)
         self._tell_changed()

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from tunneld.errors import HostError, InterfaceError
 from tunneld.host.netlink import RTN_UNICAST, Address, Family, KernelRoute, Link, Netlink
 from tunneld.lease.model import IPAddress
+
+_MASTERS = frozenset({"bond", "bridge", "team"})
+"""Kinds of devices whose ports have no addresses of their own. Those of a VRF have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class Interface:
     """Those of which the kernel does not know yet whether another host has them too."""
     duplicate: frozenset[IPAddress] = frozenset()
     """Those which another host has."""
+    port: str = ""
+    """Name of the port that was meant, where this is the bridge or bond that has its address."""
 
     @property
     def name(self) -> str:
@@ -75,14 +80,14 @@ def by_name_or_address(
 ) -> tuple[Interface, IPAddress | None]:
     """Returns the interface of that name or address, and the address if it was one.
 
-    A name may be an alternative one, as udev gives them.
+    A name may be an alternative one, as udev gives them, or that of a port: see `_holder`.
     """
     try:
         address = ip_address(text)
     except ValueError:
         for interface in interfaces:
             if text in (interface.name, *interface.link.alternative_names):
-                return interface, None
+                return _holder(interface, interfaces), None
         raise NoMatchError(f"no interface is called {text!r}") from None
     holders = [interface for interface in interfaces if address in interface.every]
     if not holders:
@@ -109,8 +114,25 @@ def by_regex(
         chosen = _only(by_address, what, remedy)
         return chosen, first_match(chosen)
     if by_name := [interface for interface in interfaces if pattern.search(interface.name)]:
-        return _only(by_name, what, remedy), None
+        # Several ports of one bridge are one interface.
+        holders = {one.link.index: one for one in (_holder(one, interfaces) for one in by_name)}
+        return _only(list(holders.values()), what, remedy), None
     raise NoMatchError(f"no address and no name matches {pattern.pattern!r}")
+
+
+def _holder(named: Interface, interfaces: Iterable[Interface]) -> Interface:
+    """Returns the bridge or bond that has the address of the interface, where it has none itself.
+
+    A port keeps its name when it is put into one, and its address moves there.
+    """
+    by_index = {one.link.index: one for one in interfaces}
+    found = named
+    while not found.addresses:
+        master = by_index.get(found.link.master)
+        if master is None or master.link.kind not in _MASTERS:
+            return named
+        found = master
+    return found if found is named else replace(found, port=named.name)
 
 
 async def by_destination(

@@ -73,6 +73,8 @@ class Underlay:
     is_tentative: bool = False
     """Whether the kernel still asks if another host has `address_v6` (duplicate address detection,
     RFC 4862 §5.4); nothing can be bound to it before."""
+    port: str = ""
+    """Name of the port that the operator meant, where this is its bridge or bond."""
 
     @property
     def addresses(self) -> tuple[IPAddress, ...]:
@@ -265,4 +267,5 @@ def _underlay(
         public_ipv6=None if ipv6 is None else selection.public_ipv6 or ipv6,
         mtu_bytes=link.mtu_bytes,
         is_tentative=ipv6 in interface.tentative,
+        port=interface.port,
     )

@@ -304,6 +304,29 @@ def test_an_alternative_name_is_a_name(host: Namespace) -> None:
         assert find(host, interfaces=("eth7", name)).name == "wan0"
 
 
+@pytest.mark.parametrize("selection", [{"interfaces": ("port0",)}, {"regexes": ("^port[01]$",)}])
+def test_name_of_a_port_means_the_bridge_that_has_its_address(
+    host: Namespace, selection: dict[str, Any]
+) -> None:
+    for name in ("port0", "port1"):
+        host.run("ip", "link", "add", name, "type", "veth", "peer", "name", f"{name}-far")
+    host.run("ip", "link", "set", "port0", "master", "bare0")
+    if "interfaces" in selection:
+        # Without an address there either it is the port that lacks one.
+        with pytest.raises(InterfaceError, match="interface port0 has no IPv4 address"):
+            find(host, **selection)
+    host.run("ip", "link", "set", "port1", "master", "wan0")
+    host.run("ip", "link", "set", "port0", "master", "wan0")
+    found = find(host, **selection)
+    assert (found.name, str(found.address)) == ("wan0", "192.0.2.10")
+    assert found.port in ("port0", "port1")
+    # Its own address is what is meant, wherever else it is.
+    host.run("ip", "address", "add", "10.3.0.1/24", "dev", "port0")
+    host.run("ip", "link", "delete", "port1")
+    assert (find(host, **selection).name, find(host, **selection).port) == ("port0", "")
+    assert find(host, interfaces=("wan0",)).port == ""
+
+
 SECOND = (IPv4Address("10.2.0.1"),)
 GONE = (IPv4Address("10.9.9.9"),)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.wait import wait_until
-from tunneld.stderr import SLOW_S, Writer
+from tunneld.stderr import GONE_S, SLOW_S, Writer
 
 Pipe = tuple[int, int]
 
@@ -106,6 +106,30 @@ def test_reader_that_has_ended_or_a_full_disk_is_named_and_tried_again() -> None
     assert read_until(reading, b"\n") == b"lost 2\n"
     wait_until(lambda: writer.problem() is None, what="a log that is written")
     for opened in (reading, writing):
+        os.close(opened)
+
+
+def test_reader_that_is_gone_for_good_is_named_for_a_while_and_may_come_back() -> None:
+    now_s = 0.0
+    reading, writing = os.pipe()
+    os.close(reading)
+    writer = Writer(writing, clock=lambda: now_s)
+    writer.put("first\n")
+    told = wait_until(writer.problem, what="a problem")
+    assert told is not None
+    assert told.startswith("the log cannot be written: Broken pipe; ")
+    now_s = GONE_S
+    assert writer.problem() is not None
+    now_s += 1.0
+    assert writer.problem() is None
+    # As by a debugger, or /proc.
+    reading, again = os.pipe()
+    os.dup2(again, writing)
+    assert b"lost" in read_until(reading, b"\n")
+    os.close(reading)
+    writer.put("second\n")
+    assert wait_until(writer.problem, what="a problem of its own")
+    for opened in (writing, again):
         os.close(opened)
 
 
