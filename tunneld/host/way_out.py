@@ -12,12 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tunneld.host.interfaces import Interface
-from tunneld.host.netlink import RTN_UNICAST, Family, KernelRoute, Netlink
+from tunneld.host.netlink import INSIDE_KINDS, RTN_UNICAST, Family, KernelRoute, Netlink
 from tunneld.host.routes import PROTOCOL
 from tunneld.lease.model import IPAddress
 
 HOLDERS = frozenset({"dummy", "vrf"})
 """Kinds of devices that hold addresses and lead to no other host."""
+
+MOST_UPLINKS = 64
 
 
 async def mtu_bytes_out_of(
@@ -36,10 +38,23 @@ async def mtu_bytes_out_of(
     families: set[Family] = {4 if address.version == 4 else 6 for address in addresses}
     found = []
     for family in families:
-        # A table without a default route may be a long one, and is read only then.
-        routes = await netlink.default_routes(family) or await netlink.routes(family)
+        routes = await netlink.default_routes(family)
+        for uplink in () if routes else _uplinks(interfaces):
+            # A table without a default route may be a long one: of each device one will do.
+            route = await netlink.any_route_by(uplink.link.index, family, besides=PROTOCOL)
+            routes += [] if route is None else [route]
         found.append(narrowest_way(routes, interfaces))
     return min((one for one in found if one is not None), default=interface.link.mtu_bytes)
+
+
+def _uplinks(interfaces: Iterable[Interface]) -> list[Interface]:
+    """Returns the devices that may lead to other hosts, those of containers last."""
+    usable = [
+        one
+        for one in interfaces
+        if one.link.is_up and not one.link.master and not leads_nowhere(one)
+    ]
+    return sorted(usable, key=lambda one: one.link.kind in INSIDE_KINDS)[:MOST_UPLINKS]
 
 
 def leads_nowhere(interface: Interface) -> bool:

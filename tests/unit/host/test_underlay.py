@@ -10,7 +10,7 @@ from tests.support.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tunneld.errors import InterfaceError, UsageError
 from tunneld.host.interfaces import list_interfaces
-from tunneld.host.netlink import Family, Netlink
+from tunneld.host.netlink import Family, KernelRoute, Netlink, wire
 from tunneld.host.underlay import Selection, Underlay, choose_underlay, find_underlay
 from tunneld.lease.model import IPAddress
 
@@ -359,7 +359,9 @@ def test_weaker_default_route_of_the_interface_in_use_goes_before_a_better_one(
     assert choose(host, ()).name == "wan0"
 
 
-def test_address_on_lo_has_the_mtu_of_the_narrowest_uplink(host: Namespace) -> None:
+def test_address_on_lo_has_the_mtu_of_the_narrowest_uplink(
+    host: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     host.run("ip", "address", "add", "10.3.0.1/32", "dev", "lo")
     assert find(host, interfaces=("10.3.0.1",)).mtu_bytes == 1500
     hops = ("nexthop", "via", "192.0.2.1", "nexthop", "via", "10.1.0.254")
@@ -369,10 +371,22 @@ def test_address_on_lo_has_the_mtu_of_the_narrowest_uplink(host: Namespace) -> N
     assert find(host, interfaces=("10.3.0.1",)).mtu_bytes == 9000
     host.run("ip", "route", "replace", "default", *hops[4:], "mtu", "1280")
     assert find(host, interfaces=("10.3.0.1",)).mtu_bytes == 1280
-    # Without a default route every other one counts, but for those into the overlay.
+    # Without a default route every other one counts, but for those into the overlay; of a table
+    # of BGP, which may have a hundred thousand, one for each device is read.
     host.run("ip", "route", "del", "default")
+    bgp = [f"route add 11.0.{n >> 8}.{n & 255}/32 dev lan0 proto bird" for n in range(3000)]
+    host.run("ip", "-batch", "-", stdin="\n".join(bgp))
+    read: list[bytes] = []
+    whole = wire.route
+
+    def counting(body: bytes) -> KernelRoute | None:
+        read.append(body)
+        return whole(body)
+
+    monkeypatch.setattr(wire, "route", counting)
     host.run("ip", "link", "set", "wan0", "mtu", "1400")
     host.bridge("flannel0", mtu_bytes=1372)
     host.run("ip", "route", "add", "10.5.0.0/16", "dev", "flannel0", "proto", "116")
     assert find(host, interfaces=("10.3.0.1",)).mtu_bytes == 1400
+    assert 0 < len(read) < 50
     assert find(host, interfaces=("lan0",)).mtu_bytes == 9000

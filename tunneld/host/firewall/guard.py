@@ -18,15 +18,11 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collap
 from typing import Literal
 
 from tunneld.fib.state import DATAGRAM_MARK, UnderlayGuard
-from tunneld.host.netlink.model import Link
+from tunneld.host.netlink.model import INSIDE_KINDS, Link
 
 KINDS = ("SEND", "PASS", "FROM", "PEER", "MARK", "COME", "HERE")
 """Chains of iptables: what programs send, what is forwarded, from whom, to whom, the mark of the
 kernel's own datagrams, what comes to this host, and what of it by a container's device."""
-
-INSIDE = ("bridge", "netkit", "tun", "veth", "vxlan")
-"""Kinds of devices by which containers and virtual machines of a host come, or the overlay itself.
-"""
 
 PEERS = "peers"
 """Name of nft's set of guarded addresses."""
@@ -55,7 +51,7 @@ def inside(links: Iterable[Link], guard: UnderlayGuard) -> tuple[str, ...]:
     found = (
         link.name
         for link in links
-        if link.kind in INSIDE and link.master == 0 and link.index != guard.interface
+        if link.kind in INSIDE_KINDS and link.master == 0 and link.index != guard.interface
     )
     return tuple(sorted(found))
 
@@ -82,7 +78,7 @@ def nft_chains(ip: str, guard: UnderlayGuard, *, is_plain: bool) -> dict[str, li
         ],
     }
     if not is_plain and (guard.own or guard.devices):
-        kinds = ", ".join(f'"{kind}"' for kind in INSIDE)
+        kinds = ", ".join(f'"{kind}"' for kind in sorted(INSIDE_KINDS))
         own = ", ".join(sorted(map(str, guard.own)))
         to_us = "" if guard.devices else f"{ip} daddr {{ {own} }} "
         come = f"{to_us}udp dport {guard.port} meta iifkind {{ {kinds} }}"

@@ -13,6 +13,7 @@ from tunneld.host.netlink.calls import Netlink
 from tunneld.host.netlink.channel import refused
 from tunneld.host.netlink.model import (
     DEFAULT_METRIC_V6,
+    INSIDE_KINDS,
     MAIN_TABLE,
     PROTOCOL_KERNEL,
     RTN_UNICAST,
@@ -33,6 +34,7 @@ from tunneld.host.netlink.model import (
 
 __all__ = [
     "DEFAULT_METRIC_V6",
+    "INSIDE_KINDS",
     "MAIN_TABLE",
     "PROTOCOL_KERNEL",
     "RTN_UNICAST",

@@ -93,6 +93,25 @@ class Netlink(Channel):
         )
         return [route for route in found if route.destination.version == family]
 
+    async def any_route_by(
+        self, oif: int, family: Family = 4, *, besides: int = 0
+    ) -> KernelRoute | None:
+        """Returns one of the main table's routes out of a device; None: there is none.
+
+        `besides`: a protocol number whose routes do not count.
+        """
+
+        def read(body: bytes) -> KernelRoute | None:
+            found = wire.route(body)
+            if found is None or found.protocol == besides:
+                return None
+            # An older kernel hands out all, and without IPv6 those of IPv4.
+            is_out = oif in (found.oif, *found.hops) and found.destination.version == family
+            return found if is_out else None
+
+        body = wire.routes_request(family, 0, oif)
+        return await self._first("list the routes", wire.RTM_GETROUTE, body, read)
+
     async def routes_to(self, destinations: Collection[IPNetwork]) -> list[KernelRoute]:
         """Returns the main table's routes to exactly these destinations, of whomever."""
         found: list[KernelRoute] = []

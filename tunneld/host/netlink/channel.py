@@ -29,6 +29,10 @@ _DUMP_TRIES = 10
 _T = TypeVar("_T")
 
 
+class _EnoughError(Exception):
+    """Of a listing no more is wanted."""
+
+
 class Channel:
     """An open routing socket in the network namespace of the thread that opened it."""
 
@@ -153,6 +157,35 @@ class Channel:
                 raise
 
         return await self._run(what, listing())
+
+    async def _first(
+        self, what: str, kind: int, body: bytes, read: Callable[[bytes], _T | None]
+    ) -> _T | None:
+        """Returns what `read` makes of the first message of a listing that it takes.
+
+        The others are not read, and the kernel does not write them.
+        """
+        found: list[_T] = []
+
+        def read_one(body: bytes) -> None:
+            if (one := read(body)) is not None:
+                found.append(one)
+                raise _EnoughError
+
+        async def first() -> None:
+            bulk = BulkSocket()  # a listing that is given up keeps its socket busy
+            try:
+                bulk.dump(kind, body, read_one)
+            except (_EnoughError, InterruptedDumpError):
+                pass
+            except OSError as error:
+                if not is_missing(error):
+                    raise
+            finally:
+                bulk.close()
+
+        await self._run(what, first())
+        return found[0] if found else None
 
     async def _change(self, what: str, requests: Sequence[Request]) -> list[int]:
         """Makes changes in their order, many at a time; returns for each 0 or an errno.

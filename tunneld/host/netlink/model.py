@@ -72,6 +72,11 @@ class TunSettings:
     is_persistent: bool
 
 
+INSIDE_KINDS = frozenset({"bridge", "netkit", "tun", "veth", "vxlan"})
+"""Kinds of devices by which containers and virtual machines of a host come, or the overlay itself;
+some hosts have their uplinks of these kinds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
     """A network device."""
