@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
-use tunneld_core::encapsulation::{Encapsulate, Vxlan};
+use tunneld_core::encapsulation::{Around, Encapsulate, Heads};
 use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, Tables, TargetName};
@@ -29,9 +29,10 @@ pub(crate) fn vxlan_fib() -> Fib {
 
 /// Returns `packet` in the frame of that peer.
 pub(crate) fn framed(packet: &[u8]) -> Vec<u8> {
-    let around = vtep(2).and_then(|vtep| Vxlan::new(&vtep, mac(1), Version::V4));
-    let mut datagram = [&[0; Vxlan::HEAD], packet].concat();
-    let len = around.map_or(0, |around| around.finish(&mut datagram));
+    let heads = Heads::new(vtep(2).as_ref(), mac(1));
+    let mut datagram = [&[0; Heads::HEAD], packet].concat();
+    let around = heads.begin(0, Version::V4, 1);
+    let len = around.map_or(0, |mut around| around.finish(&mut datagram));
     datagram.truncate(len);
     datagram
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tunneld_wire::ethernet::MacAddress;
 
 use crate::counters::AdjacencyCounters;
+use crate::encapsulation::Way;
 
 /// What is put around an inner packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,6 +139,8 @@ pub struct Adjacency {
     pub name: Arc<str>,
     /// What the control plane says.
     pub parameters: Parameters,
+    /// How packets leave, ready for use.
+    pub way: Way,
     /// What went through it.
     pub counters: Arc<AdjacencyCounters>,
 }

@@ -70,8 +70,10 @@ pub struct Train {
     pub count: usize,
     /// How they leave.
     pub passage: Passage,
-    /// What the encapsulation adds to each inner packet, in bytes.
-    overhead: usize,
+    /// Its number in the queue.
+    number: usize,
+    /// Number of the queue.
+    queue: usize,
     /// Bytes in all.
     len: usize,
     /// Numbers of its first and its last piece.
@@ -80,9 +82,8 @@ pub struct Train {
 
 impl Train {
     /// Returns whether a datagram of `len` bytes may be the next one.
-    fn takes(&self, passage: Passage, overhead: usize, len: usize) -> bool {
-        self.overhead == overhead
-            && self.passage == passage
+    fn takes(&self, passage: Passage, len: usize) -> bool {
+        self.passage == passage
             // What one probe meets on its way is nothing to another.
             && passage.purpose != Purpose::Probe
             && len <= self.segment_len
@@ -94,17 +95,6 @@ impl Train {
     /// Returns the length of all its datagrams, in bytes.
     pub const fn len_bytes(&self) -> usize {
         self.len
-    }
-
-    /// Returns the length of the inner packets in some of its datagrams, in bytes.
-    pub fn inner_len(&self, datagrams: &Range<usize>) -> usize {
-        let end = (datagrams.end * self.segment_len).min(self.len);
-        end - datagrams.start * self.segment_len - datagrams.len() * self.overhead
-    }
-
-    /// Returns what the encapsulation adds to each inner packet, in bytes.
-    pub const fn overhead(&self) -> usize {
-        self.overhead
     }
 }
 
@@ -135,6 +125,8 @@ pub struct Queue {
     trains: Vec<Train>,
     /// At most one for each packet read, and one more for each train.
     pieces: Vec<Piece>,
+    /// Length of each inner packet in bytes, `MAX_SEGMENTS` places for each train.
+    inner_lens: Box<[u16]>,
 }
 
 impl Default for Queue {
@@ -144,6 +136,7 @@ impl Default for Queue {
             used: 0,
             trains: Vec::with_capacity(MAX_TRAINS),
             pieces: Vec::with_capacity(2 * MAX_TRAINS),
+            inner_lens: vec![0; MAX_TRAINS * MAX_SEGMENTS].into_boxed_slice(),
         }
     }
 }
@@ -172,43 +165,58 @@ impl Queue {
         })
     }
 
-    /// Takes `len` bytes behind those used as the next datagram for `adjacency`.
+    /// Takes `len` bytes behind those used as the next datagram for `adjacency`. `number` is the
+    /// queue's own.
     fn push(
         &mut self,
+        number: usize,
         adjacency: AdjacencyId,
         endpoint: SocketAddr,
         passage: Passage,
-        overhead: usize,
-        len: usize,
+        (inner_len, len): (usize, usize),
     ) {
         let (start, next) = (self.used, self.pieces.len());
         self.used += len;
         // Only the newest train of an adjacency may grow: what is for one peer keeps its order.
         let newest = self.trains.iter_mut().rev().find(|train| train.adjacency == adjacency);
-        match newest.filter(|train| train.takes(passage, overhead, len)) {
-            Some(train) => {
-                train.count += 1;
-                train.len += len;
-                let last = &mut self.pieces[train.pieces.1];
-                if last.start + last.len == start {
-                    last.len += len;
-                    return;
-                }
-                last.next = Some(next);
-                train.pieces.1 = next;
+        let train = match newest.filter(|train| train.takes(passage, len)) {
+            Some(train) => train,
+            None => {
+                self.trains.push(Train {
+                    adjacency,
+                    endpoint,
+                    segment_len: len,
+                    count: 0,
+                    passage,
+                    number: self.trains.len(),
+                    queue: number,
+                    len: 0,
+                    pieces: (next, next),
+                });
+                let last = self.trains.len() - 1;
+                &mut self.trains[last]
             }
-            None => self.trains.push(Train {
-                adjacency,
-                endpoint,
-                segment_len: len,
-                count: 1,
-                passage,
-                overhead,
-                len,
-                pieces: (next, next),
-            }),
+        };
+        self.inner_lens[train.number * MAX_SEGMENTS + train.count] = inner_len as u16;
+        train.count += 1;
+        train.len += len;
+        if train.count > 1 {
+            let last = &mut self.pieces[train.pieces.1];
+            if last.start + last.len == start {
+                last.len += len;
+                return;
+            }
+            last.next = Some(next);
+            train.pieces.1 = next;
         }
         self.pieces.push(Piece { start, len, next: None });
+    }
+
+    /// Returns the length of the inner packets in some datagrams of a train, in bytes.
+    fn inner_len(&self, train: &Train, datagrams: &Range<usize>) -> usize {
+        let first = train.number * MAX_SEGMENTS;
+        let lens = &self.inner_lens[first + datagrams.start..first + datagrams.end];
+        lens.iter().map(|len| usize::from(*len)).sum()
     }
 
     fn clear(&mut self) {
@@ -277,10 +285,15 @@ impl SendBatch {
         inner_len: usize,
         len: usize,
     ) {
-        let queue = &mut self.queues[queue];
-        queue.push(adjacency, endpoint, passage, len - inner_len, len);
+        let (number, queue) = (queue, &mut self.queues[queue]);
+        queue.push(number, adjacency, endpoint, passage, (inner_len, len));
         self.used += len;
         self.longest = self.longest.max(queue.trains.len());
+    }
+
+    /// Returns the length of the inner packets in some datagrams of a train of this batch, in bytes.
+    pub fn inner_len(&self, train: &Train, datagrams: &Range<usize>) -> usize {
+        self.queues[train.queue].inner_len(train, datagrams)
     }
 
     /// Returns what is to be sent by each socket, those for IPv4 first.

@@ -81,6 +81,8 @@ drop_reasons! {
     WrongMac = "wrong_mac",
     /// Inbound, VXLAN: the frame says one IP version and the packet in it another.
     EthertypeMismatch = "ethertype_mismatch",
+    /// Inbound: more messages of the encapsulation itself came at once than are kept.
+    ControlOverflow = "control_overflow",
     /// Inbound: larger than any packet, or a super-packet to be cut whose checksum is wrong.
     Oversized = "oversized",
     /// Inbound: neither IPv4 nor IPv6.

@@ -1,9 +1,23 @@
 //! Datagrams from the underlay on their way to the overlay device.
 //!
 //! Path of a packet: underlay → `io` → **`core::inbound`** → `io` → TUN.
-//! Split what the kernel joined, parse, check the source, check the destination, take a hop.
-//! Packets stay in the receive memory; accepted ones are joined to super-packets where that loses
-//! nothing, and leave together at the end of the batch.
+//! What becomes of a message that `io` has received:
+//!
+//! 1. The FIB says by which encapsulation datagrams arrive; from here on the code is that one's own.
+//! 2. What the kernel joined is split into datagrams (`split_len`), each judged by itself (`take`).
+//! 3. The encapsulation comes off, in place (`strip`): an inner packet with its origin, or a message
+//!    of the encapsulation itself, which goes to the `controls`.
+//! 4. The version must be one the network has, and the header be right (`accept`, `parse`).
+//! 5. The origin must be allowed to send from that source, and the destination be ours (`check`).
+//! 6. A congestion mark of the underlay is passed on (RFC 6040).
+//! 7. An answer to a probe of ours goes no further.
+//! 8. A hop is taken where the tunnel takes one; what a kernel's tunnel left to the device is told to
+//!    ours.
+//! 9. The packet stays where it lies in the receive memory, and joins the deliveries: to a
+//!    super-packet, where that loses nothing.
+//! 10. `io` writes the deliveries at the end of the batch, and tells what the device took.
+//!
+//! A datagram that goes no further is counted under one reason.
 //!
 //! Source: RFC 1812 §5.2.2, §5.3.1; flannel's udp backend (one hop is taken at each end).
 
@@ -18,10 +32,10 @@ use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
 use crate::checksum_partial::{self, Known};
 use crate::coalescing::{Deliveries, Delivery, Kinds};
+use crate::control::Controls;
 use crate::counters::WorkerCounters;
-use crate::decapsulation::{self, Decapsulation};
 use crate::drop_reason::DropReason;
-use crate::encapsulation::{Encapsulate, Vxlan};
+use crate::encapsulation::{Decapsulate, Origin, Raw, Runs, Stripped, by_arrival};
 use crate::fib::{AdjacencyId, Fib, Settings, SourceCheck, Target};
 use crate::packet_sizes::PacketSizes;
 use crate::probe::{Answers, Mark};
@@ -31,18 +45,25 @@ use crate::replies::Replies;
 ///
 /// [`clear`]: Self::clear
 pub struct Inbound {
+    runs: Runs,
+    intake: Intake,
+}
+
+/// What takes datagrams, whatever is around the packets in them.
+struct Intake {
     worker: usize,
     counters: Arc<WorkerCounters>,
     deliveries: Deliveries,
     replies: Replies,
+    controls: Controls,
     answers: Answers,
-    decapsulation: Decapsulation,
     checked: Option<Checked>,
     sizes: Arc<PacketSizes>,
 }
 
 /// Addresses that were checked in this batch, and the peer of such packets.
 struct Checked {
+    origin: Origin,
     addresses: [IpAddr; 3],
     adjacency: Option<AdjacencyId>,
 }
@@ -51,20 +72,29 @@ struct Checked {
 #[derive(Debug, Clone, Copy)]
 pub struct Outer {
     /// Where it came from.
-    pub source: IpAddr,
+    pub source: SocketAddr,
     /// The congestion mark of all its datagrams: the kernel joins none with others.
     pub ecn: Ecn,
 }
 
 impl From<SocketAddr> for Outer {
     fn from(source: SocketAddr) -> Self {
-        Self { source: source.ip(), ecn: Ecn::NotEct }
+        Self { source, ecn: Ecn::NotEct }
     }
 }
 
-/// A datagram in the receive memory.
-struct Arrival {
+/// A message in the receive memory: a datagram, or several that the kernel joined.
+struct Message {
     outer: Outer,
+    place: Range<usize>,
+    segment_len: Option<usize>,
+    now_ns: u64,
+}
+
+/// An inner packet in the receive memory.
+struct Arrived {
+    outer: Outer,
+    origin: Origin,
     place: Range<usize>,
     /// What the kernel says of segments inside.
     inner_segment_len: Option<usize>,
@@ -74,32 +104,41 @@ struct Arrival {
 impl Inbound {
     /// Returns the inbound half of `worker`, which counts into `counters` as their only writer.
     pub fn new(worker: usize, counters: Arc<WorkerCounters>) -> Self {
-        let (deliveries, replies) = (Deliveries::default(), Replies::default());
-        let decapsulation = Decapsulation::default();
-        let (sizes, answers) = (Arc::default(), Answers::default());
-        Self { worker, counters, deliveries, replies, answers, decapsulation, checked: None, sizes }
+        let intake = Intake {
+            worker,
+            counters,
+            deliveries: Deliveries::default(),
+            replies: Replies::default(),
+            controls: Controls::default(),
+            answers: Answers::default(),
+            checked: None,
+            sizes: Arc::default(),
+        };
+        Self { runs: Runs::default(), intake }
     }
 
     /// Cuts super-packets of connections as the outbound halves that share `sizes` heard.
     #[must_use]
-    pub fn cutting_by(self, sizes: Arc<PacketSizes>) -> Self {
-        Self { sizes, ..self }
+    pub fn cutting_by(mut self, sizes: Arc<PacketSizes>) -> Self {
+        self.intake.sizes = sizes;
+        self
     }
 
     /// Takes answers to probes with that mark.
     #[must_use]
-    pub fn probing_as(self, mark: Mark) -> Self {
-        Self { answers: Answers::to(mark), ..self }
+    pub fn probing_as(mut self, mark: Mark) -> Self {
+        self.intake.answers = Answers::to(mark);
+        self
     }
 
     /// Says what is joined to super-packets from now on.
     pub const fn set_coalescing(&mut self, kinds: Kinds) {
-        self.deliveries.set_kinds(kinds);
+        self.intake.deliveries.set_kinds(kinds);
     }
 
     /// Takes one message, which lies at `place` of the receive memory: datagrams of `segment_len`
-    /// bytes where the kernel joined several, else one. Each goes to the deliveries, or to the
-    /// drops.
+    /// bytes where the kernel joined several, else one. Each goes to the deliveries, to the control
+    /// messages, or to the drops.
     ///
     /// All messages of a batch need the same `fib` and the same memory, each a place of its own.
     /// `now_ns` is on the monotonic clock.
@@ -112,21 +151,62 @@ impl Inbound {
         segment_len: Option<usize>,
         now_ns: u64,
     ) {
-        let outer = outer.into();
-        self.counters.bytes.add(place.len() as u64);
-        let head = match fib.settings() {
-            Some(Settings { vtep: Some(_), .. }) => Vxlan::HEAD,
-            _ => 0,
+        let Self { runs, intake } = self;
+        intake.counters.bytes.add(place.len() as u64);
+        let message = Message { outer: outer.into(), place, segment_len, now_ns };
+        let Some((settings, arrival)) = fib.arrival() else {
+            intake.refuse(memory, &message);
+            return;
         };
-        let step = split_len(&memory[place.clone()], segment_len, head);
+        by_arrival!(arrival, runs, (way, run) => {
+            intake.take(way, run, (fib, settings), memory, message);
+        });
+    }
+
+    /// Counts a datagram that did not fit its receive slot.
+    pub fn truncated_by_kernel(&mut self) {
+        self.intake.counters.packets.add(1);
+        self.intake.counters.drops(DropReason::Oversized).add(1);
+    }
+}
+
+impl Intake {
+    /// Counts the datagrams of a message that comes before there are settings.
+    #[cold]
+    fn refuse(&self, memory: &[u8], message: &Message) {
+        let step = Raw.split_len(&memory[message.place.clone()], message.segment_len);
+        let count = message.place.len().div_ceil(step).max(1) as u64;
+        self.counters.packets.add(count);
+        self.counters.drops(DropReason::NotConfigured).add(count);
+    }
+
+    /// Takes the datagrams of a message one by one.
+    fn take<D: Decapsulate>(
+        &mut self,
+        way: &D,
+        run: &mut D::Run,
+        (fib, settings): (&Fib, &Settings),
+        memory: &mut [u8],
+        message: Message,
+    ) {
+        let Message { outer, place, segment_len, now_ns } = message;
+        let step = way.split_len(&memory[place.clone()], segment_len);
         // Where the kernel's length is not that of datagrams, it is that of segments inside.
         let inner_segment_len = segment_len.filter(|len| *len < step);
         let (mut start, last) = (place.start, place.end);
         loop {
             let end = last.min(start + step);
             self.counters.packets.add(1);
-            let arrival = Arrival { outer, place: start..end, inner_segment_len, now_ns };
-            if let Err(reason) = self.accept(fib, memory, arrival) {
+            let taken = match way.strip(run, &mut memory[start..end]) {
+                Ok(Stripped::Packet { place, origin }) => {
+                    let place = start + place.start..start + place.end;
+                    let arrived = Arrived { outer, origin, place, inner_segment_len, now_ns };
+                    self.accept::<D>((fib, settings), memory, arrived)
+                }
+                Ok(Stripped::Control) => self.controls.push(outer.source, &memory[start..end]),
+                Err(reason) => Err(reason),
+            };
+            if let Err(reason) = taken {
                 self.counters.drops(reason).add(1);
             }
             start = end;
@@ -136,47 +216,33 @@ impl Inbound {
         }
     }
 
-    /// Counts a datagram that did not fit its receive slot.
-    pub fn truncated_by_kernel(&mut self) {
-        self.counters.packets.add(1);
-        self.counters.drops(DropReason::Oversized).add(1);
-    }
-
-    fn accept(
+    #[inline]
+    fn accept<D: Decapsulate>(
         &mut self,
-        fib: &Fib,
+        (fib, settings): (&Fib, &Settings),
         memory: &mut [u8],
-        mut arrival: Arrival,
+        arrived: Arrived,
     ) -> Result<(), DropReason> {
-        let settings = fib.settings().ok_or(DropReason::NotConfigured)?;
-        let datagram = &memory[arrival.place.clone()];
-        if let Some(vtep) = &settings.vtep {
-            let inner = self.decapsulation.open(vtep, datagram)?;
-            let start = arrival.place.start;
-            arrival.place = start + inner.start..start + inner.end;
-        }
-        let version = Version::of(&memory[arrival.place.clone()]).ok_or(DropReason::Empty)?;
+        let version = Version::of(&memory[arrived.place.clone()]).ok_or(DropReason::Empty)?;
         settings.check_family(version)?;
         match version {
-            Version::V4 => self.accept_as::<ipv4::Header>(fib, settings, memory, arrival),
-            Version::V6 => self.accept_as::<ipv6::Header>(fib, settings, memory, arrival),
+            Version::V4 => self.accept_as::<D, ipv4::Header>((fib, settings), memory, arrived),
+            Version::V6 => self.accept_as::<D, ipv6::Header>((fib, settings), memory, arrived),
             Version::Other(_) => Err(DropReason::BadVersion),
         }
     }
 
     #[inline(never)]
-    fn accept_as<H: ip::Header>(
+    fn accept_as<D: Decapsulate, H: ip::Header>(
         &mut self,
-        fib: &Fib,
-        settings: &Settings,
+        (fib, settings): (&Fib, &Settings),
         memory: &mut [u8],
-        arrival: Arrival,
+        arrived: Arrived,
     ) -> Result<(), DropReason> {
-        let Arrival { outer, place, inner_segment_len, now_ns } = arrival;
+        let Arrived { outer, origin, place, inner_segment_len, now_ns } = arrived;
         let packet = &mut memory[place.clone()];
         let header = parse::<H>(packet)?;
-        let mtu = usize::from(settings.device_mtu_bytes);
-        let adjacency = self.check(fib, settings, outer.source, &header)?;
+        let adjacency = self.check((fib, settings), origin, outer.source.ip(), &header)?;
         if outer.ecn.may_change_inner() {
             pass_mark_on(outer.ecn, &header, packet)?;
         }
@@ -184,15 +250,17 @@ impl Inbound {
         if may_be_answer && self.answers.take(settings, &header, packet) {
             return Ok(());
         }
-        let vnet = if settings.vtep.is_some() {
-            let (segment_len, sizes) = (inner_segment_len, &*self.sizes);
-            checksum_partial::prepare(&header, packet, Known { segment_len, mtu, sizes })?
-        } else if H::take_hop(packet) {
-            VnetHeader::default()
-        } else {
+        if D::TAKES_HOP && !H::take_hop(packet) {
             let error = icmp::Error::TimeExceeded;
             self.replies.push(error, settings, packet, now_ns, &self.counters);
             return Err(DropReason::HopLimitExceeded);
+        }
+        let vnet = if D::ARRIVES_UNCUT {
+            let mtu = usize::from(settings.device_mtu_bytes);
+            let (segment_len, sizes) = (inner_segment_len, &*self.sizes);
+            checksum_partial::prepare(&header, packet, Known { segment_len, mtu, sizes })?
+        } else {
+            VnetHeader::default()
         };
         self.deliveries.push(memory, place, &header, adjacency, vnet);
         Ok(())
@@ -203,41 +271,48 @@ impl Inbound {
     #[inline]
     fn check<H: ip::Header>(
         &mut self,
-        fib: &Fib,
-        settings: &Settings,
+        (fib, settings): (&Fib, &Settings),
+        origin: Origin,
         outer_source: IpAddr,
         header: &H,
     ) -> Result<Option<AdjacencyId>, DropReason> {
         let addresses = [outer_source, header.source().into(), header.destination().into()];
-        if let Some(checked) = self.checked.as_ref().filter(|known| known.addresses == addresses) {
+        let known = self.checked.as_ref();
+        let same = known.filter(|known| known.addresses == addresses && known.origin == origin);
+        if let Some(checked) = same {
             return Ok(checked.adjacency);
         }
-        let adjacency = check_source(fib, settings, outer_source, header.source())?;
+        let adjacency = match origin {
+            Origin::Address => check_source(fib, settings, outer_source, header.source())?,
+            Origin::Peer(id) => Some(check_claim(fib, id, header.source())?),
+        };
         if fib.lookup(header.destination()) != Some(Target::Local) {
             return Err(DropReason::WrongDestination);
         }
-        self.checked = Some(Checked { addresses, adjacency });
+        self.checked = Some(Checked { origin, addresses, adjacency });
         Ok(adjacency)
     }
+}
 
+impl Inbound {
     /// Returns what goes to the device.
     pub const fn deliveries(&self) -> &Deliveries {
-        &self.deliveries
+        &self.intake.deliveries
     }
 
     /// Returns what is to be sent as ICMP.
     pub const fn replies(&self) -> &Replies {
-        &self.replies
+        &self.intake.replies
     }
 
     /// Returns the answers to probes that came; they go no further.
     pub const fn answers(&mut self) -> &mut Answers {
-        &mut self.answers
+        &mut self.intake.answers
     }
 
     /// Returns this half's counters.
     pub fn counters(&self) -> &WorkerCounters {
-        &self.counters
+        &self.intake.counters
     }
 
     /// Counts some packets of a delivery, `bytes` in all, as taken by the device.
@@ -251,40 +326,28 @@ impl Inbound {
     ) {
         if let Some(adjacency) = delivery.adjacency {
             let counters = &fib.adjacency(adjacency).counters;
-            counters.inbound(self.worker).count(packets, bytes, now_ns);
+            counters.inbound(self.intake.worker).count(packets, bytes, now_ns);
         }
     }
 
     /// Counts packets of a delivery as dropped.
     pub fn refused(&self, reason: DropReason, packets: usize) {
-        self.counters.drops(reason).add(packets as u64);
+        self.intake.counters.drops(reason).add(packets as u64);
+    }
+
+    /// Returns the messages of the encapsulation that came; they go to no device.
+    pub const fn controls(&self) -> &Controls {
+        &self.intake.controls
     }
 
     /// Makes room for the next batch.
     pub fn clear(&mut self) {
-        self.deliveries.clear();
-        self.replies.clear();
-        self.decapsulation.clear();
-        self.checked = None;
+        self.runs = Runs::default();
+        self.intake.deliveries.clear();
+        self.intake.replies.clear();
+        self.intake.controls.clear();
+        self.intake.checked = None;
     }
-}
-
-/// Returns the length of the datagrams that a message of the kernel is to be cut into, at least 1;
-/// in each, `head` bytes are in front of the inner packet.
-///
-/// The kernel says how long they are. But a peer whose kernel leaves cutting to a later device, as its
-/// VXLAN does on a virtual link, sends a super-packet in one datagram, and with it comes the size of
-/// the *inner* segments. Then the first inner packet is all there is: its length is the message's, to
-/// the byte. Any other length says nothing about the datagrams behind it. One that lies so that it is
-/// that very length costs its own sender the rest; the bytes behind are never looked at as frames, as
-/// they may be what a container wrote. Datagrams of the raw encapsulation come from programs, which
-/// cut themselves.
-pub fn split_len(message: &[u8], segment_len: Option<usize>, head: usize) -> usize {
-    let whole = message.len().max(1);
-    let Some(segment_len) = segment_len.filter(|len| *len > 0) else { return whole };
-    let first = message.get(head..).and_then(decapsulation::packet_len);
-    let is_one = head > 0 && first.is_some_and(|first| head + first == message.len());
-    if is_one { whole } else { segment_len }
 }
 
 /// Reads the inner header, each fault under its own reason.
@@ -338,6 +401,21 @@ fn check_source(
         }
     }
     judge_source(fib, settings.source_check, outer_source, (source, leased))
+}
+
+/// Returns the peer `id`, which is known to have sent a packet from `source`, if that is in a subnet
+/// of its own. No setting loosens that.
+fn check_claim(
+    fib: &Fib,
+    id: AdjacencyId,
+    source: impl Into<IpAddr>,
+) -> Result<AdjacencyId, DropReason> {
+    match fib.lookup(source) {
+        Some(Target::Adjacency(holder)) if holder == id => Ok(id),
+        Some(Target::Adjacency(_)) => Err(DropReason::SourceOfOtherPeer),
+        Some(Target::Local) => Err(DropReason::SourceIsLocal),
+        None => Err(DropReason::SourceNotLeased),
+    }
 }
 
 /// Returns what becomes of a packet whose source is not leased by the host it came from. A peer's

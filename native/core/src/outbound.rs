@@ -1,9 +1,23 @@
 //! Packets from the overlay device on their way to a peer.
 //!
 //! Path of a packet: TUN → `io` → **`core::outbound`** → `batch` → `io` → underlay.
-//! One pass: parse once, look up once, decide hop limit and MTU once, then one copy of each
-//! segment into its slot of the send batch, finished there. What cannot go on is counted and,
-//! where the sender can be told, answered through `replies`.
+//! What becomes of a packet that the device handed over, in one pass over its bytes:
+//!
+//! 1. Its version must be one the network has (`forward`).
+//! 2. Its header is parsed, and its destination must be one that a router passes on (`forward_as`).
+//! 3. The destination is looked up: a peer's adjacency, or an answer that there is no route.
+//! 4. The adjacency says by which encapsulation it leaves; from here on the code is that one's own.
+//! 5. Hop limit, then MTU (`emit`): too large with DF is answered, without it leaves in fragments.
+//! 6. The flow chooses the path, and with it a queue of the batch.
+//! 7. The encapsulation begins: it refuses the packet, or takes what its datagrams need (`begin`).
+//! 8. The bytes are copied, once: whole (`copy`), or segment by segment (`segment`), each checksum
+//!    finished on the way; `Around::finish` writes what goes around them.
+//! 9. The datagram joins a train of the batch. Where there is no more room, the rest of a
+//!    super-packet waits: `io` sends, and goes on with it (`resume`).
+//! 10. `io` sends the batch and tells what went (`sent`), and what did not (`refused`).
+//!
+//! A packet that goes no further is counted under one reason and, where its sender can be told,
+//! answered through `replies`.
 //!
 //! Source: RFC 1812 §5.2, §5.3.1; flannel's udp backend (one hop is taken at each end).
 
@@ -11,16 +25,15 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::ip::Version;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
-use crate::adjacency::{Encapsulation, OuterDf};
+use crate::adjacency::{Adjacency, OuterDf};
 use crate::batch::{Passage, Purpose, SendBatch, Train};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
-use crate::encapsulation::{Encapsulate, Raw, Vxlan};
+use crate::encapsulation::{Around, Encapsulate, by_way};
 use crate::fib::{AdjacencyId, Fib, Settings, Target};
 use crate::flow;
 use crate::packet_sizes::PacketSizes;
@@ -43,9 +56,8 @@ pub struct Outbound {
 
 /// A super-packet that the batch had not enough room for.
 struct Unfinished {
-    adjacency: AdjacencyId,
-    queue: usize,
-    passage: Passage,
+    to: To,
+    version: Version,
     segmentation: Segmentation,
     /// The first segment that is not in a batch yet.
     next: usize,
@@ -67,6 +79,23 @@ struct Parsed<'a, H> {
     header: H,
     bytes: &'a [u8],
     vnet: VnetHeader,
+}
+
+/// What decisions go by.
+#[derive(Clone, Copy)]
+struct View<'a> {
+    fib: &'a Fib,
+    settings: &'a Settings,
+    now_ns: u64,
+}
+
+/// Where a packet goes, and how.
+#[derive(Clone, Copy)]
+struct To {
+    id: AdjacencyId,
+    endpoint: SocketAddr,
+    queue: usize,
+    passage: Passage,
 }
 
 impl Outbound {
@@ -128,56 +157,48 @@ impl Outbound {
         let settings = fib.settings().ok_or(DropReason::NotConfigured)?;
         let version = Version::of(bytes).ok_or(DropReason::Malformed)?;
         settings.check_family(version)?;
+        let view = View { fib, settings, now_ns };
         match version {
-            Version::V4 => self.forward_as::<ipv4::Header>(fib, settings, vnet, bytes, now_ns),
-            Version::V6 => self.forward_as::<ipv6::Header>(fib, settings, vnet, bytes, now_ns),
+            Version::V4 => self.forward_as::<ipv4::Header>(view, vnet, bytes),
+            Version::V6 => self.forward_as::<ipv6::Header>(view, vnet, bytes),
             Version::Other(_) => Err(DropReason::Malformed),
         }
     }
 
     fn forward_as<H: ip::Header>(
         &mut self,
-        fib: &Fib,
-        settings: &Settings,
+        view: View<'_>,
         vnet: VnetHeader,
         bytes: &[u8],
-        now_ns: u64,
     ) -> Result<(), DropReason> {
         let header = H::parse(bytes).map_err(|_| DropReason::Malformed)?;
         if !header.is_routable() {
             return Err(DropReason::NotRoutable);
         }
         let packet = Parsed { header, bytes, vnet };
-        let adjacency = match fib.lookup(header.destination()) {
+        let id = match view.fib.lookup(header.destination()) {
             Some(Target::Adjacency(id)) => id,
             Some(Target::Local) => return Err(DropReason::OwnSubnet),
             None => {
-                self.answer(settings, icmp::Error::NoRoute, bytes, now_ns);
+                self.answer(view, icmp::Error::NoRoute, bytes);
                 return Err(DropReason::NoRoute);
             }
         };
-        match fib.adjacency(adjacency).parameters.encapsulation {
-            Encapsulation::Raw => self.emit(&Raw, fib, settings, adjacency, &packet, now_ns),
-            Encapsulation::Vxlan { vtep_mac } => {
-                let around = vxlan(settings, vtep_mac, bytes)?;
-                self.emit(&around, fib, settings, adjacency, &packet, now_ns)
-            }
-        }
+        let adjacency = view.fib.adjacency(id);
+        by_way!(&adjacency.way, way => self.emit(way, view, (id, adjacency), &packet))
     }
 
     /// Decides hop limit and MTU, and writes the datagram into the batch.
     fn emit<E: Encapsulate, H: ip::Header>(
         &mut self,
-        around: &E,
-        fib: &Fib,
-        settings: &Settings,
-        id: AdjacencyId,
+        way: &E,
+        view: View<'_>,
+        (id, adjacency): (AdjacencyId, &Adjacency),
         packet: &Parsed<'_, H>,
-        now_ns: u64,
     ) -> Result<(), DropReason> {
-        let parameters = &fib.adjacency(id).parameters;
+        let parameters = &adjacency.parameters;
         if E::TAKES_HOP && packet.header.hop_limit() <= 1 {
-            self.answer(settings, icmp::Error::TimeExceeded, packet.bytes, now_ns);
+            self.answer(view, icmp::Error::TimeExceeded, packet.bytes);
             return Err(DropReason::HopLimitExceeded);
         }
         let segmentation = match packet.vnet.gso {
@@ -193,19 +214,25 @@ impl Outbound {
         if longest > usize::from(parameters.mtu_bytes) {
             if must_be_told(&packet.header, longest) {
                 let error = icmp::Error::TooBig { next_hop_mtu_bytes: parameters.mtu_bytes };
-                self.answer(settings, error, packet.bytes, now_ns);
+                self.answer(view, error, packet.bytes);
                 return Err(DropReason::TooBig);
             }
             df = OuterDf::Clear;
         }
-        let passage = Passage { df, purpose: purpose(settings, &packet.header) };
+        let passage = Passage { df, purpose: purpose(view.settings, &packet.header) };
         let path = flow::path(&packet.header, packet.bytes, self.batch.paths());
-        let queue = self.batch.queue_for(&parameters.endpoint, path);
+        let endpoint = parameters.endpoint;
+        let queue = self.batch.queue_for(&endpoint, path);
+        let to = To { id, endpoint, queue, passage };
         match segmentation {
-            None => self.copy(around, fib, (id, queue, passage), packet),
+            None => {
+                let around = way.begin(self.worker, H::VERSION, 1)?;
+                self.copy::<E, H>(around, to, packet)
+            }
             Some(segmentation) => {
-                let whole = Unfinished { adjacency: id, queue, passage, segmentation, next: 0 };
-                self.segment(around, fib, whole, packet.bytes);
+                let around = way.begin(self.worker, H::VERSION, segmentation.count())?;
+                let whole = Unfinished { to, version: H::VERSION, segmentation, next: 0 };
+                self.segment::<E>(around, whole, packet.bytes);
                 Ok(())
             }
         }
@@ -214,13 +241,12 @@ impl Outbound {
     /// Writes a packet that is no super-packet into the batch.
     fn copy<E: Encapsulate, H: ip::Header>(
         &mut self,
-        around: &E,
-        fib: &Fib,
-        (id, queue, passage): (AdjacencyId, usize, Passage),
+        mut around: E::Around<'_>,
+        to: To,
         packet: &Parsed<'_, H>,
     ) -> Result<(), DropReason> {
         let inner_len = packet.bytes.len();
-        let slot = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL);
+        let slot = self.batch.slot(to.queue, E::HEAD + inner_len + E::TAIL);
         let slot = slot.ok_or(DropReason::UnderlayRefused)?;
         let inner = &mut slot[E::HEAD..E::HEAD + inner_len];
         if packet.vnet.needs_checksum() {
@@ -240,26 +266,32 @@ impl Outbound {
             self.sizes.learn(&packet.header, packet.bytes);
         }
         let len = around.finish(slot);
-        let endpoint = fib.adjacency(id).parameters.endpoint;
-        self.batch.push(queue, id, endpoint, passage, inner_len, len);
+        self.push(to, inner_len, len);
         Ok(())
     }
 
     /// Writes the segments of a super-packet into the batch, as many as it has room for.
-    fn segment<E: Encapsulate>(&mut self, around: &E, fib: &Fib, packet: Unfinished, bytes: &[u8]) {
-        let Unfinished { adjacency, queue, passage, segmentation, next } = packet;
-        let endpoint = fib.adjacency(adjacency).parameters.endpoint;
+    fn segment<E: Encapsulate>(
+        &mut self,
+        mut around: E::Around<'_>,
+        packet: Unfinished,
+        bytes: &[u8],
+    ) {
+        let Unfinished { to, ref segmentation, next, .. } = packet;
         for index in next..segmentation.count() {
             let inner_len = segmentation.segment_len(index);
-            let Some(slot) = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL) else {
-                let rest = Unfinished { adjacency, queue, passage, segmentation, next: index };
-                self.unfinished = Some(rest);
+            let Some(slot) = self.batch.slot(to.queue, E::HEAD + inner_len + E::TAIL) else {
+                self.unfinished = Some(Unfinished { next: index, ..packet });
                 return;
             };
             segmentation.write(bytes, index, &mut slot[E::HEAD..E::HEAD + inner_len]);
             let len = around.finish(slot);
-            self.batch.push(queue, adjacency, endpoint, passage, inner_len, len);
+            self.push(to, inner_len, len);
         }
+    }
+
+    fn push(&mut self, to: To, inner_len: usize, len: usize) {
+        self.batch.push(to.queue, to.id, to.endpoint, to.passage, inner_len, len);
     }
 
     /// Puts a probe into the batch, once for each path to the peer. What has no room or leads to no
@@ -268,29 +300,21 @@ impl Outbound {
     pub fn probe(&mut self, fib: &Fib, probe: &Probe) {
         let Some(settings) = fib.settings() else { return };
         let Some(Target::Adjacency(id)) = fib.lookup(probe.destination) else { return };
-        match fib.adjacency(id).parameters.encapsulation {
-            Encapsulation::Raw => self.emit_probe(&Raw, fib, settings, id, probe),
-            Encapsulation::Vxlan { vtep_mac } => {
-                let version = if probe.destination.is_ipv4() { Version::V4 } else { Version::V6 };
-                let vtep = settings.vtep.as_ref();
-                if let Some(around) = vtep.and_then(|vtep| Vxlan::new(vtep, vtep_mac, version)) {
-                    self.emit_probe(&around, fib, settings, id, probe);
-                }
-            }
-        }
+        let adjacency = fib.adjacency(id);
+        by_way!(&adjacency.way, way => self.emit_probe(way, settings, (id, adjacency), probe));
     }
 
     fn emit_probe<E: Encapsulate>(
         &mut self,
-        around: &E,
-        fib: &Fib,
+        way: &E,
         settings: &Settings,
-        id: AdjacencyId,
+        (id, adjacency): (AdjacencyId, &Adjacency),
         probe: &Probe,
     ) {
-        let (endpoint, inner_len) =
-            (fib.adjacency(id).parameters.endpoint, usize::from(probe.size_bytes));
+        let (endpoint, inner_len) = (adjacency.parameters.endpoint, usize::from(probe.size_bytes));
         let passage = Passage { df: OuterDf::Probed, purpose: Purpose::Probe };
+        let version = if probe.destination.is_ipv4() { Version::V4 } else { Version::V6 };
+        let Ok(mut around) = way.begin(self.worker, version, self.batch.paths()) else { return };
         for path in 0..self.batch.paths() {
             let queue = self.batch.queue_for(&endpoint, path);
             let number = (self.worker * self.batch.paths() + path) as u16;
@@ -299,7 +323,7 @@ impl Outbound {
                 return;
             }
             let len = around.finish(slot);
-            self.batch.push(queue, id, endpoint, passage, inner_len, len);
+            self.push(To { id, endpoint, queue, passage }, inner_len, len);
         }
     }
 
@@ -311,21 +335,21 @@ impl Outbound {
     /// Goes on with the packet that was unfinished, whose bytes are the same as before.
     pub fn resume(&mut self, fib: &Fib, packet: &[u8]) {
         if let Some(rest) = self.unfinished.take() {
-            match fib.adjacency(rest.adjacency).parameters.encapsulation {
-                Encapsulation::Raw => self.segment(&Raw, fib, rest, packet),
-                Encapsulation::Vxlan { vtep_mac } => {
-                    let around = fib.settings().map(|settings| vxlan(settings, vtep_mac, packet));
-                    if let Some(Ok(around)) = around {
-                        self.segment(&around, fib, rest, packet);
-                    }
-                }
-            }
+            by_way!(&fib.adjacency(rest.to.id).way, way => self.go_on(way, rest, packet));
+        }
+    }
+
+    fn go_on<E: Encapsulate>(&mut self, way: &E, rest: Unfinished, packet: &[u8]) {
+        let left = rest.segmentation.count() - rest.next;
+        match way.begin(self.worker, rest.version, left) {
+            Ok(around) => self.segment::<E>(around, rest, packet),
+            Err(reason) => self.refused(reason, left),
         }
     }
 
     #[cold]
-    fn answer(&mut self, settings: &Settings, error: icmp::Error, offender: &[u8], now_ns: u64) {
-        self.replies.push(error, settings, offender, now_ns, &self.counters);
+    fn answer(&mut self, view: View<'_>, error: icmp::Error, offender: &[u8]) {
+        self.replies.push(error, view.settings, offender, view.now_ns, &self.counters);
     }
 
     /// Returns what is to be sent to the underlay.
@@ -351,7 +375,7 @@ impl Outbound {
             Purpose::Quiet => traffic.quiet.add(datagrams.len() as u64),
             Purpose::Probe => return,
         }
-        traffic.count(datagrams.len(), train.inner_len(datagrams), now_ns);
+        traffic.count(datagrams.len(), self.batch.inner_len(train, datagrams), now_ns);
     }
 
     /// Counts datagrams of the batch as dropped.
@@ -361,8 +385,8 @@ impl Outbound {
 
     /// Returns whether a datagram may leave in fragments: nobody would send the packet in it
     /// smaller for being told. `place` are the numbers of its train and its own in the train.
-    pub fn may_fragment(&self, queue: usize, place: (usize, usize)) -> bool {
-        let inner = inner(&self.batch, queue, place);
+    pub fn may_fragment(&self, fib: &Fib, queue: usize, place: (usize, usize)) -> bool {
+        let inner = inner(&self.batch, fib, queue, place);
         match Version::of(inner) {
             Some(Version::V4) => {
                 ipv4::Header::parse(inner).is_ok_and(|header| !must_be_told(&header, inner.len()))
@@ -379,14 +403,16 @@ impl Outbound {
     pub fn answer_refused(&mut self, fib: &Fib, refused: &Refused, now_ns: u64) {
         let Some(settings) = fib.settings() else { return };
         let train = &self.batch.queues()[refused.queue].trains()[refused.place.0];
-        let around = train.overhead() as u32 + outer_headers_len(&train.endpoint);
-        let inner = inner(&self.batch, refused.queue, refused.place);
+        let datagram_len =
+            refused.path_mtu_bytes.saturating_sub(outer_headers_len(&train.endpoint));
+        let way = &fib.adjacency(train.adjacency).way;
+        let inner = inner(&self.batch, fib, refused.queue, refused.place);
         let least = if Version::of(inner) == Some(Version::V6) {
             <ipv6::Header as ip::Header>::MIN_MTU
         } else {
             <ipv4::Header as ip::Header>::MIN_MTU
         };
-        let fits = refused.path_mtu_bytes.saturating_sub(around).max(least as u32);
+        let fits = way.largest_inner(datagram_len as usize).max(least);
         let next_hop_mtu_bytes = u16::try_from(fits).unwrap_or(u16::MAX);
         let error = icmp::Error::TooBig { next_hop_mtu_bytes };
         self.replies.push(error, settings, inner, now_ns, &self.counters);
@@ -401,12 +427,17 @@ impl Outbound {
     }
 }
 
-/// Returns the packet in a datagram of the batch.
-fn inner(batch: &SendBatch, queue: usize, (train, datagram): (usize, usize)) -> &[u8] {
+/// Returns the packet in a datagram of the batch; empty where it can no longer be read.
+fn inner<'a>(
+    batch: &'a SendBatch,
+    fib: &Fib,
+    queue: usize,
+    (train, datagram): (usize, usize),
+) -> &'a [u8] {
     let queue = &batch.queues()[queue];
-    let overhead = queue.trains()[train].overhead();
-    let payload = queue.datagrams_from(train, datagram).next().map(|datagram| datagram.payload);
-    payload.and_then(|payload| payload.get(overhead..)).unwrap_or_default()
+    let way = &fib.adjacency(queue.trains()[train].adjacency).way;
+    let datagram = queue.datagrams_from(train, datagram).next();
+    datagram.and_then(|datagram| way.inner(datagram.payload)).unwrap_or_default()
 }
 
 /// Returns the length of the IP and the UDP header in front of a datagram, in bytes.
@@ -429,16 +460,6 @@ fn purpose<H: ip::Header>(settings: &Settings, header: &H) -> Purpose {
     } else {
         Purpose::Traffic
     }
-}
-
-/// Returns what goes around `packet` to the peer with that inner address.
-fn vxlan(settings: &Settings, peer: MacAddress, packet: &[u8]) -> Result<Vxlan, DropReason> {
-    let vtep = settings.vtep.as_ref().ok_or(DropReason::NotConfigured)?;
-    let version = Version::of(packet).ok_or(DropReason::Malformed)?;
-    Vxlan::new(vtep, peer, version).ok_or(match version {
-        Version::V6 => DropReason::Ipv6Disabled,
-        _ => DropReason::Ipv4Disabled,
-    })
 }
 
 #[cfg(test)]

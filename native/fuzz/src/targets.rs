@@ -141,7 +141,7 @@ fn datagrams(inbound: &mut Inbound, fib: &Fib, input: &[u8], now_ns: u64) -> Res
     let Some((len, message)) = input.split_first_chunk::<2>() else { return Ok(0) };
     let first = u16::from_be_bytes(*len);
     let segment_len = Some(usize::from(first & 0x3fff)).filter(|len| *len > 0);
-    let outer = Outer { source: PEER.ip(), ecn: Ecn::of((first >> 14) as u8) };
+    let outer = Outer { source: PEER, ecn: Ecn::of((first >> 14) as u8) };
     let mut memory = message.to_vec();
     let place = 0..memory.len();
     inbound.handle(fib, outer, &mut memory, place, segment_len, now_ns);

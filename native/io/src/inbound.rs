@@ -148,7 +148,7 @@ fn take(receiver: &mut Receiver, count: usize, inbound: &mut Inbound, fib: &Fib)
         if message.truncated {
             inbound.truncated_by_kernel();
         } else {
-            let outer = Outer { source: message.source.ip(), ecn: message.ecn };
+            let outer = Outer { source: message.source, ecn: message.ecn };
             let (place, memory) = (message.place, receiver.memory_mut());
             inbound.handle(fib, outer, memory, place, message.segment_len, now_ns);
         }

@@ -50,6 +50,19 @@ impl Version {
     }
 }
 
+/// Returns the length that `packet` says it has, in bytes, where that can be one.
+pub fn packet_len(packet: &[u8]) -> Option<usize> {
+    let field = |place: usize| {
+        let field = packet.get(place..)?.first_chunk::<2>()?;
+        Some(usize::from(u16::from_be_bytes(*field)))
+    };
+    match Version::of(packet)? {
+        Version::V4 => field(2).filter(|len| *len >= 20),
+        Version::V6 => field(4).map(|len| 40 + len),
+        Version::Other(_) => None,
+    }
+}
+
 /// A parsed header of either version.
 pub trait Header: Copy {
     /// An address of that version.

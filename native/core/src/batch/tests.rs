@@ -94,7 +94,7 @@ fn each_queue_has_trains_of_its_own_and_its_order() {
     for (number, queue) in (0u8..).zip(batch.queues()) {
         let [train] = queue.trains() else { panic!("one train") };
         assert_eq!(train.endpoint, endpoints[usize::from(number) / 2]);
-        assert_eq!((train.count, train.inner_len(&(0..10))), (10, 780));
+        assert_eq!((train.count, batch.inner_len(train, &(0..10))), (10, 780));
         let sent: Vec<_> = queue.datagrams_from(0, 0).map(|one| one.payload[99]).collect();
         assert_eq!(sent, (0..40).filter(|place| place % 4 == number).collect::<Vec<_>>());
     }

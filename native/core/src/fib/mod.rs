@@ -14,6 +14,7 @@ use tunneld_wire::vxlan::Vni;
 
 use crate::adjacency::Adjacency;
 use crate::drop_reason::DropReason;
+use crate::encapsulation::Arrival;
 use crate::prefix::Prefix;
 use ipv4_table::Ipv4Table;
 use ipv6_table::Ipv6Table;
@@ -108,9 +109,9 @@ impl Vtep {
     }
 }
 
-/// Place of an adjacency in one FIB.
+/// Which adjacency, the same in every FIB while there is such an adjacency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AdjacencyId(u32);
+pub struct AdjacencyId(pub(crate) u32);
 
 /// Where a packet for some address goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,24 +125,25 @@ pub enum Target {
 /// Everything a data thread needs to know. Immutable.
 #[derive(Debug)]
 pub struct Fib {
-    settings: Option<Settings>,
+    arrival: Option<(Settings, Arrival)>,
     ipv4: Ipv4Table,
     ipv6: Ipv6Table,
-    adjacencies: Box<[Adjacency]>,
+    /// By id.
+    adjacencies: Box<[Option<Adjacency>]>,
     /// Sorted by address.
     endpoints: Box<[(IpAddr, AdjacencyId)]>,
 }
 
 impl Fib {
-    /// Builds a FIB. Targets in `entries` are places in `adjacencies`, or `None` for local.
+    /// Builds a FIB. The place of an adjacency is its id; `None` in `entries` is this host itself.
     pub fn build(
         settings: Option<Settings>,
-        adjacencies: Vec<Adjacency>,
-        entries: impl IntoIterator<Item = (Prefix, Option<u32>)>,
+        adjacencies: Vec<Option<Adjacency>>,
+        entries: impl IntoIterator<Item = (Prefix, Option<AdjacencyId>)>,
     ) -> Self {
         let (mut ipv4, mut ipv6) = (Vec::new(), Vec::new());
-        for (prefix, place) in entries {
-            let target = place.map_or(Target::Local, |place| Target::Adjacency(AdjacencyId(place)));
+        for (prefix, id) in entries {
+            let target = id.map_or(Target::Local, Target::Adjacency);
             match prefix.address() {
                 IpAddr::V4(address) => ipv4.push((address, prefix.length(), target)),
                 IpAddr::V6(address) => ipv6.push((address, prefix.length(), target)),
@@ -150,12 +152,14 @@ impl Fib {
         let mut endpoints: Vec<_> = adjacencies
             .iter()
             .zip(0..)
-            .map(|(adjacency, place)| (adjacency.parameters.endpoint.ip(), AdjacencyId(place)))
+            .filter_map(|(adjacency, id)| {
+                Some((adjacency.as_ref()?.parameters.endpoint.ip(), AdjacencyId(id)))
+            })
             .collect();
         endpoints.sort_unstable();
         endpoints.dedup_by_key(|(address, _)| *address);
         Self {
-            settings,
+            arrival: settings.map(|settings| (settings, Arrival::new(&settings))),
             ipv4: Ipv4Table::build(ipv4),
             ipv6: Ipv6Table::build(ipv6),
             adjacencies: adjacencies.into_boxed_slice(),
@@ -169,8 +173,13 @@ impl Fib {
     }
 
     /// Returns the settings, once there are some.
-    pub const fn settings(&self) -> Option<&Settings> {
-        self.settings.as_ref()
+    pub fn settings(&self) -> Option<&Settings> {
+        self.arrival.as_ref().map(|(settings, _)| settings)
+    }
+
+    /// Returns the settings, once there are some, and how datagrams arrive by them.
+    pub fn arrival(&self) -> Option<(&Settings, &Arrival)> {
+        self.arrival.as_ref().map(|(settings, arrival)| (settings, arrival))
     }
 
     /// Returns the target of the longest prefix that contains `address`.
@@ -182,9 +191,17 @@ impl Fib {
         }
     }
 
-    /// Returns an adjacency that a lookup in this FIB named.
+    /// Returns the adjacency of that id, which a lookup in this FIB has named.
+    ///
+    /// # Panics
+    ///
+    /// There is none in this FIB.
+    #[inline]
     pub fn adjacency(&self, id: AdjacencyId) -> &Adjacency {
-        &self.adjacencies[id.0 as usize]
+        match &self.adjacencies[id.0 as usize] {
+            Some(adjacency) => adjacency,
+            None => panic!("adjacency {} is not in this FIB", id.0),
+        }
     }
 
     /// Returns an adjacency whose peer has this underlay address.

@@ -1,4 +1,5 @@
 mod over_ipv6;
+mod own_origin;
 mod vxlan;
 
 use std::net::Ipv4Addr;
@@ -314,7 +315,7 @@ fn a_train_is_split_and_each_datagram_judged_by_itself() {
 #[test]
 fn datagram_of_64_kib_without_cmsg_is_one_datagram() {
     let whole = packet(AT_B, CONTAINER, 63, 64_000);
-    assert_eq!(split_len(&whole, None, 0), 64_000);
+    assert_eq!(Raw.split_len(&whole, None), 64_000);
     delivered(SourceCheck::Strict, UNDERLAY_B, &whole);
 }
 
@@ -349,11 +350,11 @@ fn a_train_is_split_whatever_its_first_datagram_says_of_its_length() {
 
 #[test]
 fn an_odd_segment_length_never_stalls() {
-    assert_eq!(split_len(&[], None, 0), 1);
-    assert_eq!(split_len(&[], Some(0), 0), 1);
-    assert_eq!(split_len(&[0x45; 3], Some(0), 0), 3);
-    assert_eq!(split_len(&[0x45; 3], Some(2), 0), 2);
-    assert_eq!(split_len(&[0xff; 30], Some(100), 0), 100);
+    assert_eq!(Raw.split_len(&[], None), 1);
+    assert_eq!(Raw.split_len(&[], Some(0)), 1);
+    assert_eq!(Raw.split_len(&[0x45; 3], Some(0)), 3);
+    assert_eq!(Raw.split_len(&[0x45; 3], Some(2)), 2);
+    assert_eq!(Raw.split_len(&[0xff; 30], Some(100)), 100);
 }
 
 /// Makes an IPv4 packet one of some version.
@@ -390,7 +391,7 @@ fn congestion_marks_of_the_underlay_are_passed_on_in_both_families_and_encapsula
                 let packet = version(marked(inner));
                 let mut memory = if is_framed { framed(&packet) } else { packet };
                 let (start, place) = (memory.len() - version(marked(inner)).len(), 0..memory.len());
-                let outer = Outer { source: UNDERLAY_B.into(), ecn: Ecn::of(outer) };
+                let outer = Outer { source: (UNDERLAY_B, 8285).into(), ecn: Ecn::of(outer) };
                 bench.inbound.handle(&fib, outer, &mut memory, place, None, NOW_NS);
                 let mut expected = version(marked(goes_on));
                 if !is_framed {
@@ -410,7 +411,8 @@ fn congestion_marks_of_the_underlay_are_passed_on_in_both_families_and_encapsula
 fn a_mark_that_its_sender_would_not_understand_costs_the_packet() {
     let mut bench = Bench::new(SourceCheck::Strict);
     let mut memory = marked(0);
-    let (place, outer) = (0..memory.len(), Outer { source: UNDERLAY_B.into(), ecn: Ecn::Ce });
+    let (place, outer) =
+        (0..memory.len(), Outer { source: (UNDERLAY_B, 8285).into(), ecn: Ecn::Ce });
     bench.inbound.handle(&bench.fib, outer, &mut memory, place, None, NOW_NS);
     bench.dropped(DropReason::UnexpectedCongestionMark);
 }
@@ -427,7 +429,7 @@ fn every_packet_of_a_marked_train_is_marked_and_none_is_joined_with_others() {
     };
     let mut memory: Vec<u8> = (0..6).flat_map(segment).collect();
     for (part, ecn) in [(0..280, Ecn::Ect0), (280..560, Ecn::Ce), (560..840, Ecn::Ect0)] {
-        let outer = Outer { source: UNDERLAY_B.into(), ecn };
+        let outer = Outer { source: (UNDERLAY_B, 8285).into(), ecn };
         bench.inbound.handle(&bench.fib, outer, &mut memory, part, Some(140), NOW_NS);
     }
     let deliveries = bench.inbound.deliveries();

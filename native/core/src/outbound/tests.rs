@@ -1,3 +1,4 @@
+mod numbered;
 mod over_ipv6;
 mod vxlan;
 
@@ -198,8 +199,8 @@ fn what_the_underlay_refuses_for_its_size_is_answered_or_may_be_fragmented() {
     fragmentable[6] = 0;
     fix_header_checksum(&mut fragmentable);
     bench.handle(&fragmentable);
-    assert!(!bench.outbound.may_fragment(0, (0, 0)));
-    assert!(bench.outbound.may_fragment(0, (0, 1)));
+    assert!(!bench.outbound.may_fragment(&bench.fib, 0, (0, 0)));
+    assert!(bench.outbound.may_fragment(&bench.fib, 0, (0, 1)));
     for (path_mtu_bytes, told) in [(1_400, 1_372), (552, 524), (60, 68), (200_000, 65_535)] {
         let refused = Refused { queue: 0, place: (0, 0), path_mtu_bytes };
         bench.outbound.answer_refused(&bench.fib, &refused, NOW_NS);

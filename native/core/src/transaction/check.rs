@@ -7,6 +7,8 @@ use tunneld_wire::ethernet::MacAddress;
 
 use super::{Change, Error, LOCAL, Tables, TargetName};
 use crate::adjacency::Encapsulation;
+use crate::encapsulation::Way;
+use crate::fib::AdjacencyId;
 
 /// Smallest MTU an IPv4 link may have (RFC 791 §3.2).
 const MIN_MTU_BYTES: u16 = 68;
@@ -34,7 +36,6 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         }
     }
     let settings = change.settings.as_ref().or(tables.settings.as_ref());
-    let has_vtep = settings.is_some_and(|settings| settings.vtep.is_some());
     let mut put = BTreeSet::new();
     for (name, parameters) in &change.put_adjacencies {
         let item = || format!("adjacency {name}");
@@ -48,9 +49,9 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         check_mtu(item, parameters.mtu_bytes, MIN_MTU_BYTES)?;
         if let Encapsulation::Vxlan { vtep_mac } = parameters.encapsulation {
             check_mac(item, "vtep_mac", vtep_mac)?;
-            if !has_vtep {
-                return Err(Error::NoVtep { adjacency: name.clone() });
-            }
+        }
+        if !Way::is_open(parameters.encapsulation, settings) {
+            return Err(Error::NoVtep { adjacency: name.clone() });
         }
         if !put.insert(name.as_str()) {
             return Err(Error::NamedTwice { item: item() });
@@ -63,14 +64,13 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         .filter(|name| !put.contains(name))
         .collect();
     // Those that stay as they are must get along with the settings too.
-    if !has_vtep {
-        let stays = |name: &str| !put.contains(name) && !gone.contains(name);
-        let left = tables.adjacencies.iter().find(|(name, known)| {
-            matches!(known.parameters.encapsulation, Encapsulation::Vxlan { .. }) && stays(name)
-        });
-        if let Some((name, _)) = left {
-            return Err(Error::NoVtep { adjacency: name.to_string() });
-        }
+    let left = tables.adjacencies.iter().find(|(name, known)| {
+        !Way::is_open(known.parameters.encapsulation, settings)
+            && !put.contains(&***name)
+            && !gone.contains(&***name)
+    });
+    if let Some((name, _)) = left {
+        return Err(Error::NoVtep { adjacency: name.to_string() });
     }
     let mut prefixes = BTreeSet::new();
     for (prefix, target) in &change.put_entries {
@@ -85,13 +85,13 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
     }
     // Entries that stop leading where they led before.
     prefixes.extend(&change.drop_entries);
-    let mut freed: BTreeMap<u32, usize> = BTreeMap::new();
-    for key in prefixes.iter().filter_map(|prefix| tables.entries.get(prefix).copied().flatten()) {
-        *freed.entry(key).or_default() += 1;
+    let mut freed: BTreeMap<AdjacencyId, usize> = BTreeMap::new();
+    for id in prefixes.iter().filter_map(|prefix| tables.entries.get(prefix).copied().flatten()) {
+        *freed.entry(id).or_default() += 1;
     }
     for name in gone {
         let Some(known) = tables.adjacencies.get(name) else { continue };
-        let uses = known.uses - freed.get(&known.key).copied().unwrap_or(0);
+        let uses = known.uses - freed.get(&known.id).copied().unwrap_or(0);
         if uses > 0 {
             return Err(Error::StillInUse { adjacency: name.to_owned(), uses });
         }

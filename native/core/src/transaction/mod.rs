@@ -6,12 +6,13 @@
 mod check;
 mod error;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::adjacency::{Adjacency, Parameters};
 use crate::counters::AdjacencyCounters;
-use crate::fib::{Fib, Settings};
+use crate::encapsulation::Way;
+use crate::fib::{AdjacencyId, Fib, Settings};
 use crate::prefix::Prefix;
 
 pub use error::Error;
@@ -47,8 +48,8 @@ pub struct Change {
 /// An adjacency in the tables.
 #[derive(Debug)]
 struct Known {
-    /// Stands for the name in `entries`; used again once free.
-    key: u32,
+    /// Stands for the name in `entries` and in every FIB; used again once free.
+    id: AdjacencyId,
     parameters: Parameters,
     counters: Arc<AdjacencyCounters>,
     /// Number of entries that lead here.
@@ -62,11 +63,12 @@ pub struct Tables {
     generation: u64,
     settings: Option<Settings>,
     adjacencies: BTreeMap<Arc<str>, Known>,
-    /// Names by key; free keys are `None`.
+    /// Names by id; free ids are `None`.
     names: Vec<Option<Arc<str>>>,
-    free_keys: Vec<u32>,
-    /// Prefix to the key of an adjacency, or `None` for local.
-    entries: BTreeMap<Prefix, Option<u32>>,
+    /// The one that was freed first is used again first.
+    free_ids: VecDeque<AdjacencyId>,
+    /// Prefix to an adjacency, or `None` for local.
+    entries: BTreeMap<Prefix, Option<AdjacencyId>>,
 }
 
 impl Tables {
@@ -78,7 +80,7 @@ impl Tables {
             settings: None,
             adjacencies: BTreeMap::new(),
             names: Vec::new(),
-            free_keys: Vec::new(),
+            free_ids: VecDeque::new(),
             entries: BTreeMap::new(),
         }
     }
@@ -118,55 +120,55 @@ impl Tables {
             return;
         }
         let name: Arc<str> = name.into();
-        let key = self.free_keys.pop().unwrap_or_else(|| {
+        let id = self.free_ids.pop_front().unwrap_or_else(|| {
             self.names.push(None);
-            self.names.len() as u32 - 1
+            AdjacencyId(self.names.len() as u32 - 1)
         });
-        self.names[key as usize] = Some(Arc::clone(&name));
+        self.names[id.0 as usize] = Some(Arc::clone(&name));
         let counters = Arc::new(AdjacencyCounters::new(self.workers));
-        self.adjacencies.insert(name, Known { key, parameters, counters, uses: 0 });
+        self.adjacencies.insert(name, Known { id, parameters, counters, uses: 0 });
     }
 
     fn drop_adjacency(&mut self, name: &str) {
         if let Some(known) = self.adjacencies.remove(name) {
-            self.names[known.key as usize] = None;
-            self.free_keys.push(known.key);
+            self.names[known.id.0 as usize] = None;
+            self.free_ids.push_back(known.id);
         }
     }
 
     fn put_entry(&mut self, prefix: Prefix, target: &TargetName) {
         self.drop_entry(prefix);
-        let key = match target {
+        let id = match target {
             TargetName::Local => None,
             TargetName::Adjacency(name) => self.adjacencies.get_mut(name.as_str()).map(|known| {
                 known.uses += 1;
-                known.key
+                known.id
             }),
         };
-        self.entries.insert(prefix, key);
+        self.entries.insert(prefix, id);
     }
 
     fn drop_entry(&mut self, prefix: Prefix) {
-        let key = self.entries.remove(&prefix).flatten();
-        let name = key.and_then(|key| self.names[key as usize].as_ref());
+        let id = self.entries.remove(&prefix).flatten();
+        let name = id.and_then(|id| self.names[id.0 as usize].as_ref());
         if let Some(known) = name.and_then(|name| self.adjacencies.get_mut(name)) {
             known.uses -= 1;
         }
     }
 
     fn build(&self) -> Fib {
-        let mut places = vec![0; self.names.len()];
-        let mut adjacencies = Vec::with_capacity(self.adjacencies.len());
-        for ((name, known), place) in self.adjacencies.iter().zip(0u32..) {
-            places[known.key as usize] = place;
-            adjacencies.push(Adjacency {
+        let mut adjacencies = Vec::new();
+        adjacencies.resize_with(self.names.len(), || None);
+        for (name, known) in &self.adjacencies {
+            let Known { id, parameters, ref counters, .. } = *known;
+            adjacencies[id.0 as usize] = Some(Adjacency {
                 name: Arc::clone(name),
-                parameters: known.parameters,
-                counters: Arc::clone(&known.counters),
+                parameters,
+                way: Way::new(parameters.encapsulation, self.settings.as_ref()),
+                counters: Arc::clone(counters),
             });
         }
-        let entries =
-            self.entries.iter().map(|(prefix, key)| (*prefix, key.map(|key| places[key as usize])));
+        let entries = self.entries.iter().map(|(prefix, id)| (*prefix, *id));
         Fib::build(self.settings, adjacencies, entries)
     }
 
@@ -187,8 +189,8 @@ impl Tables {
 
     /// Returns the prefixes with the names of their targets, sorted by address and length.
     pub fn entries(&self) -> impl Iterator<Item = (Prefix, &str)> {
-        self.entries.iter().map(|(prefix, key)| {
-            let name = key.and_then(|key| self.names[key as usize].as_deref());
+        self.entries.iter().map(|(prefix, id)| {
+            let name = id.and_then(|id| self.names[id.0 as usize].as_deref());
             (*prefix, name.unwrap_or(LOCAL))
         })
     }

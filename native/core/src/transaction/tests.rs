@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use tunneld_wire::ethernet::MacAddress;
 
@@ -372,4 +372,50 @@ fn entries_of_both_families_stand_side_by_side() {
         .unwrap();
     assert_eq!(fib.lookup(address), None);
     assert!(fib.lookup(Ipv4Addr::new(10, 5, 2, 9)).is_some());
+}
+
+#[test]
+fn an_adjacency_keeps_its_id_whatever_becomes_of_others() {
+    let (mut tables, fib) = host_a(SourceCheck::Strict);
+    let id_of = |fib: &Fib, text: &str| match fib.lookup(text.parse::<IpAddr>().unwrap()) {
+        Some(Target::Adjacency(id)) => id,
+        other => panic!("{text}: {other:?}"),
+    };
+    let c = id_of(&fib, "10.5.3.2");
+    // B, which is before C by name, goes, and another one before both comes.
+    let fib = tables
+        .commit(Change {
+            drop_adjacencies: vec!["b".into()],
+            drop_entries: vec!["10.5.2.0/24".parse().unwrap()],
+            ..Change::default()
+        })
+        .unwrap();
+    assert_eq!(id_of(&fib, "10.5.3.2"), c);
+    let fib = tables
+        .commit(Change {
+            put_adjacencies: vec![("a".into(), parameters(UNDERLAY_B, 1_400))],
+            put_entries: vec![("10.5.2.0/24".parse().unwrap(), TargetName::Adjacency("a".into()))],
+            ..Change::default()
+        })
+        .unwrap();
+    assert_eq!(id_of(&fib, "10.5.3.2"), c);
+    assert_ne!(id_of(&fib, "10.5.2.2"), c);
+    assert_eq!(&*fib.adjacency(c).name, "c");
+}
+
+#[test]
+fn ids_of_peers_that_come_and_go_do_not_grow_without_end() {
+    let (mut tables, _) = host_a(SourceCheck::Strict);
+    let mut last = None;
+    for round in 0..1_000u32 {
+        let name = format!("peer {round}");
+        tables
+            .commit(Change {
+                put_adjacencies: vec![(name.clone(), parameters(UNDERLAY_B, 1_400))],
+                drop_adjacencies: last.replace(name).into_iter().collect(),
+                ..Change::default()
+            })
+            .unwrap();
+    }
+    assert!(tables.names.len() <= 4, "{}", tables.names.len());
 }

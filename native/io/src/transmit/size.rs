@@ -40,7 +40,7 @@ impl Transmitter<'_, '_> {
                     Asked::Refused(path_mtu_bytes) => {
                         if path_mtus.learn(train.endpoint, path_mtu_bytes, now_ns) {
                             let adjacency = Arc::clone(&fib.adjacency(train.adjacency).name);
-                            let size_bytes = train.inner_len(&which);
+                            let size_bytes = outbound.batch().inner_len(train, &which);
                             let event = Event::PathMtu { adjacency, size_bytes, path_mtu_bytes };
                             self.surroundings.events.push(event);
                         }
@@ -49,7 +49,7 @@ impl Transmitter<'_, '_> {
                 }
             }
         };
-        if outbound.may_fragment(number, place) {
+        if outbound.may_fragment(fib, number, place) {
             match sender.send_once_as(OuterDf::Clear, outlet, queue, place) {
                 Ok(_) => outbound.sent(fib, train, &which, now_ns),
                 Err(errno) => outbound.refused(reason_of(errno), 1),

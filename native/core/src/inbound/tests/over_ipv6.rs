@@ -87,6 +87,6 @@ fn every_fault_of_the_header_has_its_reason() {
 fn a_message_is_split_by_the_payload_length() {
     let small = packet_v6(AT_B, CONTAINER, 63, 1_000);
     let train = [&small[..], &small].concat();
-    assert_eq!(split_len(&train, Some(1_000), 0), 1_000);
-    assert_eq!(split_len(&packet_v6(AT_B, CONTAINER, 63, 1_001), Some(1_000), 0), 1_000);
+    assert_eq!(Raw.split_len(&train, Some(1_000)), 1_000);
+    assert_eq!(Raw.split_len(&packet_v6(AT_B, CONTAINER, 63, 1_001), Some(1_000)), 1_000);
 }

@@ -3,8 +3,10 @@
 use tunneld_wire::virtio_net_hdr::Gso;
 
 use super::*;
+use crate::encapsulation::Frames;
 use crate::outbound::Outbound;
 use crate::packet_sizes::PacketSizes;
+use crate::testing::vtep;
 use crate::testing::{framed, transport_packet, vxlan_change};
 
 fn bench(check: SourceCheck) -> Bench {
@@ -89,7 +91,7 @@ fn every_check_of_raw_packets_holds_behind_the_headers() {
 fn a_train_of_frames_is_split_behind_each_head() {
     let packets: Vec<_> = (0..5u8).map(|n| packet(AT_B, CONTAINER, 63 - n, 100)).collect();
     let train: Vec<u8> = packets.iter().flat_map(|packet| framed(packet)).collect();
-    assert_eq!(split_len(&train, Some(122), 22), 122);
+    assert_eq!(Frames::new(vtep()).split_len(&train, Some(122)), 122);
     let mut bench = bench(SourceCheck::Strict);
     bench.message(&train, Some(122));
     let places: Vec<_> = bench.singles().into_iter().map(|(place, _)| place).collect();
@@ -128,7 +130,7 @@ fn a_train_of_frames_is_split_whatever_the_first_says_of_its_length() {
 #[test]
 fn datagram_of_64_kib_without_cmsg_goes_on_as_a_super_packet_of_the_connections_mss() {
     let whole = framed(&partial(transport_packet(6, &[], &[0x5a; 60_000])));
-    assert_eq!(split_len(&whole, None, 22), whole.len());
+    assert_eq!(Frames::new(vtep()).split_len(&whole, None), whole.len());
     let mut bench = bench(SourceCheck::Strict);
     let sizes = Arc::<PacketSizes>::default();
     let mut outbound = Outbound::new(0, Arc::default()).telling(Arc::clone(&sizes));
@@ -152,7 +154,7 @@ fn datagram_of_64_kib_without_cmsg_goes_on_as_a_super_packet_of_the_connections_
 #[test]
 fn uso_cmsg_with_the_inner_size_goes_on_as_a_super_packet_of_that_size() {
     let whole = framed(&partial(transport_packet(17, &[], &[0x5a; 40_000])));
-    assert_eq!(split_len(&whole, Some(1_000), 22), whole.len());
+    assert_eq!(Frames::new(vtep()).split_len(&whole, Some(1_000)), whole.len());
     let mut bench = bench(SourceCheck::Strict);
     bench.message(&whole, Some(1_000));
     let [(place, vnet)] = &bench.singles()[..] else { panic!("one packet") };
@@ -160,7 +162,7 @@ fn uso_cmsg_with_the_inner_size_goes_on_as_a_super_packet_of_that_size() {
     assert_eq!((vnet.gso, vnet.gso_size), (Gso::UdpL4, 1_000));
     // The size of a frame around one datagram is not that of the datagram.
     let single = framed(&packet(AT_B, CONTAINER, 63, 1_028));
-    assert_eq!(split_len(&single, Some(1_050), 22), 1_050);
+    assert_eq!(Frames::new(vtep()).split_len(&single, Some(1_050)), 1_050);
 }
 
 #[test]

@@ -1,0 +1,219 @@
+//! What goes around an inner packet on its way to a peer, and comes off at the other end.
+//!
+//! Path of a packet: `outbound` → **`encapsulation`** → `batch`, and
+//! `io` → `inbound` → **`encapsulation`** → `inbound`.
+//! An encapsulation is a file here with a type for each direction. The loops of `outbound` and
+//! `inbound` are generic over them; which one it is stands in the FIB, and is asked once a packet,
+//! by [`by_way!`] and [`by_arrival!`].
+
+mod raw;
+#[cfg(test)]
+pub(crate) mod toy;
+mod vxlan;
+
+use std::ops::Range;
+
+use tunneld_wire::ip::Version;
+
+use crate::adjacency::Encapsulation;
+use crate::drop_reason::DropReason;
+use crate::fib::{AdjacencyId, Settings};
+
+pub use raw::Raw;
+pub use vxlan::{Frames, Heads};
+
+/// Puts an encapsulation around inner packets that already stand in their slots.
+///
+/// A datagram is `HEAD` bytes, the inner packet, and at most `TAIL` bytes.
+pub trait Encapsulate {
+    /// Bytes in front of the inner packet.
+    const HEAD: usize;
+    /// Most bytes behind it.
+    const TAIL: usize;
+    /// Whether the tunnel takes a hop off the inner packet at this end.
+    const TAKES_HOP: bool;
+    /// Whether a peer may send super-packets without cutting them.
+    const ARRIVES_UNCUT: bool;
+
+    /// What writes the datagrams of one packet.
+    type Around<'a>: Around
+    where
+        Self: 'a;
+
+    /// Begins with a packet of that version, which leaves in as many `datagrams` by `worker`.
+    ///
+    /// What a datagram takes that is there once (a number, for one) is taken here for all of them;
+    /// what is not used in the end is lost.
+    ///
+    /// # Errors
+    ///
+    /// Such packets cannot go to this peer.
+    fn begin(
+        &self,
+        worker: usize,
+        version: Version,
+        datagrams: usize,
+    ) -> Result<Self::Around<'_>, DropReason>;
+
+    /// Returns the inner packet of a finished datagram, where it can still be read.
+    fn inner(datagram: &[u8]) -> Option<&[u8]>;
+
+    /// Returns the length of the largest inner packet that a datagram of `len` bytes carries.
+    fn largest_inner(len: usize) -> usize;
+}
+
+/// Writes what goes around the inner packets of one packet or super-packet.
+pub trait Around {
+    /// Finishes `slot`, whose bytes from `HEAD` to `slot.len() - TAIL` are the inner packet, and
+    /// returns the length of the datagram in bytes.
+    fn finish(&mut self, slot: &mut [u8]) -> usize;
+}
+
+/// Takes the encapsulation off datagrams that arrive: the mirror of [`Encapsulate`].
+pub trait Decapsulate {
+    /// Whether the tunnel takes a hop off the inner packet at this end.
+    const TAKES_HOP: bool;
+    /// Whether super-packets may arrive whole, and packets with a checksum that is not finished.
+    const ARRIVES_UNCUT: bool;
+
+    /// What is known from the datagrams before, in the same batch.
+    type Run: Default;
+
+    /// Returns the length of the datagrams that a message of the kernel is to be cut into, at
+    /// least 1; `segment_len` is what the kernel says of it.
+    fn split_len(&self, message: &[u8], segment_len: Option<usize>) -> usize;
+
+    /// Takes the encapsulation off one datagram, in place.
+    ///
+    /// # Errors
+    ///
+    /// The first thing that is wrong with it.
+    fn strip(&self, run: &mut Self::Run, datagram: &mut [u8]) -> Result<Stripped, DropReason>;
+}
+
+/// What was in a datagram.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Stripped {
+    /// An inner packet.
+    Packet {
+        /// Where it lies in the datagram.
+        place: Range<usize>,
+        /// What says who sent it.
+        origin: Origin,
+    },
+    /// A message of the encapsulation itself, for the control plane.
+    Control,
+}
+
+/// What says who sent an inner packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The underlay address the datagram came from, which must fit the inner source.
+    Address,
+    /// The encapsulation: nobody else could have made the datagram. Only what the peer may say is
+    /// left to be checked.
+    Peer(AdjacencyId),
+}
+
+/// How packets leave for a peer: made once for each FIB.
+#[derive(Debug, Clone)]
+pub enum Way {
+    /// As they are.
+    Raw(Raw),
+    /// In VXLAN frames.
+    Vxlan(Heads),
+}
+
+impl Way {
+    /// Returns the way to a peer.
+    pub fn new(encapsulation: Encapsulation, settings: Option<&Settings>) -> Self {
+        match encapsulation {
+            Encapsulation::Raw => Self::Raw(Raw),
+            Encapsulation::Vxlan { vtep_mac } => {
+                let vtep = settings.and_then(|settings| settings.vtep.as_ref());
+                Self::Vxlan(Heads::new(vtep, vtep_mac))
+            }
+        }
+    }
+
+    /// Returns whether peers can be reached so, as `settings` have it.
+    pub const fn is_open(encapsulation: Encapsulation, settings: Option<&Settings>) -> bool {
+        match (encapsulation, settings) {
+            (Encapsulation::Raw, _) => true,
+            (Encapsulation::Vxlan { .. }, None) => false,
+            (Encapsulation::Vxlan { .. }, Some(settings)) => settings.vtep.is_some(),
+        }
+    }
+
+    /// Returns the inner packet of a finished datagram, where it can still be read.
+    pub fn inner<'a>(&self, datagram: &'a [u8]) -> Option<&'a [u8]> {
+        by_way!(self, way => inner_of(way, datagram))
+    }
+
+    /// Returns the length of the largest inner packet that a datagram of `len` bytes carries.
+    pub fn largest_inner(&self, len: usize) -> usize {
+        by_way!(self, way => largest_inner_of(way, len))
+    }
+}
+
+fn inner_of<'a, E: Encapsulate>(_: &E, datagram: &'a [u8]) -> Option<&'a [u8]> {
+    E::inner(datagram)
+}
+
+fn largest_inner_of<E: Encapsulate>(_: &E, len: usize) -> usize {
+    E::largest_inner(len)
+}
+
+/// How datagrams arrive: one way for all that come by the underlay's sockets.
+#[derive(Debug, Clone)]
+pub enum Arrival {
+    /// As inner packets.
+    Raw(Raw),
+    /// In VXLAN frames.
+    Vxlan(Frames),
+}
+
+impl Arrival {
+    /// Returns what `settings` say arrives.
+    pub const fn new(settings: &Settings) -> Self {
+        match settings.vtep {
+            None => Self::Raw(Raw),
+            Some(vtep) => Self::Vxlan(Frames::new(vtep)),
+        }
+    }
+}
+
+/// What is known of the datagrams before, for each encapsulation.
+#[derive(Default)]
+pub(crate) struct Runs {
+    pub(crate) raw: <Raw as Decapsulate>::Run,
+    pub(crate) vxlan: <Frames as Decapsulate>::Run,
+}
+
+/// Does something with a [`Way`], generically: the one place that tells them apart.
+macro_rules! by_way {
+    ($way:expr, $each:ident => $do:expr) => {
+        match $way {
+            $crate::encapsulation::Way::Raw($each) => $do,
+            $crate::encapsulation::Way::Vxlan($each) => $do,
+        }
+    };
+}
+
+/// Does something with an [`Arrival`] and what is known of the datagrams before.
+macro_rules! by_arrival {
+    ($arrival:expr, $runs:expr, ($each:ident, $run:ident) => $do:expr) => {
+        match $arrival {
+            $crate::encapsulation::Arrival::Raw($each) => {
+                let $run = &mut $runs.raw;
+                $do
+            }
+            $crate::encapsulation::Arrival::Vxlan($each) => {
+                let $run = &mut $runs.vxlan;
+                $do
+            }
+        }
+    };
+}
+
+pub(crate) use {by_arrival, by_way};
