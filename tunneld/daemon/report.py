@@ -66,7 +66,7 @@ class Report:
         self.add(log.problem)
         self.add(lambda: membership.problem)
         self.add(lambda: self.path.reconciler.problem if self.path else None)
-        self.add(lambda: self.path.actuator.forwarding_problem if self.path else None)
+        self.add(lambda: self.path.actuator.forwarding_problems if self.path else None)
         self.add(lambda: self.path.actuator.problem if self.path else None)
         self.add(lambda: self.underlay.problem if self.underlay else None)
 

@@ -18,6 +18,7 @@ from tunneld.errors import HostError, PeerRouteError
 from tunneld.fib.diff import host_difference, routes_after
 from tunneld.fib.state import FirewallMode, HostChange, HostState, Route, State
 from tunneld.host import tun_settings
+from tunneld.host.bridges import Bridges
 from tunneld.host.device import OverlayDevice
 from tunneld.host.finish import finish
 from tunneld.host.firewall import HostFirewall, owner_of
@@ -78,6 +79,7 @@ class Actuator:
             name or owner_of([device] if device else [], networks), firewall, netlink.links
         )
         self._forwarding = GlobalForwarding(forwarding, state_dir)
+        self._bridges = Bridges(networks)
         self._subnet_env = SubnetFile(subnet_file)
         self._watch = Watch(
             device=device,
@@ -108,6 +110,7 @@ class Actuator:
                 device = None if device is None else replace(device, forwarding=False)
                 vxlan = replace(vxlan, devices=frozenset())
                 routes = frozenset(route for route in routes if route.kind != "gateway")
+            await self._see_bridges(links)
             self.known_routes = routes
             return HostState(
                 device=device,
@@ -118,6 +121,16 @@ class Actuator:
                 firewall=await self._firewall.observe(),
                 subnet_env=await asyncio.to_thread(self._subnet_env.observe),
             )
+
+    async def _see_bridges(self, links: Collection[Link]) -> None:
+        if not self._forwarding.is_on_for_ipv4:  # which is a problem of its own, or Docker's affair
+            return
+        self._bridges.see(
+            links,
+            await self._netlink.addresses(),
+            ours={self._watch.device_index, *self._watch.vxlan_indices},
+            now_s=asyncio.get_running_loop().time(),
+        )
 
     def difference(self, desired: State, actual: HostState) -> HostChange:
         """Returns what there is to do to the operating system."""
@@ -138,9 +151,10 @@ class Actuator:
         return self._firewall.name
 
     @property
-    def forwarding_problem(self) -> str | None:
-        """What this host lacks and is not ours to put right, in one line."""
-        return self._forwarding.problem
+    def forwarding_problems(self) -> tuple[str, ...]:
+        """What this host lacks and is not ours to put right, a line each."""
+        found = (self._forwarding.problem, self._bridges.problem)
+        return tuple(problem for problem in found if problem is not None)
 
     async def counters(self) -> list[DeviceCounters]:
         """Returns what the kernel has counted on the devices by which it moves our packets.

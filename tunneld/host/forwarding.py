@@ -62,6 +62,11 @@ class GlobalForwarding:
         """True while a switch is on because of us."""
         return any(switch.is_ours for switch in self._switches.values())
 
+    @property
+    def is_on_for_ipv4(self) -> bool:
+        """Whether the IPv4 switch was on at the last look."""
+        return self._switches[4].is_seen_on
+
     def is_due(self) -> bool:
         """Says whether `switch_on` would change something, as when somebody has switched it off.
 
@@ -161,6 +166,8 @@ class _Switch:
         self._before = _recall(state_dir, self._memory)
         """Of each setting that `restore` must put back: the devices that had it while the switch
         was off; and all devices there were. None: the switch is not our doing."""
+        self.is_seen_on = False
+        """Whether it was on at the last look."""
         self.has_been_on = False
         """Whether anybody has seen it on since this daemon was started."""
 
@@ -170,6 +177,7 @@ class _Switch:
 
     def is_on(self) -> bool:
         is_on = _read(self._file) == "1"
+        self.is_seen_on = is_on
         self.has_been_on |= is_on
         return is_on
 

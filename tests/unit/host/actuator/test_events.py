@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -148,3 +149,28 @@ def test_changes_of_others_are_not_told_but_for_what_may_change_the_way_to_a_pee
         assert set(events) == {"device", "on_link"}
 
     run_actuated(host, tmp_path, work)
+
+
+def test_bridge_that_forwards_nothing_is_named_with_what_switches_it_on(
+    host: Namespace, tmp_path: Path
+) -> None:
+    """A device's own switch; whatever the global one says, its packets go nowhere."""
+    host.bridge("br1.x", "172.30.0.1/24")  # of another network, which is none of ours
+
+    async def work() -> None:
+        async with actuated(tmp_path / "subnet.env") as (actuator, _tun, _netlink):
+            await actuator.apply(whole(WANTED))
+            await actuator.observe()
+            assert list(actuator.forwarding_problems) == []
+            host.run("ip", "address", "add", "10.5.1.2/24", "dev", "br1.x")
+            for name in ("br0", "br1/x"):
+                host.run("sysctl", "-w", f"net.ipv4.conf.{name}.forwarding=0")
+            assert await actuator.observe() == WANTED
+            (problem,) = actuator.forwarding_problems
+            assert problem.startswith("br0, br1.x: packets that come by there are not forwarded")
+            for command in re.findall("`(.*?)`", problem):
+                host.run(*command.split())
+            await actuator.observe()
+            assert list(actuator.forwarding_problems) == []
+
+    run_inside(host, work)
