@@ -11,10 +11,11 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 from tunneld.daemon.cache import Cache, Remembered
+from tunneld.daemon.skips import REMINDER_S, Skips
 from tunneld.errors import (
     GrantLostError,
     LeaseError,
@@ -27,7 +28,7 @@ from tunneld.lease.model import Batch, Lease, LeaseAttributes, Snapshot, SubnetK
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.lease.ownership import Held
 from tunneld.lease.registry import Store, StoreStatus
-from tunneld.lease.selection import Skipped, Usable
+from tunneld.lease.selection import Skipped
 from tunneld.lease.tracker import LeaseTracker
 from tunneld.log import Periodic
 
@@ -42,9 +43,6 @@ RETRY_S = 1.0
 
 PATIENCE_S = 3.0
 """How long a start waits for the store when it could go by what is remembered."""
-
-REMINDER_S = 60.0
-"""How often a condition that lasts is named again in the log."""
 
 _log = logging.getLogger("tunneld.daemon")
 
@@ -62,8 +60,7 @@ class Membership:
         self._no_config = Periodic(REMINDER_S)
         self._no_lease = Periodic(REMINDER_S)
         self._unshareable = Periodic(REMINDER_S)
-        self._skips: dict[str, Periodic] = {}
-        """By reason, of which there is a closed number."""
+        self._skips = Skips(self.tracker)
         self._refusal: str | None = None
         self._is_leaving = False
         self._config: NetworkConfig | None = None
@@ -105,44 +102,19 @@ class Membership:
         finally:
             self._listeners.remove(listener)
 
-    def accepted(self, own: Lease, config: NetworkConfig) -> tuple[Usable, ...]:
-        """Returns the leases of the others that may be used, and logs new ones that may not."""
-        selection = self.tracker.peers_of(own, config)
-        if self._is_joining or self.tracker.revision < own.mod_revision:
+    def tell_skipped(self, skipped: Iterable[Skipped]) -> None:
+        """Counts and logs, once, leases of the others that are not used."""
+        own = self.own
+        if self._is_joining or own is None or self.tracker.revision < own.mod_revision:
             # The own lease may be there as it was before a write, or after one not yet answered.
-            return selection.accepted
-        for skipped in self.tracker.newly_skipped(selection):
-            self._tell_skipped(skipped)
-        return selection.accepted
-
-    def skip(self, key: SubnetKey, reason: str, detail: str) -> None:
-        """Counts and logs, once, a lease that the backend cannot use."""
-        lease = self.tracker.lease(key)
-        if lease is not None:
-            skipped = Skipped.lease(lease, reason, detail)
-            if self.tracker.note(skipped):
-                self._tell_skipped(skipped)
+            return
+        self._skips.tell(skipped)
 
     async def remind(self) -> None:
         """Tells how many skipped leases no line was written of, once a minute, for ever."""
         while True:
             await asyncio.sleep(REMINDER_S)
-            for reason, budget in self._skips.items():
-                if budget.overdue(time.monotonic()):
-                    fields = {"reason": reason, "left_out": budget.left_out}
-                    _log.warning("more leases were skipped", extra={"fields": fields})
-
-    def _tell_skipped(self, skipped: Skipped) -> None:
-        budget = self._skips.setdefault(skipped.reason, Periodic(REMINDER_S))
-        if not budget.due(time.monotonic(), (skipped.name, skipped.mod_revision)):
-            return
-        fields: dict[str, object] = {
-            "entry": skipped.name,
-            "reason": skipped.reason,
-            "detail": skipped.detail,
-            **budget.omissions(),
-        }
-        _log.warning("a lease is skipped", extra={"fields": fields})
+            self._skips.remind()
 
     async def follow(self) -> None:
         """Takes over what the store tells, for ever."""

@@ -24,12 +24,13 @@ from tunneld.control.status import FirewallStatus, render_status
 from tunneld.daemon.cache import Cache, Remembered, write_down
 from tunneld.daemon.datapath import DataPath, Handover
 from tunneld.daemon.here import forget_vtep_macs
-from tunneld.daemon.membership import REMINDER_S, Membership
+from tunneld.daemon.membership import Membership
 from tunneld.daemon.presence import be_present
 from tunneld.daemon.protection import Protection
 from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
 from tunneld.daemon.shadows import require_store_outside
+from tunneld.daemon.skips import REMINDER_S
 from tunneld.daemon.switches import Switches
 from tunneld.daemon.tenure import NodeContext
 from tunneld.daemon.term import RETRY_S, ConfigChangedError, Term

@@ -14,13 +14,13 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Final, Protocol
 
-from tunneld.backend.base import Adjacency, Family, Reach
+from tunneld.backend.base import Adjacency, Family
 from tunneld.backend.families import MIN_MTU_BYTES
 from tunneld.daemon.path_search import PathSearch, PathState
 from tunneld.errors import EngineError, HostError
+from tunneld.fib.plan import Path, PathMtu
 from tunneld.lease.model import IPAddress, IPNetwork
 
 LOOK_S: Final = 0.5
@@ -37,9 +37,6 @@ ROUTES_S: Final = 60.0
 """How often the routes that hold an MTU of the operator's are looked at again."""
 
 _log = logging.getLogger("tunneld.daemon")
-
-_Path = tuple[IPAddress, int]
-"""Endpoint and port."""
 
 
 class Prober(Protocol):
@@ -59,7 +56,7 @@ async def _no_route_mtu(_: IPAddress) -> int | None:
 
 
 class PathMtus:
-    """Lowers the MTU of adjacencies whose path carries less than the link."""
+    """Finds the paths that carry less than the link."""
 
     def __init__(
         self,
@@ -79,19 +76,20 @@ class PathMtus:
         """None: nothing can be sent yet, or is any more."""
         self._targets: dict[str, tuple[IPNetwork, Adjacency]] = {}
         """What is reached by the engine, by the name of its adjacency."""
-        self._searches: dict[_Path, PathSearch] = {}
-        self._capped: set[_Path] = set()
-        self._probed: dict[_Path, IPAddress] = {}
+        self._searches: dict[Path, PathSearch] = {}
+        self._capped: set[Path] = set()
+        self._probed: dict[Path, IPAddress] = {}
         """Where the probes of the rounds under way go."""
-        self._to_ask: set[_Path] = set()
+        self._to_ask: set[Path] = set()
         self._wake = asyncio.Event()
 
-    def limit(self, reaches: Mapping[IPNetwork, Reach]) -> dict[IPNetwork, Reach]:
-        """Returns the reaches, their adjacencies with the MTU of their paths."""
+    def follow(self, adjacencies: Mapping[IPNetwork, Adjacency]) -> bool:
+        """Takes over who is reached by the engine, by adjacencies with the MTU of the link.
+
+        Returns whether that, by another MTU of the link, changes what is `known` of their paths.
+        """
         self._targets = {
-            str(prefix): (prefix, reach.adjacency)
-            for prefix, reach in reaches.items()
-            if reach.adjacency is not None
+            str(prefix): (prefix, adjacency) for prefix, adjacency in adjacencies.items()
         }
         links = {
             (adjacency.endpoint, adjacency.port): adjacency.mtu_bytes
@@ -99,9 +97,14 @@ class PathMtus:
         }
         for path in [path for path in self._searches if path not in links]:
             self._forget(path)
+        before = self.known()
         for path, search in self._searches.items():
             search.set_link(links[path])
-        return {prefix: self._limited(reach) for prefix, reach in reaches.items()}
+        return self.known() != before
+
+    def known(self) -> dict[Path, PathMtu]:
+        """Returns what the paths carry that something is known of."""
+        return {path: _holds(search) for path, search in self._searches.items()}
 
     def state_of(self, adjacency: Adjacency) -> PathState:
         """Returns what is known of the path to a peer."""
@@ -214,7 +217,7 @@ class PathMtus:
                 search.set_cap(mtu_bytes - self._overhead(path[0]))
             self._after(path, search, before, "the route has an MTU")
 
-    def _search(self, prefix: IPNetwork, adjacency: Adjacency) -> tuple[_Path, PathSearch]:
+    def _search(self, prefix: IPNetwork, adjacency: Adjacency) -> tuple[Path, PathSearch]:
         path = (adjacency.endpoint, adjacency.port)
         search = self._searches.get(path)
         if search is None:
@@ -229,13 +232,13 @@ class PathMtus:
         # What is inside a datagram is of the family it travels in.
         return self._overhead_bytes(4 if endpoint.version == 4 else 6)
 
-    def _forget(self, path: _Path) -> None:
+    def _forget(self, path: Path) -> None:
         del self._searches[path]
         self._probed.pop(path, None)
         self._capped.discard(path)
         self._to_ask.discard(path)
 
-    def _after(self, path: _Path, search: PathSearch, before: tuple[int, str], detail: str) -> None:
+    def _after(self, path: Path, search: PathSearch, before: PathMtu, detail: str) -> None:
         """Tells of what has changed, and keeps the list of rounds."""
         if search.is_probing:
             if path not in self._probed:
@@ -247,11 +250,11 @@ class PathMtus:
             self._probed.pop(path, None)
         if _holds(search) == before:
             return
-        if search.mtu_bytes != before[0]:
+        if search.mtu_bytes != before.mtu_bytes:
             _tell(path[0], search.mtu_bytes, detail)
         self.on_change()
 
-    def _destination(self, path: _Path) -> IPAddress | None:
+    def _destination(self, path: Path) -> IPAddress | None:
         """Returns the overlay address of the peer at the end of a path."""
         return next(
             (
@@ -261,18 +264,6 @@ class PathMtus:
             ),
             None,
         )
-
-    def _limited(self, reach: Reach) -> Reach:
-        adjacency = reach.adjacency
-        if adjacency is None:
-            return reach
-        search = self._searches.get((adjacency.endpoint, adjacency.port))
-        if search is None:
-            return reach
-        mtu_bytes, outer_df = search.mtu_bytes, search.outer_df
-        if (mtu_bytes, outer_df) == (adjacency.mtu_bytes, adjacency.outer_df):
-            return reach
-        return replace(reach, adjacency=replace(adjacency, mtu_bytes=mtu_bytes, outer_df=outer_df))
 
 
 def _tell(endpoint: IPAddress, mtu_bytes: int, detail: str) -> None:
@@ -292,5 +283,5 @@ def _tell(endpoint: IPAddress, mtu_bytes: int, detail: str) -> None:
         _log.info("path MTU of a peer changed", extra={"fields": fields})
 
 
-def _holds(search: PathSearch) -> tuple[int, str]:
-    return search.mtu_bytes, search.outer_df
+def _holds(search: PathSearch) -> PathMtu:
+    return PathMtu(mtu_bytes=search.mtu_bytes, outer_df=search.outer_df)

@@ -90,7 +90,7 @@ class Tenure:
         self._desired = Desired(
             config=config,
             backend=backend,
-            membership=context.membership,
+            table=context.membership,
             path_mtus=self._path_mtus,
             here=self._here,
             source_check=options.source_check or backend.source_check,
@@ -148,9 +148,10 @@ class Tenure:
             report.desired, report.path = desired, path
             stack.callback(report.forget)
             wake = path.reconciler.wake
+            stack.enter_context(membership.telling(desired.table_changed))
             stack.enter_context(membership.telling(wake))
             stack.enter_context(membership.telling(self._on_link.peers_changed))
-            desired.on_change = self._path_mtus.on_change = wake
+            desired.on_change = wake
             shadows = report.shadows = Shadows(
                 context.netlink,
                 networks=whole(self._config).subnets,

@@ -51,7 +51,7 @@ class Peer:
 
 
 def join(leases: Iterable[Usable], records: Iterable[NodeRecord]) -> tuple[Peer, ...]:
-    """Returns a peer for each lease, sorted by subnet, with what its node's record says."""
+    """Returns a peer for each lease, in their order, with what its node's record says."""
     by_key: dict[SubnetKey, list[NodeRecord]] = {}
     for record in records:
         by_key.setdefault(record.key, []).append(record)
@@ -76,4 +76,4 @@ def join(leases: Iterable[Usable], records: Iterable[NodeRecord]) -> tuple[Peer,
                 withheld=usable.withheld,
             )
         )
-    return tuple(sorted(peers, key=lambda peer: peer.key))
+    return tuple(peers)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from pathlib import Path
 from typing import Any, Literal
 
 from tests.unit.backend.values import HERE, OWN, Family, network
 from tunneld.backend import parse_backend
 from tunneld.daemon.desired import Desired
-from tunneld.daemon.membership import Membership
 from tunneld.daemon.path_mtu import PathMtus
+from tunneld.daemon.skips import Skips
 from tunneld.fib.compose import Rules
 from tunneld.fib.state import State
-from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import (
     NO_IPV4_SUBNET,
     IPNetwork,
@@ -26,7 +21,8 @@ from tunneld.lease.model import (
     Snapshot,
     SubnetKey,
 )
-from tunneld.store import StoreOptions, open_store
+from tunneld.lease.selection import Skipped
+from tunneld.lease.tracker import LeaseTracker
 
 MakeNode = Callable[..., "Node"]
 
@@ -64,12 +60,28 @@ def lease(
     )
 
 
+class Table:
+    """A lease table that the tests write; the own lease is in it from the first write on."""
+
+    def __init__(self, own: Lease) -> None:
+        self.tracker = LeaseTracker()
+        self.own: Lease | None = None
+        self._own = own
+        self._skips = Skips(self.tracker)
+
+    def write(self, *leases: Lease) -> None:
+        self.own = self._own
+        self.tracker.reset(Snapshot(revision=100, config=None, leases=(self.own, *leases)))
+
+    def tell_skipped(self, skipped: Iterable[Skipped]) -> None:
+        self._skips.tell(skipped)
+
+
 class Node:
     """A host that holds `OWN`, with a lease table that the tests write."""
 
     def __init__(
         self,
-        directory: Path,
         backend_type: str = "vxlan",
         families: Family = "dual",
         datapath: Literal["userspace", "kernel"] = "userspace",
@@ -77,50 +89,34 @@ class Node:
     ) -> None:
         config = network(backend_type, families, **options)
         backend = parse_backend(config, datapath)
-        store = open_store(StoreOptions(kind="sqlite", path=directory / "store"))
-        keeper = Keeper(
-            store,
-            node_id="here",
-            version="0.1.0",
-            ttl_s=60.0,
-            renew_margin_s=20.0,
-            rng=random.Random(1),
-            clock=time.monotonic,
-        )
-        self.membership = Membership(store, keeper, "/coreos.com/network")
         key = SubnetKey(
             NO_IPV4_SUBNET if families == "ipv6" else OWN.ipv4,
             None if families == "ipv4" else OWN.ipv6,
         )
-        self.own = Lease(key=key, attributes=backend.attributes(HERE), grant_id=1)
+        self.table = Table(Lease(key=key, attributes=backend.attributes(HERE), grant_id=1))
+        self.backend = backend
         self.path_mtus = PathMtus(overhead_bytes=backend.overhead_bytes)
         self.desired = Desired(
             config=config,
             backend=backend,
-            membership=self.membership,
+            table=self.table,
             path_mtus=self.path_mtus,
             here=HERE,
             source_check=backend.source_check,
             rules=Rules(ip_masq=True),
         )
         self.desired.device = "flannel0" if backend.datapath == "userspace" else None
-        self._keeper = keeper
 
     def holds(self, *leases: Lease) -> State:
         """Writes the table anew and returns what must be."""
-        tracker = self.membership.tracker
-        tracker.reset(Snapshot(revision=100, config=None, leases=(self.own, *leases)))
-        asyncio.run(self._adopt())
+        self.table.write(*leases)
         state = self.desired.state()
         assert state is not None
         return state
 
-    async def _adopt(self) -> None:
-        self._keeper.adopt(self.own, 30.0, self.membership.tracker)
-
     def skips(self) -> dict[str, int]:
         """Returns the leases that were skipped, by reason."""
-        counts = self.membership.tracker.skip_counts
+        counts = self.table.tracker.skip_counts
         return {reason: count for reason, count in counts.items() if count}
 
 

@@ -7,11 +7,10 @@ import random
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.backend.values import network
@@ -81,15 +80,14 @@ def read(name: str, value: bytes) -> tuple[Lease, ...]:
 
 
 @pytest.mark.parametrize("backend_type", ["udp", "vxlan", "host-gw"])
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(st.lists(st.tuples(names, members), max_size=4, unique_by=lambda pair: pair[0]), records)
 def test_whatever_others_wrote_a_good_lease_is_reached_and_a_newcomer_can_look(
-    tmp_path: Path,
     backend_type: str,
     written: list[tuple[str, dict[str, Any]]],
     record: dict[str, Any],
 ) -> None:
-    host = Node(tmp_path, backend_type)
+    host = Node(backend_type)
     good = lease(3, create=1, backend_type="" if backend_type == "udp" else backend_type)
     strange = [
         found
@@ -98,13 +96,13 @@ def test_whatever_others_wrote_a_good_lease_is_reached_and_a_newcomer_can_look(
         if found.key != good.key
     ]
     state = host.holds(good, *strange)
-    if host.desired._backend.wants_on_link or backend_type == "host-gw":
+    if host.backend.wants_on_link or backend_type == "host-gw":
         host.desired.set_on_link(dict.fromkeys(host.desired.underlay_addresses(), True))
         state = host.holds(good, *strange)
     reached = targets(state) | to_peers(state, "via") | to_peers(state, "onlink")
     assert set(good.key.subnets) <= reached | {route.destination for route in state.host.routes}
     told = read_record(json.dumps(record).encode())
-    view = replace(host.membership.tracker.view, records=told)
+    view = replace(host.table.tracker.view, records=told)
     found = candidates(
         view,
         me=Identity(node_id="new", holder=good.holder, machine="m"),

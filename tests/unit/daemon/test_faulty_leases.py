@@ -117,7 +117,7 @@ def test_whatever_a_lease_makes_the_backend_raise_costs_that_lease_alone(
     node: MakeNode, datapath: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     host = node(families="ipv4", datapath=datapath)
-    backend = host.desired._backend
+    backend = host.backend
     real = type(backend).reach
 
     def reach(self: Any, peer: Any, *args: Any, **options: Any) -> Any:

@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from tests.unit.backend.values import PEER_MAC, backend
-from tunneld.backend.base import Adjacency, OuterDf, Reach
+from tunneld.backend.base import Adjacency, OuterDf
 from tunneld.daemon.path_mtu import PathMtus
 from tunneld.errors import EngineError, HostError
 from tunneld.lease.model import IPAddress, IPNetwork
@@ -31,9 +31,9 @@ def to(endpoint: IPAddress) -> Adjacency:
     )
 
 
-REACHES: dict[IPNetwork, Reach] = {
-    SUBNET: Reach(adjacency=to(FAR)),
-    SUBNET_V6: Reach(adjacency=to(FAR_V6)),
+REACHES: dict[IPNetwork, Adjacency] = {
+    SUBNET: to(FAR),
+    SUBNET_V6: to(FAR_V6),
 }
 
 
@@ -75,11 +75,15 @@ def path_mtus(route_mtu: int | None = None) -> tuple[PathMtus, list[None]]:
 
 
 def held(made: PathMtus) -> dict[IPNetwork, tuple[int, OuterDf]]:
-    return {
-        prefix: (reach.adjacency.mtu_bytes, reach.adjacency.outer_df)
-        for prefix, reach in made.limit(REACHES).items()
-        if reach.adjacency is not None
-    }
+    """What the adjacencies of a plan are, by what is known of their paths."""
+    made.follow(REACHES)
+    known = made.known()
+    found = {}
+    for prefix, adjacency in REACHES.items():
+        path = known.get((adjacency.endpoint, adjacency.port))
+        how = adjacency if path is None else path
+        found[prefix] = (how.mtu_bytes, how.outer_df)
+    return found
 
 
 def run_until(made: PathMtus, wanted: Mapping[IPNetwork, tuple[int, OuterDf]]) -> None:
@@ -124,7 +128,7 @@ def test_word_of_the_kernel_lowers_each_family_by_its_own_headers() -> None:
 def test_narrow_path_without_icmp_is_found_by_probes() -> None:
     found, _ = path_mtus()
     carries = {SUBNET.network_address: 1350, SUBNET_V6.network_address: 1200}
-    found.limit(REACHES)
+    found.follow(REACHES)
     found.prober = Paths(found, carries, [str(SUBNET), str(SUBNET_V6), "10.5.99.0/24"])
     # Packets of IPv6 may not be told less than 1,280 bytes: they leave in fragments beyond it.
     run_until(found, {SUBNET: (1350, "kernel"), SUBNET_V6: (1200, "kernel")})
@@ -133,7 +137,7 @@ def test_narrow_path_without_icmp_is_found_by_probes() -> None:
 
 def test_only_peers_in_use_are_probed_and_silent_ones_get_fragments() -> None:
     found, _ = path_mtus()
-    found.limit(REACHES)
+    found.follow(REACHES)
     found.prober = paths = Paths(found, {}, [str(SUBNET)])
     run_until(found, {SUBNET: (1430, "clear"), SUBNET_V6: (1430, "kernel")})
     assert set(paths.sent) == {SUBNET.network_address}
@@ -143,11 +147,10 @@ def test_only_peers_in_use_are_probed_and_silent_ones_get_fragments() -> None:
 def test_thousand_peers_that_come_into_use_at_once_are_probed_in_turn() -> None:
     found, _ = path_mtus()
     prefixes = [ip_network((0x0A060000 + 256 * number, 24)) for number in range(1000)]
-    reaches: dict[IPNetwork, Reach] = {
-        prefix: Reach(adjacency=to(ip_address(0xC6336400 + number)))
-        for number, prefix in enumerate(prefixes)
+    reaches: dict[IPNetwork, Adjacency] = {
+        prefix: to(ip_address(0xC6336400 + number)) for number, prefix in enumerate(prefixes)
     }
-    found.limit(reaches)
+    found.follow(reaches)
     looks: list[int] = []
     seen = asyncio.Event()
 
@@ -173,7 +176,7 @@ def test_thousand_peers_that_come_into_use_at_once_are_probed_in_turn() -> None:
 
 def test_forged_word_of_the_kernel_is_refuted() -> None:
     found, _ = path_mtus()
-    found.limit(REACHES)
+    found.follow(REACHES)
     found.prober = Paths(found, {SUBNET.network_address: 1430}, [])
     found.refused(str(SUBNET), 552)
     assert held(found)[SUBNET][0] == 1430, "nobody is told before a probe has spoken"
@@ -187,7 +190,7 @@ def test_mtu_of_the_operators_route_is_kept_to(
     route_mtu: int, expected: tuple[int, OuterDf]
 ) -> None:
     found, _ = path_mtus(route_mtu)
-    found.limit(REACHES)
+    found.follow(REACHES)
     done = asyncio.Event()
 
     class Settled(Paths):
@@ -211,20 +214,14 @@ def test_mtu_of_the_operators_route_is_kept_to(
 
 def test_engine_that_has_stopped_is_no_fault() -> None:
     found, _ = path_mtus()
-    found.limit(REACHES)
+    found.follow(REACHES)
     found.prober = Paths(found, {}, [str(SUBNET)], refuses=True)
     run_until(found, {SUBNET: (1430, "clear"), SUBNET_V6: (1430, "kernel")})
 
 
 def test_peer_that_is_gone_is_forgotten() -> None:
     found, _ = path_mtus()
-    found.limit(REACHES)
+    found.follow(REACHES)
     found.refused(str(SUBNET), 1400)
-    found.limit({})
+    found.follow({})
     assert held(found)[SUBNET] == (1430, "kernel")
-
-
-def test_what_has_no_adjacency_is_left_alone() -> None:
-    found, _ = path_mtus()
-    plain = {SUBNET: Reach(gateway=ip_address("192.0.2.9"))}
-    assert found.limit(plain) == plain

@@ -58,9 +58,9 @@ def test_keys_of_a_record_are_the_peers_and_hidden_by_no_other_record() -> None:
     assert peer.encryption is None
 
 
-def test_peers_come_sorted_by_subnet() -> None:
+def test_peers_come_in_the_order_of_their_leases() -> None:
     peers = join([lease(9, "192.0.2.9"), lease(2, "192.0.2.2")], [])
-    assert [str(peer.subnet) for peer in peers] == ["10.5.2.0/24", "10.5.9.0/24"]
+    assert [str(peer.subnet) for peer in peers] == ["10.5.9.0/24", "10.5.2.0/24"]
 
 
 class TestFamilies:

@@ -1,0 +1,131 @@
+"""What must be follows from what is known, and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from ipaddress import IPv4Address, ip_address
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.unit.backend.values import HERE, OWN, network
+from tests.unit.daemon.node import A_V6, A, lease
+from tunneld.backend import parse_backend
+from tunneld.fib.compose import Rules
+from tunneld.fib.plan import Inputs, PathMtu, Plan, members_of, plan
+from tunneld.lease.model import Lease
+
+Kind = tuple[str, Literal["userspace", "kernel"]]
+
+KINDS: list[Kind] = [
+    ("udp", "userspace"),
+    ("vxlan", "userspace"),
+    ("vxlan", "kernel"),
+    ("host-gw", "kernel"),
+]
+kinds = st.sampled_from(KINDS)
+
+
+def planned(kind: Kind, leases: list[Lease], **known: Any) -> Plan:
+    """The plan of a host of a dual-stack network that holds `OWN`."""
+    backend_type, datapath = kind
+    config = network(backend_type, "dual")
+    backend = parse_backend(config, datapath)
+    own = Lease(key=OWN, attributes=backend.attributes(HERE), grant_id=1)
+    addresses = [
+        address
+        for one in leases
+        for address in (one.attributes.public_ip, one.attributes.public_ipv6)
+    ]
+    given: dict[str, Any] = {
+        "on_link": {address: True for address in addresses if address is not None},
+        "rules": Rules(ip_masq=True, port=backend.port),
+        "source_check": backend.source_check,
+    }
+    members = members_of(config, own, leases, ())
+    return plan(
+        Inputs(config=config, backend=backend, here=HERE, own=OWN, members=members, **given | known)
+    )
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[Kind, list[Lease]]:
+    """Good leases of a few hosts, some of one age, some that publish the MAC of another."""
+    kind = draw(kinds)
+    leases = []
+    for number in draw(st.lists(st.integers(2, 9), unique=True, max_size=5)):
+        backend_type = "" if kind[0] == "udp" else kind[0]
+        one = lease(number, create=draw(st.integers(1, 3)), backend_type=backend_type)
+        if kind[0] == "vxlan" and draw(st.booleans()):
+            data = {"VNI": 1, "VtepMAC": "0e:00:00:00:04:02"}
+            one = replace(one, attributes=replace(one.attributes, backend_data=data))
+        leases.append(one)
+    return kind, leases
+
+
+@given(tables(), st.randoms(use_true_random=False))
+def test_leases_in_any_order_give_the_same_plan(table: tuple[Kind, list[Lease]], rng: Any) -> None:
+    kind, leases = table
+    shuffled = list(leases)
+    rng.shuffle(shuffled)
+    one, other = planned(kind, leases), planned(kind, shuffled)
+    assert one == other
+    assert list(one.reached) == list(other.reached)
+
+
+BAD: list[dict[str, Any]] = [
+    {"backend_type": "alloc"},
+    {"backend_type": "vxlan", "backend_data": None, "backend_v6_data": "x"},
+    {"public_ip": IPv4Address("255.255.255.255"), "public_ipv6": ip_address("ff02::1")},
+    {"public_ip": HERE.public_ip, "public_ipv6": HERE.public_ipv6},
+]
+
+
+@given(tables(), st.sampled_from(BAD), st.integers(1, 20))
+def test_bad_lease_costs_itself_alone(
+    table: tuple[Kind, list[Lease]], bad: dict[str, Any], create: int
+) -> None:
+    kind, leases = table
+    if kind[0] == "udp" and "public_ip" not in bad:
+        # udp takes a lease of any backend, as flannel's does.
+        bad = BAD[2]
+    worst = lease(13, create=create, **{"backend_type": kind[0]} | bad)
+    if kind[0] != "vxlan" and "backend_data" in bad:
+        worst = replace(worst, attributes=replace(worst.attributes, backend_type="vxlan"))
+    without, beside = planned(kind, leases), planned(kind, [worst, *leases])
+    assert beside.reached == without.reached
+    assert beside.state.engine == without.state.engine
+    assert beside.state.host.routes == without.state.host.routes
+    assert beside.state.host.fdb == without.state.host.fdb
+    assert {one.name for one in set(beside.refused) - set(without.refused)} == {str(worst.key)}
+
+
+def test_who_is_not_known_to_be_on_the_link_is_named_and_no_fault() -> None:
+    leases = [lease(2, backend_type="host-gw"), lease(3, backend_type="host-gw")]
+    near = {ip_address("10.99.0.12"): True, ip_address("fd99::12"): False}
+    made = planned(("host-gw", "kernel"), leases, on_link=near)
+    assert set(made.reached) == {A}
+    assert made.unknown == {ip_address("10.99.0.13"), ip_address("fd99::13")}
+    assert [one.reason for one in made.refused] == ["not_on_link"]
+    assert made.addresses == made.unknown | near.keys()
+
+
+def test_path_that_carries_less_lowers_the_reach_and_not_what_the_link_allows() -> None:
+    known = {(ip_address("10.99.0.12"), 8472): PathMtu(mtu_bytes=1250, outer_df="probed")}
+    made = planned(("vxlan", "userspace"), [lease(2)], path_mtus=known)
+    adjacency = made.reached[A][1].adjacency
+    assert adjacency is not None
+    assert (adjacency.mtu_bytes, adjacency.outer_df) == (1250, "probed")
+    assert made.state.engine.adjacencies[str(A)] == adjacency
+    assert {made.adjacencies[prefix].mtu_bytes for prefix in (A, A_V6)} == {1430}
+
+
+@pytest.mark.parametrize("reason", ["backend_type_mismatch", "outside_network"])
+def test_each_refusal_names_the_write_it_is_about(reason: str) -> None:
+    bad = lease(2, mod=77, backend_type="host-gw" if reason != "outside_network" else "vxlan")
+    if reason == "outside_network":
+        bad = replace(bad, key=replace(bad.key, ipv4=type(A)("10.9.0.0/24"), ipv6=None))
+    (refused,) = planned(("vxlan", "userspace"), [bad]).refused
+    assert (refused.name, refused.reason, refused.mod_revision) == (str(bad.key), reason, 77)

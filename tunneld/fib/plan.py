@@ -1,0 +1,256 @@
+"""What this host must hold, from what it knows: the whole decision in one place.
+
+Path of a lease: `lease.tracker` -> **`fib.plan`** (`lease.selection`, `peer`, `backend`,
+`fib.compose`) -> the executors. Pure: it tells what it has refused, and its caller counts and logs.
+
+A further input is a field of `Inputs`; what it says of a single peer belongs into `_reach`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from tunneld.backend.base import (
+    Adjacency,
+    Backend,
+    Family,
+    Here,
+    OuterDf,
+    Reach,
+    SourceCheck,
+    Unusable,
+)
+from tunneld.backend.leases import subnet_of, underlay_address
+from tunneld.fib.compose import Overlay, Rules, compose
+from tunneld.fib.shared_macs import shared_macs
+from tunneld.fib.state import OverlayNet, State
+from tunneld.lease.model import (
+    MALFORMED_VALUE,
+    IPAddress,
+    IPNetwork,
+    Lease,
+    NodeRecord,
+    SubnetKey,
+)
+from tunneld.lease.network import NetworkConfig
+from tunneld.lease.selection import Skipped, select
+from tunneld.peer import Peer, join
+
+Path: TypeAlias = tuple[IPAddress, int]
+"""Endpoint and UDP port of a peer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PathMtu:
+    """What the path to a peer carries."""
+
+    mtu_bytes: int
+    """Largest inner packet."""
+    outer_df: OuterDf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """The others, as their leases and records have them."""
+
+    peers: tuple[Peer, ...] = ()
+    """That of the oldest lease first; no two subnets of them overlap."""
+    writes: Mapping[SubnetKey, int] = field(default_factory=dict)
+    """The revision each of their leases was written at."""
+    refused: tuple[Skipped, ...] = ()
+    """Leases, or subnets of them, that no backend may use."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """All that a plan goes by."""
+
+    config: NetworkConfig
+    backend: Backend
+    here: Here
+    own: SubnetKey
+    """Of this host's lease; the config admits it."""
+    members: Members
+    on_link: Mapping[IPAddress, bool] = field(default_factory=dict)
+    """Whether an underlay address is on the same link; one that is not in it is not known yet."""
+    path_mtus: Mapping[Path, PathMtu] = field(default_factory=dict)
+    """Of the paths that something is known of."""
+    device: str | None = None
+    """Name of the TUN device; None: there is none."""
+    source_check: SourceCheck
+    rules: Rules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SharedMac:
+    """Two leases that publish one VTEP address, and are used both."""
+
+    entry: SubnetKey
+    """The later one."""
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What must be, and what has become of each lease."""
+
+    state: State
+    reached: Mapping[IPNetwork, tuple[Peer, Reach]]
+    """A peer has a place in each family."""
+    adjacencies: Mapping[IPNetwork, Adjacency]
+    """Of those that the engine reaches, as this host's link alone would have them."""
+    refused: tuple[Skipped, ...]
+    """With reasons; those of `Inputs.members` among them."""
+    unknown: frozenset[IPAddress]
+    """Peers that are left out until it is known whether they are on the same link."""
+    addresses: frozenset[IPAddress]
+    """Underlay addresses of all members."""
+    shared: frozenset[SharedMac]
+
+
+def members_of(
+    config: NetworkConfig, own: Lease, leases: Iterable[Lease], records: Iterable[NodeRecord]
+) -> Members:
+    """Returns the others, in an order that is theirs, whatever that of the arguments."""
+    selection = select(leases, own, config)
+    # Selected they are sorted by subnet: that decides between leases of one age.
+    usable = sorted(selection.accepted, key=lambda one: one.lease.create_revision)
+    return Members(
+        peers=join(usable, records),
+        writes={one.lease.key: one.lease.mod_revision for one in usable},
+        refused=selection.skipped,
+    )
+
+
+def plan(inputs: Inputs) -> Plan:
+    """Returns what must be.
+
+    Raises:
+        InterfaceError: the underlay leaves no room for a packet.
+    """
+    backend, members = inputs.backend, inputs.members
+    refusals = _Refusals(members)
+    found: dict[IPNetwork, tuple[Peer, Reach]] = {}
+    unknown: set[IPAddress] = set()
+    on_link = frozenset(address for address, answer in inputs.on_link.items() if answer)
+    for peer in members.peers:
+        for family in backend.families:
+            prefix = subnet_of(peer, family)
+            if prefix is None:
+                continue
+            address = underlay_address(peer, family)
+            if backend.wants_on_link and address is not None and address not in inputs.on_link:
+                unknown.add(address)
+                continue
+            try:
+                reach = _reach(inputs, peer, family, on_link)
+            except Unusable as verdict:
+                refusals.add(peer, verdict.reason, verdict.detail)
+            except Exception as error:
+                # Whatever a lease of others holds, it costs that lease and nobody else.
+                detail = f"cannot be used: {type(error).__name__}: {error}"
+                refusals.add(peer, MALFORMED_VALUE, detail)
+            else:
+                if reach is not None:
+                    found[prefix] = (peer, reach)
+    shared = frozenset(_part_doubles(found, refusals))
+    adjacencies = {
+        prefix: reach.adjacency
+        for prefix, (_, reach) in found.items()
+        if reach.adjacency is not None
+    }
+    reaches = {prefix: _limited(reach, inputs.path_mtus) for prefix, (_, reach) in found.items()}
+    addresses = _addresses(members.peers, backend.families)
+    return Plan(
+        state=compose(_overlay(inputs), reaches, inputs.rules, addresses),
+        reached={prefix: (found[prefix][0], reach) for prefix, reach in reaches.items()},
+        adjacencies=adjacencies,
+        refused=refusals.all(),
+        unknown=frozenset(unknown),
+        addresses=addresses,
+        shared=shared,
+    )
+
+
+def _reach(
+    inputs: Inputs, peer: Peer, family: Family, on_link: Collection[IPAddress]
+) -> Reach | None:
+    """Returns how a peer is reached in a family, by all that is known; None: not at all.
+
+    Raises:
+        Unusable: it may not be reached, or cannot.
+    """
+    return inputs.backend.reach(peer, family, inputs.here, on_link=on_link)
+
+
+class _Refusals:
+    """Why peers are not used, each reason of each lease once."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+        self._details: dict[tuple[SubnetKey, str], dict[str, None]] = defaultdict(dict)
+
+    def add(self, peer: Peer, reason: str, detail: str) -> None:
+        self._details[peer.key, reason][detail] = None
+
+    def all(self) -> tuple[Skipped, ...]:
+        writes = self._members.writes
+        return self._members.refused + tuple(
+            Skipped(
+                name=str(key), reason=reason, detail="; ".join(details), mod_revision=writes[key]
+            )
+            for (key, reason), details in self._details.items()
+        )
+
+
+def _part_doubles(
+    found: dict[IPNetwork, tuple[Peer, Reach]], refusals: _Refusals
+) -> Iterator[SharedMac]:
+    """Takes away who may not keep a VTEP address that an older lease has; yields the others."""
+    reaches = {prefix: reach for prefix, (_, reach) in found.items()}
+    for first, later, mac in sorted(set(shared_macs(reaches)), key=str):
+        (one, kept), (other, doubtful) = found[first], found[later]
+        both = f"leases of {one.key} and {other.key} publish one VtepMAC, {mac}"
+        if kept.kernel and doubtful.kernel and kept.kernel.endpoint != doubtful.kernel.endpoint:
+            del found[later]
+            refusals.add(other, "vtep_mac_taken", f"{both}; the older one keeps it")
+        else:
+            yield SharedMac(entry=other.key, detail=both)
+
+
+def _limited(reach: Reach, path_mtus: Mapping[Path, PathMtu]) -> Reach:
+    """Returns a reach with the MTU of its path."""
+    adjacency = reach.adjacency
+    if adjacency is None:
+        return reach
+    known = path_mtus.get((adjacency.endpoint, adjacency.port))
+    if known is None:
+        return reach
+    mtu_bytes, outer_df = known.mtu_bytes, known.outer_df
+    if (mtu_bytes, outer_df) == (adjacency.mtu_bytes, adjacency.outer_df):
+        return reach
+    return replace(reach, adjacency=replace(adjacency, mtu_bytes=mtu_bytes, outer_df=outer_df))
+
+
+def _addresses(peers: Iterable[Peer], families: Iterable[Family]) -> frozenset[IPAddress]:
+    families = tuple(families)
+    found = (underlay_address(peer, family) for peer in peers for family in families)
+    return frozenset(address for address in found if address is not None)
+
+
+def _overlay(inputs: Inputs) -> Overlay:
+    backend, here, own = inputs.backend, inputs.here, inputs.own
+    ipv4, ipv6 = inputs.config.ipv4, inputs.config.ipv6
+    return Overlay(
+        ipv4=OverlayNet(network=ipv4.network, subnet=own.ipv4) if ipv4 else None,
+        ipv6=OverlayNet(network=ipv6.network, subnet=own.ipv6) if ipv6 and own.ipv6 else None,
+        datapath=backend.datapath,
+        device=inputs.device,
+        vxlan_devices=backend.devices(here, own),
+        vtep=backend.vtep(here),
+        mtu_bytes=backend.device_mtu_bytes(here.underlay_mtu_bytes),
+        source_check=inputs.source_check,
+    )
