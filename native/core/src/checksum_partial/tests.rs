@@ -152,6 +152,14 @@ fn a_super_packet_no_larger_than_the_device_takes_is_cut_too() {
 }
 
 #[test]
+fn a_receiver_that_asks_for_next_to_nothing_gets_64_bytes_a_segment() {
+    let sizes = PacketSizes::default();
+    learn(&sizes, &syn(Some(1)));
+    let mut packet = whole(6, 16, &[1; 40], 2_000);
+    assert_eq!(cut_by(&sizes, &mut packet), (20 + 60 + 64, 64));
+}
+
+#[test]
 fn a_connection_nobody_has_heard_of_is_cut_to_what_every_host_takes() {
     let sizes = PacketSizes::default();
     learn(&sizes, &reversed(syn(Some(1_360))));

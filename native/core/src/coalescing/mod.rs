@@ -16,7 +16,7 @@ use std::ops::{Deref, Range};
 use tunneld_wire::ip;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
-use crate::fib::AdjacencyId;
+use crate::adjacency_id::AdjacencyId;
 use crate::segmentation::MAX_SEGMENTS;
 use candidate::{Candidate, Flow};
 pub use super_packet::Headers;
@@ -179,7 +179,6 @@ impl Deliveries {
                     Outcome::WrongChecksum => candidate = None,
                 }
             }
-            self.all[number].is_joinable = false;
         }
         let candidate = candidate.unwrap_or(Candidate::SINGLE);
         let (number, place) = (self.all.len() as u32, self.pieces.len() as u32);
