@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
+use tunneld_core::adjacency::{OuterDf, Parameters};
+use tunneld_core::encapsulation::Encapsulation;
+use tunneld_core::encapsulation::Vtep;
 use tunneld_core::encapsulation::{Around, Encapsulate, Heads};
-use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
+use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::checksum::Sum;

@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 
 use crate::adjacency::OuterDf;
-use crate::fib::AdjacencyId;
+use crate::adjacency_id::AdjacencyId;
 use crate::segmentation::MAX_SEGMENTS;
 
 /// Most packets read into a batch, and most trains in a queue of it.

@@ -30,13 +30,14 @@ use tunneld_wire::ip::{Malformed, Version};
 use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
 use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
+use crate::adjacency_id::AdjacencyId;
 use crate::checksum_partial::{self, Known};
 use crate::coalescing::{Deliveries, Delivery, Kinds};
 use crate::control::Controls;
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::encapsulation::{Decapsulate, Origin, Raw, Runs, Stripped, by_arrival};
-use crate::fib::{AdjacencyId, Fib, Settings, SourceCheck, Target};
+use crate::fib::{Fib, Settings, SourceCheck, Target};
 use crate::packet_sizes::PacketSizes;
 use crate::probe::{Answers, Mark};
 use crate::replies::Replies;

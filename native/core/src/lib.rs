@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adjacency;
+pub mod adjacency_id;
 pub mod batch;
 pub mod checksum_partial;
 pub mod coalescing;

@@ -30,11 +30,12 @@ use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::{icmp, ip, ipv4, ipv6};
 
 use crate::adjacency::{Adjacency, OuterDf};
+use crate::adjacency_id::AdjacencyId;
 use crate::batch::{Passage, Purpose, SendBatch, Train};
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
 use crate::encapsulation::{Around, Encapsulate, by_way};
-use crate::fib::{AdjacencyId, Fib, Settings, Target};
+use crate::fib::{Fib, Settings, Target};
 use crate::flow;
 use crate::packet_sizes::PacketSizes;
 use crate::probe::{Mark, Probe};

@@ -9,9 +9,11 @@ use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ip, ipv4, ipv6};
 
-use crate::adjacency::{Encapsulation, OuterDf, Parameters};
+use crate::adjacency::{OuterDf, Parameters};
 use crate::drop_reason::DropReason;
-use crate::fib::{Fib, Settings, SourceCheck, Vtep};
+use crate::encapsulation::Encapsulation;
+use crate::encapsulation::Vtep;
+use crate::fib::{Fib, Settings, SourceCheck};
 use crate::segmentation::Segmentation;
 use crate::transaction::{Change, Tables, TargetName};
 

@@ -9,8 +9,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
-use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
+use tunneld_core::adjacency::{OuterDf, Parameters};
+use tunneld_core::encapsulation::Encapsulation;
+use tunneld_core::encapsulation::Vtep;
+use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::transaction::{Change, Tables, TargetName};

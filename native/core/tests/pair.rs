@@ -5,10 +5,11 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
+use tunneld_core::adjacency::{OuterDf, Parameters};
 use tunneld_core::batch::Queue;
 use tunneld_core::counters::{AdjacencyReading, WorkerCounters};
 use tunneld_core::drop_reason::DropReason;
+use tunneld_core::encapsulation::Encapsulation;
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;

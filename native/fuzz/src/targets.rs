@@ -3,11 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
+use tunneld_core::adjacency::{OuterDf, Parameters};
 use tunneld_core::coalescing::Kinds;
 use tunneld_core::counters::WorkerCounters;
 use tunneld_core::drop_reason::DropReason;
-use tunneld_core::fib::{Fib, Settings, SourceCheck, Vtep};
+use tunneld_core::encapsulation::Encapsulation;
+use tunneld_core::encapsulation::Vtep;
+use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::{Inbound, Outer};
 use tunneld_core::outbound::Outbound;
 use tunneld_core::segmentation::Segmentation;

@@ -12,7 +12,8 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
 };
 use rustix::time::Timespec;
-use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
+use tunneld_core::adjacency::{OuterDf, Parameters};
+use tunneld_core::encapsulation::Encapsulation;
 use tunneld_core::fib::{Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;

@@ -9,8 +9,10 @@ use std::str::FromStr;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
-use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
-use tunneld_core::fib::{Settings, SourceCheck, Vtep};
+use tunneld_core::adjacency::{OuterDf, Parameters};
+use tunneld_core::encapsulation::Encapsulation;
+use tunneld_core::encapsulation::Vtep;
+use tunneld_core::fib::{Settings, SourceCheck};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, LOCAL, TargetName};
 use tunneld_io::UnderlaySockets;

@@ -3,7 +3,7 @@
 use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyList};
 use tunneld_core::counters::AdjacencyReading;
-use tunneld_core::fib::Vtep;
+use tunneld_core::encapsulation::Vtep;
 use tunneld_io::{Answer, Duty, Engine, Event, Heartbeat, Snapshot};
 
 pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Bound<'py, PyDict>> {

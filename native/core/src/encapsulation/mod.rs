@@ -6,6 +6,7 @@
 //! `inbound` are generic over them; which one it is stands in the FIB, and is asked once a packet,
 //! by [`by_way!`] and [`by_arrival!`].
 
+mod parameters;
 mod raw;
 #[cfg(test)]
 pub(crate) mod toy;
@@ -15,12 +16,12 @@ use std::ops::Range;
 
 use tunneld_wire::ip::Version;
 
-use crate::adjacency::Encapsulation;
+use crate::adjacency_id::AdjacencyId;
 use crate::drop_reason::DropReason;
-use crate::fib::{AdjacencyId, Settings};
 
+pub use parameters::{Encapsulation, Unreadable};
 pub use raw::Raw;
-pub use vxlan::{Frames, Heads};
+pub use vxlan::{Frames, Heads, Vtep};
 
 /// Puts an encapsulation around inner packets that already stand in their slots.
 ///
@@ -126,22 +127,19 @@ pub enum Way {
 
 impl Way {
     /// Returns the way to a peer.
-    pub fn new(encapsulation: Encapsulation, settings: Option<&Settings>) -> Self {
+    pub fn new(encapsulation: Encapsulation, vtep: Option<&Vtep>) -> Self {
         match encapsulation {
             Encapsulation::Raw => Self::Raw(Raw),
-            Encapsulation::Vxlan { vtep_mac } => {
-                let vtep = settings.and_then(|settings| settings.vtep.as_ref());
-                Self::Vxlan(Heads::new(vtep, vtep_mac))
-            }
+            Encapsulation::Vxlan { vtep_mac } => Self::Vxlan(Heads::new(vtep, vtep_mac)),
         }
     }
 
-    /// Returns whether peers can be reached so, as `settings` have it.
-    pub const fn is_open(encapsulation: Encapsulation, settings: Option<&Settings>) -> bool {
-        match (encapsulation, settings) {
-            (Encapsulation::Raw, _) => true,
-            (Encapsulation::Vxlan { .. }, None) => false,
-            (Encapsulation::Vxlan { .. }, Some(settings)) => settings.vtep.is_some(),
+    /// Returns whether peers can be reached so from a host that is, or is not, an end of VXLAN
+    /// tunnels.
+    pub const fn is_possible(encapsulation: Encapsulation, vtep: Option<&Vtep>) -> bool {
+        match encapsulation {
+            Encapsulation::Raw => true,
+            Encapsulation::Vxlan { .. } => vtep.is_some(),
         }
     }
 
@@ -174,9 +172,9 @@ pub enum Arrival {
 }
 
 impl Arrival {
-    /// Returns what `settings` say arrives.
-    pub const fn new(settings: &Settings) -> Self {
-        match settings.vtep {
+    /// Returns what arrives at a host that is, or is not, an end of VXLAN tunnels.
+    pub const fn new(vtep: Option<Vtep>) -> Self {
+        match vtep {
             None => Self::Raw(Raw),
             Some(vtep) => Self::Vxlan(Frames::new(vtep)),
         }

@@ -6,8 +6,8 @@ use std::cell::Cell;
 use tunneld_wire::ip::Version;
 
 use super::{Around, Decapsulate, Encapsulate, Origin, Stripped};
+use crate::adjacency_id::AdjacencyId;
 use crate::drop_reason::DropReason;
-use crate::fib::AdjacencyId;
 
 /// A kind (0: packet, 1: message), and a number.
 const HEAD: usize = 3;

@@ -6,13 +6,42 @@
 
 use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::ip::Version;
+use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ethernet, ip, vxlan};
 
 use super::{Around, Decapsulate, Encapsulate, Origin, Stripped};
 use crate::drop_reason::DropReason;
-use crate::fib::Vtep;
 
 const HEAD: usize = vxlan::LEN + ethernet::Header::LEN;
+
+/// This host as the end of VXLAN tunnels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vtep {
+    /// The network.
+    pub vni: Vni,
+    /// Whether the bits of the group policy are let pass.
+    pub gbp: bool,
+    /// Inner Ethernet address of frames with IPv4; `None`: the network has no IPv4.
+    pub mac: Option<MacAddress>,
+    /// Inner Ethernet address of frames with IPv6; `None`: the network has no IPv6.
+    pub mac_v6: Option<MacAddress>,
+}
+
+impl Vtep {
+    /// Returns the inner Ethernet address of frames with packets of that version.
+    pub const fn mac_for(&self, version: Version) -> Option<MacAddress> {
+        match version {
+            Version::V4 => self.mac,
+            Version::V6 => self.mac_v6,
+            Version::Other(_) => None,
+        }
+    }
+
+    /// Returns whether this is one of its own addresses.
+    pub fn owns(&self, mac: MacAddress) -> bool {
+        self.mac == Some(mac) || self.mac_v6 == Some(mac)
+    }
+}
 
 /// The headers in front of an inner packet.
 type Head = [u8; HEAD];

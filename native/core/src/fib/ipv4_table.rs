@@ -12,7 +12,8 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use crate::fib::{AdjacencyId, Target};
+use crate::adjacency_id::AdjacencyId;
+use crate::fib::Target;
 
 const ROOT_BITS: u8 = 16;
 /// Bits that a table below the root tells apart where there are others below it.

@@ -8,13 +8,12 @@ mod ipv6_table;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::ip::Version;
-use tunneld_wire::vxlan::Vni;
 
 use crate::adjacency::Adjacency;
+use crate::adjacency_id::AdjacencyId;
 use crate::drop_reason::DropReason;
-use crate::encapsulation::Arrival;
+use crate::encapsulation::{Arrival, Vtep};
 use crate::prefix::Prefix;
 use ipv4_table::Ipv4Table;
 use ipv6_table::Ipv6Table;
@@ -80,39 +79,6 @@ impl Settings {
     }
 }
 
-/// This host as the end of VXLAN tunnels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Vtep {
-    /// The network.
-    pub vni: Vni,
-    /// Whether the bits of the group policy are let pass.
-    pub gbp: bool,
-    /// Inner Ethernet address of frames with IPv4; `None`: the network has no IPv4.
-    pub mac: Option<MacAddress>,
-    /// Inner Ethernet address of frames with IPv6; `None`: the network has no IPv6.
-    pub mac_v6: Option<MacAddress>,
-}
-
-impl Vtep {
-    /// Returns the inner Ethernet address of frames with packets of that version.
-    pub const fn mac_for(&self, version: Version) -> Option<MacAddress> {
-        match version {
-            Version::V4 => self.mac,
-            Version::V6 => self.mac_v6,
-            Version::Other(_) => None,
-        }
-    }
-
-    /// Returns whether this is one of its own addresses.
-    pub fn owns(&self, mac: MacAddress) -> bool {
-        self.mac == Some(mac) || self.mac_v6 == Some(mac)
-    }
-}
-
-/// Which adjacency, the same in every FIB while there is such an adjacency.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct AdjacencyId(pub(crate) u32);
-
 /// Where a packet for some address goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
@@ -159,7 +125,7 @@ impl Fib {
         endpoints.sort_unstable();
         endpoints.dedup_by_key(|(address, _)| *address);
         Self {
-            arrival: settings.map(|settings| (settings, Arrival::new(&settings))),
+            arrival: settings.map(|settings| (settings, Arrival::new(settings.vtep))),
             ipv4: Ipv4Table::build(ipv4),
             ipv6: Ipv6Table::build(ipv6),
             adjacencies: adjacencies.into_boxed_slice(),

@@ -6,9 +6,8 @@ use std::net::IpAddr;
 use tunneld_wire::ethernet::MacAddress;
 
 use super::{Change, Error, LOCAL, Tables, TargetName};
-use crate::adjacency::Encapsulation;
-use crate::encapsulation::Way;
-use crate::fib::AdjacencyId;
+use crate::adjacency_id::AdjacencyId;
+use crate::encapsulation::{Encapsulation, Way};
 
 /// Smallest MTU an IPv4 link may have (RFC 791 §3.2).
 const MIN_MTU_BYTES: u16 = 68;
@@ -36,6 +35,7 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         }
     }
     let settings = change.settings.as_ref().or(tables.settings.as_ref());
+    let vtep = settings.and_then(|settings| settings.vtep.as_ref());
     let mut put = BTreeSet::new();
     for (name, parameters) in &change.put_adjacencies {
         let item = || format!("adjacency {name}");
@@ -50,7 +50,7 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         if let Encapsulation::Vxlan { vtep_mac } = parameters.encapsulation {
             check_mac(item, "vtep_mac", vtep_mac)?;
         }
-        if !Way::is_open(parameters.encapsulation, settings) {
+        if !Way::is_possible(parameters.encapsulation, vtep) {
             return Err(Error::NoVtep { adjacency: name.clone() });
         }
         if !put.insert(name.as_str()) {
@@ -65,7 +65,7 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         .collect();
     // Those that stay as they are must get along with the settings too.
     let left = tables.adjacencies.iter().find(|(name, known)| {
-        !Way::is_open(known.parameters.encapsulation, settings)
+        !Way::is_possible(known.parameters.encapsulation, vtep)
             && !put.contains(&***name)
             && !gone.contains(&***name)
     });

@@ -10,9 +10,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use crate::adjacency::{Adjacency, Parameters};
+use crate::adjacency_id::AdjacencyId;
 use crate::counters::AdjacencyCounters;
 use crate::encapsulation::Way;
-use crate::fib::{AdjacencyId, Fib, Settings};
+use crate::fib::{Fib, Settings};
 use crate::prefix::Prefix;
 
 pub use error::Error;
@@ -157,6 +158,7 @@ impl Tables {
     }
 
     fn build(&self) -> Fib {
+        let vtep = self.settings.as_ref().and_then(|settings| settings.vtep.as_ref());
         let mut adjacencies = Vec::new();
         adjacencies.resize_with(self.names.len(), || None);
         for (name, known) in &self.adjacencies {
@@ -164,7 +166,7 @@ impl Tables {
             adjacencies[id.0 as usize] = Some(Adjacency {
                 name: Arc::clone(name),
                 parameters,
-                way: Way::new(parameters.encapsulation, self.settings.as_ref()),
+                way: Way::new(parameters.encapsulation, vtep),
                 counters: Arc::clone(counters),
             });
         }

@@ -3,8 +3,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use tunneld_wire::ethernet::MacAddress;
 
 use super::*;
-use crate::adjacency::Encapsulation;
-use crate::fib::{SourceCheck, Target, Vtep};
+use crate::encapsulation::Encapsulation;
+use crate::encapsulation::Vtep;
+use crate::fib::{SourceCheck, Target};
 use crate::testing::{UNDERLAY_B, change, host_a, parameters, settings, vtep};
 
 /// Everything the tables hold, as text.

@@ -3,8 +3,10 @@ use std::sync::Arc;
 
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use tunneld_core::adjacency::{Encapsulation, OuterDf, Parameters};
-use tunneld_core::fib::{Settings, SourceCheck, Vtep};
+use tunneld_core::adjacency::{OuterDf, Parameters};
+use tunneld_core::encapsulation::Encapsulation;
+use tunneld_core::encapsulation::Vtep;
+use tunneld_core::fib::{Settings, SourceCheck};
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::vxlan::{self, Vni};

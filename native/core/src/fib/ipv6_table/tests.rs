@@ -1,5 +1,5 @@
 use super::*;
-use crate::fib::AdjacencyId;
+use crate::adjacency_id::AdjacencyId;
 
 fn adjacency(place: u32) -> Target {
     Target::Adjacency(AdjacencyId(place))

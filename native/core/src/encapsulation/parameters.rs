@@ -1,0 +1,84 @@
+//! What the control plane says of an encapsulation, by names that its backend knows too.
+//!
+//! Path of a lease: `py` → **`encapsulation::parameters`** → `transaction`.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use tunneld_wire::ethernet::MacAddress;
+
+/// What is put around an inner packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encapsulation {
+    /// Nothing: the UDP payload is the inner packet (flannel's udp backend).
+    Raw,
+    /// A VXLAN and an Ethernet header.
+    Vxlan {
+        /// Inner Ethernet address of the peer.
+        vtep_mac: MacAddress,
+    },
+}
+
+impl Encapsulation {
+    /// Reads what the control plane says: its name, and what it must know of the peer, each under
+    /// a name of its own.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable`]: the first thing that it cannot be.
+    pub fn read(label: &str, mut of_peer: BTreeMap<String, String>) -> Result<Self, Unreadable> {
+        let read = match label {
+            "raw" => Self::Raw,
+            "vxlan" => Self::Vxlan { vtep_mac: take(&mut of_peer, "vtep_mac", MacAddress::FORM)? },
+            _ => return Err(Unreadable::new("encapsulation", label, "raw or vxlan")),
+        };
+        match of_peer.pop_first() {
+            Some((name, value)) => Err(Unreadable { name, value, expected: "no such parameter" }),
+            None => Ok(read),
+        }
+    }
+
+    /// Returns the name outside this program.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Vxlan { .. } => "vxlan",
+        }
+    }
+
+    /// Returns what it knows of the peer, as [`read`](Self::read) takes it.
+    pub fn of_peer(self) -> Vec<(&'static str, String)> {
+        match self {
+            Self::Raw => Vec::new(),
+            Self::Vxlan { vtep_mac } => vec![("vtep_mac", vtep_mac.to_string())],
+        }
+    }
+}
+
+/// What the control plane said of an encapsulation, and what can be none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Name of the parameter.
+    pub name: String,
+    /// What it says.
+    pub value: String,
+    /// What it should have been.
+    pub expected: &'static str,
+}
+
+impl Unreadable {
+    fn new(name: &str, value: &str, expected: &'static str) -> Self {
+        Self { name: name.to_owned(), value: value.to_owned(), expected }
+    }
+}
+
+/// Takes out a parameter and reads it.
+fn take<T: FromStr>(
+    of_peer: &mut BTreeMap<String, String>,
+    name: &str,
+    expected: &'static str,
+) -> Result<T, Unreadable> {
+    let value = of_peer.remove(name);
+    let read = value.as_deref().and_then(|value| value.parse().ok());
+    read.ok_or_else(|| Unreadable::new(name, value.as_deref().unwrap_or("None"), expected))
+}
