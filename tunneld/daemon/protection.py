@@ -20,6 +20,7 @@ from tunneld.config import RunOptions
 from tunneld.control.status import EncryptionStatus
 from tunneld.errors import ControlError, NetworkConfigError, TrustError
 from tunneld.host.clocks import Now
+from tunneld.host.memory import keep_out_of_core_dumps
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.network import NetworkConfig
 from tunneld.store.format import clean_prefix
@@ -41,6 +42,7 @@ class Protection:
 
         Raises:
             TrustError: one of them is not usable.
+            HostError: the kernel does not keep secrets out of core dumps.
         """
         self._options = options
         self._state_dir = state_dir
@@ -165,6 +167,8 @@ class Protection:
         options, path = self._options, self._psk_file
         revoked = files.read_revoked(options.state_dir)
         identities = files.read_identities(options.identities) if options.identities else None
+        if path is not None:
+            keep_out_of_core_dumps()
         psks = None if path is None else Psks.load(path, os.environ)
         trust = Trust(identities=identities, has_psk=psks is not None, revoked=revoked)
         return trust, psks, (None if identities is None else len(identities), len(revoked))

@@ -1,43 +1,33 @@
-//! Secrets at rest: the node's X25519 key and the pre-shared keys, behind handles.
+//! Secrets at rest: files of the node's X25519 key and of pre-shared keys, behind handles.
 //!
 //! Python passes paths and sees public keys and ids; the secrets stay here and are zeroized when
 //! the handle is dropped. So these files, unlike all others, are opened here. No error and no `repr`
 //! quotes what a file holds.
 //!
-//! Sources: RFC 7748 §5 and §6.1 (X25519), wg(8) (`genkey`: the form of the key file).
+//! Source: wg(8) (`genkey`: the form of the key file).
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use aws_lc_rs::{agreement, digest, rand};
+use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pyo3::prelude::*;
+use tunneld_handshake::{key, psk};
 use zeroize::Zeroizing;
 
 use crate::TrustError;
 
-const KEY_BYTES: usize = 32;
-const MIN_PSK_BYTES: usize = 32;
-const MAX_PSK_BYTES: usize = 64;
-const MAX_PSKS: usize = 2;
 /// More than two PSKs with comments take; a larger file is another one.
 const MAX_FILE_BYTES: usize = 16 * 1024;
 /// What a line of base64 can decode to: `base64` wants room for whole groups of three.
 const MAX_LINE_BYTES: usize = MAX_FILE_BYTES / 4 * 3 + 3;
 
-const PSK_ID_LABEL: &[u8] = b"tunneld/1 psk id";
-const PSK_ID_BYTES: usize = 4;
-
 /// The X25519 key by which this node is known to others.
 #[pyclass(frozen, module = "tunneld._native")]
-pub(crate) struct Identity {
-    #[allow(dead_code, reason = "held for the handshake, and wiped with the handle")]
-    secret: Zeroizing<[u8; KEY_BYTES]>,
-    public: [u8; KEY_BYTES],
-}
+pub(crate) struct Identity(key::Identity);
 
 #[pymethods]
 impl Identity {
@@ -58,41 +48,27 @@ impl Identity {
     fn load(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         py.detach(|| {
             let content = read_secret(&path, "key file", 0o077)?;
-            let text = content.trim_ascii();
-            let mut decoded = Zeroizing::new([0; MAX_LINE_BYTES]);
-            let length = STANDARD.decode_slice(text, decoded.as_mut_slice()).ok();
-            if length != Some(KEY_BYTES) {
-                return Err(refused(format_args!(
+            let text = std::str::from_utf8(content.trim_ascii()).ok();
+            text.and_then(|text| key::Identity::from_base64(text).ok()).map(Self).ok_or_else(|| {
+                refused(format_args!(
                     "key file {}: it holds no X25519 key; expected 44 characters of base64: \
                      restore the file, or make this host a new identity with `tunneld identity new`",
                     path.display()
-                )));
-            }
-            let mut secret = Zeroizing::new([0; KEY_BYTES]);
-            secret.copy_from_slice(&decoded[..KEY_BYTES]);
-            Self::from_secret(secret)
+                ))
+            })
         })
     }
 
     /// The public key, in base64 as WireGuard shows it.
     #[getter]
     fn public_key(&self) -> String {
-        STANDARD.encode(self.public)
+        self.0.public().to_string()
     }
 }
 
 impl Identity {
-    fn from_secret(secret: Zeroizing<[u8; KEY_BYTES]>) -> PyResult<Self> {
-        let public = agreement::PrivateKey::from_private_key(&agreement::X25519, &secret[..])
-            .ok()
-            .and_then(|key| key.compute_public_key().ok())
-            .and_then(|key| key.as_ref().try_into().ok())
-            .ok_or_else(|| refused(format_args!("the X25519 key yields no public key")))?;
-        Ok(Self { secret, public })
-    }
-
     fn made(path: &Path, is_in_place: bool) -> PyResult<Self> {
-        let mut secret = Zeroizing::new([0; KEY_BYTES]);
+        let mut secret = Zeroizing::new([0; key::LEN]);
         let mut name = [0; 4];
         if rand::fill(&mut secret[..]).is_err() || rand::fill(&mut name).is_err() {
             return Err(refused(format_args!(
@@ -102,10 +78,15 @@ impl Identity {
         // As `wg genkey` has it: other programs show the same public key for the file.
         secret[0] &= 248;
         secret[31] = (secret[31] & 127) | 64;
-        let made = Self::from_secret(secret)?;
+        let mut line = Zeroizing::new([b'\n'; 45]);
+        let made = STANDARD
+            .encode_slice(&secret[..], &mut line[..44])
+            .ok()
+            .and_then(|_| key::Identity::new(secret).ok())
+            .ok_or_else(|| refused(format_args!("cannot make a key: X25519 refuses it")))?;
         let name = format!(".identity.{:08x}", u32::from_le_bytes(name));
         let temporary = path.with_file_name(name);
-        let written = made.write(&temporary).and_then(|()| {
+        let written = write(&temporary, &line[..]).and_then(|()| {
             // A link, unlike a rename, never takes the place of a file that is there.
             if is_in_place {
                 fs::rename(&temporary, path)
@@ -131,23 +112,20 @@ impl Identity {
             // The file is whole in any case: a directory that cannot be synced only risks its name.
             let _ = OpenOptions::new().read(true).open(parent).and_then(|held| held.sync_all());
         }
-        Ok(made)
+        Ok(Self(made))
     }
+}
 
-    fn write(&self, path: &Path) -> std::io::Result<()> {
-        let mut line = Zeroizing::new([b'\n'; 45]);
-        let length = STANDARD
-            .encode_slice(&self.secret[..], &mut line[..])
-            .map_err(|_| std::io::Error::other("the key does not fit its line"))?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        if rustix::process::geteuid().is_root() {
-            // Root makes it for the daemon's user, whose directory this is.
-            let owner = fs::metadata(path.parent().unwrap_or(path))?;
-            fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
-        }
-        file.write_all(&line[..=length])?;
-        file.sync_all()
+/// Writes a new file, for its owner alone.
+fn write(path: &Path, line: &[u8]) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    if rustix::process::geteuid().is_root() {
+        // Root makes it for the daemon's user, whose directory this is.
+        let owner = fs::metadata(path.parent().unwrap_or(path))?;
+        fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
     }
+    file.write_all(line)?;
+    file.sync_all()
 }
 
 /// One or two pre-shared keys: the second is what a rotation comes from, or goes to.
@@ -172,28 +150,26 @@ impl Psks {
 
     /// The ids by which a handshake names them, 8 hexadecimal digits each, in the file's order.
     #[getter]
-    fn ids(&self) -> Vec<String> {
-        self.0.iter().map(|psk| id_of(psk)).collect()
+    fn ids(&self) -> PyResult<Vec<String>> {
+        // They are the same in every network.
+        let named = psk::Psks::new("", &self.0)
+            .map_err(|error| refused(format_args!("the PSKs are not usable: {error}")))?;
+        let hex = |id: &psk::Id| format!("{:08x}", u32::from_be_bytes(*id));
+        Ok(named.ids().iter().take(self.0.len()).map(hex).collect())
     }
-}
-
-fn id_of(psk: &[u8]) -> String {
-    let mut context = digest::Context::new(&digest::SHA256);
-    context.update(PSK_ID_LABEL);
-    context.update(psk);
-    let hash = context.finish();
-    hash.as_ref()[..PSK_ID_BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn parse_psks(content: &[u8], path: &Path) -> PyResult<Psks> {
     let bad = |line: usize, what: &str| {
         refused(format_args!(
-            "PSK file {}, line {line}: {what}; expected {MIN_PSK_BYTES} to {MAX_PSK_BYTES} random \
+            "PSK file {}, line {line}: {what}; expected {} to {} random \
              bytes in base64 on a line: make them with `openssl rand -base64 32`",
-            path.display()
+            path.display(),
+            psk::LENGTHS.start(),
+            psk::LENGTHS.end()
         ))
     };
-    let mut found: Vec<Zeroizing<Vec<u8>>> = Vec::with_capacity(MAX_PSKS);
+    let mut found: Vec<Zeroizing<Vec<u8>>> = Vec::with_capacity(psk::MOST);
     for (index, line) in content.split(|&byte| byte == b'\n').enumerate() {
         let number = index + 1;
         let text = line.trim_ascii();
@@ -207,20 +183,20 @@ fn parse_psks(content: &[u8], path: &Path) -> PyResult<Psks> {
         let Ok(length) = STANDARD.decode_slice(text, decoded.as_mut_slice()) else {
             return Err(bad(number, "it is not base64"));
         };
-        let psk = &decoded[..length];
-        if !(MIN_PSK_BYTES..=MAX_PSK_BYTES).contains(&length) {
+        let read = &decoded[..length];
+        if !psk::LENGTHS.contains(&length) {
             return Err(bad(number, &format!("the key has {length} bytes")));
         }
-        if psk.iter().all(|byte| *byte == psk[0]) {
+        if read.iter().all(|byte| *byte == read[0]) {
             return Err(bad(number, "the key is one byte repeated"));
         }
-        if found.iter().any(|other| other.as_slice() == psk) {
+        if found.iter().any(|other| other.as_slice() == read) {
             return Err(bad(number, "it is the key above once more"));
         }
-        if found.len() == MAX_PSKS {
+        if found.len() == psk::MOST {
             return Err(bad(number, "it is a third key, and a rotation has two"));
         }
-        found.push(Zeroizing::new(psk.to_vec()));
+        found.push(Zeroizing::new(read.to_vec()));
     }
     if found.is_empty() {
         return Err(bad(1, "the file holds no key"));

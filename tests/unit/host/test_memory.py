@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 COUNT_BLOCKS_OF_THE_SYSTEM = """
 import ctypes
@@ -40,3 +45,27 @@ def test_large_blocks_are_the_systems_own() -> None:
     before, since = map(int, done.stdout.split())
     assert before == 0
     assert since > BLOCKS * 0.9
+
+
+DUMPS = """
+import os, resource, signal, sys
+from tunneld.host.memory import keep_out_of_core_dumps
+os.chdir(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
+if sys.argv[1] == "kept out":
+    keep_out_of_core_dumps()
+os.kill(os.getpid(), signal.SIGSEGV)
+"""
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("how", "is_dumped"), [("as it is", True), ("kept out", False)])
+def test_a_process_with_secrets_leaves_no_core_dump(
+    tmp_path: Path, how: str, *, is_dumped: bool
+) -> None:
+    command = [sys.executable, "-c", DUMPS, how, str(tmp_path)]
+    pid = os.spawnve(os.P_NOWAIT, sys.executable, command, os.environ)
+    status = os.waitpid(pid, 0)[1]
+    assert os.WTERMSIG(status) == signal.SIGSEGV
+    # Whatever handler takes dumps, wait(2) says whether there was one.
+    assert os.WCOREDUMP(status) is is_dumped
