@@ -123,6 +123,12 @@ impl Identity {
         Self::new(decode(text).ok_or(KeyError::Text)?)
     }
 
+    /// A pair that another group than X25519 made.
+    #[cfg(test)]
+    pub(crate) fn of_pair(private: [u8; LEN], public: [u8; LEN]) -> Self {
+        Self { private: Zeroizing::new(private), public: PublicKey(public) }
+    }
+
     /// Returns the public key.
     pub fn public(&self) -> PublicKey {
         self.public

@@ -15,13 +15,18 @@
 pub mod cipher;
 pub mod kdf;
 pub mod key;
+mod limits;
 pub mod mac;
 pub mod message;
+pub mod node;
 pub mod noise;
 pub mod payload;
 pub mod psk;
 pub mod resolver;
+mod spis;
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod testing;
 

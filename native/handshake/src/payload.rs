@@ -36,6 +36,18 @@ impl Timestamp {
         bytes[8..].copy_from_slice(&nanoseconds.to_be_bytes());
         Self(bytes)
     }
+
+    /// Returns the least timestamp that is greater, as numbers of 12 bytes go.
+    pub fn successor(self) -> Self {
+        let mut bytes = self.0;
+        for byte in bytes.iter_mut().rev() {
+            *byte = byte.wrapping_add(1);
+            if *byte != 0 {
+                break;
+            }
+        }
+        Self(bytes)
+    }
 }
 
 /// The subnets that a node says it holds, as address and prefix length.

@@ -2,6 +2,9 @@
 //!
 //! Source: xorshift64*, Vigna 2016.
 
+pub(crate) mod toy;
+pub(crate) mod world;
+
 use crate::Random;
 
 /// Gives the same bytes for the same seed.
@@ -19,6 +22,12 @@ impl Seeded {
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+}
+
+impl Seeded {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        (self.next() >> 16) % end.max(1)
     }
 }
 
