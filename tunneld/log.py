@@ -269,9 +269,12 @@ class Condition:
     `problem` is for `daemon.report`. The clock is the caller's, as with `Periodic`.
     """
 
-    def __init__(self, log: logging.Logger, begins: str, ends: str) -> None:
-        """`begins` and `ends` are the messages of the two lines."""
+    def __init__(
+        self, log: logging.Logger, begins: str, ends: str, level: int = logging.WARNING
+    ) -> None:
+        """`begins` and `ends` are the messages of the two lines, `level` the first one's."""
         self._log = log
+        self._level = level
         self._begins = begins
         self._ends = ends
         self._budget = Periodic()
@@ -283,7 +286,7 @@ class Condition:
         self.problem = problem
         if self._budget.due(now_s, problem):
             facts = {**fields, "error": problem, **self._budget.omissions()}
-            self._log.warning(self._begins, extra={"fields": facts})
+            self._log.log(self._level, self._begins, extra={"fields": facts})
 
     def clear(self, **fields: object) -> None:
         """It is not so, or not any more."""

@@ -30,7 +30,7 @@ from tunneld.lease.ownership import Held
 from tunneld.lease.registry import Store, StoreStatus
 from tunneld.lease.selection import Skipped
 from tunneld.lease.tracker import LeaseTracker
-from tunneld.log import Periodic
+from tunneld.log import Condition, Periodic
 
 REMEMBER_S = 1.0
 """How often, at the most, the table is written down: a large network changes often."""
@@ -58,13 +58,16 @@ class Membership:
         self._news = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
         self._no_config = Periodic(REMINDER_S)
-        self._no_lease = Periodic(REMINDER_S)
-        self._unshareable = Periodic(REMINDER_S)
+        self._no_lease = Condition(_log, "no lease yet", "there is a lease")
+        self._unshareable = Condition(
+            _log,
+            "this network cannot be shared",
+            "no flanneld is in the network any more",
+            logging.ERROR,
+        )
         self._skips = Skips(self.tracker)
-        self._refusal: str | None = None
         self._is_leaving = False
         self._config: NetworkConfig | None = None
-        self._conflict: str | None = None
         self._is_joining = False
         self.goes_by_memory = False
         """Whether the table is a remembered one, of which the store has not been heard yet."""
@@ -87,7 +90,7 @@ class Membership:
     @property
     def problem(self) -> str | None:
         """What is wrong with the own lease, in one line."""
-        return self._refusal or self._keeper.problem or self._conflict
+        return self._no_lease.problem or self._keeper.problem or self._unshareable.problem
 
     def store_status(self) -> StoreStatus:
         """Returns how the store is reached."""
@@ -175,15 +178,10 @@ class Membership:
                 with self._joining():
                     lease = await self._keeper.acquire(self.tracker, config, attributes, previous)
             except (StoreError, LeaseError, NetworkConfigError) as error:
-                self._refusal = str(error)
-                if self._no_lease.due(loop.time(), str(error)):
-                    _log.warning(
-                        "no lease yet",
-                        extra={"fields": {"error": str(error), **self._no_lease.omissions()}},
-                    )
+                self._no_lease.set(loop.time(), str(error))
                 await self._changed_within(RETRY_S)
             else:
-                self._refusal = None
+                self._no_lease.clear()
                 self._tell()
                 return lease
 
@@ -214,12 +212,10 @@ class Membership:
             return
         tracker = self.tracker
         found = conflict(self._config, tracker.leases, tracker.records, own.holder)
-        if found is not None:
-            if found != self._conflict and self._unshareable.due(time.monotonic(), found):
-                _log.error("this network cannot be shared", extra={"fields": {"error": found}})
-        elif self._conflict is not None and self._unshareable.clear():
-            _log.info("no flanneld is in the network any more")
-        self._conflict = found
+        if found is None:
+            self._unshareable.clear()
+        elif found != self._unshareable.problem:
+            self._unshareable.set(time.monotonic(), found)
 
     def holds(self, attributes: LeaseAttributes) -> bool:
         """Returns whether there is a lease and it says just this."""

@@ -38,6 +38,10 @@ class Looked(Protocol):
         """Returns what the TUN device is set to do for the kernel; empty: unknown, or no device."""
         ...
 
+    def tell_put_back(self, done: str) -> None:
+        """Says what somebody has done to the TUN device, now that it is undone."""
+        ...
+
 
 class Offloading(Protocol):
     """Whose offloads the TUN device has: `engine`."""
@@ -91,7 +95,4 @@ class Rounds:
             )
         self._features = self._host.device_features()
         if self._features != found:
-            _log.warning(
-                "put back what was done to the overlay device",
-                extra={"fields": {"detail": "its offloads"}},
-            )
+            self._host.tell_put_back("its offloads")

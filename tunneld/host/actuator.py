@@ -19,7 +19,7 @@ from tunneld.fib.diff import host_difference, routes_after
 from tunneld.fib.state import FirewallMode, HostChange, HostState, Route, State
 from tunneld.host import tun_settings
 from tunneld.host.bridges import Bridges
-from tunneld.host.device import OverlayDevice
+from tunneld.host.device import OverlayDevice, tell_put_back
 from tunneld.host.finish import finish
 from tunneld.host.firewall import HostFirewall, owner_of
 from tunneld.host.forwarding import ForwardingPolicy, GlobalForwarding, Version
@@ -234,6 +234,11 @@ class Actuator:
     def device_features(self) -> bytes:
         """Returns what the kernel may leave to the TUN device; empty: unknown."""
         return b"" if self._device is None else tun_settings.features(self._device.name)
+
+    def tell_put_back(self, done: str) -> None:
+        """Says what somebody has done to the TUN device, now that it is undone."""
+        if self._device is not None:
+            tell_put_back(self._device.name, done)
 
     async def require_device(self) -> None:
         """Returns while the TUN device is there, or none is in use.

@@ -41,6 +41,14 @@ comes back each time must not keep the data path from working."""
 _log = logging.getLogger("tunneld.host")
 
 
+def tell_put_back(device: str, done: str) -> None:
+    """Says what somebody has done to a device of the overlay, now that it is undone."""
+    _log.warning(
+        "put back what was done to the overlay device",
+        extra={"fields": {"device": device, "detail": done}},
+    )
+
+
 class OverlayDevice:
     """The TUN device. The device itself was made by `host.tun`."""
 
@@ -163,10 +171,7 @@ class OverlayDevice:
             if self._clock() - self._made_s >= CALM_S:
                 raise DeviceLostError(f"{cause}; it is made again")
             raise HostError(cause)
-        _log.warning(
-            "put back what was done to the overlay device",
-            extra={"fields": {"device": self.name, "detail": foreign}},
-        )
+        tell_put_back(self.name, foreign)
         if tun is not None:
             tun.put_back(has_carrier=link.has_carrier or not link.is_up)
         if link.name != self.name:

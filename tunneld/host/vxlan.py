@@ -23,6 +23,7 @@ from tunneld.backend.base import VxlanDevice
 from tunneld.errors import HostError, PeerRouteError, PortInUseError
 from tunneld.fib.state import FdbEntry, Neighbour
 from tunneld.host import families
+from tunneld.host.device import tell_put_back
 from tunneld.host.finish import finish
 from tunneld.host.leftover import require_leftover
 from tunneld.host.netlink import (
@@ -224,10 +225,7 @@ class VxlanDevices:
             if link.vxlan is None or link.name in self._wanted:
                 continue
             if link.index == index or (link.mac, link.vxlan) == ours:
-                _log.warning(
-                    "put back what was done to the overlay device",
-                    extra={"fields": {"device": wanted.name, "detail": f"its name is {link.name}"}},
-                )
+                tell_put_back(wanted.name, f"its name is {link.name}")
                 await self._netlink.rename(link.index, wanted.name)
                 return replace(link, name=wanted.name)
         return None
@@ -240,15 +238,7 @@ class VxlanDevices:
         ours = (wanted.mac, wanted.vni, wanted.port)
         for one in await self._netlink.vxlan_elsewhere():
             if (one.mac, one.vni, one.port) == ours:
-                _log.warning(
-                    "put back what was done to the overlay device",
-                    extra={
-                        "fields": {
-                            "device": wanted.name,
-                            "detail": "it was moved to another namespace",
-                        }
-                    },
-                )
+                tell_put_back(wanted.name, "it was moved to another namespace")
                 await self._netlink.remove_elsewhere(one)
                 return True
         return False

@@ -11,9 +11,11 @@ import time
 from collections.abc import Callable
 
 from tunneld.lease.registry import StoreStatus
-from tunneld.log import Periodic
+from tunneld.log import Condition
 
 log = logging.getLogger("tunneld.store")
+
+_CONNECTED = "store connected"
 
 
 class Health:
@@ -26,10 +28,10 @@ class Health:
         self._endpoint = endpoint
         self._clock = clock
         self._is_connected = False
-        self._problem: str | None = None
         self._revision = 0
-        self._is_told_connected = False
-        self._complaint = Periodic()
+        self._is_first = True
+        """Whether nothing has been heard of the store yet."""
+        self._lack = Condition(log, "store does not answer, trying again", _CONNECTED)
 
     def status(self) -> StoreStatus:
         """Returns what is known."""
@@ -38,7 +40,7 @@ class Health:
             connected=self._is_connected,
             revision=self._revision,
             endpoint=self._endpoint,
-            problem=self._problem,
+            problem=self._lack.problem,
         )
 
     def answered(self, endpoint: str, revision: int = 0) -> None:
@@ -47,22 +49,15 @@ class Health:
             self._revision = revision
         self._is_connected = True
         self._endpoint = endpoint
-        self._problem = None
-        self._complaint.clear()
-        if not self._is_told_connected:
-            self._is_told_connected = True
-            fields = {"store": self._kind, "endpoint": endpoint, "revision": self._revision}
-            log.info("store connected", extra={"fields": fields})
+        fields = {"store": self._kind, "endpoint": endpoint, "revision": self._revision}
+        if self._is_first:
+            log.info(_CONNECTED, extra={"fields": fields})
+        self._is_first = False
+        self._lack.clear(**fields)
 
     def failed(self, endpoint: str, problem: str) -> None:
         """The store did not answer, or refused us."""
         self._is_connected = False
         self._endpoint = endpoint
-        self._problem = problem
-        if self._complaint.due(self._clock(), problem):
-            self._is_told_connected = False
-            fields: dict[str, object] = {"store": self._kind, "endpoint": endpoint}
-            log.warning(
-                "store does not answer, trying again",
-                extra={"fields": {**fields, "error": problem, **self._complaint.omissions()}},
-            )
+        self._is_first = False
+        self._lack.set(self._clock(), problem, store=self._kind, endpoint=endpoint)

@@ -17,6 +17,9 @@ class Host:
     features = b"tso"
     looked = 0
 
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
     async def differs(self) -> bool:
         return self.changed
 
@@ -25,6 +28,9 @@ class Host:
 
     def device_features(self) -> bytes:
         return self.features
+
+    def tell_put_back(self, done: str) -> None:
+        self.told.append(done)
 
 
 class Engine:
@@ -73,3 +79,4 @@ def test_each_second_what_is_cheap_and_each_minute_everything(
         asyncio.run(main())
     assert woken == [3.0]
     assert host.looked == 2
+    assert host.told == ["its offloads"]
