@@ -92,11 +92,16 @@ struct Message {
     now_ns: u64,
 }
 
-/// An inner packet in the receive memory.
-struct Arrived {
-    outer: Outer,
-    origin: Origin,
-    place: Range<usize>,
+/// What is the same for all datagrams of a message.
+struct Common<'a> {
+    fib: &'a Fib,
+    settings: &'a Settings,
+    source: IpAddr,
+    ecn: Ecn,
+    /// As the encapsulation has it. They are no parameters of the code: with a copy of what follows for
+    /// each encapsulation, the compiler stops inlining into any.
+    takes_hop: bool,
+    arrives_uncut: bool,
     /// What the kernel says of segments inside.
     inner_segment_len: Option<usize>,
     now_ns: u64,
@@ -194,6 +199,18 @@ impl Intake {
         let step = way.split_len(&memory[place.clone()], segment_len);
         // Where the kernel's length is not that of datagrams, it is that of segments inside.
         let inner_segment_len = segment_len.filter(|len| *len < step);
+        let (source, ecn) = (outer.source.ip(), outer.ecn);
+        let (takes_hop, arrives_uncut) = (D::TAKES_HOP, D::ARRIVES_UNCUT);
+        let common = Common {
+            fib,
+            settings,
+            source,
+            ecn,
+            takes_hop,
+            arrives_uncut,
+            inner_segment_len,
+            now_ns,
+        };
         let (mut start, last) = (place.start, place.end);
         loop {
             let end = last.min(start + step);
@@ -201,8 +218,7 @@ impl Intake {
             let taken = match way.strip(run, &mut memory[start..end]) {
                 Ok(Stripped::Packet { place, origin }) => {
                     let place = start + place.start..start + place.end;
-                    let arrived = Arrived { outer, origin, place, inner_segment_len, now_ns };
-                    self.accept::<D>((fib, settings), memory, arrived)
+                    self.accept(&common, origin, memory, place)
                 }
                 Ok(Stripped::Control) => self.controls.push(outer.source, &memory[start..end]),
                 Err(reason) => Err(reason),
@@ -218,45 +234,47 @@ impl Intake {
     }
 
     #[inline]
-    fn accept<D: Decapsulate>(
+    fn accept(
         &mut self,
-        (fib, settings): (&Fib, &Settings),
+        common: &Common<'_>,
+        origin: Origin,
         memory: &mut [u8],
-        arrived: Arrived,
+        place: Range<usize>,
     ) -> Result<(), DropReason> {
-        let version = Version::of(&memory[arrived.place.clone()]).ok_or(DropReason::Empty)?;
-        settings.check_family(version)?;
+        let version = Version::of(&memory[place.clone()]).ok_or(DropReason::Empty)?;
+        common.settings.check_family(version)?;
         match version {
-            Version::V4 => self.accept_as::<D, ipv4::Header>((fib, settings), memory, arrived),
-            Version::V6 => self.accept_as::<D, ipv6::Header>((fib, settings), memory, arrived),
+            Version::V4 => self.accept_as::<ipv4::Header>(common, origin, memory, place),
+            Version::V6 => self.accept_as::<ipv6::Header>(common, origin, memory, place),
             Version::Other(_) => Err(DropReason::BadVersion),
         }
     }
 
     #[inline(never)]
-    fn accept_as<D: Decapsulate, H: ip::Header>(
+    fn accept_as<H: ip::Header>(
         &mut self,
-        (fib, settings): (&Fib, &Settings),
+        common: &Common<'_>,
+        origin: Origin,
         memory: &mut [u8],
-        arrived: Arrived,
+        place: Range<usize>,
     ) -> Result<(), DropReason> {
-        let Arrived { outer, origin, place, inner_segment_len, now_ns } = arrived;
+        let &Common { fib, settings, source, ecn, inner_segment_len, now_ns, .. } = common;
         let packet = &mut memory[place.clone()];
         let header = parse::<H>(packet)?;
-        let adjacency = self.check((fib, settings), origin, outer.source.ip(), &header)?;
-        if outer.ecn.may_change_inner() {
-            pass_mark_on(outer.ecn, &header, packet)?;
+        let adjacency = self.check((fib, settings), origin, source, &header)?;
+        if ecn.may_change_inner() {
+            pass_mark_on(ecn, &header, packet)?;
         }
         let may_be_answer = matches!(header.protocol(), ip::PROTOCOL_ICMP | ip::PROTOCOL_ICMPV6);
         if may_be_answer && self.answers.take(settings, &header, packet) {
             return Ok(());
         }
-        if D::TAKES_HOP && !H::take_hop(packet) {
+        if common.takes_hop && !H::take_hop(packet) {
             let error = icmp::Error::TimeExceeded;
             self.replies.push(error, settings, packet, now_ns, &self.counters);
             return Err(DropReason::HopLimitExceeded);
         }
-        let vnet = if D::ARRIVES_UNCUT {
+        let vnet = if common.arrives_uncut {
             let mtu = usize::from(settings.device_mtu_bytes);
             let (segment_len, sizes) = (inner_segment_len, &*self.sizes);
             checksum_partial::prepare(&header, packet, Known { segment_len, mtu, sizes })?

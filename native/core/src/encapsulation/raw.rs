@@ -49,6 +49,7 @@ impl Decapsulate for Raw {
         segment_len.filter(|len| *len > 0).unwrap_or(message.len()).max(1)
     }
 
+    #[inline]
     fn strip(&self, (): &mut (), datagram: &mut [u8]) -> Result<Stripped, DropReason> {
         Ok(Stripped::Packet { place: 0..datagram.len(), origin: Origin::Address })
     }
