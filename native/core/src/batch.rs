@@ -171,7 +171,7 @@ impl Queue {
         &mut self,
         number: usize,
         adjacency: AdjacencyId,
-        endpoint: SocketAddr,
+        endpoint: &SocketAddr,
         passage: Passage,
         (inner_len, len): (usize, usize),
     ) {
@@ -179,28 +179,10 @@ impl Queue {
         self.used += len;
         // Only the newest train of an adjacency may grow: what is for one peer keeps its order.
         let newest = self.trains.iter_mut().rev().find(|train| train.adjacency == adjacency);
-        let train = match newest.filter(|train| train.takes(passage, len)) {
-            Some(train) => train,
-            None => {
-                self.trains.push(Train {
-                    adjacency,
-                    endpoint,
-                    segment_len: len,
-                    count: 0,
-                    passage,
-                    number: self.trains.len(),
-                    queue: number,
-                    len: 0,
-                    pieces: (next, next),
-                });
-                let last = self.trains.len() - 1;
-                &mut self.trains[last]
-            }
-        };
-        self.inner_lens[train.number * MAX_SEGMENTS + train.count] = inner_len as u16;
-        train.count += 1;
-        train.len += len;
-        if train.count > 1 {
+        if let Some(train) = newest.filter(|train| train.takes(passage, len)) {
+            self.inner_lens[train.number * MAX_SEGMENTS + train.count] = inner_len as u16;
+            train.count += 1;
+            train.len += len;
             let last = &mut self.pieces[train.pieces.1];
             if last.start + last.len == start {
                 last.len += len;
@@ -208,6 +190,20 @@ impl Queue {
             }
             last.next = Some(next);
             train.pieces.1 = next;
+        } else {
+            let new = self.trains.len();
+            self.inner_lens[new * MAX_SEGMENTS] = inner_len as u16;
+            self.trains.push(Train {
+                adjacency,
+                endpoint: *endpoint,
+                segment_len: len,
+                count: 1,
+                passage,
+                number: new,
+                queue: number,
+                len,
+                pieces: (next, next),
+            });
         }
         self.pieces.push(Piece { start, len, next: None });
     }
@@ -286,7 +282,7 @@ impl SendBatch {
         len: usize,
     ) {
         let (number, queue) = (queue, &mut self.queues[queue]);
-        queue.push(number, adjacency, endpoint, passage, (inner_len, len));
+        queue.push(number, adjacency, &endpoint, passage, (inner_len, len));
         self.used += len;
         self.longest = self.longest.max(queue.trains.len());
     }
