@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
 from tests.unit.backend.values import Family
-from tests.unit.daemon.node import A_V6, A, B, MakeNode, lease, targets, to_peers
+from tests.unit.daemon.node import A_V6, B_V6, A, B, MakeNode, lease, targets, to_peers
+from tunneld.daemon import desired
+from tunneld.fib.plan import Members, members_of
 from tunneld.fib.state import Route
-from tunneld.lease.model import IPNetwork
+from tunneld.lease.model import Batch, IPNetwork, LeasePut
 
 
 def test_without_a_lease_nothing_must_be(node: MakeNode) -> None:
@@ -132,3 +134,43 @@ def test_firewall_knows_the_device_that_was_opened(node: MakeNode) -> None:
     assert state.host.firewall.devices == {"flannel0"}
     assert state.host.firewall.ipv6 is not None
     assert state.host.firewall.ipv6.subnet == ip_network("fd00:10:5:1a::/64")
+
+
+def test_one_event_is_judged_once_and_an_event_of_the_host_not_again(
+    node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host = node("host-gw")
+    judged: list[None] = []
+
+    def counted(*args: Any) -> Members:
+        judged.append(None)
+        return members_of(*args)
+
+    monkeypatch.setattr(desired, "members_of", counted)
+    host.holds(lease(2, backend_type="host-gw"))
+    host.desired.set_on_link(dict.fromkeys(host.desired.underlay_addresses(), True))
+    state = host.desired.state()
+    assert state is not None
+    assert to_peers(state, "gateway") == {A, A_V6}
+    assert host.desired.state() is state
+    assert len(judged) == 1
+
+
+def test_second_half_of_a_revision_is_judged_too(node: MakeNode) -> None:
+    """As a watch of etcd may tell it that has to catch up."""
+    host = node()
+    host.holds(lease(2))
+    host.table.tracker.apply(Batch(revision=100, events=(LeasePut(lease(3)),)))
+    host.desired.table_changed()
+    state = host.desired.state()
+    assert state is not None
+    assert set(state.engine.adjacencies) == {str(one) for one in (A, A_V6, B, B_V6)}
+
+
+def test_path_that_carried_all_of_the_link_carries_all_of_a_larger_one(node: MakeNode) -> None:
+    host = node(families="ipv4")
+    host.holds(lease(2, families="ipv4"))
+    host.path_mtus.refused("10.5.2.0/24", 1500)
+    host.desired.set_underlay_mtu(1600)
+    adjacency = host.holds(lease(2, families="ipv4")).engine.adjacencies["10.5.2.0/24"]
+    assert (adjacency.mtu_bytes, adjacency.outer_df) == (1550, "probed")
