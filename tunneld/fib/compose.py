@@ -1,6 +1,6 @@
 """Writes down everything a host must hold for its network, as one value.
 
-Path of a lease: `backend` -> **`fib.compose`** -> `fib.diff` -> `engine` | `host`. Pure.
+Path of a lease: `fib.plan` -> **`fib.compose`** -> `fib.diff` -> `engine` | `host`. Pure.
 
 Source: flannel `pkg/backend/vxlan/vxlan_network.go` (neighbour, FDB and route of a peer),
 `pkg/backend/route_network.go` (plain routes), `pkg/backend/udp/` (network route).
