@@ -18,6 +18,7 @@ from tunneld.backend.base import Datapath, Reach
 from tunneld.lease.gojson import member
 from tunneld.lease.model import UNSPECIFIED, IPAddress, IPNetwork, Lease, SubnetKey
 from tunneld.lease.registry import StoreStatus
+from tunneld.lease.selection import Skipped
 from tunneld.peer import Peer
 from tunneld.trust.decision import Kind
 from tunneld.trust.policy import Mode
@@ -33,6 +34,9 @@ _COUNTERS = ("tx_bytes", "rx_bytes", "tx_packets", "rx_packets")
 _DEVICE_COUNTERS = ("packets", "bytes", "dropped", "errors")
 
 _NOT_COUNTED = "-"
+
+MAX_SHOWN = 50
+"""Subnets that are not reached, in the text."""
 
 State = Literal["starting", "ready", "degraded", "stopping"]
 
@@ -144,7 +148,9 @@ class StatusInput:
     drops: Mapping[str, int] = field(default_factory=dict)
     """Packets by drop reason; every reason the engine knows, also at 0."""
     skipped: Mapping[str, int] = field(default_factory=dict)
-    """Leases by the reason they were not used for."""
+    """Leases by the reason they were not used for, since the start."""
+    refused: Sequence[Skipped] = ()
+    """Leases, or subnets of them, that are not used now."""
     icmp_sent: int = 0
     icmp_suppressed: int = 0
     problems: Sequence[str] = ()
@@ -199,6 +205,10 @@ def render_status(status: StatusInput) -> dict[str, Any]:
         "drops": dict(status.drops),
         "kernel_drops": dict(status.kernel_drops),
         "skipped_leases": dict(status.skipped),
+        "refused": [
+            {"subnet": one.name, "reason": one.reason, "detail": one.detail}
+            for one in status.refused
+        ],
         "icmp": {"sent": status.icmp_sent, "suppressed": status.icmp_suppressed},
     }
 
@@ -220,7 +230,7 @@ def render_text(document: Mapping[str, Any]) -> str:
             f" device {', '.join(backend['devices']) or '-'}, MTU {backend['mtu_bytes'] or '-'}"
             + (f", {backend['scheduling']} scheduling" if backend["scheduling"] else ""),
         ),
-        ("encrypted", _encryption_text(document["encryption"])),
+        ("crypto", _encryption_text(document["encryption"])),
         ("store", _store_text(store)),
         ("offloads", _offloads_text(document["offloads"])),
     ]
@@ -244,6 +254,7 @@ def render_text(document: Mapping[str, Any]) -> str:
         lines += _count_lines("drops", document["drops"])
         lines += _count_lines("dropped by the kernel", document["kernel_drops"])
     lines += _count_lines("skipped leases", document["skipped_leases"])
+    lines += _refused_lines(document["refused"])
     return "\n".join(lines) + "\n"
 
 
@@ -383,6 +394,14 @@ def _offloads_text(offloads: Mapping[str, str]) -> str:
     """Returns what is not on, with the reason."""
     rest = [f"{name} {state}" for name, state in offloads.items() if state != "on"]
     return f"on, but: {', '.join(rest)}" if rest else "on" if offloads else ""
+
+
+def _refused_lines(refused: Sequence[Mapping[str, str]]) -> list[str]:
+    if not refused:
+        return []
+    lines = [f"  {one['subnet']}: {one['reason']}: {one['detail']}" for one in refused[:MAX_SHOWN]]
+    more = len(refused) - len(lines)
+    return ["", "not reached:", *lines, *([f"  and {more} more: see --json"] if more else [])]
 
 
 def _count_lines(title: str, counts: Mapping[str, int]) -> list[str]:

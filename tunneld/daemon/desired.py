@@ -26,6 +26,7 @@ from tunneld.lease.selection import Skipped
 from tunneld.lease.tracker import LeaseTracker
 from tunneld.log import Periodic
 from tunneld.peer import Peer
+from tunneld.trust.policy import Verdict
 
 _log = logging.getLogger("tunneld.daemon")
 
@@ -61,7 +62,9 @@ class Desired:
         here: Here,
         source_check: SourceCheck,
         rules: Rules,
+        verdicts: Callable[[Members], Mapping[IPNetwork, Verdict]] = lambda _members: {},
     ) -> None:
+        """`verdicts` says how the others may be reached."""
         self._config = config
         self._backend = backend
         self._table = table
@@ -70,12 +73,14 @@ class Desired:
         self._here = here
         self._source_check = source_check
         self._rules = rules
+        self._verdicts = verdicts
         self._on_link: Mapping[IPAddress, bool] = {}
         self._device: str | None = None
         self._members: tuple[object, Members] | None = None
         """The others, and by what of the table they are still the same."""
         self._made: Plan | None = None
         """None: something has changed since the last plan."""
+        self._refused: tuple[Skipped, ...] = ()
         self._shared: frozenset[SharedMac] = frozenset()
         self._doubles_told = Periodic()
         self.on_change: Callable[[], None] = lambda: None
@@ -121,6 +126,15 @@ class Desired:
         if answers != self._on_link:
             self._on_link = dict(answers)
             self._changed()
+
+    @property
+    def refused(self) -> tuple[Skipped, ...]:
+        """Who is not reached, and why, by the last plan."""
+        return self._refused
+
+    def trust_changed(self) -> None:
+        """Says that others may be trusted, or may be reached in other ways, than before."""
+        self._changed()
 
     def path_state(self, adjacency: Adjacency) -> PathState:
         """Returns what is known of the path to a peer."""
@@ -168,7 +182,7 @@ class Desired:
         made = self._planned(own, members)
         if self._path_mtus.follow(made.adjacencies):
             made = self._planned(own, members)
-        self.peers = made.reached
+        self.peers, self._refused = made.reached, made.refused
         self._table.tell_skipped(made.refused)
         self._tell_shared(made.shared)
         return made
@@ -183,6 +197,7 @@ class Desired:
                 members=members,
                 on_link=self._on_link,
                 path_mtus=self._path_mtus.known(),
+                verdicts=self._verdicts(members),
                 device=self._device,
                 source_check=self._source_check,
                 rules=self._rules,

@@ -246,7 +246,7 @@ class Node:
                 config = None
                 try:
                     config = await self._membership.first_config(remembered)
-                    backend = self._protection.backend_of(config)
+                    backend = self._protection.adopt(config)
                 except NetworkConfigError as error:
                     self._config_lack.set(_now(), str(error))
                     await self._keep_back(config or _config_of(remembered))

@@ -9,26 +9,29 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from ipaddress import ip_network
 from typing import Any
 
 from tunneld.backend import parse_backend
 from tunneld.backend.base import Backend
 from tunneld.backend.encryption import encryption_of, require_served
+from tunneld.backend.leases import underlay_address
 from tunneld.config import RunOptions
 from tunneld.control.status import EncryptionStatus
 from tunneld.errors import ControlError, NetworkConfigError, TrustError
+from tunneld.fib.plan import Members
 from tunneld.host.clocks import Now
 from tunneld.host.memory import keep_out_of_core_dumps
 from tunneld.host.state_dir import StateDir
+from tunneld.lease.model import IPNetwork
 from tunneld.lease.network import NetworkConfig
 from tunneld.store.format import clean_prefix
 from tunneld.trust import files
 from tunneld.trust.decision import Trust
 from tunneld.trust.memory import NAME as MEMORY
 from tunneld.trust.memory import Memory
-from tunneld.trust.policy import Mode, default_floor, effective
+from tunneld.trust.policy import Mode, Policy, Remote, Verdict, default_floor, effective
 from tunneld.trust.secrets import Psks, credential
 
 _log = logging.getLogger("tunneld.daemon")
@@ -50,6 +53,9 @@ class Protection:
         self._mode: Mode | None = None
         self._is_unknown = False
         """Whether the network asks for something that cannot be read."""
+        self._policy: Policy | None = None
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when others may be trusted, or reached in other ways, than before."""
         self.trust, self._psks, self._counts = self._read()
         self.memory = self._remembered()
         if self.floor != "off":
@@ -63,6 +69,18 @@ class Protection:
         """The least that this host takes, whatever the store says."""
         return self._options.encryption_floor or default_floor(is_local=self.trust.is_local)
 
+    def adopt(self, config: NetworkConfig) -> Backend:
+        """Goes by a network config from now on; returns its backend. Raises as `backend_of`."""
+        self._is_unknown = True
+        mode = self._mode = self._mode_of(config)
+        self._is_unknown = False
+        if self._policy is None or self._policy.mode != mode:
+            plain_peers = self._options.plain_peers or None
+            self._policy = Policy(
+                mode=mode, trust=self.trust, memory=self.memory, plain_peers=plain_peers
+            )
+        return self.backend_of(config)
+
     def backend_of(self, config: NetworkConfig) -> Backend:
         """Returns the backend of a network config that this host can serve.
 
@@ -70,10 +88,7 @@ class Protection:
             NetworkConfigError: it is not usable, or its packets would travel below the mode in
                 force.
         """
-        self._is_unknown = True
-        encryption = encryption_of(config)
-        self._is_unknown = False
-        mode = self._mode = effective(encryption.mode, self.floor)
+        encryption, mode = encryption_of(config), self._mode_of(config)
         backend = parse_backend(config, self._options.datapath)
         by = "" if encryption.mode == mode else f" ({self._floor_source})"
         try:
@@ -87,6 +102,33 @@ class Protection:
                 "--encryption-floor off"
             )
         return backend
+
+    def _mode_of(self, config: NetworkConfig) -> Mode:
+        return effective(encryption_of(config).mode, self.floor)
+
+    def verdicts(self, members: Members) -> dict[IPNetwork, Verdict]:
+        """Returns how each subnet of the others may be reached; none while encryption is off."""
+        policy = self._policy
+        if policy is None or policy.mode == "off":
+            return {}
+        now_s = Now.read().boot_s
+        found: dict[IPNetwork, Verdict] = {}
+        for peer in members.peers:
+            addresses = (underlay_address(peer, 4), underlay_address(peer, 6))
+            remote = Remote(
+                subnets=frozenset(peer.key.subnets),
+                addresses=frozenset(one for one in addresses if one is not None),
+                encryption=peer.encryption,
+            )
+            for subnet in remote.subnets:
+                found[subnet] = policy.judge(subnet, remote, None, now_s)
+        if policy.has_news:
+            policy.has_news = False
+            self._remember()
+        return found
+
+    def _remember(self) -> None:
+        self._state_dir.save(MEMORY, self.memory.dump(Now.read()))
 
     @property
     def forbids_plain(self) -> bool:
@@ -109,6 +151,9 @@ class Protection:
                 extra={"fields": {"error": str(error)}},
             )
             raise
+        if self._policy is not None:
+            self._policy.trust = self.trust
+        self.on_change()
         _log.info(
             "the files of trust have been read again",
             extra={"fields": {"detail": self.trust.explanation}},
@@ -146,7 +191,8 @@ class Protection:
         except ValueError:
             raise ControlError(f"{text!r} is no subnet; expected one like 10.5.3.0/24") from None
         gone = self.memory.allow_plain(what)
-        self._state_dir.save(MEMORY, self.memory.dump(Now.read()))
+        self._remember()
+        self.on_change()
         return [str(one) for one in gone]
 
     def status(self) -> EncryptionStatus:

@@ -158,6 +158,7 @@ class Report:
             kernel_drops=kernel_drops,
             drops=counters.drops if counters else {},
             skipped=self._membership.tracker.skip_counts,
+            refused=self.desired.refused if self.desired else (),
             icmp_sent=counters.icmp_sent if counters else 0,
             icmp_suppressed=counters.icmp_suppressed if counters else 0,
             problems=self.problems(),

@@ -94,6 +94,7 @@ class Tenure:
             path_mtus=self._path_mtus,
             here=self._here,
             source_check=options.source_check or backend.source_check,
+            verdicts=context.protection.verdicts,
             rules=Rules(
                 ip_masq=options.ip_masq,
                 random_fully=not options.ip_masq_fully_random_disable,
@@ -145,6 +146,7 @@ class Tenure:
             if path.engine is not None:
                 context.switches.renew(path.engine)
             desired.device = path.device
+            context.protection.on_change = desired.trust_changed
             report.desired, report.path = desired, path
             stack.callback(report.forget)
             wake = path.reconciler.wake

@@ -38,6 +38,7 @@ from tunneld.lease.model import (
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.selection import Skipped, select
 from tunneld.peer import Peer, join
+from tunneld.trust.policy import Verdict
 
 Path: TypeAlias = tuple[IPAddress, int]
 """Endpoint and UDP port of a peer."""
@@ -78,6 +79,8 @@ class Inputs:
     """Whether an underlay address is on the same link; one that is not in it is not known yet."""
     path_mtus: Mapping[Path, PathMtu] = field(default_factory=dict)
     """Of the paths that something is known of."""
+    verdicts: Mapping[IPNetwork, Verdict] = field(default_factory=dict)
+    """How subnets of the others may be reached; one that is not in it: in plain."""
     device: str | None = None
     """Name of the TUN device; None: there is none."""
     source_check: SourceCheck
@@ -183,6 +186,12 @@ def _reach(
     Raises:
         Unusable: it may not be reached, or cannot.
     """
+    prefix = subnet_of(peer, family)
+    verdict = None if prefix is None else inputs.verdicts.get(prefix)
+    if verdict is not None and verdict.way == "unreachable":
+        raise Unusable(verdict.reason, verdict.detail)
+    if verdict is not None and verdict.way == "encrypted":
+        raise Unusable(verdict.reason, f"it may be reached encrypted alone: {verdict.detail}")
     return inputs.backend.reach(peer, family, inputs.here, on_link=on_link)
 
 

@@ -19,9 +19,16 @@ from tests.unit.control.values import (
     dual_stack,
 )
 from tunneld.cli.leases import lease_table
-from tunneld.control.status import BackendStatus, render_status, render_text, wall_time
+from tunneld.control.status import (
+    BackendStatus,
+    EncryptionStatus,
+    render_status,
+    render_text,
+    wall_time,
+)
 from tunneld.host.netlink import DeviceCounters
 from tunneld.lease.model import Lease, LeaseAttributes, Snapshot, SubnetKey
+from tunneld.lease.selection import Skipped
 
 # The members scripts rely on, with the type of each.
 REQUIRED: dict[str, Any] = {
@@ -152,6 +159,7 @@ def test_document_of_a_host_with_one_peer() -> None:
         "drops": {"no_route": 1, "too_big": 0},
         "kernel_drops": {},
         "skipped_leases": {"outside_network": 2, "malformed_key": 0},
+        "refused": [],
         "icmp": {"sent": 1, "suppressed": 0},
     }
 
@@ -281,3 +289,31 @@ def test_wall_time_is_as_long_ago_as_the_monotonic_clock_says() -> None:
     now = datetime(2026, 8, 14, 9, 30, tzinfo=UTC)
     assert wall_time(99.5, monotonic_now_s=100.0, wall_now=now) == "2026-08-14T09:29:59.500Z"
     assert wall_time(None, monotonic_now_s=100.0, wall_now=now) is None
+
+
+def test_who_is_not_reached_is_named_with_the_reason() -> None:
+    refused = [
+        Skipped(name=f"10.5.{number}.0/24", reason="untrusted", detail=f"key {number} is revoked")
+        for number in range(60)
+    ]
+    document = render_status(replace(READY, refused=refused))
+    assert document["refused"][7] == {
+        "subnet": "10.5.7.0/24",
+        "reason": "untrusted",
+        "detail": "key 7 is revoked",
+    }
+    text = render_text(document)
+    assert "not reached:\n  10.5.0.0/24: untrusted: key 0 is revoked\n" in text
+    assert text.endswith(
+        "  10.5.49.0/24: untrusted: key 49 is revoked\n  and 10 more: see --json\n"
+    )
+    assert "not reached" not in render_text(render_status(READY))
+
+
+def test_encryption_is_one_line() -> None:
+    wanted = EncryptionStatus(
+        mode="required", floor="preferred", trust="psk", explanation="whoever has the PSK"
+    )
+    text = render_text(render_status(replace(READY, encryption=wanted)))
+    assert "crypto:   required (floor preferred); whoever has the PSK" in text
+    assert "crypto:   no" in render_text(render_status(READY))

@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.backend.values import HERE, OWN, network
-from tests.unit.daemon.node import A_V6, A, lease
+from tests.unit.daemon.node import A_V6, B_V6, A, B, lease
 from tunneld.backend import parse_backend
 from tunneld.fib.compose import Rules
 from tunneld.fib.plan import Inputs, PathMtu, Plan, members_of, plan
-from tunneld.lease.model import Lease
+from tunneld.lease.model import IPNetwork, Lease
+from tunneld.trust.policy import Verdict
 
 Kind = tuple[str, Literal["userspace", "kernel"]]
 
@@ -120,6 +121,31 @@ def test_path_that_carries_less_lowers_the_reach_and_not_what_the_link_allows() 
     assert (adjacency.mtu_bytes, adjacency.outer_df) == (1250, "probed")
     assert made.state.engine.adjacencies[str(A)] == adjacency
     assert {made.adjacencies[prefix].mtu_bytes for prefix in (A, A_V6)} == {1430}
+
+
+VERDICTS = {
+    "plain": Verdict(way="plain", reason="no_keys", detail="it has no keys"),
+    "encrypted": Verdict(way="encrypted", reason="keys", detail="no handshake is confirmed"),
+    "unreachable": Verdict(way="unreachable", reason="had_keys", detail="it had keys"),
+}
+
+
+@given(kinds, st.dictionaries(st.sampled_from([A, A_V6, B, B_V6]), st.sampled_from([*VERDICTS])))
+def test_only_whom_policy_allows_in_plain_is_reached_and_the_others_are_named(
+    kind: Kind, ways: dict[IPNetwork, str]
+) -> None:
+    backend_type = "" if kind[0] == "udp" else kind[0]
+    leases = [lease(number, backend_type=backend_type) for number in (2, 3)]
+    made = planned(kind, leases, verdicts={prefix: VERDICTS[way] for prefix, way in ways.items()})
+    plain = {prefix for prefix in (A, A_V6, B, B_V6) if ways.get(prefix, "plain") == "plain"}
+    assert made.reached.keys() == plain
+    assert {route.destination for route in made.state.host.routes} & {A, A_V6, B, B_V6} <= plain
+    assert made.state.engine.entries.keys() & {A, A_V6, B, B_V6} <= plain
+    refused = {(one.name, one.reason) for one in made.refused}
+    for key, own in ((leases[0].key, (A, A_V6)), (leases[1].key, (B, B_V6))):
+        for way, verdict in VERDICTS.items():
+            is_told = way != "plain" and any(ways.get(prefix) == way for prefix in own)
+            assert ((str(key), verdict.reason) in refused) is is_told
 
 
 @pytest.mark.parametrize("reason", ["backend_type_mismatch", "outside_network"])

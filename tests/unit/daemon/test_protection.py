@@ -1,0 +1,181 @@
+"""What a host makes of its options, its files and a network config."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.trust.values import ALICE, BOB, key, recorded
+from tunneld.config import load
+from tunneld.daemon.protection import Protection
+from tunneld.errors import ControlError, NetworkConfigError, TrustError
+from tunneld.fib.plan import Members
+from tunneld.host.state_dir import StateDir
+from tunneld.lease.model import SubnetKey
+from tunneld.lease.network import NetworkConfig, parse
+from tunneld.peer import Peer
+
+SUBNET = IPv4Network("10.5.3.0/24")
+PLAIN = Peer(
+    key=SubnetKey(SUBNET),
+    public_ip=IPv4Address("192.0.2.3"),
+    public_ipv6=None,
+    backend_type="",
+    backend_data=None,
+    backend_v6_data=None,
+    node_id=None,
+    version=None,
+)
+KEYED = replace(PLAIN, node_id="n3", encryption=recorded(key(3)))
+
+
+def config(mode: str | None) -> NetworkConfig:
+    encryption = {} if mode is None else {"Encryption": {"Mode": mode}}
+    return parse(json.dumps({"Network": "10.5.0.0/16", "Backend": {"Type": "udp", **encryption}}))
+
+
+class Host:
+    """A host with a state directory that its daemons use one after the other."""
+
+    def __init__(self, path: Path) -> None:
+        self.identities = path / "identities"
+        self.path = path / "state"
+        self.state_dir = StateDir(self.path)
+
+    def start(self, **options: str) -> Protection:
+        """Starts a daemon; the one before is gone."""
+        self.state_dir.close()
+        self.state_dir = StateDir(self.path)
+        arguments = {name.replace("_", "-"): [text] for name, text in options.items()}
+        given = {"config": ["/dev/null"], "state-dir": [str(self.path)], **arguments}
+        return Protection(load(given, {}), self.state_dir)
+
+    def preferred(self, **options: str) -> Protection:
+        """Starts a daemon in a network that prefers encryption."""
+        protection = self.start(**options)
+        with pytest.raises(NetworkConfigError):
+            protection.adopt(config("preferred"))
+        return protection
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    made = Host(tmp_path)
+    yield made
+    made.state_dir.close()
+
+
+def verdict(protection: Protection, peer: Peer) -> tuple[str, str]:
+    found = protection.verdicts(Members(peers=(peer,)))[SUBNET]
+    return found.way, found.reason
+
+
+def test_a_network_without_encryption_is_served_and_judges_nobody(host: Host) -> None:
+    protection = host.start()
+    assert protection.adopt(config(None)).type == "udp"
+    assert not protection.forbids_plain
+    assert protection.verdicts(Members(peers=(PLAIN, KEYED))) == {}
+    assert protection.status().mode == "off"
+
+
+@pytest.mark.parametrize(
+    ("mode", "floor", "says"),
+    [
+        ("required", None, "encryption is required, and this version"),
+        ("preferred", None, "encryption is preferred, and this version"),
+        (None, "required", "encryption is required (by --encryption-floor of this host), and"),
+        ("off", "preferred", "encryption is preferred (by --encryption-floor of this host), and"),
+    ],
+)
+def test_a_network_below_what_is_asked_is_not_served(
+    host: Host, mode: str | None, floor: str | None, says: str
+) -> None:
+    protection = host.start(**{"encryption_floor": floor} if floor else {})
+    with pytest.raises(NetworkConfigError) as caught:
+        protection.adopt(config(mode))
+    assert says in str(caught.value)
+    assert protection.forbids_plain
+
+
+def test_encryption_that_cannot_be_read_allows_no_plain(host: Host) -> None:
+    protection = host.start()
+    protection.adopt(config(None))
+    with pytest.raises(NetworkConfigError):
+        protection.adopt(config("most"))
+    assert protection.forbids_plain
+
+
+def test_a_config_that_is_only_looked_at_changes_nothing(host: Host) -> None:
+    protection = host.start()
+    protection.adopt(config(None))
+    with pytest.raises(NetworkConfigError):
+        protection.backend_of(config("required"))
+    assert (protection.status().mode, protection.forbids_plain) == ("off", False)
+
+
+def test_identities_or_a_psk_make_the_floor_required(host: Host, tmp_path: Path) -> None:
+    host.identities.write_text(f"{ALICE} alice\n")
+    assert host.start(identities=str(host.identities)).floor == "required"
+    psk_file = tmp_path / "psk"
+    psk_file.touch(0o600)
+    psk_file.write_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=")
+    assert host.start(psk_file=str(psk_file)).floor == "required"
+    assert host.start(identities=str(host.identities), encryption_floor="off").floor == "off"
+    assert host.start().floor == "off"
+
+
+def test_a_peer_that_had_keys_is_remembered_over_a_restart_until_plain_is_allowed(
+    host: Host,
+) -> None:
+    assert verdict(host.preferred(), KEYED) == ("encrypted", "keys")
+    protection = host.preferred()
+    assert verdict(protection, PLAIN) == ("unreachable", "had_keys")
+    changes: list[None] = []
+    protection.on_change = lambda: changes.append(None)
+    done = protection.order({"action": "allow-plain", "subnet": str(SUBNET)})
+    assert done == {"forgotten": [str(SUBNET)]}
+    assert changes == [None]
+    assert verdict(protection, PLAIN) == ("plain", "no_keys")
+    assert verdict(host.preferred(), PLAIN) == ("plain", "no_keys")
+
+
+def test_a_revoked_host_is_out_as_soon_as_the_files_are_read_again(host: Host) -> None:
+    host.identities.write_text(f"{key(3)} web3\n")
+    protection = host.preferred(identities=str(host.identities), encryption_floor="off")
+    assert verdict(protection, KEYED) == ("encrypted", "keys")
+    changes: list[None] = []
+    protection.on_change = lambda: changes.append(None)
+    (host.path / "revoked-keys").write_text(f"{key(3)} web3\n")
+    protection.order({"action": "reload"})
+    assert changes == [None]
+    assert verdict(protection, KEYED) == ("unreachable", "untrusted")
+    assert protection.status().revoked == 1
+
+
+def test_a_bad_file_leaves_in_force_what_was_read_before(host: Host) -> None:
+    host.identities.write_text(f"{ALICE} alice\n")
+    protection = host.start(identities=str(host.identities))
+    host.identities.write_text(f"{ALICE} alice\n{BOB} alice\n")
+    with pytest.raises(TrustError, match="line 2: the name alice is taken by line 1"):
+        protection.order({"action": "reload"})
+    assert protection.status().identities == 1
+
+
+def test_a_damaged_memory_is_none(host: Host) -> None:
+    host.state_dir.save("peers-with-keys", {"Format": 1, "WithKeys": 7})
+    assert verdict(host.preferred(), PLAIN) == ("plain", "no_keys")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [{}, {"action": "x"}, {"action": "allow-plain"}, {"action": "allow-plain", "subnet": "x"}],
+)
+def test_an_order_that_is_none_is_refused(host: Host, request_: dict[str, Any]) -> None:
+    with pytest.raises(ControlError, match="expected"):
+        host.start().order(request_)
