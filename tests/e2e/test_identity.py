@@ -117,3 +117,52 @@ def test_full_disk_and_damaged_files_keep_no_host_from_forwarding_or_leaving(
     assert leases(etcd) == {}
     with pytest.raises(NotRunningError):
         host.status()
+
+
+def test_lease_that_was_lost_while_the_disk_was_full_or_nobody_ran_is_left_and_told_of(
+    host: SingleHost, etcd: Etcd, full_disk: Path
+) -> None:
+    def give_away(held: str) -> None:
+        key = f"{PREFIX}/subnets/{held.replace('/', '-')}"
+        etcd.put(key, '{"PublicIP":"192.0.2.250","BackendType":"vxlan"}')
+
+    def moved_from(held: str) -> dict[str, Any]:
+        with contextlib.suppress(NotRunningError):
+            status = host.status()
+            if status["lease"]["subnet"] not in (None, held):
+                return status
+        return {}
+
+    etcd.put(f"{PREFIX}/config", CONFIG)
+    daemon = host.start_daemon()
+    first = subnet(host.wait_ready())
+    memory = full_disk / "network.json"
+    wait_until(
+        lambda: memory.exists() and first.replace("/", "-") in memory.read_text(), 20.0, "memory"
+    )
+    fill(full_disk)
+    give_away(first)
+    second = subnet(wait_until(lambda: moved_from(first), 30.0, "another subnet"))
+    told = f"former subnet {first}, which 192.0.2.250 has leased"
+    daemon.wait_for_output(told)
+    wait_until(
+        lambda: second.replace(".0/", ".1/") in host.subnet_file.read_text(), 20.0, "subnet.env"
+    )
+    assert daemon.stop() == 0
+
+    # All that the disk knows is the former lease; without the store it must not be gone by.
+    etcd.kill()
+    daemon = host.start_daemon()
+    daemon.wait_for_output("the remembered lease is not the one of subnet.env")
+    (full_disk / "junk").unlink()
+    etcd.start()
+    assert subnet(host.wait_ready()) == second
+    assert daemon.stop() == 0
+    assert daemon.output().count(told) == 1
+
+    give_away(second)
+    daemon = host.start_daemon()
+    third = subnet(host.wait_ready())
+    assert third not in (first, second)
+    daemon.wait_for_output(f"former subnet {second}, which 192.0.2.250 has leased")
+    assert daemon.stop() == 0

@@ -14,11 +14,11 @@ from typing import Any
 from tunneld.cli import SUMMARIES
 from tunneld.cli.parser import Parser, add_options, option_texts
 from tunneld.cli.state_dir import make_state_dir
+from tunneld.clock import Now
 from tunneld.config import RunOptions, load
 from tunneld.control.client import NotRunningError, request
 from tunneld.control.status import table
 from tunneld.errors import TrustError, UsageError
-from tunneld.host.clocks import Now
 from tunneld.host.state_dir import StateDir
 from tunneld.trust import files
 from tunneld.trust.decision import Trust

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tunneld.host.clocks import Now
+from tunneld.clock import Now
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.kinship import are_apart
 from tunneld.lease.model import Lease, NodeRecord, Snapshot

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
 from tunneld import __version__
 from tunneld.backend.base import Backend
+from tunneld.clock import since_boot_s
 from tunneld.config import RunOptions
 from tunneld.control.health import HealthServer
 from tunneld.control.server import ControlServer
@@ -33,7 +33,7 @@ from tunneld.daemon.shadows import require_store_outside
 from tunneld.daemon.skips import REMINDER_S
 from tunneld.daemon.switches import Switches
 from tunneld.daemon.tenure import NodeContext
-from tunneld.daemon.term import RETRY_S, ConfigChangedError, Term
+from tunneld.daemon.term import RETRY_S, ConfigChangedError, Term, previous_subnet
 from tunneld.daemon.together import together
 from tunneld.daemon.underlay import tell_whether_any, underlay_lack
 from tunneld.daemon.watchdog import Watchdog
@@ -122,7 +122,7 @@ class Node:
                 renew_margin_s=options.renew_margin_s,
                 rng=random.SystemRandom(),
                 # Counts the time that the host is suspended, as the store does.
-                clock=lambda: time.clock_gettime(time.CLOCK_BOOTTIME),
+                clock=since_boot_s,
             )
             self._membership = Membership(store, keeper, options.store.prefix)
             self._cache = Cache(
@@ -209,7 +209,7 @@ class Node:
             switches=self._switches,
             protection=self._protection,
         )
-        remembered = self._cache.load()
+        remembered = self._not_outdated(self._cache.load())
         if self._cache.last_own is not None:
             self._membership.recall(self._cache.last_own)
         while True:
@@ -232,6 +232,17 @@ class Node:
             except ConfigChangedError:
                 _log.warning("the network config is another than the remembered one; starting over")
             remembered = None
+
+    def _not_outdated(self, remembered: Remembered | None) -> Remembered | None:
+        """Returns what is remembered, unless subnet.env, on another disk, names another lease."""
+        previous = previous_subnet(self._options.subnet_file) if remembered else None
+        if remembered is None or previous in (None, remembered.own.key):
+            return remembered
+        _log.warning(
+            "the remembered lease is not the one of subnet.env; waiting for the store",
+            extra={"fields": {"subnet": str(remembered.own.key), "detail": f"{previous} there"}},
+        )
+        return None
 
     async def _usable_config(
         self, remembered: Remembered | None

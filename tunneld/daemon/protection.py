@@ -17,11 +17,11 @@ from tunneld.backend import parse_backend
 from tunneld.backend.base import Backend
 from tunneld.backend.encryption import encryption_of, require_served
 from tunneld.backend.leases import underlay_address
+from tunneld.clock import Now
 from tunneld.config import RunOptions
 from tunneld.control.status import EncryptionStatus
 from tunneld.errors import ControlError, NetworkConfigError, TrustError
 from tunneld.fib.plan import Members
-from tunneld.host.clocks import Now
 from tunneld.host.memory import keep_out_of_core_dumps
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.model import IPNetwork

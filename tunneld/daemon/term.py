@@ -134,7 +134,7 @@ class Term:
             underlay = await self._underlays.settled()
             try:
                 attributes = self._backend.attributes(this_host(underlay, context.state_dir))
-                previous = _previous_subnet(context.options.subnet_file)
+                previous = previous_subnet(context.options.subnet_file)
                 await together(
                     self._underlays.follow(underlay),
                     context.membership.hold(self._config, attributes, previous),
@@ -239,7 +239,8 @@ def _tell_moved(before: Underlay, underlay: Underlay) -> None:
     )
 
 
-def _previous_subnet(path: Path) -> SubnetKey | None:
+def previous_subnet(path: Path) -> SubnetKey | None:
+    """Returns the subnets that subnet.env names; None: it names none, or cannot be read."""
     try:
         previous = subnet_env.read(path)
     except HostError as error:

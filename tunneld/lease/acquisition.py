@@ -142,6 +142,9 @@ class Acquisition:
                     continue
             life.written(lease, history)
             attendance.has_written()
+            if held is None and lease.create_revision != lease.mod_revision:
+                # It was this host's already: what it had before it has been told of.
+                former = None
             return Acquired(lease, candidate, missed(former, lease, view, config))
         networks = " and ".join(str(pool.network) for pool in config.pools)
         raise LeaseError(

@@ -118,7 +118,10 @@ def candidates(
 
     wishes: list[_Wish] = [
         *(_kept(lease, view, holder) for origin, lease in misfits if origin == "owned"),
-        *(_Wish("lost", key) for key in _lost(view, node_id=me.node_id, held=held or recalled)),
+        *(
+            _Wish("lost", key)
+            for key in _lost(view, node_id=me.node_id, held=held, recalled=recalled)
+        ),
         *(_kept(lease, view, holder) for origin, lease in misfits if origin == "public_ip"),
         *(_Wish("reservation", key) for key in _reserved(view, holder)),
     ]
@@ -187,14 +190,18 @@ def candidates(
             yield Candidate(key=key, expected_revision=0, origin="free", drop=drop(key))
 
 
-def _lost(view: Snapshot, *, node_id: str, held: Lease | None) -> Iterator[SubnetKey]:
-    """Yields the subnets to take back: of the lease as it was written last, else of the record."""
+def _lost(
+    view: Snapshot, *, node_id: str, held: Lease | None, recalled: Lease | None
+) -> Iterator[SubnetKey]:
+    """Yields the subnets to take back, as `lease.former` has them."""
     if held is not None:
         yield held.key
         return
     for record in view.records:
         if record.node_id == node_id:
             yield record.key
+    if recalled is not None:
+        yield recalled.key
 
 
 def _written_over(view: Snapshot, key: SubnetKey, held: Lease | None) -> int:

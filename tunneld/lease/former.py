@@ -20,15 +20,15 @@ def former_key(
 ) -> SubnetKey | None:
     """Returns what it had, as who knows best says.
 
-    That is this process (`held`), what an earlier one wrote down (`recalled`), the record of the
-    node in the store, and the old subnet.env (`previous`).
+    That is this process (`held`), the record of the node in the store, what an earlier process
+    wrote down (`recalled`; a full disk takes nothing), and the old subnet.env (`previous`).
     """
-    if (known := held or recalled) is not None:
-        return known.key
+    if held is not None:
+        return held.key
     for record in view.records:
         if record.node_id == node_id and not record.is_question:
             return record.key
-    return previous
+    return previous if recalled is None else recalled.key
 
 
 def missed(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.trust.values import ALICE, BOB, addresses, nets
-from tunneld.host.clocks import Now
+from tunneld.clock import Now
 from tunneld.host.state_dir import StateDir
 from tunneld.trust.memory import NAME, Memory
 

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.daemon.node import lease
+from tunneld.clock import Now
 from tunneld.daemon.cache import Cache
-from tunneld.host.clocks import Now
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.model import NodeRecord, Snapshot
 

@@ -115,3 +115,41 @@ def test_host_that_was_off_for_longer_than_its_lease_competes_with_nobody(
     assert (second.key == first.key) is not is_taken
     taken = f"former subnet {first.key}, which {ALICE} has leased"
     assert lost(caplog) == ([taken] if is_taken else [])
+
+
+def test_the_record_in_the_store_is_newer_than_what_a_full_disk_remembers(
+    memory: MemoryServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> Lease:
+        async with Node(memory.open(prefix), ME) as node:
+            first = await node.acquire(NETWORK)
+            await node.keeper.leave()
+        async with Node(memory.open(prefix), ME) as node:
+            second = await node.acquire(NETWORK, "10.5.99.0/24")
+        memory.put(lease_name(prefix, second), f'{{"PublicIP":"{ALICE}"}}'.encode())
+        async with Node(memory.open(prefix), ME, seed=2) as node:
+            node.keeper.recall(first)
+            await node.acquire(NETWORK)
+            return second
+
+    second = memory.run(main())
+    assert lost(caplog) == [f"former subnet {second.key}, which {ALICE} has leased"]
+
+
+def test_lease_held_already_is_no_news_though_an_older_one_is_remembered(
+    memory: MemoryServer, prefix: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> tuple[Lease, Lease]:
+        async with Node(memory.open(prefix), ME) as node:
+            first = await node.acquire(NETWORK)
+            await node.keeper.leave()
+        async with Node(memory.open(prefix), ME) as node:
+            second = await node.acquire(NETWORK, "10.5.99.0/24")
+        # As where the disk was full meanwhile.
+        async with Node(memory.open(prefix), ME, seed=2) as node:
+            node.keeper.recall(first)
+            return second, await node.acquire(NETWORK)
+
+    second, third = memory.run(main())
+    assert third.key == second.key
+    assert lost(caplog) == []

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.stores import Follower, SqliteServer, run, until
+from tests.support.virtual_time import run_virtually
 from tests.support.wait import PATIENCE
 from tests.unit.store.opened import A, claimed_for, opened
+from tunneld.clock import Now
 from tunneld.errors import StoreUnavailableError
 from tunneld.lease.model import ConfigPut, LeaseDeleted
 from tunneld.store.sqlite.file import File
@@ -291,3 +293,68 @@ def test_file_without_its_state_is_an_error_and_no_end_of_the_watch(
             await until(lambda: len(follower.snapshots) == 2)
 
     run(main())
+
+
+class Machine:
+    """The clocks of a machine, in the time of the loop."""
+
+    def __init__(self) -> None:
+        self.set_by_s = 0.0
+        self.booted_s = 0.0
+        self.boot_id: str | None = "first"
+
+    def now(self) -> Now:
+        now_s = asyncio.get_running_loop().time()
+        wall_s = 1_800_000_000.0 + now_s + self.set_by_s
+        return Now(wall_s=wall_s, boot_s=now_s - self.booted_s, boot_id=self.boot_id)
+
+    def boot(self) -> None:
+        self.booted_s = asyncio.get_running_loop().time()
+        self.boot_id = "next"
+
+
+@pytest.mark.parametrize("set_by_s", [-864_000.0, 864_000.0])
+def test_wall_clock_that_is_set_neither_ends_a_lease_nor_keeps_it(
+    server: SqliteServer, prefix: str, set_by_s: float
+) -> None:
+    async def main() -> None:
+        machine = Machine()
+        store = SqliteStore(server.path, prefix, clock=machine.now)
+        grant, lease = await claimed_for(3_600.0, store)
+        machine.set_by_s = set_by_s
+        # Another process, which looks at the file for the first time.
+        other = SqliteStore(server.path, prefix, clock=machine.now)
+        await asyncio.sleep(3_500.0)
+        assert (await other.read()).leases == (lease,)
+        assert 99.0 < (await other.remaining([grant.grant_id]))[grant.grant_id] <= 100.0
+        await store.keep_alive(grant)
+        await asyncio.sleep(3_599.0)
+        assert (await store.read()).leases == (lease,)
+        await asyncio.sleep(2.0)
+        assert (await store.read()).leases == ()
+        await store.close()
+        await other.close()
+
+    run_virtually(main())
+
+
+@pytest.mark.parametrize(
+    ("set_by_s", "left_s"), [(0.0, 2_600.0), (-864_000.0, 3_600.0), (864_000.0, 0.0)]
+)
+def test_after_a_boot_the_wall_clock_tells_within_the_life_of_a_lease(
+    server: SqliteServer, prefix: str, set_by_s: float, left_s: float
+) -> None:
+    async def main() -> None:
+        machine = Machine()
+        store = SqliteStore(server.path, prefix, clock=machine.now)
+        grant, _ = await claimed_for(3_600.0, store)
+        await store.close()
+        await asyncio.sleep(1_000.0)
+        machine.boot()
+        machine.set_by_s = set_by_s
+        store = SqliteStore(server.path, prefix, clock=machine.now)
+        found = (await store.remaining([grant.grant_id])).get(grant.grant_id, 0.0)
+        assert found == pytest.approx(left_s, abs=1.0)
+        await store.close()
+
+    run_virtually(main())

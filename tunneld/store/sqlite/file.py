@@ -1,7 +1,9 @@
 """The file of the embedded store: entries, their changes, and grants that run out.
 
 Path of a lease: the file -> **store.sqlite.file** -> `store.sqlite.store`.
-Time spans run by the machine's clock, and whoever looks at the file removes what has run out.
+Time spans run by the machine's clock since its boot, which nobody sets and all processes share;
+what it is ahead of the wall clock's is noted in the file at each boot. Whoever looks at the file
+removes what has run out.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ import secrets
 import sqlite3
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tunneld.clock import Now
 from tunneld.errors import GrantLostError
 from tunneld.store.layout import Change, Entry
 from tunneld.store.transaction import Outcome, Put, Transaction
@@ -30,6 +33,7 @@ CREATE TABLE IF NOT EXISTS entries (
     name TEXT PRIMARY KEY, value BLOB, grant_id INTEGER,
     create_revision INTEGER, mod_revision INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS grants (grant_id INTEGER PRIMARY KEY, ttl_s REAL, expires_at REAL);
+CREATE TABLE IF NOT EXISTS clock (boot_id TEXT PRIMARY KEY, wall_minus_boot_s REAL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS changes (
     revision INTEGER, position INTEGER, name TEXT, is_put INTEGER, value BLOB, grant_id INTEGER,
     create_revision INTEGER, PRIMARY KEY (revision, position)) WITHOUT ROWID;
@@ -46,8 +50,13 @@ class File:
     Each method may raise what SQLite and the system raise: sqlite3.Error, OSError.
     """
 
-    def __init__(self, path: Path, kept_revisions: int) -> None:
+    def __init__(
+        self, path: Path, kept_revisions: int, clock: Callable[[], Now] = Now.read
+    ) -> None:
         self._path = path
+        self._clock = clock
+        self._boot_id: str | None = None
+        self._wall_minus_boot_s = 0.0
         self._kept_revisions = kept_revisions
         self._open_file: tuple[sqlite3.Connection, _Identities] | None = None
         self.revision = 0
@@ -74,7 +83,7 @@ class File:
         """Returns the revision and the changes after `after`; None: they are not known."""
         expiry = self._connection().execute("SELECT min(expires_at) FROM grants")
         (next_expiry,) = expiry.fetchone()
-        if next_expiry is not None and next_expiry <= time.time():
+        if next_expiry is not None and next_expiry <= self._now_s():
             with self._writing():
                 pass  # what has run out is removed
         with self._reading() as db:
@@ -120,7 +129,7 @@ class File:
         grant_id = 1 + secrets.randbelow(2**63 - 1)
         with self._writing() as db:
             db.execute(
-                "INSERT INTO grants VALUES (?, ?, ?)", (grant_id, ttl_s, time.time() + ttl_s)
+                "INSERT INTO grants VALUES (?, ?, ?)", (grant_id, ttl_s, self._now_s() + ttl_s)
             )
         return grant_id
 
@@ -134,16 +143,14 @@ class File:
             ttl_s = _check_grant(db, grant_id)
             db.execute(
                 "UPDATE grants SET expires_at = ? WHERE grant_id = ?",
-                (time.time() + ttl_s, grant_id),
+                (self._now_s() + ttl_s, grant_id),
             )
         return ttl_s
 
     def remaining(self) -> dict[int, float]:
         """Returns the seconds left of each grant, by its id."""
-        now = time.time()
-        rows = self._connection().execute(
-            "SELECT grant_id, expires_at FROM grants WHERE expires_at > ?", (now,)
-        )
+        db, now = self._connection(), self._now_s()
+        rows = db.execute("SELECT grant_id, expires_at FROM grants WHERE expires_at > ?", (now,))
         return {grant_id: expires_at - now for grant_id, expires_at in rows}
 
     @contextmanager
@@ -162,7 +169,7 @@ class File:
         db = self._connection()
         db.execute("BEGIN IMMEDIATE")
         try:
-            _expire(db, time.time())
+            _expire(db, self._now_s())
             yield db
             db.execute(
                 "UPDATE state SET pruned = revision - ?1 WHERE revision - ?1 > pruned",
@@ -217,11 +224,36 @@ class File:
             for statement in _SCHEMA.split(";"):
                 db.execute(statement)
             db.execute("INSERT OR IGNORE INTO state VALUES (1, ?, 1, 1)", (secrets.token_hex(8),))
+            self._set_clock(db)
             db.execute("COMMIT")
         except BaseException:
             db.close()
             raise
         return db
+
+    def _set_clock(self, db: sqlite3.Connection) -> None:
+        """Takes over the time that grants of this file run by; who is the first since boot sets it.
+
+        No grant lasts longer than its life: a wall clock may be behind at boot.
+        """
+        now = self._clock()
+        self._boot_id, self._wall_minus_boot_s = now.boot_id, now.wall_s - now.boot_s
+        if now.boot_id is None:
+            return
+        named = (now.boot_id,)
+        noted = db.execute(
+            "SELECT wall_minus_boot_s FROM clock WHERE boot_id = ?", named
+        ).fetchone()
+        if noted is not None:
+            self._wall_minus_boot_s = float(noted[0])
+            return
+        db.execute("DELETE FROM clock")
+        db.execute("INSERT INTO clock VALUES (?, ?)", (*named, self._wall_minus_boot_s))
+        db.execute("UPDATE grants SET expires_at = min(expires_at, ? + ttl_s)", (now.wall_s,))
+
+    def _now_s(self) -> float:
+        now = self._clock()
+        return now.wall_s if self._boot_id is None else now.boot_s + self._wall_minus_boot_s
 
     def _keep_others_out(self) -> None:
         """Takes the file from everybody but owner and group, whatever the umask is.

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from tunneld.clock import Now
 from tunneld.errors import (
     NoThreadError,
     StoreError,
@@ -38,10 +39,17 @@ POLL_S = 0.1
 class SqliteStore:
     """A `lease.registry.Store` in a file."""
 
-    def __init__(self, path: Path, prefix: str, *, kept_revisions: int = KEPT_REVISIONS) -> None:
+    def __init__(
+        self,
+        path: Path,
+        prefix: str,
+        *,
+        kept_revisions: int = KEPT_REVISIONS,
+        clock: Callable[[], Now] = Now.read,
+    ) -> None:
         """Raises NoThreadError where the kernel gives no thread."""
         self._layout = Layout(prefix)
-        self._file = File(path, kept_revisions)
+        self._file = File(path, kept_revisions, clock)
         self._endpoint = str(path)
         self._health = Health("sqlite", self._endpoint)
         self._file_id = ""
