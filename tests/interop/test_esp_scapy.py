@@ -33,7 +33,8 @@ def outer() -> Packet:
 
 
 def theirs(sa: Sa, number: int) -> Any:
-    return SecurityAssociation(
+    make: Any = SecurityAssociation
+    return make(
         ESP,
         spi=sa.spi,
         crypt_algo=sa.cipher.scapy,
