@@ -28,12 +28,16 @@ from tunneld.daemon.membership import Membership
 from tunneld.daemon.shadows import Shadows
 from tunneld.engine import AdjacencyCounters, Counters
 from tunneld.errors import InterfaceError
+from tunneld.fib.state import Route
 from tunneld.host.scheduling import Policy, policy_of
 from tunneld.lease.model import IPNetwork, SubnetKey
 from tunneld.log import Condition
 from tunneld.peer import Peer
 
 NO_TRAFFIC = AdjacencyCounters()
+
+_Reached = Mapping[IPNetwork, tuple[Peer, Reach]]
+_Seen = tuple[_Reached, frozenset[Route], frozenset[IPNetwork], _Reached]
 
 ProblemSource = Callable[[], str | Iterable[str] | None]
 """Returns what is not as it should be at the moment, a line each; None or nothing: all is well."""
@@ -61,6 +65,8 @@ class Report:
         self.underlay: Condition | None = None
         """The lack of an underlay."""
         self.shadows: Shadows | None = None
+        self._seen: _Seen | None = None
+        """What `_reached` went by last, and what it found."""
         self._sources: list[ProblemSource] = []
         self.add(self._store_problem)
         self.add(log.problem)
@@ -86,7 +92,7 @@ class Report:
     def forget(self) -> None:
         """The data path is being taken down: nothing may be read from it any more."""
         self.phase = "starting"
-        self.desired = self.path = self.shadows = None
+        self.desired = self.path = self.shadows = self._seen = None
 
     @property
     def state(self) -> NodeState:
@@ -113,7 +119,8 @@ class Report:
         own = self._membership.own
         if self.phase == "ready" and self.path is not None:
             place = " on ".join([str(own.key) if own else "no subnet", *self.path.devices[:1]])
-            peers = f"{self.peer_count} {'peer' if self.peer_count == 1 else 'peers'}"
+            count = self.peer_count
+            peers = f"{count} {'peer' if count == 1 else 'peers'}"
             is_moving = self.backend is not None and self.backend.datapath != "none"
             text = f"forwarding, {place}, {peers}" if is_moving else f"holding {place}"
             return f"degraded: {problems} ({text})" if problems else text
@@ -186,7 +193,7 @@ class Report:
         engine = self.path.engine if self.path else None
         return engine.counters() if engine else None
 
-    def _reached(self) -> Mapping[IPNetwork, tuple[Peer, Reach]]:
+    def _reached(self) -> _Reached:
         """Returns the peers that packets get to, by prefix.
 
         The engine takes a peer the moment it is computed. The kernel is told later, of the route
@@ -194,14 +201,19 @@ class Report:
         """
         if self.desired is None or self.path is None:
             return {}
-        routes = self.path.actuator.known_routes
-        routed = {route.destination for route in routes if route.gateway is not None}
+        peers, routes = self.desired.peers, self.path.actuator.known_routes
         hidden = self.shadows.hidden if self.shadows else frozenset()
-        return {
-            prefix: (peer, reach)
-            for prefix, (peer, reach) in self.desired.peers.items()
-            if (reach.adjacency is not None or prefix in routed) and prefix not in hidden
-        }
+        # Asked each second, and in a large network by far the most of what a daemon at rest does.
+        seen = self._seen
+        if seen is None or seen[0] is not peers or seen[1] is not routes or seen[2] != hidden:
+            routed = {route.destination for route in routes if route.gateway is not None}
+            reached = {
+                prefix: (peer, reach)
+                for prefix, (peer, reach) in peers.items()
+                if (reach.adjacency is not None or prefix in routed) and prefix not in hidden
+            }
+            seen = self._seen = (peers, routes, hidden, reached)
+        return seen[3]
 
     def _peers(self, counters: Counters | None, now_s: float, wall: datetime) -> list[PeerStatus]:
         mtu_bytes = self._device_mtu_bytes() or 0
