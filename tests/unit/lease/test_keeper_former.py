@@ -145,7 +145,8 @@ def test_lease_held_already_is_no_news_though_an_older_one_is_remembered(
             await node.keeper.leave()
         async with Node(memory.open(prefix), ME) as node:
             second = await node.acquire(NETWORK, "10.5.99.0/24")
-        # As where the disk was full meanwhile.
+        # Somebody has deleted the record, and the disk was full meanwhile.
+        memory.delete(f"{prefix}/tunneld/nodes/node-192-0-2-11")
         async with Node(memory.open(prefix), ME, seed=2) as node:
             node.keeper.recall(first)
             return second, await node.acquire(NETWORK)
