@@ -33,7 +33,17 @@ from tunneld.lease.ranges import Ranges
 FREE_CHOICES = 100
 """How many free subnets chance chooses from, in each family."""
 
-Origin = Literal["owned", "kept", "lost", "public_ip", "past", "reservation", "subnet_env", "free"]
+Origin = Literal[
+    "owned",
+    "kept",
+    "lost",
+    "public_ip",
+    "past",
+    "reservation",
+    "subnet_env",
+    "remembered",
+    "free",
+]
 
 _Net = TypeVar("_Net", IPv4Network, IPv6Network)
 
@@ -80,7 +90,7 @@ def candidates(
 
     Order: the lease this node owns; what can be kept of it; the subnets it lost; a lease with its
     public IP; what can be kept of that; one that it held in the past; a lease of its machine that
-    the old subnet.env names; its reservation; the subnets of the old subnet.env;
+    the old subnet.env names; its reservation; the subnets of the old subnet.env; what it remembers;
     in each family one of the first free ones by chance. What a source lacks in one family is
     filled up from the next that has it.
 
@@ -118,15 +128,14 @@ def candidates(
 
     wishes: list[_Wish] = [
         *(_kept(lease, view, holder) for origin, lease in misfits if origin == "owned"),
-        *(
-            _Wish("lost", key)
-            for key in _lost(view, node_id=me.node_id, held=held, recalled=recalled)
-        ),
+        *(_Wish("lost", key) for key in _lost(view, node_id=me.node_id, held=held)),
         *(_kept(lease, view, holder) for origin, lease in misfits if origin == "public_ip"),
         *(_Wish("reservation", key) for key in _reserved(view, holder)),
     ]
     if previous is not None:
         wishes.append(_Wish("subnet_env", previous))
+    if held is None and recalled is not None:
+        wishes.append(_Wish("remembered", recalled.key))
     occupied = [
         *(lease.key for lease in foreign),
         *stay,
@@ -180,7 +189,7 @@ def candidates(
     yield from existing("public_ip")
     yield from existing("past")
     yield from existing("subnet_env")
-    yield from vacant("reservation", "subnet_env")
+    yield from vacant("reservation", "subnet_env", "remembered")
 
     for family in (ipv4, ipv6):
         if family.pool is not None and not family.free:
@@ -190,18 +199,13 @@ def candidates(
             yield Candidate(key=key, expected_revision=0, origin="free", drop=drop(key))
 
 
-def _lost(
-    view: Snapshot, *, node_id: str, held: Lease | None, recalled: Lease | None
-) -> Iterator[SubnetKey]:
-    """Yields the subnets to take back, as `lease.former` has them."""
+def _lost(view: Snapshot, *, node_id: str, held: Lease | None) -> Iterator[SubnetKey]:
     if held is not None:
         yield held.key
         return
     for record in view.records:
         if record.node_id == node_id:
             yield record.key
-    if recalled is not None:
-        yield recalled.key
 
 
 def _written_over(view: Snapshot, key: SubnetKey, held: Lease | None) -> int:
