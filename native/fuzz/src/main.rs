@@ -8,6 +8,7 @@
 // A program for the command line: clock and files are its business.
 #![allow(clippy::disallowed_methods)]
 
+mod esp;
 mod mutate;
 mod targets;
 
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    let text = "usage: tunneld-fuzz datagrams|vnet|vxlan CORPUS SECONDS [--keep]";
+    let text = "usage: tunneld-fuzz datagrams|vnet|vxlan|esp CORPUS SECONDS [--keep]";
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(2)
 }

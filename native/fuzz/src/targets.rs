@@ -21,6 +21,7 @@ use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ipv4, ipv6};
 
+use crate::esp;
 use crate::mutate::digest;
 
 /// Between two inputs: the limit on ICMP errors forgets the one before.
@@ -41,16 +42,20 @@ pub(crate) struct Target {
 enum Half {
     Inbound(Inbound),
     Outbound(Outbound),
+    /// Each input has SAs of its own.
+    Esp,
 }
 
 impl Target {
     /// Returns `datagrams` or `vxlan` (two bytes, the upper two bits a congestion mark and
-    /// the others a segment length, then a message of the underlay, raw or VXLAN) or `vnet` (a virtio_net_hdr, then a packet of the device).
+    /// the others a segment length, then a message of the underlay, raw or VXLAN) or `vnet` (a virtio_net_hdr, then a packet of the device), or
+    /// `esp`.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let (name, half, vtep) = match name {
             "datagrams" => ("datagrams", Half::Inbound(inbound()), None),
             "vxlan" => ("vxlan", Half::Inbound(inbound()), Some(vtep()?)),
             "vnet" => ("vnet", Half::Outbound(Outbound::new(0, Arc::default())), None),
+            "esp" => ("esp", Half::Esp, None),
             _ => return None,
         };
         Some(Self { name, fib: fib(vtep)?, half, now_ns: 0 })
@@ -79,6 +84,7 @@ impl Target {
                 forget(outbound.counters());
                 vnet(outbound, &self.fib, input, self.now_ns)
             }
+            Half::Esp => esp::run(input),
         }
     }
 }
@@ -269,7 +275,7 @@ mod tests {
     use super::*;
     use crate::mutate::Mutator;
 
-    const NAMES: [&str; 3] = ["datagrams", "vnet", "vxlan"];
+    const NAMES: [&str; 4] = ["datagrams", "vnet", "vxlan", "esp"];
 
     /// The inputs that are kept for a target, with their files.
     fn kept(name: &str) -> (Vec<PathBuf>, Vec<Vec<u8>>) {
