@@ -55,7 +55,7 @@ def main() -> None:
     done = subprocess.run((str(program),), capture_output=True, text=True, check=True)
     cases: list[dict[str, Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     has_valgrind = shutil.which("valgrind") is not None
-    print(f"{'case':<32} {'best ns':>10} {'median ns':>10} {'instructions':>14}")
+    print(f"{'case':<46} {'best ns':>10} {'median ns':>10} {'instructions':>14}")
     for case in cases:
         count = None
         # Setting up the table of a million prefixes takes valgrind too long.
@@ -66,7 +66,7 @@ def main() -> None:
         shown = "-" if count is None else count
         rounds = case["ns_per_packet"]
         times = f"{min(rounds):>10.1f} {statistics.median(rounds):>10.1f}"
-        print(f"{case['name']:<32} {times} {shown:>14}", flush=True)
+        print(f"{case['name']:<46} {times} {shown:>14}", flush=True)
     if len(sys.argv) > 1:
         about = {"kind": "micro", "began": began.isoformat(timespec="seconds")}
         machine = {"machine": environment.describe()}

@@ -13,6 +13,7 @@ use tunneld_wire::checksum::Sum;
 use tunneld_wire::ip;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
+use crate::esp;
 use crate::packets::{Chosen, PEER, fib, framed, packet, vxlan_fib};
 
 /// Source: MTU 1500 without the outer headers, then without inner IPv4 and TCP.
@@ -28,7 +29,7 @@ pub(crate) struct Case {
     pub(crate) run: Box<dyn FnMut()>,
 }
 
-type Maker = Box<dyn FnOnce() -> (usize, Box<dyn FnMut()>)>;
+pub(crate) type Maker = Box<dyn FnOnce() -> (usize, Box<dyn FnMut()>)>;
 
 /// Returns the case of that name, or all of them.
 pub(crate) fn cases(wanted: &str) -> Vec<Case> {
@@ -76,6 +77,7 @@ pub(crate) fn cases(wanted: &str) -> Vec<Case> {
         let vxlan = move || arrive(vxlan_fib(), len, true, framed);
         makers.push((format!("coalesce vxlan {len}"), Box::new(vxlan)));
     }
+    makers.extend(esp::makers());
     let chosen = makers.into_iter().filter(|(name, _)| wanted.is_empty() || name == wanted);
     let make = |(name, make): (String, Maker)| {
         let (packets, run) = make();

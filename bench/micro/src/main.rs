@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod cases;
+mod esp;
 mod packets;
 
 use std::fmt;
