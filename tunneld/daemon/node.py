@@ -107,6 +107,7 @@ class Node:
             require_capabilities()
             self._state_dir = stack.enter_context(StateDir(options.state_dir))
             self._protection = Protection(options, self._state_dir)
+            stack.callback(self._protection.close)
             self._netlink = await stack.enter_async_context(Netlink.opened())
             self._barrier = Barrier(self._netlink)
             stack.push_async_callback(self._let_through)
@@ -154,6 +155,7 @@ class Node:
                     self._membership.follow(),
                     self._membership.remind(),
                     write_down(self._state_dir),
+                    self._protection.keep(),
                     be_present(self._membership, keeper),
                     self._serve_health(),
                     self._stay(),

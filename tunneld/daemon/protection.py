@@ -7,11 +7,12 @@ host can serve: it is waited for another, and nothing is forwarded meanwhile.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from collections.abc import Callable, Mapping
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, NoReturn
 
 from tunneld.backend import parse_backend
 from tunneld.backend.base import Backend
@@ -26,6 +27,7 @@ from tunneld.host.memory import keep_out_of_core_dumps
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.model import IPNetwork
 from tunneld.lease.network import NetworkConfig
+from tunneld.peer import Peer
 from tunneld.store.format import clean_prefix
 from tunneld.trust import files
 from tunneld.trust.decision import Trust
@@ -34,14 +36,19 @@ from tunneld.trust.memory import Memory
 from tunneld.trust.policy import Mode, Policy, Remote, Verdict, default_floor, effective
 from tunneld.trust.secrets import Psks, credential
 
+KEEP_S = 600.0
+"""How often who is there is written down; of a day that is little."""
+
 _log = logging.getLogger("tunneld.daemon")
 
 
 class Protection:
     """The local side of encryption, from the options and files of this host."""
 
-    def __init__(self, options: RunOptions, state_dir: StateDir) -> None:
-        """Reads the files.
+    def __init__(
+        self, options: RunOptions, state_dir: StateDir, now: Callable[[], Now] = Now.read
+    ) -> None:
+        """Reads the files. `now` reads the clocks.
 
         Raises:
             TrustError: one of them is not usable.
@@ -54,6 +61,9 @@ class Protection:
         self._is_unknown = False
         """Whether the network asks for something that cannot be read."""
         self._policy: Policy | None = None
+        self._now = now
+        self._members = Members()
+        """The others, as they are now."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when others may be trusted, or reached in other ways, than before."""
         self.trust, self._psks, self._counts = self._read()
@@ -108,27 +118,44 @@ class Protection:
 
     def verdicts(self, members: Members) -> dict[IPNetwork, Verdict]:
         """Returns how each subnet of the others may be reached; none while encryption is off."""
-        policy = self._policy
+        policy, now_s = self._policy, self._now().boot_s
         if policy is None or policy.mode == "off":
+            self._members = members
             return {}
-        now_s = Now.read().boot_s
-        found: dict[IPNetwork, Verdict] = {}
-        for peer in members.peers:
-            addresses = (underlay_address(peer, 4), underlay_address(peer, 6))
-            remote = Remote(
-                subnets=frozenset(peer.key.subnets),
-                addresses=frozenset(one for one in addresses if one is not None),
-                encryption=peer.encryption,
-            )
-            for subnet in remote.subnets:
-                found[subnet] = policy.judge(subnet, remote, None, now_s)
+        self._note_members(now_s)
+        self._members = members
+        found = {
+            subnet: policy.judge(subnet, remote, None, now_s)
+            for remote in map(_remote, members.peers)
+            for subnet in remote.subnets
+        }
         if policy.has_news:
             policy.has_news = False
             self._remember()
         return found
 
+    async def keep(self) -> NoReturn:
+        """Writes down now and then who is there, for ever: a start goes by it."""
+        while True:
+            await asyncio.sleep(KEEP_S)
+            if self._policy is not None and self._policy.mode != "off":
+                now = self._now()
+                self._note_members(now.boot_s)
+                await asyncio.to_thread(self._state_dir.save, MEMORY, self.memory.dump(now))
+
+    def close(self) -> None:
+        """Writes down who was there."""
+        if self._policy is not None and self._members.peers:
+            self._note_members(self._now().boot_s)
+            self._remember()
+
+    def _note_members(self, now_s: float) -> None:
+        if self._policy is not None:
+            for peer in self._members.peers:
+                self._policy.held(_remote(peer), now_s)
+
     def _remember(self) -> None:
-        self._state_dir.save(MEMORY, self.memory.dump(Now.read()))
+        self._state_dir.save(MEMORY, self.memory.dump(self._now()))
 
     @property
     def forbids_plain(self) -> bool:
@@ -221,10 +248,19 @@ class Protection:
 
     def _remembered(self) -> Memory:
         try:
-            return Memory.load(self._state_dir.load(MEMORY), Now.read())
+            return Memory.load(self._state_dir.load(MEMORY), self._now())
         except ValueError as error:
             _log.warning(
                 "what was remembered of peers with keys is damaged; going on without it",
                 extra={"fields": {"entry": MEMORY, "error": str(error)}},
             )
             return Memory()
+
+
+def _remote(peer: Peer) -> Remote:
+    addresses = (underlay_address(peer, 4), underlay_address(peer, 6))
+    return Remote(
+        subnets=frozenset(peer.key.subnets),
+        addresses=frozenset(one for one in addresses if one is not None),
+        encryption=peer.encryption,
+    )

@@ -21,7 +21,7 @@ from tunneld.trust.bindings import Bindings
 LASTS_S: Final = 24 * 3600.0
 """How long after its last lease with keys a peer is not talked to in plain."""
 
-NAME: Final = "peers-with-keys"
+NAME: Final = "peers-seen"
 """Of its file in the state directory."""
 
 FORMAT: Final = 1
@@ -79,6 +79,13 @@ class Sightings:
         if former is None:
             self._index = None
         return former is None
+
+    def touch(
+        self, subnets: Iterable[IPNetwork], addresses: Iterable[IPAddress], now_s: float
+    ) -> None:
+        """Says that a peer is still there, if it is remembered in just this form."""
+        if (frozenset(subnets), frozenset(addresses)) in self._all:
+            self.add(subnets, addresses, now_s)
 
     def find(
         self, subnets: Iterable[IPNetwork], addresses: Iterable[IPAddress], now_s: float

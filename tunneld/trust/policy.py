@@ -165,6 +165,18 @@ class Policy:
             is_confirmed=True,
         )
 
+    def held(self, remote: Remote, now_s: float) -> None:
+        """Says that a peer has held its lease, as it is, until now.
+
+        In a quiet network nobody asks for a verdict, and a day is counted from the last lease.
+        """
+        if self.mode == "off":
+            self._note_plain(remote, now_s)
+        elif remote.encryption is not None:
+            self.memory.with_keys.add(remote.subnets, remote.addresses, now_s)
+        else:
+            self.memory.plain.touch(remote.subnets, remote.addresses, now_s)
+
     def _without_keys(self, remote: Remote, now_s: float) -> Verdict:
         if self.mode == "required":
             return _unreachable("required", "encryption is required, and it has no keys")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.unit.trust.values import ALICE, BOB, key, recorded
+from tunneld.clock import Now
 from tunneld.config import load
 from tunneld.daemon.protection import Protection
 from tunneld.errors import ControlError, NetworkConfigError, TrustError
@@ -47,14 +49,22 @@ class Host:
         self.identities = path / "identities"
         self.path = path / "state"
         self.state_dir = StateDir(self.path)
+        self.now = Now(wall_s=1e9, boot_s=1000.0, boot_id="boot")
+
+    def passes(self, hours: float) -> None:
+        """Lets time pass."""
+        seconds = hours * 3600
+        self.now = replace(
+            self.now, wall_s=self.now.wall_s + seconds, boot_s=self.now.boot_s + seconds
+        )
 
     def start(self, **options: str) -> Protection:
-        """Starts a daemon; the one before is gone."""
+        """Starts a daemon; the one before was killed."""
         self.state_dir.close()
         self.state_dir = StateDir(self.path)
         arguments = {name.replace("_", "-"): [text] for name, text in options.items()}
         given = {"config": ["/dev/null"], "state-dir": [str(self.path)], **arguments}
-        return Protection(load(given, {}), self.state_dir)
+        return Protection(load(given, {}), self.state_dir, lambda: self.now)
 
     def preferred(self, **options: str) -> Protection:
         """Starts a daemon in a network that prefers encryption."""
@@ -145,6 +155,55 @@ def test_a_peer_that_had_keys_is_remembered_over_a_restart_until_plain_is_allowe
     assert verdict(host.preferred(), PLAIN) == ("plain", "no_keys")
 
 
+def test_a_day_is_counted_from_the_last_lease_also_where_nothing_has_happened(host: Host) -> None:
+    protection = host.preferred()
+    assert verdict(protection, KEYED) == ("encrypted", "keys")
+    host.passes(hours=100)
+    assert verdict(protection, PLAIN) == ("unreachable", "had_keys")
+    host.passes(hours=23)
+    assert verdict(protection, PLAIN) == ("unreachable", "had_keys")
+    host.passes(hours=1)
+    assert verdict(protection, PLAIN) == ("plain", "no_keys")
+
+
+@pytest.mark.parametrize("ends", ["is stopped", "is killed"])
+def test_so_it_is_for_a_daemon_that_is_started_again(
+    host: Host, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    protection = host.preferred()
+    verdict(protection, KEYED)
+    host.passes(hours=100)
+    if ends == "is stopped":
+        protection.close()
+    else:
+        written: list[float] = []
+
+        async def wait(wait_s: float) -> None:
+            written.append(wait_s)
+            if len(written) == 2:
+                raise asyncio.CancelledError
+
+        monkeypatch.setattr("tunneld.daemon.protection.asyncio.sleep", wait)
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(protection.keep())
+    host.passes(hours=20)
+    assert verdict(host.preferred(), PLAIN) == ("unreachable", "had_keys")
+
+
+def test_a_network_that_begins_to_prefer_encryption_stays_plain_until_keys_are_confirmed(
+    host: Host,
+) -> None:
+    protection = host.start()
+    protection.adopt(config(None))
+    protection.verdicts(Members(peers=(PLAIN,)))
+    protection.close()
+    host.passes(hours=0.01)
+    protection = host.preferred()
+    assert verdict(protection, KEYED) == ("plain", "switching")
+    host.passes(hours=0.01)
+    assert verdict(protection, KEYED) == ("encrypted", "keys")
+
+
 def test_a_revoked_host_is_out_as_soon_as_the_files_are_read_again(host: Host) -> None:
     host.identities.write_text(f"{key(3)} web3\n")
     protection = host.preferred(identities=str(host.identities), encryption_floor="off")
@@ -168,7 +227,7 @@ def test_a_bad_file_leaves_in_force_what_was_read_before(host: Host) -> None:
 
 
 def test_a_damaged_memory_is_none(host: Host) -> None:
-    host.state_dir.save("peers-with-keys", {"Format": 1, "WithKeys": 7})
+    host.state_dir.save("peers-seen", {"Format": 1, "WithKeys": 7})
     assert verdict(host.preferred(), PLAIN) == ("plain", "no_keys")
 
 
