@@ -121,6 +121,7 @@ def compose(
                     peers=frozenset(members),
                     devices=frozenset(device.name for device in overlay.vxlan_devices),
                     own=rules.own,
+                    vni=next((device.vni for device in overlay.vxlan_devices), 0),
                     interface=rules.interface,
                 ),
             ),

@@ -169,6 +169,8 @@ class UnderlayGuard:
     own: frozenset[IPAddress] = frozenset()
     """This host's underlay addresses, where the engine takes datagrams. The kernel's devices take
     them at every address."""
+    vni: int = 0
+    """VXLAN network of `devices`: others may use the kernel's port too."""
     interface: int = 0
     """Index of the underlay interface, which brings datagrams from outside whatever its kind."""
 

@@ -29,6 +29,9 @@ PEERS = "peers"
 
 _ANY_USER = 0xFFFFFFFF
 
+_VNI_BITS = "96,24"
+"""Where a VXLAN datagram has its network: offset behind the start of UDP, and length."""
+
 
 @dataclass(frozen=True, slots=True)
 class TableRules:
@@ -81,7 +84,9 @@ def nft_chains(ip: str, guard: UnderlayGuard, *, is_plain: bool) -> dict[str, li
         kinds = ", ".join(f'"{kind}"' for kind in sorted(INSIDE_KINDS))
         own = ", ".join(sorted(map(str, guard.own)))
         to_us = "" if guard.devices else f"{ip} daddr {{ {own} }} "
-        come = f"{to_us}udp dport {guard.port} meta iifkind {{ {kinds} }}"
+        # Tunnels of others on the port of the kernel's devices have another network (RFC 7348 §5).
+        of_us = f"@th,{_VNI_BITS} {guard.vni} " if guard.devices and guard.vni else ""
+        come = f"{to_us}udp dport {guard.port} {of_us}meta iifkind {{ {kinds} }}"
         chains["guard_in"] = [
             "type filter hook input priority filter - 20; policy accept;",
             *([f"meta iif {guard.interface} return"] if guard.interface else []),

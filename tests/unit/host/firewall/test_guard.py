@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -51,6 +52,7 @@ def guarded(*peers: str, by: str | None = None, interface: int = 0) -> Firewall:
         peers=frozenset(map(ip_address, peers)),
         devices=frozenset({by} if by else ()),
         own=frozenset(ip_address(it.host_outside) for it in ADDRESSES.values()),
+        vni=1 if by else 0,
         interface=interface,
     )
     return replace(WANTED_IN_BOTH, guard=guard)
@@ -172,13 +174,19 @@ def test_datagrams_of_a_peer_pass_through_where_they_come_its_way_alone(
 
 
 def reaches_us(
-    place: Site, sender: Namespace, source: str, to: str, patience_s: float = COMES_S
+    place: Site,
+    sender: Namespace,
+    source: str,
+    to: str,
+    patience_s: float = COMES_S,
+    *,
+    vni: int = 1,
 ) -> bool:
     """Says whether a datagram from one of the sender's addresses gets to this host's port."""
     receiver = udp_socket(place.host, bound=to, port=PORT)
     receiver.settimeout(patience_s)
     with udp_socket(sender, bound=source) as opened:
-        opened.sendto(b"probe", (to, PORT))
+        opened.sendto(struct.pack("!II", 0x0800_0000, vni << 8) + b"frame", (to, PORT))
     try:
         return source_seen_by(receiver) == source
     except TimeoutError:
@@ -244,6 +252,10 @@ def test_a_container_reaches_the_own_port_neither_as_a_peer_nor_as_itself(
             assert await firewall.observe() == wanted
             for it in ADDRESSES.values():
                 assert outcome(it) == [False, False, True, True]
+                if by is not None and tools == "all":
+                    # A tunnel of others between this host and its guest, on the kernel's port.
+                    us = it.host_outside
+                    assert reaches_us(place, place.container, it.container, us, vni=7)
             arrives_another_way(place)
             for it in ADDRESSES.values():
                 assert outcome(it) == [False, False, True, True]
