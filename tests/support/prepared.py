@@ -1,4 +1,4 @@
-"""Fetches and builds what many tests need: real flanneld, the Dockers, their image, a kernel.
+"""Fetches and builds what many tests need: flanneld, wireguard-go, Dockers, an image, a kernel.
 
 `make test` runs it once before them, so that the groups of tests, which begin together, find all in
 the cache and no test's time has a download in it. What cannot be had is said; its tests fail with
@@ -11,12 +11,15 @@ import sys
 from collections.abc import Callable, Mapping
 
 from tests.interop.esp.guest import kernel
-from tests.interop.flanneld.build import BuildError, flanneld_binary
+from tests.interop.flanneld.build import flanneld_binary
+from tests.interop.wireguard.build import wireguard_peer
 from tests.support.debian import UnpackError
 from tests.support.docker import RELEASES, image, programs
+from tests.support.golang import BuildError
 
 WANTED: Mapping[str, Callable[[], object]] = {
     "flanneld": flanneld_binary,
+    "a peer of wireguard-go": wireguard_peer,
     "Docker": lambda: [programs(release) for release in RELEASES],
     "an image of busybox": image,
     "Linux' own ESP": kernel,

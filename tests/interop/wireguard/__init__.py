@@ -1,0 +1,1 @@
+"""The handshake beside real wireguard-go."""
