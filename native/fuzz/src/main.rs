@@ -9,6 +9,7 @@
 #![allow(clippy::disallowed_methods)]
 
 mod esp;
+mod handshake;
 mod mutate;
 mod targets;
 
@@ -46,7 +47,7 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    let text = "usage: tunneld-fuzz datagrams|vnet|vxlan|esp CORPUS SECONDS [--keep]";
+    let text = "usage: tunneld-fuzz datagrams|vnet|vxlan|esp|handshake CORPUS SECONDS [--keep]";
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(2)
 }

@@ -22,6 +22,7 @@ use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ipv4, ipv6};
 
 use crate::esp;
+use crate::handshake::Handshake;
 use crate::mutate::digest;
 
 /// Between two inputs: the limit on ICMP errors forgets the one before.
@@ -44,18 +45,21 @@ enum Half {
     Outbound(Outbound),
     /// Each input has SAs of its own.
     Esp,
+    /// Each input meets a node of its own.
+    Handshake(Handshake),
 }
 
 impl Target {
     /// Returns `datagrams` or `vxlan` (two bytes, the upper two bits a congestion mark and
     /// the others a segment length, then a message of the underlay, raw or VXLAN) or `vnet` (a virtio_net_hdr, then a packet of the device), or
-    /// `esp`.
+    /// `esp`, or `handshake` (see [`Handshake::run`]).
     pub(crate) fn named(name: &str) -> Option<Self> {
         let (name, half, vtep) = match name {
             "datagrams" => ("datagrams", Half::Inbound(inbound()), None),
             "vxlan" => ("vxlan", Half::Inbound(inbound()), Some(vtep()?)),
             "vnet" => ("vnet", Half::Outbound(Outbound::new(0, Arc::default())), None),
             "esp" => ("esp", Half::Esp, None),
+            "handshake" => ("handshake", Half::Handshake(Handshake::new()?), None),
             _ => return None,
         };
         Some(Self { name, fib: fib(vtep)?, half, now_ns: 0 })
@@ -85,6 +89,7 @@ impl Target {
                 vnet(outbound, &self.fib, input, self.now_ns)
             }
             Half::Esp => esp::run(input),
+            Half::Handshake(handshake) => handshake.run(input),
         }
     }
 }
@@ -275,7 +280,7 @@ mod tests {
     use super::*;
     use crate::mutate::Mutator;
 
-    const NAMES: [&str; 4] = ["datagrams", "vnet", "vxlan", "esp"];
+    const NAMES: [&str; 5] = ["datagrams", "vnet", "vxlan", "esp", "handshake"];
 
     /// The inputs that are kept for a target, with their files.
     fn kept(name: &str) -> (Vec<PathBuf>, Vec<Vec<u8>>) {
