@@ -36,7 +36,7 @@ fn case(provider: Provider, cipher: Cipher, len: usize, opens: bool) -> (usize, 
     let Some(spi) = SpiBase::of_random(7).lane(0) else { return (BATCH, Box::new(|| ())) };
     let key = || Secret::new(&[7; Secret::LEN]).key(provider, cipher, spi);
     let (Ok(sealing), Ok(opening)) = (key(), key()) else { return (BATCH, Box::new(|| ())) };
-    let mut outbound = OutboundSa::new(spi, sealing, 0);
+    let outbound = OutboundSa::new(spi, sealing, 0);
     let mut inbound = InboundSa::new(spi, opening, 0);
     let packet = packet(tunneld_wire::ip::PROTOCOL_UDP, len, 0, false);
     let slot = [&[0; HEAD][..], &packet, &[0; TAIL]].concat();

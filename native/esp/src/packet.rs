@@ -71,9 +71,18 @@ pub const fn sealed_len(len: usize) -> usize {
 /// Returns the longest inner packet, in bytes, that an underlay of `underlay_bytes` carries behind
 /// an outer IP header of `outer_ip_bytes`; `None` if there is no room for any.
 pub const fn inner_mtu(underlay_bytes: u16, outer_ip_bytes: u16) -> Option<u16> {
-    let around = outer_ip_bytes + UDP + (HEAD + ICV) as u16;
-    let Some(room) = underlay_bytes.checked_sub(around) else { return None };
-    (room & !(ALIGNMENT as u16 - 1)).checked_sub(TRAILER as u16)
+    let Some(len) = underlay_bytes.checked_sub(outer_ip_bytes + UDP) else { return None };
+    match largest_payload(len as usize) {
+        Some(len) => Some(len as u16),
+        None => None,
+    }
+}
+
+/// Returns the length of the largest payload that a packet of at most `len` bytes carries; `None`
+/// if it carries none.
+pub const fn largest_payload(len: usize) -> Option<usize> {
+    let Some(room) = len.checked_sub(HEAD + ICV) else { return None };
+    (room & !(ALIGNMENT - 1)).checked_sub(TRAILER)
 }
 
 /// Returns what `text` holds, and the length of it in bytes: padding is taken off, and what lies

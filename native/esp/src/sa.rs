@@ -1,13 +1,15 @@
 //! Security associations: the lanes of a direction, each with its key and its numbers.
 //!
 //! Path of a packet: `core` → **`sa`** → `seal` or `open`.
-//! An outbound SA belongs to one worker; an inbound one is locked for a run of packets. Time is
-//! passed in, in nanoseconds of a clock that also runs while the machine sleeps.
+//! An outbound SA is used by one worker; others may look how far it is. An inbound one is locked for
+//! a run of packets. Time is passed in, in nanoseconds of a clock that also runs while the machine
+//! sleeps.
 //!
 //! Source: RFC 4301 §4.4.2 (what an SA is), RFC 4303 §3.3.3 (numbers are never used twice).
 
 use core::fmt;
 use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use crate::cipher::Cipher;
 use crate::fault::Fault;
@@ -72,14 +74,16 @@ impl Direction {
 pub struct OutboundSa {
     spi: Spi,
     key: Key,
-    next: u64,
+    /// Atomic, so that no number is sealed twice even where two threads use the SA.
+    next: AtomicU64,
     ends_at_ns: u64,
 }
 
 impl OutboundSa {
     /// Returns an SA agreed at `agreed_ns` under which nothing has been sealed yet.
     pub const fn new(spi: Spi, key: Key, agreed_ns: u64) -> Self {
-        Self { spi, key, next: 1, ends_at_ns: agreed_ns.saturating_add(LIFE_NS) }
+        let ends_at_ns = agreed_ns.saturating_add(LIFE_NS);
+        Self { spi, key, next: AtomicU64::new(1), ends_at_ns }
     }
 
     /// Reserves numbers for `count` packets, all or none. Those that are not used are skipped.
@@ -88,21 +92,20 @@ impl OutboundSa {
     ///
     /// [`Refusal::Ended`] or [`Refusal::Exhausted`].
     #[inline]
-    pub fn reserve(&mut self, count: u64, now_ns: u64) -> Result<Reserved<'_>, Refusal> {
+    pub fn reserve(&self, count: u64, now_ns: u64) -> Result<Reserved<'_>, Refusal> {
         if !self.is_alive(now_ns) {
             return Err(Refusal::Ended);
         }
-        let start = self.next;
-        if count > (sequence::LAST + 1).saturating_sub(start) {
-            return Err(Refusal::Exhausted);
-        }
-        self.next = start + count;
+        let after =
+            |start: u64| start.checked_add(count).filter(|next| *next <= sequence::LAST + 1);
+        let taken = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
+        let start = taken.or(Err(Refusal::Exhausted))?;
         Ok(Reserved { spi: self.spi, key: &self.key, numbers: start..start + count })
     }
 
     /// Returns whether so many numbers are used that a new handshake is wanted.
-    pub const fn wants_rekey(&self) -> bool {
-        self.next > sequence::WANTS_REKEY
+    pub fn wants_rekey(&self) -> bool {
+        self.used() >= sequence::WANTS_REKEY
     }
 
     /// Returns whether it may still be used. When not, its owner drops it, and its key is gone.
@@ -116,15 +119,16 @@ impl OutboundSa {
     }
 
     /// Returns how many numbers are used.
-    pub const fn used(&self) -> u64 {
-        self.next - 1
+    pub fn used(&self) -> u64 {
+        self.next.load(Ordering::Relaxed) - 1
     }
 }
 
 impl fmt::Debug for OutboundSa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { spi, key, next, ends_at_ns } = self;
-        write!(f, "OutboundSa({spi:?}, {key:?}, next {next}, ends at {ends_at_ns} ns)")
+        let Self { spi, key, ends_at_ns, .. } = self;
+        let used = self.used();
+        write!(f, "OutboundSa({spi:?}, {key:?}, {used} used, ends at {ends_at_ns} ns)")
     }
 }
 

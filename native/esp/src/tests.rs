@@ -90,7 +90,7 @@ pub(crate) fn slot(payload: &[u8]) -> Vec<u8> {
     [&[0xaa; HEAD], payload, &[0xbb; TAIL]].concat()
 }
 
-pub(crate) fn sealed(sa: &mut OutboundSa, content: Content, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn sealed(sa: &OutboundSa, content: Content, payload: &[u8]) -> Vec<u8> {
     let mut slot = slot(payload);
     let len = sa.reserve(1, NOW_NS).unwrap().seal(content, &mut slot).unwrap();
     slot.truncate(len);

@@ -30,9 +30,9 @@ fn holding(key: &Key, number: u64, text: &[u8]) -> Vec<u8> {
 #[test]
 fn one_changed_bit_anywhere_is_refused() {
     for (provider, cipher) in combinations() {
-        let (mut outbound, mut inbound) = ends(provider, cipher);
+        let (outbound, mut inbound) = ends(provider, cipher);
         for (content, payload) in [(Content::Dummy, vec![]), (Content::Ipv4, ipv4(29))] {
-            let packet = sealed(&mut outbound, content, &payload);
+            let packet = sealed(&outbound, content, &payload);
             for bit in 0..packet.len() * 8 {
                 let mut changed = packet.clone();
                 changed[bit / 8] ^= 0x80 >> (bit % 8);
@@ -45,7 +45,7 @@ fn one_changed_bit_anywhere_is_refused() {
                 };
                 assert!(is_expected, "{provider}, {cipher}, bit {bit}: {fault}");
                 if bit % 10 == 9 {
-                    let honest = sealed(&mut outbound, Content::Ipv4, &ipv4(20));
+                    let honest = sealed(&outbound, Content::Ipv4, &ipv4(20));
                     assert_eq!(opened(&mut inbound, &honest), Ok(ipv4(20)));
                 }
             }
@@ -57,8 +57,8 @@ fn one_changed_bit_anywhere_is_refused() {
 #[test]
 fn a_packet_cut_at_any_length_is_refused() {
     for (provider, cipher) in combinations() {
-        let (mut outbound, mut inbound) = ends(provider, cipher);
-        let packet = sealed(&mut outbound, Content::Ipv4, &ipv4(60));
+        let (outbound, mut inbound) = ends(provider, cipher);
+        let packet = sealed(&outbound, Content::Ipv4, &ipv4(60));
         for len in 0..packet.len() {
             let expected = if len < 36 { Fault::Malformed } else { Fault::Forged };
             assert_eq!(opened(&mut inbound, &packet[..len]), Err(expected), "{len}");
@@ -96,9 +96,8 @@ fn a_replay_is_refused_at_both_edges_of_the_window_and_beyond() {
 #[test]
 fn a_forged_number_far_ahead_does_not_move_the_window() {
     let (provider, cipher) = (Provider::AwsLc, Cipher::Aes256Gcm);
-    let (mut outbound, mut inbound) = ends(provider, cipher);
-    let packets: Vec<_> =
-        (0..100).map(|_| sealed(&mut outbound, Content::Ipv4, &ipv4(20))).collect();
+    let (outbound, mut inbound) = ends(provider, cipher);
+    let packets: Vec<_> = (0..100).map(|_| sealed(&outbound, Content::Ipv4, &ipv4(20))).collect();
     for packet in &packets {
         let mut forged = packet.clone();
         forged[4..8].copy_from_slice(&1_000_000u32.to_be_bytes());
@@ -165,7 +164,7 @@ fn a_packet_opens_under_no_other_lane_direction_or_pair() {
         let inbound = |secret: &Secret, spi: Spi| {
             InboundSa::new(spi, secret.key(provider, cipher, spi).unwrap(), NOW_NS)
         };
-        let packet = sealed(&mut outbound(&secret(1), 3), Content::Ipv4, &ipv4(40));
+        let packet = sealed(&outbound(&secret(1), 3), Content::Ipv4, &ipv4(40));
         let elsewhere = SpiBase::of_random(0x65_4321).lane(3).unwrap();
         for (whose, at) in [
             (secret(1), spi(4)),    // another lane
@@ -217,7 +216,7 @@ fn an_authentic_packet_that_breaks_the_rules_is_refused_once_and_is_a_replay_the
 #[test]
 fn random_datagrams_are_refused_and_honest_ones_among_them_open() {
     let mut seeded = Seeded::new(11);
-    let (mut outbound, mut inbound) = ends(Provider::Ring, Cipher::Aes256Gcm);
+    let (outbound, mut inbound) = ends(Provider::Ring, Cipher::Aes256Gcm);
     for round in 0..20_000 {
         let len = seeded.next() as usize % 200;
         let mut datagram = seeded.bytes(len);
@@ -231,7 +230,7 @@ fn random_datagrams_are_refused_and_honest_ones_among_them_open() {
         }
         assert_eq!(len < packet::MIN_LEN, fault == Fault::Malformed);
         if round % 10 == 0 {
-            let honest = sealed(&mut outbound, Content::Ipv6, &ipv6(44));
+            let honest = sealed(&outbound, Content::Ipv6, &ipv6(44));
             assert_eq!(opened(&mut inbound, &honest), Ok(ipv6(44)));
         }
     }
