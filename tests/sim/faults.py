@@ -94,6 +94,17 @@ async def answers_are_lost(network: Network) -> str:
     return f"{[str(key) for key in named]}"
 
 
+async def store_is_full(network: Network) -> str:
+    """Nothing is written, while leases are lost that have to be written again."""
+    network.server.is_full = True
+    named = network.rng.sample([lease.key for lease in network.server.listing().leases], 2)
+    for key in named:
+        network.server.delete(LAYOUT.lease(key))
+    await asyncio.sleep(lasts_s := spell_s(network))
+    network.server.is_full = False
+    return f"without {[str(key) for key in named]} for {lasts_s:.1f} s"
+
+
 async def changes_are_forgotten(network: Network) -> str:
     """The store is compacted, or another member answers: everybody reads a listing."""
     network.server.list_anew()
@@ -143,6 +154,7 @@ ALL: list[Fault] = [
     *OUTAGES,
     nodes_restart,
     answers_are_lost,
+    store_is_full,
     store_goes_back,
     keys_are_meddled_with,
 ]

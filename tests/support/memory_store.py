@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from tests.support.virtual_time import run_virtually
-from tunneld.errors import GrantLostError, StoreUnavailableError
+from tunneld.errors import GrantLostError, StoreFullError, StoreUnavailableError
 from tunneld.lease.model import Batch, Lease, NodeRecord, Snapshot
 from tunneld.lease.registry import Claim, Grant, Store, StoreStatus
 from tunneld.store import transaction
@@ -62,6 +62,8 @@ class MemoryServer:
         self.history = 1
         """Another one after each restore."""
         self.is_away = False
+        self.is_full = False
+        """Whether nothing more is written; grants are renewed, and keys deleted around tunneld."""
         self._is_down = False
         self._entries: dict[str, Entry] = {}
         self._changes: list[Change] = []
@@ -355,7 +357,7 @@ class MemoryStore:
 
     async def keep_alive(self, grant: Grant) -> Grant:
         """Gives the grant its full time again."""
-        ttl_s = await self._call(lambda: self.server.keep_alive(grant.grant_id), is_write=True)
+        ttl_s = await self._call(lambda: self.server.keep_alive(grant.grant_id))
         return Grant(grant_id=grant.grant_id, ttl_s=ttl_s)
 
     async def claim(self, claim: Claim) -> Lease:
@@ -400,9 +402,11 @@ class MemoryStore:
         await asyncio.sleep(WRITE_S)
         if self._is_silent:
             raise self._unavailable("it is away")
+        if is_write and self.server.is_full:
+            raise StoreFullError("store in memory: it is full")
         found = call()
         await asyncio.sleep(WRITE_S)
-        if is_write and (self._is_silent or self.loses_answer()):
+        if self._is_silent or (is_write and self.loses_answer()):
             raise self._unavailable("its answer was lost")
         self._health.answered("memory", self.server.revision)
         return found
