@@ -50,7 +50,18 @@ class _Places:
     identities: Path | None
     psk_file: Path | None
     state_dir: Path
-    runs: bool
+    psk_ids: tuple[str, ...] | None = None
+    """Of the daemon; None: it does not run."""
+
+    @property
+    def runs(self) -> bool:
+        return self.psk_ids is not None
+
+    def ids(self) -> tuple[str, ...]:
+        """Returns the ids of the PSKs in force."""
+        if self.psk_ids is not None:
+            return self.psk_ids
+        return () if self.psk_file is None else Psks.load(self.psk_file, os.environ).ids
 
 
 def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
@@ -110,12 +121,12 @@ def _places(options: RunOptions) -> _Places:
         found = request(options.control_socket, "trust", {"action": "show"})
     except NotRunningError:
         psk_file = options.psk_file or credential(os.environ)
-        return _Places(options.identities, psk_file, options.state_dir, runs=False)
+        return _Places(options.identities, psk_file, options.state_dir)
     return _Places(
         None if found["identities"] is None else Path(found["identities"]),
         None if found["psk_file"] is None else Path(found["psk_file"]),
         Path(found["state_dir"]),
-        runs=True,
+        tuple(found["psk_ids"]),
     )
 
 
@@ -143,21 +154,21 @@ def _add(args: argparse.Namespace, places: _Places, options: RunOptions) -> None
 def _list(places: _Places, *, as_json: bool) -> None:
     identities = _identities(places)
     revoked = files.read_revoked(places.state_dir)
-    psks = None if places.psk_file is None else Psks.load(places.psk_file, os.environ)
-    trust = Trust(identities=identities, has_psk=psks is not None)
+    psk_ids = places.ids()
+    trust = Trust(identities=identities, has_psk=bool(psk_ids))
     if as_json:
         document = {
             "trust": trust.kind,
             "explanation": trust.explanation,
-            "psk_ids": list(psks.ids) if psks else [],
+            "psk_ids": list(psk_ids),
             "identities": [_entry(one, revoked) for one in identities or ()],
             "revoked": {str(key): name for key, name in revoked.items()},
         }
         print(json.dumps(document, indent=2))
         return
     print(f"trust: {trust.explanation}")
-    if psks:
-        print(f"PSK: {', '.join(psks.ids)}" + (" (rotation)" if len(psks.ids) > 1 else ""))
+    if psk_ids:
+        print(f"PSK: {', '.join(psk_ids)}" + (" (rotation)" if len(psk_ids) > 1 else ""))
     rows: list[tuple[object, ...]] = [
         (one.name, one.key, _nets(one.subnets), _nets(one.addresses), _state(one.key, revoked))
         for one in identities or ()

@@ -209,6 +209,7 @@ class Protection:
         return {
             "identities": None if identities is None else str(identities.absolute()),
             "psk_file": None if psk_file is None else str(psk_file.absolute()),
+            "psk_ids": list(self._psks.ids) if self._psks else [],
             "state_dir": str(self._state_dir.path.absolute()),
         }
 

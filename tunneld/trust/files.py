@@ -89,7 +89,9 @@ def _read(path: Path, what: str) -> str | None:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
             raise TrustError(f"the {what} {path} is no regular file; expected one")
-        if found.st_mode & 0o022 or found.st_uid not in (0, os.geteuid()):
+        # Whoever owns the directory could put another file there: the daemon's user, for root.
+        owners = (0, os.geteuid(), path.parent.stat().st_uid)
+        if found.st_mode & 0o022 or found.st_uid not in owners:
             raise TrustError(
                 f"the {what} {path} may be written by others (mode {found.st_mode & 0o7777:04o}, "
                 f"user {found.st_uid}), who decide then who is trusted; expected root's or this "

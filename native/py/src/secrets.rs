@@ -121,7 +121,8 @@ fn write(path: &Path, line: &[u8]) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     if rustix::process::geteuid().is_root() {
         // Root makes it for the daemon's user, whose directory this is.
-        let owner = fs::metadata(path.parent().unwrap_or(path))?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let owner = fs::metadata(parent.unwrap_or(Path::new(".")))?;
         fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
     }
     file.write_all(line)?;
@@ -231,8 +232,12 @@ fn read_secret(path: &Path, what: &str, refused_bits: u32) -> PyResult<Zeroizing
             found.mode() & 0o7777
         )));
     }
+    // Whoever owns the directory could put another file there: the daemon's user, for root.
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory =
+        fs::metadata(parent.unwrap_or(Path::new("."))).map_err(|error| failed(&error))?;
     let user = rustix::process::geteuid().as_raw();
-    if found.uid() != 0 && found.uid() != user {
+    if ![0, user, directory.uid()].contains(&found.uid()) {
         return Err(refused(format_args!(
             "the {what} {shown} belongs to user {}; expected root or user {user}: `chown` it, and \
              replace the secret if that user may have read it",

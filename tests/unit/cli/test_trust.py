@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -136,6 +137,20 @@ def test_a_revoked_host_is_remembered_and_not_added_again(host: Host, whom: str)
     assert ["alice", ALICE, "-", "-", "revoked"] in [
         line.split() for line in host.trust("list").out.splitlines()
     ]
+
+
+@pytest.mark.root
+def test_root_writes_and_reads_what_is_the_daemons_users(host: Host, tmp_path: Path) -> None:
+    host.state_dir.mkdir(mode=0o700)
+    os.chown(host.state_dir, 12345, 12346)
+    key = host.identity("show")
+    assert host.identity("show") == key
+    assert host.trust("add", ALICE, "alice").status == 0
+    assert host.trust("revoke", "alice").status == 0
+    assert (host.state_dir / "revoked-keys").stat().st_uid == 12345
+    assert host.trust("list").status == 0
+    os.chown(host.identities, 54321, 0)
+    assert "may be written by others (mode 0644, user 54321)" in host.trust("list").err
 
 
 def test_revoking_with_a_psk_alone_is_refused_with_what_to_do(host: Host) -> None:

@@ -103,6 +103,15 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path, what: str) -> None:
         loaded(path) if what == "key" else psks(path)
 
 
+@pytest.mark.root
+def test_root_makes_and_reads_a_key_for_the_daemons_user(tmp_path: Path) -> None:
+    os.chown(tmp_path, 12345, 12346)
+    path = tmp_path / "identity.key"
+    made = NodeKey.create(path).public
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)
+    assert loaded(path).public == made
+
+
 @pytest.mark.parametrize(
     "content",
     ["", "x", b64(bytes(31)), b64(bytes(33)), f"{ALICE_SECRET}{ALICE_SECRET}", b"\xff" * 32],
