@@ -218,7 +218,12 @@ class HostFirewall:
         """Returns what is wanted in each family, as it must be among the rules of others."""
         if self._mode == "off":
             return in_families(wanted)
-        return in_families(wanted, await self._translated(wanted))
+        rules = in_families(wanted, await self._translated(wanted))
+        if wanted.guard is None or self._mode == "iptables":
+            return rules
+        links = () if self._links is None else await self._links()
+        outside = guard.outside(links, wanted.guard)
+        return tuple(replace(one, outside=outside) for one in rules)
 
     async def _translated(self, wanted: Firewall) -> frozenset[Version]:
         """Returns the families in which others may translate sources, or soon will."""

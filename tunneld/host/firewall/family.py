@@ -45,6 +45,8 @@ class FamilyRules:
     accept_mark: FirewallMark | None = None
     guard: UnderlayGuard | None = None
     """Its addresses are those of this family."""
+    outside: tuple[int, ...] = ()
+    """Indices of the underlay interface and of the bridge or bond that it is a port of."""
     inside: tuple[str, ...] = ()
     """Names of the devices by which containers of this host come, where the guard must know them.
     """

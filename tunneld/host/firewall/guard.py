@@ -46,20 +46,38 @@ class TableRules:
     chains: Mapping[str, tuple[str, ...]]
 
 
+def outside(links: Iterable[Link], guard: UnderlayGuard) -> tuple[int, ...]:
+    """Returns the indices of the devices by which peers come: the underlay interface's.
+
+    While that is a port, as of a bridge that is just being made, what it gets comes by its master.
+    """
+    masters = {link.index: link.master for link in links}
+    found: list[int] = []
+    index = guard.interface
+    while index and index not in found:
+        found.append(index)
+        index = masters.get(index, 0)
+    return tuple(found)
+
+
 def inside(links: Iterable[Link], guard: UnderlayGuard) -> tuple[str, ...]:
     """Returns the names of the devices by which containers, or virtual machines, come.
 
     A port of a bridge counts as the bridge.
     """
+    links = tuple(links)
+    outside_of = outside(links, guard)
     found = (
         link.name
         for link in links
-        if link.kind in INSIDE_KINDS and link.master == 0 and link.index != guard.interface
+        if link.kind in INSIDE_KINDS and link.master == 0 and link.index not in outside_of
     )
     return tuple(sorted(found))
 
 
-def nft_chains(ip: str, guard: UnderlayGuard, *, is_plain: bool) -> dict[str, list[str]]:
+def nft_chains(
+    ip: str, guard: UnderlayGuard, outside: Collection[int], *, is_plain: bool
+) -> dict[str, list[str]]:
     """Returns name, first line and rules of each chain, over the set `PEERS` of the same table.
 
     `is_plain`: by what every nft and kernel understands.
@@ -89,7 +107,7 @@ def nft_chains(ip: str, guard: UnderlayGuard, *, is_plain: bool) -> dict[str, li
         come = f"{to_us}udp dport {guard.port} {of_us}meta iifkind {{ {kinds} }}"
         chains["guard_in"] = [
             "type filter hook input priority filter - 20; policy accept;",
-            *([f"meta iif {guard.interface} return"] if guard.interface else []),
+            *(f"meta iif {index} return" for index in outside),
             f"{come} {ip} saddr @{PEERS} fib saddr . iif oif exists return",
             f"{come} counter drop",
         ]

@@ -181,7 +181,7 @@ def ruleset(table: str, wanted: FamilyRules, *, is_plain: bool = False) -> str:
         kind = "ipv4_addr" if wanted.version == 4 else "ipv6_addr"
         elements = f" elements = {_set(_peers(wanted))};" if wanted.guard.peers else ""
         lines.append(f"  set {PEERS} {{ type {kind};{elements} }}")
-        chains |= nft_chains(ip, wanted.guard, is_plain=is_plain)
+        chains |= nft_chains(ip, wanted.guard, wanted.outside, is_plain=is_plain)
     for name, rules in chains.items():
         lines += [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
     return "".join(f"{line}\n" for line in [*lines, "}"])

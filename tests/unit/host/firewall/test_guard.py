@@ -256,6 +256,17 @@ def test_a_container_reaches_the_own_port_neither_as_a_peer_nor_as_itself(
                     # A tunnel of others between this host and its guest, on the kernel's port.
                     us = it.host_outside
                     assert reaches_us(place, place.container, it.container, us, vni=7)
+            # Somebody begins to put the interface into a bridge; its address is still where it was.
+            place.host.bridge("br2")
+            place.host.sysctl("net/ipv4/conf/br2/rp_filter", 0)
+            place.host.run("ip", "link", "set", "eth0", "master", "br2")
+            assert await firewall.observe() is None
+            await firewall.apply(wanted)
+            assert await firewall.observe() == wanted
+            assert outcome(ADDRESSES[4]) == [False, False, True, True]
+            place.host.run("ip", "link", "set", "eth0", "nomaster")
+            assert await firewall.observe() is None
+            await firewall.apply(wanted)
             arrives_another_way(place)
             for it in ADDRESSES.values():
                 assert outcome(it) == [False, False, True, True]
