@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 
 import pytest
 
-from tests.support.leases import table
+from tests.support.leases import record, table
 from tests.support.memory_store import MemoryServer
 from tests.support.stores import until
 from tests.unit.lease.nodes import Node
 from tests.unit.lease.values import ALICE, ME, NETWORK
 from tunneld.lease import roll_call
-from tunneld.lease.model import Lease, NodeRecord, Snapshot
+from tunneld.lease.model import ASKS, Lease, NodeRecord, Snapshot
 
 SAME, OTHER = "a" * 32, "b" * 32
 
@@ -192,5 +193,23 @@ def test_remembered_lease_of_a_moved_host_is_asked_for_like_any_other(
             assert second.key != first.key
             assert held(await one.store.read()) == held(table(first, second))
             await two.store.close()
+
+    memory.run(main())
+
+
+def test_remembered_lease_answers_no_question_before_the_store_was_heard(
+    memory: MemoryServer, prefix: str
+) -> None:
+    async def main() -> None:
+        async with Node(memory.open(prefix), ME) as one:
+            first = await one.acquire(NETWORK)
+            await one.sees(first)
+        question = replace(record("a" * 32, str(first.key), ALICE), extra={ASKS: [str(first.key)]})
+        again = Node(memory.open(prefix), ME)
+        again.tracker.reset(table(first, question, revision=memory.revision))
+        again.keeper.adopt(first, 30.0, again.tracker)
+        revision = memory.revision
+        await again.keeper.answer(again.tracker)
+        assert memory.revision == revision
 
     memory.run(main())
