@@ -216,3 +216,18 @@ fn a_pair_without_a_common_cipher_has_no_sa() {
     assert_eq!((world.sets(0), world.sets(1)), (0, 0));
     assert_eq!(world.hosts[1].refused, [Refusal::Cipher]);
 }
+
+#[test]
+fn an_answer_by_a_cipher_that_the_initiator_does_not_take_makes_no_sa() {
+    use crate::cipher::Cipher;
+    let mut world = World::new(2, 1);
+    let asked = initiation(&mut world, 0, 1);
+    // What it said it takes, it does not take any more.
+    world.at(0, |node, at| node.set_ciphers(Ciphers::Only(Cipher::ChaCha20Poly1305), at));
+    assert_eq!(receive(&mut world, 1, bytes(&asked), asked.from), Ok(()));
+    world.run(5 * MS);
+    assert_eq!((world.hosts[0].refused.clone(), world.sets(0)), (vec![Refusal::Cipher], 0));
+    // The next one, by what is taken now, has an answer.
+    world.run(SECOND);
+    assert_eq!((world.sets(0), world.sets(1)), (1, 2));
+}

@@ -54,6 +54,20 @@ fn the_initiator_rekeys_before_the_responder_would_and_only_one_that_seals() {
 }
 
 #[test]
+fn a_set_that_has_sealed_half_of_what_it_may_is_followed_by_another() {
+    let mut world = pair(1);
+    let (first, peer) = (world.hosts[0].node.sealing(&world.key(1)), world.key(1));
+    world.at(0, |node, at| node.exhausting(first.unwrap(), at));
+    world.run(5 * MS);
+    let second = world.hosts[0].node.sealing(&peer);
+    assert_ne!(second, first);
+    // The one before it has nothing to say any more.
+    world.at(0, |node, at| node.exhausting(first.unwrap(), at));
+    world.run(5 * MS);
+    assert_eq!((world.hosts[0].node.sealing(&peer), world.messages), (second, 4));
+}
+
+#[test]
 fn a_set_ends_180_s_after_its_handshake() {
     let mut world = pair(1);
     world.run(179_800 * MS);
