@@ -231,3 +231,26 @@ fn an_answer_by_a_cipher_that_the_initiator_does_not_take_makes_no_sa() {
     world.run(SECOND);
     assert_eq!((world.sets(0), world.sets(1)), (1, 2));
 }
+
+#[test]
+fn a_set_that_a_later_one_has_overtaken_does_not_become_the_sending_one() {
+    let mut world = World::new(2, 1);
+    let mut sets = Vec::new();
+    for _ in 0..2 {
+        world.restart(0, crate::testing::world::EPOCH_NS);
+        let asked = initiation(&mut world, 0, 1);
+        assert_eq!(receive(&mut world, 1, bytes(&asked), asked.from), Ok(()));
+        world.net.clear();
+        let mut known = world.hosts[1].node.shared.sets.keys().copied();
+        let new = known.find(|set| !sets.contains(set));
+        sets.extend(new);
+        world.run(100 * MS);
+    }
+    let peer = world.key(0);
+    world.at(1, |node, at| node.heard(sets[1], true, at));
+    assert_eq!(world.hosts[1].node.sealing(&peer), Some(sets[1]));
+    // A packet of the former process, late: its keys are gone there.
+    world.at(1, |node, at| node.heard(sets[0], true, at));
+    assert_eq!(world.hosts[1].node.sealing(&peer), Some(sets[1]));
+    assert_eq!(world.hosts[1].confirmed.len(), 2);
+}

@@ -199,6 +199,16 @@ fn a_new_instance_in_the_record_brings_a_handshake_if_there_was_an_sa() {
     world.restart(1, crate::testing::world::EPOCH_NS);
     world.tell(0, 1);
     assert_eq!(world.messages, 0);
+    // A record that is older than the handshake says nothing either, however often it comes.
+    let mut world = pair(1);
+    let (key, endpoint) = (world.key(1), Some(world.hosts[1].address));
+    let old = Record { endpoint, instance: Some(world.hosts[1].settings.instance) };
+    world.restart(1, crate::testing::world::EPOCH_NS);
+    world.send(1, 0);
+    world.run(100 * MS);
+    let messages = world.messages;
+    world.at(0, |node, at| node.put_peer(key, old, at));
+    assert_eq!(world.messages, messages);
 }
 
 #[test]
