@@ -73,6 +73,13 @@ def goes_out(host: SingleHost, port: int) -> None:
 def nothing_goes_out(host: SingleHost, *options: str, words: tuple[str, ...], name: str) -> Process:
     """Starts a daemon; asserts that it waits, says why, and that nothing leaves in plain."""
     daemon = host.start_daemon(*options)
+    keeps_back(host, words=words, name=name)
+    daemon.wait_for_output(words[0])
+    return daemon
+
+
+def keeps_back(host: SingleHost, *, words: tuple[str, ...], name: str) -> None:
+    """Asserts that a daemon waits, says why, and that nothing leaves in plain."""
     wait_until(lambda: all(word in problems(host) for word in words), 20.0, f"{words} in status")
     wait_until(lambda: ours(host) == ["unreachable 10.5.0.0/16"], 20.0, "no way but into nothing")
     with Capture(host.switch, "port1", OVERLAY, host.directory / f"{name}.pcap") as capture:
@@ -82,8 +89,6 @@ def nothing_goes_out(host: SingleHost, *options: str, words: tuple[str, ...], na
     assert "flannel" not in host.space.run("ip", "link")
     assert host.status()["state"] == "starting"
     assert host.status()["peers"] == []
-    daemon.wait_for_output(words[0])
-    return daemon
 
 
 def test_nothing_leaves_in_plain_below_the_floor(
@@ -122,7 +127,11 @@ def test_nothing_leaves_in_plain_below_the_floor(
     etcd.put(f"{PREFIX}/config", config(Type="udp"))
     assert host.wait_ready()["encryption"]["mode"] == "off"
     goes_out(host, 8285)
+    # A host that runs follows a network that asks for more, and at once.
+    etcd.put(f"{PREFIX}/config", config(Type="udp", Encryption={"Mode": "required"}))
+    keeps_back(host, words=("encryption is required, and",), name="raised")
     assert daemon.stop() == 0
+    etcd.put(f"{PREFIX}/config", config(Type="udp"))
     assert ours(host) == []
 
     identities = tmp_path / "identities"

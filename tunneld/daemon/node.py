@@ -232,7 +232,7 @@ class Node:
             try:
                 await self._term.run()
             except ConfigChangedError:
-                _log.warning("the network config is another than the remembered one; starting over")
+                _log.warning("the network config in the store must be followed now; starting over")
             remembered = None
 
     def _not_outdated(self, remembered: Remembered | None) -> Remembered | None:

@@ -26,7 +26,7 @@ from tunneld.fib.plan import Members
 from tunneld.host.memory import keep_out_of_core_dumps
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.model import IPNetwork
-from tunneld.lease.network import NetworkConfig
+from tunneld.lease.network import NetworkConfig, parse
 from tunneld.peer import Peer
 from tunneld.store.format import clean_prefix
 from tunneld.trust import files
@@ -156,6 +156,18 @@ class Protection:
 
     def _remember(self) -> None:
         self._state_dir.save(MEMORY, self.memory.dump(self._now()))
+
+    def is_raised_by(self, text: str | None) -> bool:
+        """Returns whether a network config asks for more encryption than is in force.
+
+        Such a one is followed at once; one that asks for less waits for a start, as others do.
+        """
+        try:
+            asked = encryption_of(parse(text or "")).mode
+        except NetworkConfigError:
+            return False
+        mode = self._mode or self.floor
+        return effective(asked, mode) != mode
 
     @property
     def forbids_plain(self) -> bool:

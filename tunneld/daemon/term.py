@@ -103,7 +103,8 @@ class Term:
         """Holds a lease and carries packets until cancelled.
 
         Raises:
-            ConfigChangedError: the config was a remembered one, and the store has another.
+            ConfigChangedError: the config was a remembered one, and the store has another; or the
+                store's asks for more encryption.
             CapabilityError, TunDeviceError: no data path can ever be opened here.
         """
         membership = self._context.membership
@@ -198,6 +199,9 @@ class Term:
                 self._replaced.set()
                 return
         if text in (self._text, self._foreign):
+            return
+        if self._context.protection.is_raised_by(text):
+            self._replaced.set()
             return
         self._foreign = text
         if self._foreign_told.due(time.monotonic(), text):

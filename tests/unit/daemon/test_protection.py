@@ -129,6 +129,26 @@ def test_a_config_that_is_only_looked_at_changes_nothing(host: Host) -> None:
     assert (protection.status().mode, protection.forbids_plain) == ("off", False)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_raised"),
+    [
+        (None, False),
+        ("{", False),
+        ('{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}', False),
+        ('{"Network":"10.5.0.0/16","Backend":{"Encryption":{"Mode":"off"}}}', False),
+        ('{"Network":"10.5.0.0/16","Backend":{"Encryption":{"Mode":"preferred"}}}', True),
+        ('{"Network":"10.5.0.0/16","Backend":{"Encryption":{"Mode":"required"}}}', True),
+    ],
+)
+def test_a_network_that_asks_for_more_is_known(
+    host: Host, text: str | None, *, is_raised: bool
+) -> None:
+    protection = host.start()
+    protection.adopt(config(None))
+    assert protection.is_raised_by(text) is is_raised
+    assert not host.start(encryption_floor="required").is_raised_by(text)
+
+
 def test_identities_or_a_psk_make_the_floor_required(host: Host, tmp_path: Path) -> None:
     host.identities.write_text(f"{ALICE} alice\n")
     assert host.start(identities=str(host.identities)).floor == "required"
