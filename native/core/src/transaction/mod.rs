@@ -68,6 +68,10 @@ pub struct Tables {
     names: Vec<Option<Arc<str>>>,
     /// The one that was freed first is used again first.
     free_ids: VecDeque<AdjacencyId>,
+    /// Ids that a FIB in use may still know, with the counters that are in each FIB that does: a
+    /// thread that sleeps keeps one for long. They are free when no such FIB is left, so that what is
+    /// kept by the id of a peer that is gone is never taken for another's.
+    retired_ids: Vec<(AdjacencyId, Arc<AdjacencyCounters>)>,
     /// Prefix to an adjacency, or `None` for local.
     entries: BTreeMap<Prefix, Option<AdjacencyId>>,
 }
@@ -82,6 +86,7 @@ impl Tables {
             adjacencies: BTreeMap::new(),
             names: Vec::new(),
             free_ids: VecDeque::new(),
+            retired_ids: Vec::new(),
             entries: BTreeMap::new(),
         }
     }
@@ -93,6 +98,7 @@ impl Tables {
     /// [`Error`] names the first bad item; the tables are as they were.
     pub fn commit(&mut self, change: Change) -> Result<Fib, Error> {
         check::check(self, &change)?;
+        self.release_ids();
         if change.settings.is_some() {
             self.settings = change.settings;
         }
@@ -133,8 +139,19 @@ impl Tables {
     fn drop_adjacency(&mut self, name: &str) {
         if let Some(known) = self.adjacencies.remove(name) {
             self.names[known.id.0 as usize] = None;
-            self.free_ids.push_back(known.id);
+            self.retired_ids.push((known.id, known.counters));
         }
+    }
+
+    fn release_ids(&mut self) {
+        let Self { free_ids, retired_ids, .. } = self;
+        retired_ids.retain(|(id, counters)| {
+            let is_known = Arc::strong_count(counters) > 1;
+            if !is_known {
+                free_ids.push_back(*id);
+            }
+            is_known
+        });
     }
 
     fn put_entry(&mut self, prefix: Prefix, target: &TargetName) {

@@ -406,7 +406,13 @@ fn an_adjacency_keeps_its_id_whatever_becomes_of_others() {
 
 #[test]
 fn ids_of_peers_that_come_and_go_do_not_grow_without_end() {
-    let (mut tables, _) = host_a(SourceCheck::Strict);
+    let mut tables = Tables::new(1);
+    let peers: Vec<_> =
+        (0..40).map(|peer| (format!("old {peer}"), parameters(UNDERLAY_B, 1_400))).collect();
+    let gone = peers.iter().map(|(name, _)| name.clone()).collect();
+    // A thread that sleeps keeps this one.
+    let _kept = tables.commit(Change { put_adjacencies: peers, ..Change::default() }).unwrap();
+    tables.commit(Change { drop_adjacencies: gone, ..Change::default() }).unwrap();
     let mut last = None;
     for round in 0..1_000u32 {
         let name = format!("peer {round}");
@@ -418,5 +424,31 @@ fn ids_of_peers_that_come_and_go_do_not_grow_without_end() {
             })
             .unwrap();
     }
-    assert!(tables.names.len() <= 4, "{}", tables.names.len());
+    assert!(tables.names.len() <= 43, "{}", tables.names.len());
+}
+
+#[test]
+fn an_id_stands_for_no_other_peer_while_a_fib_in_use_knows_it() {
+    let (mut tables, old) = host_a(SourceCheck::Strict);
+    let b = old.lookup(Ipv4Addr::new(10, 5, 2, 2));
+    let mut replace = |gone: &str, put: &str| {
+        let entry = prefix("10.5.2.0/24");
+        let fib = tables.commit(Change {
+            drop_adjacencies: vec![gone.into()],
+            drop_entries: vec![entry],
+            ..Change::default()
+        });
+        drop(fib.unwrap());
+        let fib = tables.commit(Change {
+            put_adjacencies: vec![(put.into(), parameters(UNDERLAY_B, 1_400))],
+            put_entries: vec![(entry, to(put))],
+            ..Change::default()
+        });
+        fib.unwrap().lookup(Ipv4Addr::new(10, 5, 2, 2))
+    };
+    let other = replace("b", "d");
+    assert_ne!(other, b);
+    drop(old);
+    assert_eq!(replace("d", "e"), b);
+    assert_eq!(replace("e", "f"), other);
 }
