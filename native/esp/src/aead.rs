@@ -15,8 +15,8 @@ use crate::provider::Provider;
 
 /// Length of a nonce, in bytes.
 pub(crate) const NONCE: usize = 12;
-/// More than the calls that set up a key leave on the stack, in bytes.
-const STACK: usize = 8_192;
+/// More words of 8 bytes than the calls that set up a key leave on the stack.
+const STACK: usize = 1_024;
 
 /// The provider refused; it does not say why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,7 +129,7 @@ fn set_up(provider: Provider, cipher: Cipher, key: &[u8]) -> Result<Aead, Refuse
 /// Overwrites what the calls before left of a key below this frame.
 #[inline(never)]
 pub(crate) fn scrub_stack() {
-    let mut frame = [0u8; STACK];
+    let mut frame = [0u64; STACK];
     frame.zeroize();
     black_box(&frame);
 }
