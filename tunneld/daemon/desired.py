@@ -18,7 +18,7 @@ from tunneld.backend.leases import underlay_address
 from tunneld.daemon.path_mtu import PathMtus
 from tunneld.daemon.path_search import PathState
 from tunneld.fib.compose import Rules
-from tunneld.fib.plan import Inputs, Members, Plan, SharedMac, members_of, plan
+from tunneld.fib.plan import Inputs, Members, Plan, SharedMac, addresses_of, members_of, plan
 from tunneld.fib.state import State
 from tunneld.lease.model import IPAddress, IPNetwork, Lease
 from tunneld.lease.network import NetworkConfig
@@ -69,7 +69,6 @@ class Desired:
         self._backend = backend
         self._table = table
         self._path_mtus = path_mtus
-        path_mtus.on_change = self._changed
         self._here = here
         self._source_check = source_check
         self._rules = rules
@@ -115,8 +114,11 @@ class Desired:
 
     def underlay_addresses(self) -> frozenset[IPAddress]:
         """Returns the peers of whom must be known whether they are on the same link."""
-        made = self.plan() if self._backend.wants_on_link else None
-        return frozenset() if made is None else made.addresses
+        own = self._own()
+        if own is None or not self._backend.wants_on_link:
+            return frozenset()
+        # Not by the plan, which there may be none of on a link that is too narrow.
+        return addresses_of(self._members_beside(own).peers, self._backend.families)
 
     def set_on_link(self, answers: Mapping[IPAddress, bool]) -> None:
         """Takes over which of `underlay_addresses` the kernel reaches without a gateway.
@@ -151,8 +153,8 @@ class Desired:
         Raises:
             InterfaceError: the underlay leaves no room for a packet.
         """
-        own = self._table.own
-        if own is None or not self._config.admits(own.key):
+        own = self._own()
+        if own is None:
             return None
         members = self._members_beside(own)
         if self._made is None:
@@ -169,6 +171,10 @@ class Desired:
     def _changed(self) -> None:
         self._made = None
         self.on_change()
+
+    def _own(self) -> Lease | None:
+        own = self._table.own
+        return own if own is not None and self._config.admits(own.key) else None
 
     def _members_beside(self, own: Lease) -> Members:
         tracker = self._table.tracker

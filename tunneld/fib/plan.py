@@ -109,8 +109,6 @@ class Plan:
     """With reasons; those of `Inputs.members` among them."""
     unknown: frozenset[IPAddress]
     """Peers that are left out until it is known whether they are on the same link."""
-    addresses: frozenset[IPAddress]
-    """Underlay addresses of all members."""
     shared: frozenset[SharedMac]
 
 
@@ -166,14 +164,13 @@ def plan(inputs: Inputs) -> Plan:
         if reach.adjacency is not None
     }
     reaches = {prefix: _limited(reach, inputs.path_mtus) for prefix, (_, reach) in found.items()}
-    addresses = _addresses(members.peers, backend.families)
+    addresses = addresses_of(members.peers, backend.families)
     return Plan(
         state=compose(_overlay(inputs), reaches, inputs.rules, addresses),
         reached={prefix: (found[prefix][0], reach) for prefix, reach in reaches.items()},
         adjacencies=adjacencies,
         refused=refusals.all(),
         unknown=frozenset(unknown),
-        addresses=addresses,
         shared=shared,
     )
 
@@ -244,7 +241,8 @@ def _limited(reach: Reach, path_mtus: Mapping[Path, PathMtu]) -> Reach:
     return replace(reach, adjacency=replace(adjacency, mtu_bytes=mtu_bytes, outer_df=outer_df))
 
 
-def _addresses(peers: Iterable[Peer], families: Iterable[Family]) -> frozenset[IPAddress]:
+def addresses_of(peers: Iterable[Peer], families: Iterable[Family]) -> frozenset[IPAddress]:
+    """Returns the underlay addresses of peers, in these families."""
     families = tuple(families)
     found = (underlay_address(peer, family) for peer in peers for family in families)
     return frozenset(address for address in found if address is not None)

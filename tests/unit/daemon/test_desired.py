@@ -10,6 +10,7 @@ import pytest
 from tests.unit.backend.values import Family
 from tests.unit.daemon.node import A_V6, B_V6, A, B, MakeNode, lease, targets, to_peers
 from tunneld.daemon import desired
+from tunneld.errors import InterfaceError
 from tunneld.fib.plan import Members, members_of
 from tunneld.fib.state import Route
 from tunneld.lease.model import Batch, IPNetwork, LeasePut
@@ -60,6 +61,16 @@ def test_peers_wait_until_it_is_known_whether_they_are_on_the_link(node: MakeNod
     assert to_peers(state, "gateway") == {A, A_V6, B}
     assert host.skips() == {"not_on_link": 1}
     assert state.host.device is None
+
+
+def test_link_too_narrow_for_a_plan_keeps_nobody_from_asking_who_is_on_it(node: MakeNode) -> None:
+    host = node("host-gw")
+    host.holds(lease(2, backend_type="host-gw"))
+    host.desired.set_underlay_mtu(1279)  # RFC 8200 section 5
+    with pytest.raises(InterfaceError):
+        host.desired.state()
+    addresses = {ip_address("10.99.0.12"), ip_address("fd99::12")}
+    assert host.desired.underlay_addresses() == addresses
 
 
 def test_answers_that_say_the_same_change_nothing(node: MakeNode) -> None:
