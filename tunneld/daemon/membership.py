@@ -69,6 +69,8 @@ class Membership:
         self._is_leaving = False
         self._config: NetworkConfig | None = None
         self._is_joining = False
+        self._is_untold = False
+        """Whether it was no time to count what is skipped, and nobody has looked since."""
         self.goes_by_memory = False
         """Whether the table is a remembered one, of which the store has not been heard yet."""
 
@@ -110,7 +112,9 @@ class Membership:
         own = self.own
         if self._is_joining or own is None or self.tracker.revision < own.mod_revision:
             # The own lease may be there as it was before a write, or after one not yet answered.
+            self._is_untold = True
             return
+        self._is_untold = False
         self._skips.tell(skipped)
 
     async def remind(self) -> None:
@@ -192,6 +196,9 @@ class Membership:
             yield
         finally:
             self._is_joining = False
+            if self._is_untold:
+                # Where no lease was got, nothing else may have who looks at the table look again.
+                self._tell()
 
     def _refuse_newcomer(self, config: NetworkConfig, attributes: LeaseAttributes) -> None:
         """Refuses a node that has no lease yet; one that is in the network goes on, degraded."""

@@ -15,9 +15,11 @@ import pytest
 from tests.support.leases import key
 from tests.support.stores import SqliteServer, run, until
 from tunneld.daemon.membership import Membership
+from tunneld.errors import SubnetExhaustedError
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import Lease, LeaseAttributes, NodeRecord
 from tunneld.lease.registry import Claim
+from tunneld.lease.selection import Skipped
 from tunneld.store import open_store
 
 PREFIX = "/net.example/network"
@@ -198,5 +200,38 @@ def test_lease_that_a_restored_store_has_at_another_revision_can_still_be_given_
             assert not [name for name in server.everything(PREFIX) if "/subnets/" in name]
             holding.cancel()
             await asyncio.gather(holding, return_exceptions=True)
+
+    run(main())
+
+
+def test_lease_skipped_while_none_is_got_back_is_counted_once_that_is_given_up(
+    server: SqliteServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        await configure(server, DUAL)
+        said = attributes("fd99::11", "192.0.2.11")
+        bad = Skipped(name="10.5.9.0/24", reason="wrong_vni", detail="VNI 2", mod_revision=1)
+        asked, full = asyncio.Event(), asyncio.Event()
+
+        async def acquire(*_: object) -> Lease:
+            asked.set()
+            await full.wait()
+            full.clear()
+            raise SubnetExhaustedError("no subnet is free")
+
+        async with following(server, "n1") as membership:
+            lease = await join(membership, said)
+            tracker = membership.tracker
+            await until(lambda: tracker.revision >= lease.mod_revision)
+            monkeypatch.setattr(membership._keeper, "acquire", acquire)
+            joining = asyncio.create_task(join(membership, said))
+            await asked.wait()
+            membership.tell_skipped([bad])
+            assert not any(tracker.skip_counts.values())
+            with membership.telling(lambda: membership.tell_skipped([bad])):
+                full.set()
+                await until(lambda: tracker.skip_counts.get("wrong_vni") == 1)
+            joining.cancel()
+            await asyncio.gather(joining, return_exceptions=True)
 
     run(main())
