@@ -159,3 +159,23 @@ def test_host_gw_reaches_whom_it_can_and_names_the_others_once(root_tools: None,
     assert first.status()["backend"]["device"] is None
     links = first.space.run("ip", "-o", "link")
     assert "flannel" not in links
+
+
+def test_link_that_becomes_too_narrow_ends_nothing_when_routes_change(
+    root_tools: None, rig: Rig
+) -> None:
+    network = stand(rig, {"Type": "vxlan", "DirectRouting": True})
+    first, second, third = network.hosts
+    near, router = underlay(second, 4), str(LINKS[0].ipv4[1])
+
+    def says(word: str) -> bool:
+        return word in "; ".join(first.status()["problems"])
+
+    first.space.run("ip", "link", "set", "eth0", "mtu", "1300")
+    wait_until(lambda: says("underlay MTU 1300"), PATIENCE_S, "word of the link")
+    first.space.run("ip", "route", "add", near, "via", router)
+    assert pings(first, third, 6)
+    first.space.run("ip", "link", "set", "eth0", "mtu", "1500")
+    wait_until(lambda: ways(first, 4)[near] == "vxlan", PATIENCE_S, "the detour to be followed")
+    assert not first.status()["problems"]
+    assert "no data path" not in first.running.output()
