@@ -134,10 +134,30 @@ def test_nothing_leaves_in_plain_below_the_floor(
     etcd.put(f"{PREFIX}/config", config(Type="udp"))
     assert ours(host) == []
 
+    # Nor is what it was before good enough once the store keeps away: it has been asked for more.
+    daemon = host.start_daemon()
+    host.wait_ready()
+    assert daemon.stop() == 0
+    required = config(Type="udp", Encryption={"Mode": "required"})
+    etcd.put(f"{PREFIX}/config", required)
+    words = ("encryption is required, and",)
+    daemon = nothing_goes_out(host, words=words, name="asked")
+    assert daemon.stop() == 0
+    etcd.stop()
+    daemon = nothing_goes_out(host, words=words, name="remembered")
+    etcd.start()
+    assert daemon.stop() == 0
+    etcd.put(f"{PREFIX}/config", config(Type="udp"))
+    assert ours(host) == []
+
     identities = tmp_path / "identities"
     identities.write_text(f"{ALICE} alice\n")
     words = ("encryption is required (by this host's floor, as identities or a PSK",)
     daemon = nothing_goes_out(host, "--identities", str(identities), words=words, name="default")
+    # Another network opens no way for the containers of this one.
+    etcd.put(f"{PREFIX}/config", config(Type="udp").replace("10.5", "10.6"))
+    both = ["unreachable 10.5.0.0/16", "unreachable 10.6.0.0/16"]
+    wait_until(lambda: ours(host) == both, 30.0, "both networks kept back")
     assert daemon.stop() == 0
     assert ours(host) == []
 

@@ -96,6 +96,12 @@ class Cache:
             },
         )
 
+    def follow(self, config: str) -> None:
+        """Takes another network config over into what is remembered; makes no memory of none."""
+        document = self._state_dir.load(NAME)
+        if isinstance(document, dict) and document and document.get("Config") != config:
+            self._state_dir.save(NAME, {**document, "Config": config})
+
     def forget(self) -> None:
         """Makes the next start ask the store."""
         self._is_forgotten = True

@@ -50,6 +50,7 @@ from tunneld.host.notify import Notifier
 from tunneld.host.state_dir import StateDir
 from tunneld.host.underlay import Selection, check_patterns
 from tunneld.lease.keeper import Keeper
+from tunneld.lease.model import IPNetwork
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.log import Condition
 from tunneld.store import open_store
@@ -77,6 +78,8 @@ class Node:
             also=self._reload_trust,
         )
         self._was_announced = False
+        self._networks: set[IPNetwork] = set()
+        """That this host is, was or asked to be in: its containers may be of any of them."""
         self._switches = Switches()
         self._leaving = asyncio.Event()
         self._term: Term | None = None
@@ -211,7 +214,10 @@ class Node:
             switches=self._switches,
             protection=self._protection,
         )
-        remembered = self._not_outdated(self._cache.load())
+        known = self._cache.load()
+        # Also where the lease is not good any more: the containers are of that network.
+        await self._keep_back(_config_of(known))
+        remembered = self._not_outdated(known)
         if self._cache.last_own is not None:
             self._membership.recall(self._cache.last_own)
         while True:
@@ -264,8 +270,12 @@ class Node:
                     self._config_lack.set(_now(), str(error))
                     await self._keep_back(config or _config_of(remembered))
                     text = self._membership.tracker.config_text
+                    if config is not None and text is not None and self._protection.is_asked:
+                        # Else a start without the store would go by the plain config of before.
+                        self._cache.follow(text)
                     await self._membership.another_config_within(text, REMINDER_S)
                 else:
+                    self._note_networks(config)
                     await self._let_through()
                     self._config_lack.clear()
                     self._report.network = self._membership.tracker.config_text
@@ -280,19 +290,32 @@ class Node:
         What a daemon that was killed has left would go on in plain, and what has no route leaves
         by the default route.
         """
+        self._note_networks(config)
         if not self._protection.forbids_plain:
             return
-        networks = [] if config is None else [pool.network for pool in config.pools]
         store = self._options.store
+        urls = store.endpoints if store.kind == "etcd" else ()
+        held = []
+        for network in sorted(self._networks, key=str):
+            try:
+                await require_store_outside(self._netlink, [network], urls)
+            except HostError as error:
+                self._tell_not_kept_back(error)
+            else:
+                held.append(network)
         try:
-            urls = store.endpoints if store.kind == "etcd" else ()
-            await require_store_outside(self._netlink, networks, urls)
-            await self._barrier.put(networks)
+            # Without a network too: what a killed daemon left goes in any case.
+            await self._barrier.put(held)
         except HostError as error:
-            _log.error(
-                "packets of the network cannot be kept back",
-                extra={"fields": {"error": str(error)}},
-            )
+            self._tell_not_kept_back(error)
+
+    def _note_networks(self, config: NetworkConfig | None) -> None:
+        self._networks.update(pool.network for pool in (config.pools if config else ()))
+
+    def _tell_not_kept_back(self, error: HostError) -> None:
+        _log.error(
+            "packets of the network cannot be kept back", extra={"fields": {"error": str(error)}}
+        )
 
     async def _let_through(self) -> None:
         try:

@@ -58,6 +58,8 @@ class Protection:
         self._state_dir = state_dir
         self._psk_file = options.psk_file or credential(os.environ)
         self._mode: Mode | None = None
+        self._asked: Mode = "off"
+        """By the network config seen last, without the floor."""
         self._is_unknown = False
         """Whether the network asks for something that cannot be read."""
         self._policy: Policy | None = None
@@ -83,6 +85,7 @@ class Protection:
         """Goes by a network config from now on; returns its backend. Raises as `backend_of`."""
         self._is_unknown = True
         mode = self._mode = self._mode_of(config)
+        self._asked = encryption_of(config).mode
         self._is_unknown = False
         if self._policy is None or self._policy.mode != mode:
             plain_peers = self._options.plain_peers or None
@@ -173,6 +176,11 @@ class Protection:
     def forbids_plain(self) -> bool:
         """Whether no packet may travel in plain, by the floor or the network config seen last."""
         return self._is_unknown or (self._mode or self.floor) != "off"
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the network config seen last asks for encryption, whatever the floor."""
+        return self._asked != "off"
 
     @property
     def _floor_source(self) -> str:

@@ -54,6 +54,17 @@ def test_table_comes_back_as_it_was(state: StateDir) -> None:
     assert (found.table, found.own, found.left_s) == (TABLE, OWN, 60.0)
 
 
+def test_a_network_config_that_came_since_is_what_is_remembered(state: StateDir) -> None:
+    Cache(state, "etcd /prefix").follow("{}")
+    assert not state.load("network"), "of nothing there is no memory"
+    cache, _ = saved(state)
+    cache.follow('{"Network": "10.6.0.0/16"}')
+    found = cache.load(NOW)
+    assert found is not None
+    table = replace(TABLE, config='{"Network": "10.6.0.0/16"}')
+    assert (found.table, found.own, found.left_s) == (table, OWN, 60.0)
+
+
 def test_lease_that_has_ended_since_is_no_network_to_go_by_but_still_known(
     state: StateDir,
 ) -> None:

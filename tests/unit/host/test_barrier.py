@@ -1,0 +1,51 @@
+"""Packets that may not travel stay here, whatever the store says next and whoever else starts."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Network
+
+import pytest
+
+from tests.support.netns import Namespace
+from tests.unit.host.conftest import run_inside
+from tunneld.host.barrier import Barrier
+from tunneld.host.netlink import Netlink
+from tunneld.host.remains import living, remove_devices_and_routes
+
+pytestmark = pytest.mark.root
+
+FIRST, SECOND = IPv4Network("10.5.0.0/16"), IPv4Network("10.6.0.0/16")
+
+
+def held(space: Namespace) -> list[str]:
+    lines = space.run("ip", "route", "show", "proto", "116").splitlines()
+    return sorted(line.partition(" metric")[0].strip() for line in lines)
+
+
+def test_another_network_opens_no_way_for_the_one_before(space: Namespace) -> None:
+    async def work() -> None:
+        async with Netlink.opened() as netlink:
+            barrier = Barrier(netlink)
+            await barrier.put([FIRST])
+            await barrier.put([SECOND])
+            assert held(space) == [f"unreachable {FIRST}", f"unreachable {SECOND}"]
+            await barrier.put([])
+            assert held(space) == [f"unreachable {FIRST}", f"unreachable {SECOND}"]
+            await barrier.lift()
+            assert held(space) == []
+
+    run_inside(space, work)
+
+
+def test_another_daemon_that_starts_does_not_take_it_for_left_over(space: Namespace) -> None:
+    async def work() -> None:
+        async with Netlink.opened() as netlink:
+            barrier = Barrier(netlink)
+            await barrier.put([FIRST])
+            await barrier.put([SECOND])
+            await remove_devices_and_routes(netlink, keep=(), networks=())
+            assert held(space) == [f"unreachable {FIRST}", f"unreachable {SECOND}"]
+            await barrier.lift()
+            assert living() == ()
+
+    run_inside(space, work)
