@@ -166,7 +166,9 @@ class Keeper:
             try:
                 renewed = await self._store.keep_alive(grant)
             except StoreError as error:
-                self._renewal_failed(str(error))
+                # Of a grant that `acquire` has replaced meanwhile it says nothing.
+                if life.grant is grant:
+                    self._renewal_failed(str(error))
             except GrantLostError as error:
                 if life.grant is not grant:
                     life.hurry()

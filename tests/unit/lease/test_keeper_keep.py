@@ -14,7 +14,7 @@ from tests.support.stores import until
 from tests.unit.lease.entries import lease_name
 from tests.unit.lease.nodes import Node
 from tests.unit.lease.values import ALICE, ME, NETWORK
-from tunneld.errors import GrantLostError, LeaseError
+from tunneld.errors import GrantLostError, LeaseError, StoreUnavailableError
 from tunneld.lease.keeper import LOOK_S
 from tunneld.lease.life import renewal_interval_s
 from tunneld.lease.model import Lease
@@ -180,6 +180,32 @@ def test_host_whose_lease_ended_while_it_was_cut_off_gets_one_again(
             second = await node.acquire(NETWORK)
             assert (second.key == first.key) is not is_taken
             assert [*states, node.keeper.state] == ["degraded", "lost", "held"]
+
+    memory.run(main())
+
+
+def test_renewal_that_fails_late_says_nothing_about_the_lease_that_is_held_by_then(
+    memory: MemoryServer, prefix: str
+) -> None:
+    async def main() -> None:
+        async with Node(memory.open(prefix), ME, ttl_s=HOUR_S) as node:
+            await node.acquire(NETWORK)
+            asked, given_up = asyncio.Event(), asyncio.Event()
+
+            async def hangs(grant: Grant) -> Grant:
+                asked.set()
+                await given_up.wait()
+                raise StoreUnavailableError(f"no answer about {grant.grant_id}")
+
+            node.store.keep_alive = hangs  # type: ignore[method-assign]
+            async with keeping(node) as tried:
+                await asked.wait()
+                await asyncio.sleep(HOUR_S)
+                await node.verdict()
+                await node.acquire(NETWORK)
+                given_up.set()
+                await asyncio.sleep(60.0)
+                assert (node.keeper.problem, len(tried)) == (None, 1)
 
     memory.run(main())
 
