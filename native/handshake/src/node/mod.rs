@@ -192,12 +192,16 @@ impl Node {
         }
     }
 
-    /// Ends all SAs and makes new ones: memory may have been copied.
+    /// Ends all SAs and makes new ones: memory may have been copied. Handshakes under way begin
+    /// anew, too: one answer would give both copies the same keys.
     pub fn forget_keys(&mut self, at: &mut Moment<'_>) {
         for key in self.keys() {
             self.on(&key, |peer, shared| {
                 peer.renew_soon(at);
                 peer.end_all(shared, at.now_ns);
+                if peer.drop_pending(shared, at.now_ns).is_some() {
+                    peer.initiate(shared, at);
+                }
             });
         }
     }

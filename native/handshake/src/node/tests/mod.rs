@@ -161,6 +161,21 @@ fn keys_forgotten_are_made_anew() {
 }
 
 #[test]
+fn an_answer_to_what_was_asked_before_keys_were_forgotten_makes_none() {
+    let mut world = World::new(2, 1);
+    let asked = initiation(&mut world, 0, 1);
+    world.tap = Some(Vec::new());
+    assert_eq!(receive(&mut world, 1, bytes(&asked), asked.from), Ok(()));
+    let answer = world.tap.take().unwrap().pop().unwrap();
+    world.at(0, |node, at| node.forget_keys(at));
+    // The other copy of this host could take the same answer.
+    let refused = receive(&mut world, 0, bytes(&answer), answer.from);
+    assert_eq!((refused, world.sets(0)), (Err(Refusal::UnknownIndex), 0));
+    world.run(SECOND);
+    assert_eq!(world.sets(0), 1, "asked anew");
+}
+
+#[test]
 fn a_peer_no_longer_trusted_has_no_set_and_gets_no_answer() {
     let mut world = pair(1);
     let peer = world.key(0);
