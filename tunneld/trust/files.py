@@ -76,8 +76,14 @@ def revoke(state_dir: Path, key: PublicKey, name: str) -> None:
 def _read(path: Path, what: str) -> str | None:
     """Returns the text of a file; None where there is none."""
     try:
-        # A FIFO must keep nobody waiting.
+        # A FIFO must keep nobody waiting; `open()` would fail at a directory by itself.
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _require_safe(path, what, os.fstat(fd))
+            with open(fd, "rb", closefd=False) as file:
+                content = file.read(MAX_BYTES + 1)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -85,22 +91,22 @@ def _read(path: Path, what: str) -> str | None:
             f"cannot read the {what} {path}: {error.strerror}; expected a file that this user may "
             "read"
         ) from error
-    with open(fd, "rb") as file:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise TrustError(f"the {what} {path} is no regular file; expected one")
-        # Whoever owns the directory could put another file there: the daemon's user, for root.
-        owners = (0, os.geteuid(), path.parent.stat().st_uid)
-        if found.st_mode & 0o022 or found.st_uid not in owners:
-            raise TrustError(
-                f"the {what} {path} may be written by others (mode {found.st_mode & 0o7777:04o}, "
-                f"user {found.st_uid}), who decide then who is trusted; expected root's or this "
-                "user's, with mode 0644"
-            )
-        content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise TrustError(f"the {what} {path} is larger than {MAX_BYTES} bytes; expected less")
     return content.decode("utf-8", errors="replace")
+
+
+def _require_safe(path: Path, what: str, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise TrustError(f"the {what} {path} is no regular file; expected one")
+    # Whoever owns the directory could put another file there: the daemon's user, for root.
+    owners = (0, os.geteuid(), path.parent.stat().st_uid)
+    if found.st_mode & 0o022 or found.st_uid not in owners:
+        raise TrustError(
+            f"the {what} {path} may be written by others (mode {found.st_mode & 0o7777:04o}, "
+            f"user {found.st_uid}), who decide then who is trusted; expected root's or this "
+            "user's, with mode 0644"
+        )
 
 
 def _replace(path: Path, text: str) -> None:

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from tests.unit.trust.values import ALICE
 from tunneld.errors import TrustError
+from tunneld.trust.files import read_identities
 from tunneld.trust.secrets import NodeKey, Psks, credential
 
 # RFC 7748 §6.1, Alice's private key.
@@ -200,3 +201,18 @@ def test_handles_show_no_secret(tmp_path: Path) -> None:
     shown = [repr(vars(key)), repr(vars(psk)), str(dir(key._handle)), str(dir(psk._handle))]
     for secret in (ALICE_SECRET, b64(PSK), PSK.hex(), "secret", "private"):
         assert not [text for text in shown if secret in text]
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo", "unreadable"])
+def test_what_is_no_file_of_identities_is_refused_and_ends_nothing(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "identities"
+    if kind == "directory":
+        path.mkdir(0o755)
+    elif kind == "fifo":
+        os.mkfifo(path, 0o644)
+    else:
+        path = Path("/proc/self/mem")
+    with pytest.raises(TrustError, match=r"no regular file|Input/output error"):
+        read_identities(path)
