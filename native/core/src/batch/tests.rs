@@ -13,10 +13,14 @@ impl Bench {
     }
 
     fn push(&mut self, address: std::net::Ipv4Addr, len: usize) -> bool {
+        self.push_as(address, len, Passage::PLAIN)
+    }
+
+    fn push_as(&mut self, address: std::net::Ipv4Addr, len: usize, passage: Passage) -> bool {
         let id = self.fib.by_endpoint(address.into()).unwrap();
         let Some(slot) = self.batch.slot(0, len) else { return false };
         slot.fill(len as u8);
-        self.batch.push(0, id, (address, 8285).into(), Passage::PLAIN, len, len);
+        self.batch.push(0, id, (address, 8285).into(), passage, len, len);
         true
     }
 
@@ -39,6 +43,16 @@ fn equal_sizes_share_a_train_and_a_shorter_one_closes_it() {
         bench.push(UNDERLAY_B, len);
     }
     assert_eq!(bench.trains(), [vec![100, 100, 40], vec![40], vec![100]]);
+}
+
+#[test]
+fn probes_go_each_alone() {
+    let mut bench = Bench::new();
+    let passage = Passage { df: OuterDf::Probed, purpose: Purpose::Probe };
+    for len in [100, 100, 40] {
+        bench.push_as(UNDERLAY_B, len, passage);
+    }
+    assert_eq!(bench.trains(), [vec![100], vec![100], vec![40]]);
 }
 
 #[test]
