@@ -3,7 +3,7 @@
 use tunneld_wire::virtio_net_hdr::Gso;
 
 use super::*;
-use crate::encapsulation::Frames;
+use crate::encapsulation::{Frames, Vtep};
 use crate::outbound::Outbound;
 use crate::packet_sizes::PacketSizes;
 use crate::testing::vtep;
@@ -85,6 +85,21 @@ fn every_check_of_raw_packets_holds_behind_the_headers() {
         bench.handle(outer, &datagram);
         bench.dropped(reason);
     }
+}
+
+#[test]
+fn headers_that_passed_speak_for_none_of_the_next_batch() {
+    let mut bench = bench(SourceCheck::Strict);
+    let datagram = framed(&packet(AT_B, CONTAINER, 63, 100));
+    bench.handle(UNDERLAY_B, &datagram);
+    assert_eq!(bench.inbound.deliveries().len(), 1);
+    bench.inbound.clear();
+    let mut change = vxlan_change(SourceCheck::Strict);
+    let vni = tunneld_wire::vxlan::Vni::new(8).unwrap();
+    change.settings.as_mut().unwrap().vtep = Some(Vtep { vni, ..vtep() });
+    bench.fib = bench.tables.commit(change).unwrap();
+    bench.handle(UNDERLAY_B, &datagram);
+    bench.dropped(DropReason::WrongVni);
 }
 
 #[test]

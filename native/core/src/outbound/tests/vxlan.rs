@@ -1,7 +1,8 @@
 //! Outbound where the peers are reached by VXLAN.
 
 use super::*;
-use crate::testing::{MAC, MAC_B, vxlan_change};
+use crate::encapsulation::Encapsulation;
+use crate::testing::{MAC, MAC_B, MAC_V6, dual_stack, vtep, vxlan_change};
 
 fn bench() -> Bench {
     let mut tables = Tables::new(1);
@@ -82,4 +83,26 @@ fn a_flow_leaves_by_one_queue() {
     }
     let used: std::collections::BTreeSet<_> = seen.values().copied().collect();
     assert_eq!((seen.len(), used.len()), (100, 4));
+}
+
+#[test]
+fn a_probe_leaves_in_a_frame_of_its_own_family() {
+    let mut change = dual_stack(SourceCheck::Strict);
+    change.settings.as_mut().unwrap().vtep = Some(vtep());
+    for (_, parameters) in &mut change.put_adjacencies {
+        parameters.encapsulation = Encapsulation::Vxlan { vtep_mac: MAC_B };
+    }
+    let fib = Tables::new(1).commit(change).unwrap();
+    for (destination, source, ethertype, version) in
+        [("10.5.2.0", MAC, [0x08, 0x00], 4), ("fd00:5:2::", MAC_V6, [0x86, 0xdd], 6)]
+    {
+        let mut outbound = Outbound::new(0, Arc::default());
+        let destination = destination.parse().unwrap();
+        outbound.probe(&fib, &Probe { destination, size_bytes: 1_200, token: 7 });
+        let sent: Vec<_> = outbound.batch().datagrams().map(|one| one.payload).collect();
+        let [frame] = sent[..] else { panic!("one probe, not {}", sent.len()) };
+        let addresses = [&MAC_B.0[..], &source.0, &ethertype].concat();
+        assert_eq!((&frame[8..22], frame[22] >> 4), (&addresses[..], version));
+        assert_eq!(frame.len(), 22 + 1_200);
+    }
 }
