@@ -137,6 +137,10 @@ def test_nothing_leaves_in_plain_below_the_floor(
     # Nor is what it was before good enough once the store keeps away: it has been asked for more.
     daemon = host.start_daemon()
     host.wait_ready()
+    remembered = host.directory / "state" / "network.json"
+    wait_until(
+        lambda: "Mode" not in remembered.read_text(), 20.0, "the plain config is written down"
+    )
     assert daemon.stop() == 0
     required = config(Type="udp", Encryption={"Mode": "required"})
     etcd.put(f"{PREFIX}/config", required)
