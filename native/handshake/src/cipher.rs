@@ -1,28 +1,6 @@
-//! Ciphers of ESP by their number on the wire, and which of them a pair uses.
-//!
-//! Source: RFC 4106, RFC 7634.
+//! Which of the ciphers of ESP a pair uses. Their numbers stand in payloads.
 
-/// A cipher of ESP. Its number stands in payloads and in the derivation of keys.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Cipher {
-    /// RFC 4106, 32 bytes of key.
-    Aes256Gcm = 1,
-    /// RFC 4106, 16 bytes of key.
-    Aes128Gcm = 2,
-    /// RFC 7634.
-    ChaCha20Poly1305 = 3,
-}
-
-impl Cipher {
-    /// All of them, by number.
-    pub const ALL: [Self; 3] = [Self::Aes256Gcm, Self::Aes128Gcm, Self::ChaCha20Poly1305];
-
-    /// Returns the cipher of a number.
-    pub fn of(number: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|cipher| *cipher as u8 == number)
-    }
-}
+pub use tunneld_esp::cipher::Cipher;
 
 /// What a node takes: `Backend.Encryption.Cipher` and what its processor is good at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +46,7 @@ impl Ciphers {
         if both & bit(chacha) != 0 && prefers.contains(&(chacha as u8)) {
             return Some(chacha);
         }
-        Cipher::ALL.into_iter().find(|cipher| both & bit(*cipher) != 0)
+        Cipher::ALL.iter().copied().find(|cipher| both & bit(*cipher) != 0)
     }
 }
 
@@ -101,10 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_bits_are_those_of_the_wire() {
+    fn bits_are_those_of_the_wire() {
         assert_eq!(Ciphers::Auto { has_aes: true }.mask(), 0b1110);
-        let numbers = [0, 1, 2, 3, 4].map(Cipher::of);
-        let [one, two, three] = Cipher::ALL.map(Some);
-        assert_eq!(numbers, [None, one, two, three, None]);
     }
 }

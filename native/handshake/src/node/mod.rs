@@ -118,6 +118,11 @@ impl Node {
         self.peers.get(peer)?.endpoint()
     }
 
+    /// Returns whether a handshake with a peer is under way from here.
+    pub fn is_shaking_hands(&self, peer: &PublicKey) -> bool {
+        self.peers.get(peer).is_some_and(|peer| peer.pending.is_some())
+    }
+
     /// Works on one peer, then notes its next deadline and address.
     fn on<T>(
         &mut self,

@@ -31,8 +31,11 @@ fn an_initiation_is_repeated_ever_later_and_given_up_until_there_is_a_packet_aga
         last = *at;
     }
     assert!((72_000 - 6_000..=114_000).contains(&last), "the last one after {last} ms");
+    let peer = world.key(1);
     assert_eq!(world.hosts[0].gave_up, 1);
+    assert!(!world.hosts[0].node.is_shaking_hands(&peer));
     world.send(0, 1);
+    assert!(world.hosts[0].node.is_shaking_hands(&peer));
     assert_eq!(times(&mut world, 700 * MS).len(), 1);
 }
 
