@@ -31,6 +31,9 @@ const MAX_SLOT_LEN: usize = MAX_PACKET_LEN + 512;
 /// Small enough to stay in the second-level cache, large enough for a few super-packets.
 const ARENA_LEN: usize = 6 * MAX_SLOT_LEN;
 
+/// Queues for ESP: one of each family.
+const ESP_QUEUES: usize = 2;
+
 /// What a datagram is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
@@ -224,7 +227,8 @@ impl Queue {
 
 /// Datagrams to be sent together.
 pub struct SendBatch {
-    /// As many for IPv4 as paths, then as many for IPv6.
+    /// As many for IPv4 as paths, then as many for IPv6; then one of each for ESP, whose lane has one
+    /// socket.
     queues: Box<[Queue]>,
     /// Bytes in all queues.
     used: usize,
@@ -241,13 +245,23 @@ impl Default for SendBatch {
 impl SendBatch {
     /// Returns an empty batch for that many sockets of each family, at least one.
     pub fn new(paths: usize) -> Self {
-        let queues = std::iter::repeat_with(Queue::default).take(2 * paths.max(1));
+        let queues = std::iter::repeat_with(Queue::default).take(2 * paths.max(1) + ESP_QUEUES);
         Self { queues: queues.collect(), used: 0, longest: 0 }
     }
 
-    /// Returns the number of sockets of each family.
+    /// Returns the number of sockets of each family, those of ESP not counted.
     pub const fn paths(&self) -> usize {
-        self.queues.len() / 2
+        (self.queues.len() - ESP_QUEUES) / 2
+    }
+
+    /// Returns the number of the first queue for ESP: the one over IPv4.
+    pub const fn first_for_esp(&self) -> usize {
+        self.queues.len() - ESP_QUEUES
+    }
+
+    /// Returns the number of the queue for ESP to `endpoint`.
+    pub const fn esp_queue_for(&self, endpoint: &SocketAddr) -> usize {
+        self.first_for_esp() + if endpoint.is_ipv4() { 0 } else { 1 }
     }
 
     /// Returns the number of the queue for path `path` to `endpoint`.
@@ -292,7 +306,7 @@ impl SendBatch {
         self.queues[train.queue].inner_len(train, datagrams)
     }
 
-    /// Returns what is to be sent by each socket, those for IPv4 first.
+    /// Returns what is to be sent by each socket: those for IPv4 first, those for ESP last.
     pub const fn queues(&self) -> &[Queue] {
         &self.queues
     }
