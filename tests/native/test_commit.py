@@ -50,7 +50,7 @@ BAD = [
     (put(port=-1), "adjacency d: port -1, expected 1 to 65535"),
     (put(mtu_bytes=67), "adjacency d: MTU 67, expected at least 68 bytes"),
     (put(mtu_bytes=65536), "adjacency d: mtu_bytes 65536, expected 68 to 65535 bytes"),
-    (put(encapsulation="gre"), "adjacency d: encapsulation gre, expected raw or vxlan"),
+    (put(encapsulation="gre"), "adjacency d: encapsulation gre, expected raw, vxlan or esp"),
     (
         put(encapsulation="vxlan", of_peer={"vtep_mac": "02:00:00:00:00:02"}),
         "adjacency d: encapsulation vxlan, expected settings with a vtep",

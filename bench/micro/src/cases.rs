@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use tunneld_core::coalescing::Kinds;
+use tunneld_core::encapsulation::Via;
 use tunneld_core::fib::Fib;
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
@@ -225,7 +226,7 @@ fn arrive(
             memory[start..start + 20].copy_from_slice(&train[start..start + 20]);
         }
         let place = 0..memory.len();
-        inbound.handle(&fib, PEER, black_box(&mut memory), place, Some(len), NOW_NS);
+        inbound.handle(&fib, Via::Plain, PEER, black_box(&mut memory), place, Some(len), NOW_NS);
         let batch = inbound.deliveries();
         for delivery in batch.iter() {
             black_box(batch.headers(delivery, &memory));

@@ -43,9 +43,9 @@ fn case(provider: Provider, cipher: Cipher, len: usize, opens: bool) -> (usize, 
     let mut slots = vec![slot; BATCH];
     let run = move || {
         for slot in &mut slots {
-            let sealed = outbound
-                .reserve(1, 0)
-                .and_then(|mut reserved| reserved.seal(Content::Ipv4, black_box(slot)));
+            let sealed = outbound.reserve(1, 0).and_then(|mut numbers| {
+                outbound.seal(&mut numbers, Content::Ipv4, black_box(slot))
+            });
             if let (true, Ok(len)) = (opens, sealed) {
                 // It opens to the packet that it was, in its place for the next round.
                 black_box(inbound.open(&mut slot[..len], 0)).ok();

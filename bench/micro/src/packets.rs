@@ -33,8 +33,8 @@ pub(crate) fn vxlan_fib() -> Fib {
 pub(crate) fn framed(packet: &[u8]) -> Vec<u8> {
     let heads = Heads::new(vtep(2).as_ref(), mac(1));
     let mut datagram = [&[0; Heads::HEAD], packet].concat();
-    let around = heads.begin(0, Version::V4, 1);
-    let len = around.map_or(0, |mut around| around.finish(&mut datagram));
+    let around = heads.begin(0, Version::V4, 1, 0);
+    let len = around.and_then(|mut around| around.finish(&mut datagram)).unwrap_or(0);
     datagram.truncate(len);
     datagram
 }

@@ -73,6 +73,8 @@ pub struct Train {
     pub count: usize,
     /// How they leave.
     pub passage: Passage,
+    /// Most datagrams it may have.
+    most: usize,
     /// Its number in the queue.
     number: usize,
     /// Number of the queue.
@@ -91,7 +93,7 @@ impl Train {
             && passage.purpose != Purpose::Probe
             && len <= self.segment_len
             && self.len == self.count * self.segment_len
-            && self.count < MAX_SEGMENTS
+            && self.count < self.most
             && self.len + len <= MAX_TRAIN_LEN
     }
 
@@ -202,6 +204,7 @@ impl Queue {
                 segment_len: len,
                 count: 1,
                 passage,
+                most: MAX_SEGMENTS,
                 number: new,
                 queue: number,
                 len,
@@ -209,6 +212,14 @@ impl Queue {
             });
         }
         self.pieces.push(Piece { start, len, next: None });
+    }
+
+    /// Lets the newest train for `adjacency` grow no more if it goes elsewhere than `endpoint`.
+    fn turn_to(&mut self, adjacency: AdjacencyId, endpoint: &SocketAddr) {
+        let newest = self.trains.iter_mut().rev().find(|train| train.adjacency == adjacency);
+        if let Some(train) = newest.filter(|train| train.endpoint != *endpoint) {
+            train.most = train.count;
+        }
     }
 
     /// Returns the length of the inner packets in some datagrams of a train, in bytes.
@@ -259,9 +270,12 @@ impl SendBatch {
         self.queues.len() - ESP_QUEUES
     }
 
-    /// Returns the number of the queue for ESP to `endpoint`.
-    pub const fn esp_queue_for(&self, endpoint: &SocketAddr) -> usize {
-        self.first_for_esp() + if endpoint.is_ipv4() { 0 } else { 1 }
+    /// Returns the number of the queue for ESP to `endpoint`, where what comes next for `adjacency`
+    /// goes. That may have changed with its keys: then it shares no train with what went before.
+    pub(crate) fn esp_queue_for(&mut self, adjacency: AdjacencyId, endpoint: &SocketAddr) -> usize {
+        let number = self.first_for_esp() + usize::from(endpoint.is_ipv6());
+        self.queues[number].turn_to(adjacency, endpoint);
+        number
     }
 
     /// Returns the number of the queue for path `path` to `endpoint`.

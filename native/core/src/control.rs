@@ -43,9 +43,9 @@ impl Controls {
     /// It is longer than [`MAX_LEN`], or there is no room left.
     pub(crate) fn push(&mut self, source: SocketAddr, message: &[u8]) -> Result<(), DropReason> {
         if message.len() > MAX_LEN {
-            return Err(DropReason::Oversized);
+            return Err(DropReason::HandshakeLength);
         }
-        let slot = self.slots.get_mut(self.used).ok_or(DropReason::ControlOverflow)?;
+        let slot = self.slots.get_mut(self.used).ok_or(DropReason::HandshakeOverflow)?;
         (slot.source, slot.len) = (source, message.len());
         slot.buffer[..message.len()].copy_from_slice(message);
         self.used += 1;

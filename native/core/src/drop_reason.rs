@@ -2,6 +2,9 @@
 //!
 //! The name in snake case is at once the counter's label, the log field and the test's oracle.
 
+use tunneld_esp::fault::Fault;
+use tunneld_esp::seal::Refusal;
+
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
         /// Why a packet went no further.
@@ -56,6 +59,16 @@ drop_reasons! {
     UnderlayRefused = "underlay_refused",
     /// Outbound: the way to this peer takes no more at present; others go on.
     WayFull = "way_full",
+    /// Outbound, ESP: there are no keys for the peer yet, and no room to wait for them.
+    NoKeys = "no_keys",
+    /// Outbound, ESP: the peer does not claim, in its handshake, the subnet that is leased to it.
+    Claim = "claim",
+    /// Outbound, ESP: the SA has no sequence number left.
+    SaExhausted = "sa_exhausted",
+    /// Outbound, ESP: the SA's time is over, and no newer one is there.
+    SaEnded = "sa_ended",
+    /// Outbound, ESP: the library of the cipher refused to seal.
+    SealingFailed = "sealing_failed",
     /// Both ways: in hand when the engine was stopped.
     Stopped = "stopped",
 
@@ -81,8 +94,62 @@ drop_reasons! {
     WrongMac = "wrong_mac",
     /// Inbound, VXLAN: the frame says one IP version and the packet in it another.
     EthertypeMismatch = "ethertype_mismatch",
-    /// Inbound: more messages of the encapsulation itself came at once than are kept.
-    ControlOverflow = "control_overflow",
+    /// Inbound, ESP: somebody's NAT keepalive (RFC 3948 §4). No fault.
+    Keepalive = "keepalive",
+    /// Inbound, ESP: neither ESP nor a message of the handshake.
+    EspMalformed = "esp_malformed",
+    /// Inbound, ESP: no SA has that SPI.
+    EspUnknownSpi = "esp_unknown_spi",
+    /// Inbound, ESP: of another SA than the one it was to be opened under.
+    EspOtherSpi = "esp_other_spi",
+    /// Inbound, ESP: the SA's time is over.
+    EspSaEnded = "esp_sa_ended",
+    /// Inbound, ESP: the sequence number would be 0 or less, or beyond the last.
+    EspSequence = "esp_sequence",
+    /// Inbound, ESP: the sequence number was seen before, or lies below the window.
+    EspReplayed = "esp_replayed",
+    /// Inbound, ESP: the ICV is wrong.
+    EspForged = "esp_forged",
+    /// Inbound, ESP: authentic, but its padding breaks the rules.
+    EspPadding = "esp_padding",
+    /// Inbound, ESP: authentic, but its next header is none of ours, or not that of the packet.
+    EspNextHeader = "esp_next_header",
+    /// Inbound, ESP: authentic, but the inner packet is longer than its payload, or too short.
+    EspInnerLength = "esp_inner_length",
+    /// Inbound, ESP: the inner source is outside what the peer claims in its handshake.
+    EspClaim = "esp_claim",
+    /// Inbound: a packet that came plain, with the source of a peer whose packets come by ESP.
+    PlainRefused = "plain_refused",
+    /// Inbound, handshake: more messages came at once than are kept.
+    HandshakeOverflow = "handshake_overflow",
+    /// Inbound, handshake: a message of another version, or of a type that there is not.
+    HandshakeHeader = "handshake_header",
+    /// Inbound, handshake: a message of a length that its type does not have.
+    HandshakeLength = "handshake_length",
+    /// Inbound, handshake: the first check value is wrong; the message is for another key.
+    HandshakeMac1 = "handshake_mac1",
+    /// Inbound, handshake: under load, and without the right cookie; it was asked for one.
+    HandshakeCookie = "handshake_cookie",
+    /// Inbound, handshake: under load, and too many from that address.
+    HandshakeRate = "handshake_rate",
+    /// Inbound, handshake: it cannot be decrypted: another network, another key, or a forgery.
+    HandshakeNoise = "handshake_noise",
+    /// Inbound, handshake: what it says is impossible.
+    HandshakePayload = "handshake_payload",
+    /// Inbound, handshake: from an identity that is not trusted here.
+    HandshakeUnknownIdentity = "handshake_unknown_identity",
+    /// Inbound, handshake: under no PSK that is known here, or under none where one is needed.
+    PskUnknown = "psk_unknown",
+    /// Inbound, handshake: no cipher that both sides take.
+    HandshakeCipher = "handshake_cipher",
+    /// Inbound, handshake: older than one that was confirmed: a replay, or a clock set back.
+    HandshakeOld = "handshake_old",
+    /// Inbound, handshake: an initiation that was answered before.
+    HandshakeReplayed = "handshake_replayed",
+    /// Inbound, handshake: an initiation too soon behind the one before.
+    HandshakeTooSoon = "handshake_too_soon",
+    /// Inbound, handshake: an answer to no initiation under way.
+    HandshakeUnknownIndex = "handshake_unknown_index",
     /// Inbound: larger than any packet, or a super-packet to be cut whose checksum is wrong.
     Oversized = "oversized",
     /// Inbound: neither IPv4 nor IPv6.
@@ -114,6 +181,32 @@ drop_reasons! {
     DeviceRefused = "device_refused",
 }
 
+impl From<Refusal> for DropReason {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Exhausted => Self::SaExhausted,
+            Refusal::Ended => Self::SaEnded,
+            Refusal::Provider => Self::SealingFailed,
+        }
+    }
+}
+
+impl From<Fault> for DropReason {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Malformed => Self::EspMalformed,
+            Fault::OtherSpi => Self::EspOtherSpi,
+            Fault::Ended => Self::EspSaEnded,
+            Fault::Sequence => Self::EspSequence,
+            Fault::Replayed => Self::EspReplayed,
+            Fault::Forged => Self::EspForged,
+            Fault::Padding => Self::EspPadding,
+            Fault::NextHeader => Self::EspNextHeader,
+            Fault::InnerLength => Self::EspInnerLength,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,6 +229,27 @@ mod tests {
     fn a_reason_is_its_own_place_in_the_list() {
         for (place, reason) in DropReason::ALL.iter().enumerate() {
             assert_eq!(*reason as usize, place);
+        }
+    }
+
+    #[test]
+    fn operators_find_every_reason_of_encryption_explained() {
+        let page = include_str!("../../../docs/operations.md");
+        let first = DropReason::NoKeys as usize..=DropReason::SealingFailed as usize;
+        let others = DropReason::Keepalive as usize..=DropReason::HandshakeUnknownIndex as usize;
+        for place in first.chain(others) {
+            let label = DropReason::ALL[place].label();
+            assert!(page.contains(&format!("`{label}`")), "{label}");
+        }
+    }
+
+    #[test]
+    fn faults_of_esp_keep_their_names() {
+        for fault in Fault::ALL {
+            assert_eq!(DropReason::from(*fault).label(), fault.label());
+        }
+        for refusal in Refusal::ALL {
+            assert_eq!(DropReason::from(*refusal).label(), refusal.label());
         }
     }
 }

@@ -3,10 +3,11 @@
 //! Path of a packet: underlay → `io` → **`core::inbound`** → `io` → TUN.
 //! What becomes of a message that `io` has received:
 //!
-//! 1. The FIB says by which encapsulation datagrams arrive; from here on the code is that one's own.
+//! 1. The socket says by which encapsulation datagrams arrive, of the backend's the FIB; from here on
+//!    the code is that one's own.
 //! 2. What the kernel joined is split into datagrams (`split_len`), each judged by itself (`take`).
 //! 3. The encapsulation comes off, in place (`strip`): an inner packet with its origin, or a message
-//!    of the encapsulation itself, which goes to the `controls`.
+//!    of the encapsulation itself, which goes to the `controls`. ESP is opened here.
 //! 4. The version must be one the network has, and the header be right (`accept`, `parse`).
 //! 5. The origin must be allowed to send from that source, and the destination be ours (`check`).
 //! 6. A congestion mark of the underlay is passed on (RFC 6040).
@@ -20,6 +21,9 @@
 //! A datagram that goes no further is counted under one reason.
 //!
 //! Source: RFC 1812 §5.2.2, §5.3.1; flannel's udp backend (one hop is taken at each end).
+
+mod source;
+mod unknown;
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -36,17 +40,22 @@ use crate::coalescing::{Deliveries, Delivery, Kinds};
 use crate::control::Controls;
 use crate::counters::WorkerCounters;
 use crate::drop_reason::DropReason;
-use crate::encapsulation::{Decapsulate, Origin, Raw, Runs, Stripped, by_arrival};
-use crate::fib::{Fib, Settings, SourceCheck, Target};
+use crate::encapsulation::{Decapsulate, Opener, Origin, Raw, Runs, Stripped, Via, by_arrival};
+use crate::fib::{Fib, Settings, Target};
 use crate::packet_sizes::PacketSizes;
 use crate::probe::{Answers, Mark};
 use crate::replies::Replies;
+use crate::sad::Sad;
+use source::{check_claim, check_plain};
+use unknown::Sources;
 
 /// The inbound half of a worker. After a batch: write, tell what became of it, [`clear`].
 ///
 /// [`clear`]: Self::clear
 pub struct Inbound {
     runs: Runs,
+    /// How datagrams arrive at the port of encryption; `None`: there is none.
+    opener: Option<Opener>,
     intake: Intake,
 }
 
@@ -57,6 +66,7 @@ struct Intake {
     deliveries: Deliveries,
     replies: Replies,
     controls: Controls,
+    unknown_spis: Sources,
     answers: Answers,
     checked: Option<Checked>,
     sizes: Arc<PacketSizes>,
@@ -116,11 +126,19 @@ impl Inbound {
             deliveries: Deliveries::default(),
             replies: Replies::default(),
             controls: Controls::default(),
+            unknown_spis: Sources::default(),
             answers: Answers::default(),
             checked: None,
             sizes: Arc::default(),
         };
-        Self { runs: Runs::default(), intake }
+        Self { runs: Runs::default(), opener: None, intake }
+    }
+
+    /// Opens what comes by ESP, under the sets of `sad`.
+    #[must_use]
+    pub fn opening(mut self, sad: Arc<Sad>) -> Self {
+        self.opener = Some(Opener(sad));
+        self
     }
 
     /// Cuts super-packets of connections as the outbound halves that share `sizes` heard.
@@ -142,31 +160,39 @@ impl Inbound {
         self.intake.deliveries.set_kinds(kinds);
     }
 
-    /// Takes one message, which lies at `place` of the receive memory: datagrams of `segment_len`
-    /// bytes where the kernel joined several, else one. Each goes to the deliveries, to the control
-    /// messages, or to the drops.
+    /// Takes one message that came by a socket of `via`, and lies at `place` of the receive memory:
+    /// datagrams of `segment_len` bytes where the kernel joined several, else one. Each goes to the
+    /// deliveries, to the control messages, or to the drops.
     ///
     /// All messages of a batch need the same `fib` and the same memory, each a place of its own.
-    /// `now_ns` is on the monotonic clock.
+    /// `now_ns` is on the clock that the SAs of `sad` end by.
+    #[allow(clippy::too_many_arguments, reason = "what a receive says of a message")]
     pub fn handle(
         &mut self,
         fib: &Fib,
+        via: Via,
         outer: impl Into<Outer>,
         memory: &mut [u8],
         place: Range<usize>,
         segment_len: Option<usize>,
         now_ns: u64,
     ) {
-        let Self { runs, intake } = self;
+        let Self { runs, opener, intake } = self;
         intake.counters.bytes.add(place.len() as u64);
         let message = Message { outer: outer.into(), place, segment_len, now_ns };
         let Some((settings, arrival)) = fib.arrival() else {
             intake.refuse(memory, &message);
             return;
         };
-        by_arrival!(arrival, runs, (way, run) => {
-            intake.take(way, run, (fib, settings), memory, message);
-        });
+        match (via, opener) {
+            (Via::Plain, _) => by_arrival!(arrival, runs, (way, run) => {
+                intake.take(way, run, (fib, settings), memory, message);
+            }),
+            (Via::Esp, Some(opener)) => {
+                intake.take(opener, &mut runs.esp, (fib, settings), memory, message);
+            }
+            (Via::Esp, None) => intake.refuse(memory, &message),
+        }
     }
 
     /// Counts a datagram that did not fit its receive slot.
@@ -215,12 +241,17 @@ impl Intake {
         loop {
             let end = last.min(start + step);
             self.counters.packets.add(1);
-            let taken = match way.strip(run, &mut memory[start..end]) {
+            let taken = match way.strip(run, &mut memory[start..end], now_ns) {
                 Ok(Stripped::Packet { place, origin }) => {
                     let place = start + place.start..start + place.end;
                     self.accept(&common, origin, memory, place)
                 }
                 Ok(Stripped::Control) => self.controls.push(outer.source, &memory[start..end]),
+                Ok(Stripped::Dummy) => Ok(()),
+                Err(DropReason::EspUnknownSpi) => {
+                    self.unknown_spis.note(outer.source);
+                    Err(DropReason::EspUnknownSpi)
+                }
                 Err(reason) => Err(reason),
             };
             if let Err(reason) = taken {
@@ -302,8 +333,8 @@ impl Intake {
             return Ok(checked.adjacency);
         }
         let adjacency = match origin {
-            Origin::Address => check_source(fib, settings, outer_source, header.source())?,
-            Origin::Peer(id) => Some(check_claim(fib, id, header.source())?),
+            Origin::Address => check_plain(fib, settings, outer_source, header.source())?,
+            Origin::Peer(number) => Some(check_claim(fib, number, header.source())?),
         };
         if fib.lookup(header.destination()) != Some(Target::Local) {
             return Err(DropReason::WrongDestination);
@@ -359,12 +390,25 @@ impl Inbound {
         &self.intake.controls
     }
 
+    /// Returns where ESP came from in this batch with an SPI that no set has, each address once, and
+    /// no more than a few.
+    pub fn unknown_spis(&self) -> &[SocketAddr] {
+        self.intake.unknown_spis.all()
+    }
+
+    /// Returns whether something authentic came in this batch under a set that is not confirmed:
+    /// that confirms it.
+    pub const fn proves(&self) -> bool {
+        self.runs.esp.proves
+    }
+
     /// Makes room for the next batch.
     pub fn clear(&mut self) {
         self.runs = Runs::default();
         self.intake.deliveries.clear();
         self.intake.replies.clear();
         self.intake.controls.clear();
+        self.intake.unknown_spis.clear();
         self.intake.checked = None;
     }
 }
@@ -396,65 +440,6 @@ fn pass_mark_on<H: ip::Header>(
         H::set_ecn(packet, ecn);
     }
     Ok(())
-}
-
-/// Returns the peer that a packet from `source` came by, if it may come that way.
-///
-/// On the strict way an honest packet costs one lookup; the endpoints are searched only to name
-/// what is wrong. Ports are not compared: flannel's peers are known by address alone.
-#[inline]
-fn check_source(
-    fib: &Fib,
-    settings: &Settings,
-    outer_source: IpAddr,
-    source: impl Into<IpAddr>,
-) -> Result<Option<AdjacencyId>, DropReason> {
-    if settings.source_check == SourceCheck::Off {
-        return Ok(fib.by_endpoint(outer_source));
-    }
-    let source = source.into();
-    let leased = fib.lookup(source);
-    if let (SourceCheck::Strict, Some(Target::Adjacency(id))) = (settings.source_check, leased) {
-        if fib.adjacency(id).parameters.endpoint.ip() == outer_source {
-            return Ok(Some(id));
-        }
-    }
-    judge_source(fib, settings.source_check, outer_source, (source, leased))
-}
-
-/// Returns the peer `id`, which is known to have sent a packet from `source`, if that is in a subnet
-/// of its own. No setting loosens that.
-fn check_claim(
-    fib: &Fib,
-    id: AdjacencyId,
-    source: impl Into<IpAddr>,
-) -> Result<AdjacencyId, DropReason> {
-    match fib.lookup(source) {
-        Some(Target::Adjacency(holder)) if holder == id => Ok(id),
-        Some(Target::Adjacency(_)) => Err(DropReason::SourceOfOtherPeer),
-        Some(Target::Local) => Err(DropReason::SourceIsLocal),
-        None => Err(DropReason::SourceNotLeased),
-    }
-}
-
-/// Returns what becomes of a packet whose source is not leased by the host it came from. A peer's
-/// own address, which datagrams of its come from, is in no lease and yet nobody else's: answers to
-/// containers that speak to the host itself come by the tunnel.
-#[inline(never)]
-fn judge_source(
-    fib: &Fib,
-    check: SourceCheck,
-    outer_source: IpAddr,
-    (source, leased): (IpAddr, Option<Target>),
-) -> Result<Option<AdjacencyId>, DropReason> {
-    let peer = fib.by_endpoint(outer_source).ok_or(DropReason::UnknownPeer)?;
-    match (leased, check) {
-        (Some(Target::Local), _) => Err(DropReason::SourceIsLocal),
-        (_, SourceCheck::Loose | SourceCheck::Off) => Ok(Some(peer)),
-        (None, SourceCheck::Strict) if source == outer_source => Ok(Some(peer)),
-        (None, SourceCheck::Strict) => Err(DropReason::SourceNotLeased),
-        (Some(Target::Adjacency(_)), SourceCheck::Strict) => Err(DropReason::SourceOfOtherPeer),
-    }
 }
 
 #[cfg(test)]

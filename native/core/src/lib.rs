@@ -6,7 +6,7 @@
 //!
 //! Bytes come as slices, time as nanoseconds, the FIB as a reference; what goes out is written
 //! into batches that the caller drains. One owner thread each, nothing shared but
-//! counters and `packet_sizes`.
+//! counters, `packet_sizes`, and the `sad`.
 
 #![forbid(unsafe_code)]
 
@@ -30,9 +30,11 @@ pub mod prefix;
 pub mod probe;
 pub mod refusals;
 pub mod replies;
+pub mod sad;
 pub mod segmentation;
 pub mod sidings;
 pub mod transaction;
+pub mod waiting;
 
 #[cfg(test)]
 mod testing;

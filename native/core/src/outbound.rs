@@ -8,10 +8,11 @@
 //! 3. The destination is looked up: a peer's adjacency, or an answer that there is no route.
 //! 4. The adjacency says by which encapsulation it leaves; from here on the code is that one's own.
 //! 5. Hop limit, then MTU (`emit`): too large with DF is answered, without it leaves in fragments.
-//! 6. The flow chooses the path, and with it a queue of the batch.
-//! 7. The encapsulation begins: it refuses the packet, or takes what its datagrams need (`begin`).
+//! 6. The encapsulation begins: it refuses the packet, or takes what its datagrams need (`begin`).
+//!    Where ESP has no keys yet, a copy waits for them (`waiting`).
+//! 7. The flow chooses the path, and with it a queue of the batch.
 //! 8. The bytes are copied, once: whole (`copy`), or segment by segment (`segment`), each checksum
-//!    finished on the way; `Around::finish` writes what goes around them.
+//!    finished on the way; `Around::finish` writes what goes around them, or seals them.
 //! 9. The datagram joins a train of the batch. Where there is no more room, the rest of a
 //!    super-packet waits: `io` sends, and goes on with it (`resume`).
 //! 10. `io` sends the batch and tells what went (`sent`), and what did not (`refused`).
@@ -20,6 +21,8 @@
 //! answered through `replies`.
 //!
 //! Source: RFC 1812 §5.2, §5.3.1; flannel's udp backend (one hop is taken at each end).
+
+mod probing;
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -38,9 +41,11 @@ use crate::encapsulation::{Around, Encapsulate, by_way};
 use crate::fib::{Fib, Settings, Target};
 use crate::flow;
 use crate::packet_sizes::PacketSizes;
-use crate::probe::{Mark, Probe};
+use crate::probe::Mark;
 use crate::replies::Replies;
+use crate::sad::Protected;
 use crate::segmentation::Segmentation;
+use crate::waiting::Waiting;
 
 /// The outbound half of a worker. After a batch: send, tell what became of it, [`clear`].
 ///
@@ -53,6 +58,9 @@ pub struct Outbound {
     unfinished: Option<Unfinished>,
     sizes: Arc<PacketSizes>,
     mark: Mark,
+    waiting: Option<Arc<Waiting>>,
+    /// Whether packets were left there since somebody last asked.
+    left_some: bool,
 }
 
 /// A super-packet that the batch had not enough room for.
@@ -110,6 +118,8 @@ impl Outbound {
             unfinished: None,
             sizes: Arc::default(),
             mark: Mark::default(),
+            waiting: None,
+            left_some: false,
         }
     }
 
@@ -117,6 +127,12 @@ impl Outbound {
     #[must_use]
     pub fn spread_over(self, paths: usize) -> Self {
         Self { batch: SendBatch::new(paths), ..self }
+    }
+
+    /// Leaves packets for peers without keys in `waiting`.
+    #[must_use]
+    pub fn leaving_in(self, waiting: Arc<Waiting>) -> Self {
+        Self { waiting: Some(waiting), ..self }
     }
 
     /// Tells the inbound halves that share `sizes` what connections say of their packets.
@@ -133,7 +149,7 @@ impl Outbound {
 
     /// Takes one packet as the device handed it over: into the batch, or to the drops.
     ///
-    /// All packets of a batch need the same `fib`. `now_ns` is on the monotonic clock. Where a
+    /// All packets of a batch need the same `fib`. `now_ns` is on the clock that SAs end by. Where a
     /// super-packet does not fit, [`is_unfinished`] holds afterwards: send the batch, [`clear`],
     /// then [`resume`] with the same FIB and packet, until it does not.
     ///
@@ -220,23 +236,52 @@ impl Outbound {
             }
             df = OuterDf::Clear;
         }
+        let datagrams = segmentation.as_ref().map_or(1, Segmentation::count);
+        let around = match way.begin(self.worker, H::VERSION, datagrams, view.now_ns) {
+            Ok(around) => around,
+            Err(reason) => return self.wait(reason, way.peer(), packet.vnet, packet.bytes),
+        };
         let passage = Passage { df, purpose: purpose(view.settings, &packet.header) };
-        let path = flow::path(&packet.header, packet.bytes, self.batch.paths());
-        let endpoint = parameters.endpoint;
-        let queue = self.batch.queue_for(&endpoint, path);
+        let (endpoint, queue) = match around.endpoint() {
+            None => {
+                let path = flow::path(&packet.header, packet.bytes, self.batch.paths());
+                let endpoint = parameters.endpoint;
+                (endpoint, self.batch.queue_for(&endpoint, path))
+            }
+            Some(endpoint) => (endpoint, self.batch.esp_queue_for(id, &endpoint)),
+        };
         let to = To { id, endpoint, queue, passage };
         match segmentation {
-            None => {
-                let around = way.begin(self.worker, H::VERSION, 1)?;
-                self.copy::<E, H>(around, to, packet)
-            }
+            None => self.copy::<E, H>(around, to, packet),
             Some(segmentation) => {
-                let around = way.begin(self.worker, H::VERSION, segmentation.count())?;
                 let whole = Unfinished { to, version: H::VERSION, segmentation, next: 0 };
                 self.segment::<E>(around, whole, packet.bytes);
                 Ok(())
             }
         }
+    }
+
+    /// Leaves a packet that has no keys where it waits for them; any other is dropped for `reason`.
+    #[cold]
+    fn wait(
+        &mut self,
+        reason: DropReason,
+        peer: Option<&Arc<Protected>>,
+        vnet: VnetHeader,
+        packet: &[u8],
+    ) -> Result<(), DropReason> {
+        match (reason, peer, &self.waiting) {
+            (DropReason::NoKeys, Some(peer), Some(waiting)) if waiting.push(peer, vnet, packet) => {
+                self.left_some = true;
+                Ok(())
+            }
+            _ => Err(reason),
+        }
+    }
+
+    /// Returns whether packets were left to wait since the last call.
+    pub const fn take_left(&mut self) -> bool {
+        std::mem::replace(&mut self.left_some, false)
     }
 
     /// Writes a packet that is no super-packet into the batch.
@@ -266,7 +311,7 @@ impl Outbound {
         if E::ARRIVES_UNCUT {
             self.sizes.learn(&packet.header, packet.bytes);
         }
-        let len = around.finish(slot);
+        let len = around.finish(slot)?;
         self.push(to, inner_len, len);
         Ok(())
     }
@@ -286,46 +331,15 @@ impl Outbound {
                 return;
             };
             segmentation.write(bytes, index, &mut slot[E::HEAD..E::HEAD + inner_len]);
-            let len = around.finish(slot);
-            self.push(to, inner_len, len);
+            match around.finish(slot) {
+                Ok(len) => self.push(to, inner_len, len),
+                Err(reason) => self.refused(reason, 1),
+            }
         }
     }
 
     fn push(&mut self, to: To, inner_len: usize, len: usize) {
         self.batch.push(to.queue, to.id, to.endpoint, to.passage, inner_len, len);
-    }
-
-    /// Puts a probe into the batch, once for each path to the peer. What has no room or leads to no
-    /// peer is as if lost.
-    #[cold]
-    pub fn probe(&mut self, fib: &Fib, probe: &Probe) {
-        let Some(settings) = fib.settings() else { return };
-        let Some(Target::Adjacency(id)) = fib.lookup(probe.destination) else { return };
-        let adjacency = fib.adjacency(id);
-        by_way!(&adjacency.way, way => self.emit_probe(way, settings, (id, adjacency), probe));
-    }
-
-    fn emit_probe<E: Encapsulate>(
-        &mut self,
-        way: &E,
-        settings: &Settings,
-        (id, adjacency): (AdjacencyId, &Adjacency),
-        probe: &Probe,
-    ) {
-        let (endpoint, inner_len) = (adjacency.parameters.endpoint, usize::from(probe.size_bytes));
-        let passage = Passage { df: OuterDf::Probed, purpose: Purpose::Probe };
-        let version = if probe.destination.is_ipv4() { Version::V4 } else { Version::V6 };
-        let Ok(mut around) = way.begin(self.worker, version, self.batch.paths()) else { return };
-        for path in 0..self.batch.paths() {
-            let queue = self.batch.queue_for(&endpoint, path);
-            let number = (self.worker * self.batch.paths() + path) as u16;
-            let Some(slot) = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL) else { return };
-            if !probe.emit(self.mark, settings, number, &mut slot[E::HEAD..E::HEAD + inner_len]) {
-                return;
-            }
-            let len = around.finish(slot);
-            self.push(To { id, endpoint, queue, passage }, inner_len, len);
-        }
     }
 
     /// Returns whether the last packet handled is not all in the batch.
@@ -334,16 +348,23 @@ impl Outbound {
     }
 
     /// Goes on with the packet that was unfinished, whose bytes are the same as before.
-    pub fn resume(&mut self, fib: &Fib, packet: &[u8]) {
+    pub fn resume(&mut self, fib: &Fib, packet: &[u8], now_ns: u64) {
         if let Some(rest) = self.unfinished.take() {
-            by_way!(&fib.adjacency(rest.to.id).way, way => self.go_on(way, rest, packet));
+            by_way!(&fib.adjacency(rest.to.id).way, way => self.go_on(way, rest, packet, now_ns));
         }
     }
 
-    fn go_on<E: Encapsulate>(&mut self, way: &E, rest: Unfinished, packet: &[u8]) {
+    fn go_on<E: Encapsulate>(&mut self, way: &E, mut rest: Unfinished, packet: &[u8], now_ns: u64) {
         let left = rest.segmentation.count() - rest.next;
-        match way.begin(self.worker, rest.version, left) {
-            Ok(around) => self.segment::<E>(around, rest, packet),
+        match way.begin(self.worker, rest.version, left, now_ns) {
+            Ok(around) => {
+                // The keys may be others than before, and the peer be elsewhere.
+                if let Some(endpoint) = around.endpoint() {
+                    let queue = self.batch.esp_queue_for(rest.to.id, &endpoint);
+                    rest.to = To { endpoint, queue, ..rest.to };
+                }
+                self.segment::<E>(around, rest, packet);
+            }
             Err(reason) => self.refused(reason, left),
         }
     }

@@ -1,6 +1,7 @@
 //! Packets and FIBs for unit tests: host A (10.5.1.0/24) with peers B (.2) and C (.3).
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use tunneld_wire::checksum::Sum;
 use tunneld_wire::ethernet::MacAddress;
@@ -14,6 +15,7 @@ use crate::drop_reason::DropReason;
 use crate::encapsulation::Encapsulation;
 use crate::encapsulation::Vtep;
 use crate::fib::{Fib, Settings, SourceCheck};
+use crate::sad::Sad;
 use crate::segmentation::Segmentation;
 use crate::transaction::{Change, Tables, TargetName};
 
@@ -55,6 +57,23 @@ pub(crate) fn change(source_check: SourceCheck) -> Change {
         ],
         ..Change::default()
     }
+}
+
+pub(crate) const KEY_B: [u8; 32] = [0xb0; 32];
+
+/// The change of host A where B is reached by ESP, and C as ever.
+pub(crate) fn esp_change(source_check: SourceCheck) -> Change {
+    let mut change = change(source_check);
+    let subnet = "10.5.2.0/24".parse().unwrap();
+    change.put_adjacencies[0].1.encapsulation = Encapsulation::Esp { key: KEY_B, subnet };
+    change
+}
+
+/// The FIB of host A where B is reached by ESP.
+pub(crate) fn protected_host_a(source_check: SourceCheck, sad: &Arc<Sad>) -> (Tables, Fib) {
+    let mut tables = Tables::new(1).sealing(Arc::clone(sad));
+    let fib = tables.commit(esp_change(source_check)).unwrap();
+    (tables, fib)
 }
 
 /// The FIB of host A, with its tables, which own the counters.

@@ -10,8 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tunneld_core::adjacency::{OuterDf, Parameters};
-use tunneld_core::encapsulation::Encapsulation;
-use tunneld_core::encapsulation::Vtep;
+use tunneld_core::encapsulation::{Encapsulation, Via, Vtep};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
@@ -109,7 +108,7 @@ fn what_flanneld_received_arrives_as_it_wrote_it_to_its_device() {
     let mut inbound = Inbound::new(0, Arc::default());
     for (number, (from, payload)) in received.into_iter().enumerate() {
         let (mut datagram, place) = (payload.clone(), 0..payload.len());
-        inbound.handle(&fib(), from, &mut datagram, place, None, NOW_NS);
+        inbound.handle(&fib(), Via::Plain, from, &mut datagram, place, None, NOW_NS);
         assert_eq!(datagram, written[1 + 2 * number]);
     }
     assert_eq!(inbound.deliveries().len(), 2);
@@ -200,7 +199,7 @@ fn what_the_kernels_vxlan_device_sent_arrives_here_untouched() {
         assert_ne!(from.port(), 4789, "source ports are hashed");
         let mut inbound = Inbound::new(0, Arc::default());
         let (mut datagram, place) = (payload.clone(), 0..payload.len());
-        inbound.handle(&fib, from, &mut datagram, place, None, NOW_NS);
+        inbound.handle(&fib, Via::Plain, from, &mut datagram, place, None, NOW_NS);
         assert_eq!(datagram, payload);
         let deliveries = inbound.deliveries();
         let [delivery] = &deliveries[..] else { panic!("one delivery") };

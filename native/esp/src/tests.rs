@@ -92,7 +92,8 @@ pub(crate) fn slot(payload: &[u8]) -> Vec<u8> {
 
 pub(crate) fn sealed(sa: &OutboundSa, content: Content, payload: &[u8]) -> Vec<u8> {
     let mut slot = slot(payload);
-    let len = sa.reserve(1, NOW_NS).unwrap().seal(content, &mut slot).unwrap();
+    let mut numbers = sa.reserve(1, NOW_NS).unwrap();
+    let len = sa.seal(&mut numbers, content, &mut slot).unwrap();
     slot.truncate(len);
     slot
 }

@@ -116,9 +116,10 @@ impl Ends {
         let other = Provider::ALL.iter().find(|other| **other != self.provider);
         let key = self.key(*other.ok_or("there is one provider")?)?;
         let mut slot = [&[0; HEAD][..], payload, &[0; TAIL]].concat();
-        let len = OutboundSa::new(spi()?, key, 0)
+        let sa = OutboundSa::new(spi()?, key, 0);
+        let len = sa
             .reserve(1, 0)
-            .and_then(|mut reserved| reserved.seal(content, &mut slot))
+            .and_then(|mut numbers| sa.seal(&mut numbers, content, &mut slot))
             .map_err(|refusal| refusal.to_string())?;
         if len % 4 != 0 || len < MIN_LEN {
             return Err(format!("a packet has {len} bytes"));

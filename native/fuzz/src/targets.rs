@@ -7,8 +7,7 @@ use tunneld_core::adjacency::{OuterDf, Parameters};
 use tunneld_core::coalescing::Kinds;
 use tunneld_core::counters::WorkerCounters;
 use tunneld_core::drop_reason::DropReason;
-use tunneld_core::encapsulation::Encapsulation;
-use tunneld_core::encapsulation::Vtep;
+use tunneld_core::encapsulation::{Encapsulation, Via, Vtep};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::{Inbound, Outer};
 use tunneld_core::outbound::Outbound;
@@ -41,7 +40,7 @@ pub(crate) struct Target {
 
 /// The half of a worker that takes the inputs.
 enum Half {
-    Inbound(Inbound),
+    Inbound(Box<Inbound>),
     Outbound(Outbound),
     /// Each input has SAs of its own.
     Esp,
@@ -55,8 +54,8 @@ impl Target {
     /// `esp`, or `handshake` (see [`Handshake::run`]).
     pub(crate) fn named(name: &str) -> Option<Self> {
         let (name, half, vtep) = match name {
-            "datagrams" => ("datagrams", Half::Inbound(inbound()), None),
-            "vxlan" => ("vxlan", Half::Inbound(inbound()), Some(vtep()?)),
+            "datagrams" => ("datagrams", Half::Inbound(Box::new(inbound())), None),
+            "vxlan" => ("vxlan", Half::Inbound(Box::new(inbound())), Some(vtep()?)),
             "vnet" => ("vnet", Half::Outbound(Outbound::new(0, Arc::default())), None),
             "esp" => ("esp", Half::Esp, None),
             "handshake" => ("handshake", Half::Handshake(Handshake::new()?), None),
@@ -157,7 +156,7 @@ fn datagrams(inbound: &mut Inbound, fib: &Fib, input: &[u8], now_ns: u64) -> Res
     let outer = Outer { source: PEER, ecn: Ecn::of((first >> 14) as u8) };
     let mut memory = message.to_vec();
     let place = 0..memory.len();
-    inbound.handle(fib, outer, &mut memory, place, segment_len, now_ns);
+    inbound.handle(fib, Via::Plain, outer, &mut memory, place, segment_len, now_ns);
     let batch = inbound.deliveries();
     let mut delivered = 0;
     let mut shape = Vec::new();
@@ -263,7 +262,7 @@ fn vnet(outbound: &mut Outbound, fib: &Fib, input: &[u8], now_ns: u64) -> Result
             break;
         }
         outbound.clear();
-        outbound.resume(fib, packet);
+        outbound.resume(fib, packet, now_ns);
     }
     let (dropped, reasons) = drops(outbound.counters());
     if (sent > 0) == (dropped > 0) || dropped > 1 {

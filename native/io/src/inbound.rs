@@ -13,6 +13,7 @@ use rustix::net::{RecvFlags, recv};
 use tunneld_core::batch::MAX_PACKET_LEN;
 use tunneld_core::coalescing::{Delivery, Kinds};
 use tunneld_core::drop_reason::DropReason;
+use tunneld_core::encapsulation::Via;
 use tunneld_core::fib::Fib;
 use tunneld_core::inbound::{Inbound, Outer};
 use tunneld_core::segmentation::Segmentation;
@@ -150,7 +151,7 @@ fn take(receiver: &mut Receiver, count: usize, inbound: &mut Inbound, fib: &Fib)
         } else {
             let outer = Outer { source: message.source, ecn: message.ecn };
             let (place, memory) = (message.place, receiver.memory_mut());
-            inbound.handle(fib, outer, memory, place, message.segment_len, now_ns);
+            inbound.handle(fib, Via::Plain, outer, memory, place, message.segment_len, now_ns);
         }
     }
 }

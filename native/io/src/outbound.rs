@@ -81,8 +81,9 @@ impl<'a> OutboundDuty<'a> {
             meanwhile,
         };
         if self.surroundings.errands.any() {
+            let now_ns = clock::now_ns();
             for probe in self.surroundings.errands.take() {
-                self.outbound.probe(fib, &probe);
+                self.outbound.probe(fib, &probe, now_ns);
             }
             transmitter.flush(&mut self.outbound, fib)?;
         }
@@ -109,7 +110,7 @@ fn fill(
                 outbound.handle(fib, vnet, packet, now_ns);
                 while outbound.is_unfinished() {
                     transmitter.flush(outbound, fib)?;
-                    outbound.resume(fib, packet);
+                    outbound.resume(fib, packet, now_ns);
                 }
             }
             Err(Errno::AGAIN) if count == 0 => return Ok(Found::Nothing),

@@ -101,7 +101,7 @@ fn each_queue_has_trains_of_its_own_and_its_order() {
     for number in 0..60u8 {
         let queue = match usize::from(number) % 6 {
             place @ ..4 => batch.queue_for(&endpoints[place / 2], place % 2),
-            place => batch.esp_queue_for(&endpoints[place - 4]),
+            place => batch.esp_queue_for(id, &endpoints[place - 4]),
         };
         batch.slot(queue, 100).unwrap().fill(number);
         batch.push(queue, id, endpoints[usize::from(number) % 2], Passage::PLAIN, 78, 100);

@@ -6,22 +6,36 @@
 //! `inbound` are generic over them; which one it is stands in the FIB, and is asked once a packet,
 //! by [`by_way!`] and [`by_arrival!`].
 
+mod esp;
 mod parameters;
 mod raw;
 #[cfg(test)]
 pub(crate) mod toy;
 mod vxlan;
 
+use std::net::SocketAddr;
 use std::ops::Range;
+use std::sync::Arc;
 
 use tunneld_wire::ip::Version;
 
-use crate::adjacency_id::AdjacencyId;
 use crate::drop_reason::DropReason;
+use crate::sad::{Protected, Sad};
 
+pub use esp::{Opener, Sealer};
 pub use parameters::{Encapsulation, Unreadable};
 pub use raw::Raw;
 pub use vxlan::{Frames, Heads, Vtep};
+
+/// By which sockets datagrams leave and arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Via {
+    /// Those of the backend.
+    #[default]
+    Plain,
+    /// Those of encryption.
+    Esp,
+}
 
 /// Puts an encapsulation around inner packets that already stand in their slots.
 ///
@@ -35,6 +49,8 @@ pub trait Encapsulate {
     const TAKES_HOP: bool;
     /// Whether a peer may send super-packets without cutting them.
     const ARRIVES_UNCUT: bool;
+    /// By which sockets datagrams leave.
+    const VIA: Via = Via::Plain;
 
     /// What writes the datagrams of one packet.
     type Around<'a>: Around
@@ -54,6 +70,7 @@ pub trait Encapsulate {
         worker: usize,
         version: Version,
         datagrams: usize,
+        now_ns: u64,
     ) -> Result<Self::Around<'_>, DropReason>;
 
     /// Returns the inner packet of a finished datagram, where it can still be read.
@@ -61,13 +78,27 @@ pub trait Encapsulate {
 
     /// Returns the length of the largest inner packet that a datagram of `len` bytes carries.
     fn largest_inner(len: usize) -> usize;
+
+    /// Returns whose keys packets wait for that [`begin`](Self::begin) refuses for want of them.
+    fn peer(&self) -> Option<&Arc<Protected>> {
+        None
+    }
 }
 
 /// Writes what goes around the inner packets of one packet or super-packet.
 pub trait Around {
     /// Finishes `slot`, whose bytes from `HEAD` to `slot.len() - TAIL` are the inner packet, and
     /// returns the length of the datagram in bytes.
-    fn finish(&mut self, slot: &mut [u8]) -> usize;
+    ///
+    /// # Errors
+    ///
+    /// This one datagram cannot be made.
+    fn finish(&mut self, slot: &mut [u8]) -> Result<usize, DropReason>;
+
+    /// Returns where the datagrams go, if that is not where the control plane says.
+    fn endpoint(&self) -> Option<SocketAddr> {
+        None
+    }
 }
 
 /// Takes the encapsulation off datagrams that arrive: the mirror of [`Encapsulate`].
@@ -89,7 +120,12 @@ pub trait Decapsulate {
     /// # Errors
     ///
     /// The first thing that is wrong with it.
-    fn strip(&self, run: &mut Self::Run, datagram: &mut [u8]) -> Result<Stripped, DropReason>;
+    fn strip(
+        &self,
+        run: &mut Self::Run,
+        datagram: &mut [u8],
+        now_ns: u64,
+    ) -> Result<Stripped, DropReason>;
 }
 
 /// What was in a datagram.
@@ -104,6 +140,8 @@ pub enum Stripped {
     },
     /// A message of the encapsulation itself, for the control plane.
     Control,
+    /// Nothing, as it should be.
+    Dummy,
 }
 
 /// What says who sent an inner packet.
@@ -112,8 +150,8 @@ pub enum Origin {
     /// The underlay address the datagram came from, which must fit the inner source.
     Address,
     /// The encapsulation: nobody else could have made the datagram. Only what the peer may say is
-    /// left to be checked.
-    Peer(AdjacencyId),
+    /// left to be checked. It is the [number](Protected::number) of that peer.
+    Peer(u64),
 }
 
 /// How packets leave for a peer: made once for each FIB.
@@ -123,23 +161,36 @@ pub enum Way {
     Raw(Raw),
     /// In VXLAN frames.
     Vxlan(Heads),
+    /// Sealed.
+    Esp(Sealer),
 }
 
 impl Way {
-    /// Returns the way to a peer.
-    pub fn new(encapsulation: Encapsulation, vtep: Option<&Vtep>) -> Self {
+    /// Returns the way to a peer from a host that is, or is not, an end of VXLAN tunnels, and that
+    /// has, or has not, a database of SAs.
+    pub fn new(encapsulation: Encapsulation, vtep: Option<&Vtep>, sad: Option<&Sad>) -> Self {
         match encapsulation {
             Encapsulation::Raw => Self::Raw(Raw),
             Encapsulation::Vxlan { vtep_mac } => Self::Vxlan(Heads::new(vtep, vtep_mac)),
+            Encapsulation::Esp { key, subnet } => {
+                Self::Esp(Sealer::new(sad.map(|sad| sad.peer(key)), subnet))
+            }
         }
     }
 
-    /// Returns whether peers can be reached so from a host that is, or is not, an end of VXLAN
-    /// tunnels.
-    pub const fn is_possible(encapsulation: Encapsulation, vtep: Option<&Vtep>) -> bool {
-        match encapsulation {
-            Encapsulation::Raw => true,
-            Encapsulation::Vxlan { .. } => vtep.is_some(),
+    /// Returns whether everybody on the way can read and write what goes so.
+    pub const fn is_plain(&self) -> bool {
+        match self {
+            Self::Esp(_) => false,
+            Self::Raw(_) | Self::Vxlan(_) => true,
+        }
+    }
+
+    /// Returns the peer that packets are sealed for; `None`: they go plain.
+    pub fn protected(&self) -> Option<&Protected> {
+        match self {
+            Self::Esp(sealer) => sealer.peer().map(|peer| &**peer),
+            Self::Raw(_) | Self::Vxlan(_) => None,
         }
     }
 
@@ -162,7 +213,7 @@ fn largest_inner_of<E: Encapsulate>(_: &E, len: usize) -> usize {
     E::largest_inner(len)
 }
 
-/// How datagrams arrive: one way for all that come by the underlay's sockets.
+/// How datagrams arrive: one way for all that come by the backend's sockets.
 #[derive(Debug, Clone)]
 pub enum Arrival {
     /// As inner packets.
@@ -186,6 +237,7 @@ impl Arrival {
 pub(crate) struct Runs {
     pub(crate) raw: <Raw as Decapsulate>::Run,
     pub(crate) vxlan: <Frames as Decapsulate>::Run,
+    pub(crate) esp: <Opener as Decapsulate>::Run,
 }
 
 /// Does something with a [`Way`], generically: the one place that tells them apart.
@@ -194,6 +246,7 @@ macro_rules! by_way {
         match $way {
             $crate::encapsulation::Way::Raw($each) => $do,
             $crate::encapsulation::Way::Vxlan($each) => $do,
+            $crate::encapsulation::Way::Esp($each) => $do,
         }
     };
 }

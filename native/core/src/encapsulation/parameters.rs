@@ -3,9 +3,12 @@
 //! Path of a lease: `py` → **`encapsulation::parameters`** → `transaction`.
 
 use std::collections::BTreeMap;
-use std::str::FromStr;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use tunneld_wire::ethernet::MacAddress;
+
+use crate::prefix::Prefix;
 
 /// What is put around an inner packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +19,13 @@ pub enum Encapsulation {
     Vxlan {
         /// Inner Ethernet address of the peer.
         vtep_mac: MacAddress,
+    },
+    /// ESP, sealed for one identity.
+    Esp {
+        /// Public key of the peer.
+        key: [u8; 32],
+        /// The subnet that is reached by it, which the peer must claim.
+        subnet: Prefix,
     },
 }
 
@@ -29,8 +39,18 @@ impl Encapsulation {
     pub fn read(label: &str, mut of_peer: BTreeMap<String, String>) -> Result<Self, Unreadable> {
         let read = match label {
             "raw" => Self::Raw,
-            "vxlan" => Self::Vxlan { vtep_mac: take(&mut of_peer, "vtep_mac", MacAddress::FORM)? },
-            _ => return Err(Unreadable::new("encapsulation", label, "raw or vxlan")),
+            "vxlan" => Self::Vxlan {
+                vtep_mac: take(&mut of_peer, "vtep_mac", MacAddress::FORM, |text| {
+                    text.parse().ok()
+                })?,
+            },
+            "esp" => Self::Esp {
+                key: take(&mut of_peer, "key", KEY_FORM, key)?,
+                subnet: take(&mut of_peer, "subnet", "a subnet in CIDR notation", |text| {
+                    text.parse().ok()
+                })?,
+            },
+            _ => return Err(Unreadable::new("encapsulation", label, "raw, vxlan or esp")),
         };
         match of_peer.pop_first() {
             Some((name, value)) => Err(Unreadable { name, value, expected: "no such parameter" }),
@@ -43,6 +63,7 @@ impl Encapsulation {
         match self {
             Self::Raw => "raw",
             Self::Vxlan { .. } => "vxlan",
+            Self::Esp { .. } => "esp",
         }
     }
 
@@ -51,6 +72,9 @@ impl Encapsulation {
         match self {
             Self::Raw => Vec::new(),
             Self::Vxlan { vtep_mac } => vec![("vtep_mac", vtep_mac.to_string())],
+            Self::Esp { key, subnet } => {
+                vec![("key", STANDARD.encode(key)), ("subnet", subnet.to_string())]
+            }
         }
     }
 }
@@ -73,12 +97,20 @@ impl Unreadable {
 }
 
 /// Takes out a parameter and reads it.
-fn take<T: FromStr>(
+fn take<T>(
     of_peer: &mut BTreeMap<String, String>,
     name: &str,
     expected: &'static str,
+    read: fn(&str) -> Option<T>,
 ) -> Result<T, Unreadable> {
     let value = of_peer.remove(name);
-    let read = value.as_deref().and_then(|value| value.parse().ok());
-    read.ok_or_else(|| Unreadable::new(name, value.as_deref().unwrap_or("None"), expected))
+    let found = value.as_deref().and_then(read);
+    found.ok_or_else(|| Unreadable::new(name, value.as_deref().unwrap_or("None"), expected))
+}
+
+const KEY_FORM: &str = "a public key: 44 characters of base64";
+
+/// Reads a public key as WireGuard's are written.
+fn key(text: &str) -> Option<[u8; 32]> {
+    STANDARD.decode(text).ok()?.try_into().ok()
 }

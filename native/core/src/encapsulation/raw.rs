@@ -19,7 +19,7 @@ impl Encapsulate for Raw {
 
     type Around<'a> = Self;
 
-    fn begin(&self, _: usize, _: Version, _: usize) -> Result<Self, DropReason> {
+    fn begin(&self, _: usize, _: Version, _: usize, _: u64) -> Result<Self, DropReason> {
         Ok(Self)
     }
 
@@ -33,8 +33,8 @@ impl Encapsulate for Raw {
 }
 
 impl Around for Raw {
-    fn finish(&mut self, slot: &mut [u8]) -> usize {
-        slot.len()
+    fn finish(&mut self, slot: &mut [u8]) -> Result<usize, DropReason> {
+        Ok(slot.len())
     }
 }
 
@@ -50,7 +50,7 @@ impl Decapsulate for Raw {
     }
 
     #[inline]
-    fn strip(&self, (): &mut (), datagram: &mut [u8]) -> Result<Stripped, DropReason> {
+    fn strip(&self, (): &mut (), datagram: &mut [u8], _: u64) -> Result<Stripped, DropReason> {
         Ok(Stripped::Packet { place: 0..datagram.len(), origin: Origin::Address })
     }
 }

@@ -6,7 +6,6 @@ use std::cell::Cell;
 use tunneld_wire::ip::Version;
 
 use super::{Around, Decapsulate, Encapsulate, Origin, Stripped};
-use crate::adjacency_id::AdjacencyId;
 use crate::drop_reason::DropReason;
 
 /// A kind (0: packet, 1: message), and a number.
@@ -17,7 +16,7 @@ pub(crate) const NUMBERS: u16 = 20_000;
 
 /// Both ends of the tunnel to one peer.
 pub(crate) struct Toy {
-    pub(crate) peer: AdjacencyId,
+    pub(crate) peer: u64,
     pub(crate) next: Cell<u16>,
 }
 
@@ -27,7 +26,7 @@ pub(crate) struct Numbers {
 }
 
 impl Toy {
-    pub(crate) const fn new(peer: AdjacencyId) -> Self {
+    pub(crate) const fn new(peer: u64) -> Self {
         Self { peer, next: Cell::new(0) }
     }
 }
@@ -40,7 +39,7 @@ impl Encapsulate for Toy {
 
     type Around<'a> = Numbers;
 
-    fn begin(&self, _: usize, _: Version, datagrams: usize) -> Result<Numbers, DropReason> {
+    fn begin(&self, _: usize, _: Version, datagrams: usize, _: u64) -> Result<Numbers, DropReason> {
         let next = self.next.get();
         let after = u16::try_from(usize::from(next) + datagrams).ok();
         let after = after.filter(|after| *after <= NUMBERS).ok_or(DropReason::WayFull)?;
@@ -58,7 +57,7 @@ impl Encapsulate for Toy {
 }
 
 impl Around for Numbers {
-    fn finish(&mut self, slot: &mut [u8]) -> usize {
+    fn finish(&mut self, slot: &mut [u8]) -> Result<usize, DropReason> {
         let inner_len = slot.len() - HEAD - 4;
         let padding = 3 - inner_len % 4;
         let end = HEAD + inner_len + padding + 1;
@@ -67,7 +66,7 @@ impl Around for Numbers {
         let [high, low] = self.next.to_be_bytes();
         slot[..HEAD].copy_from_slice(&[0, high, low]);
         self.next += 1;
-        end
+        Ok(end)
     }
 }
 
@@ -82,7 +81,7 @@ impl Decapsulate for Toy {
         segment_len.unwrap_or(message.len()).max(1)
     }
 
-    fn strip(&self, run: &mut usize, datagram: &mut [u8]) -> Result<Stripped, DropReason> {
+    fn strip(&self, run: &mut usize, datagram: &mut [u8], _: u64) -> Result<Stripped, DropReason> {
         *run += 1;
         match datagram {
             [1, ..] => return Ok(Stripped::Control),

@@ -82,7 +82,7 @@ impl Encapsulate for Heads {
     type Around<'a> = &'a Head;
 
     #[inline]
-    fn begin(&self, _: usize, version: Version, _: usize) -> Result<&Head, DropReason> {
+    fn begin(&self, _: usize, version: Version, _: usize, _: u64) -> Result<&Head, DropReason> {
         match version {
             Version::V6 => self.ipv6.as_ref().ok_or(DropReason::Ipv6Disabled),
             _ => self.ipv4.as_ref().ok_or(DropReason::Ipv4Disabled),
@@ -100,9 +100,9 @@ impl Encapsulate for Heads {
 
 impl Around for &Head {
     #[inline]
-    fn finish(&mut self, slot: &mut [u8]) -> usize {
+    fn finish(&mut self, slot: &mut [u8]) -> Result<usize, DropReason> {
         slot[..HEAD].copy_from_slice(*self);
-        slot.len()
+        Ok(slot.len())
     }
 }
 
@@ -168,7 +168,12 @@ impl Decapsulate for Frames {
     }
 
     #[inline]
-    fn strip(&self, run: &mut Self::Run, datagram: &mut [u8]) -> Result<Stripped, DropReason> {
+    fn strip(
+        &self,
+        run: &mut Self::Run,
+        datagram: &mut [u8],
+        _: u64,
+    ) -> Result<Stripped, DropReason> {
         let (head, packet) = datagram.split_first_chunk().ok_or(DropReason::TruncatedFrame)?;
         let version = match run {
             Some((checked, version)) if checked == head => *version,
@@ -203,7 +208,7 @@ mod tests {
 
     impl Batch {
         fn open(&mut self, datagram: &[u8]) -> Result<Range<usize>, DropReason> {
-            match Frames::new(self.vtep).strip(&mut self.run, &mut datagram.to_vec())? {
+            match Frames::new(self.vtep).strip(&mut self.run, &mut datagram.to_vec(), 0)? {
                 Stripped::Packet { place, origin: Origin::Address } => Ok(place),
                 other => panic!("{other:?}"),
             }
@@ -221,7 +226,7 @@ mod tests {
             [(Version::V4, MAC, [0x08, 0x00]), (Version::V6, MAC_V6, [0x86, 0xdd])]
         {
             let mut slot = [0x55; 60];
-            assert_eq!(heads.begin(0, version, 1).unwrap().finish(&mut slot), 60);
+            assert_eq!(heads.begin(0, version, 1, 0).unwrap().finish(&mut slot), Ok(60));
             let expected =
                 [&[0x08, 0, 0, 0, 0, 0, 7, 0][..], &MAC_B.0, &source.0, &ethertype, &[0x55; 38]];
             assert_eq!(slot[..], expected.concat());
@@ -231,10 +236,10 @@ mod tests {
     #[test]
     fn a_family_without_an_address_has_no_frames() {
         let ipv4_only = Heads::new(Some(&Vtep { mac_v6: None, ..vtep() }), MAC_B);
-        assert!(ipv4_only.begin(0, Version::V4, 1).is_ok());
-        assert_eq!(ipv4_only.begin(0, Version::V6, 1), Err(DropReason::Ipv6Disabled));
+        assert!(ipv4_only.begin(0, Version::V4, 1, 0).is_ok());
+        assert_eq!(ipv4_only.begin(0, Version::V6, 1, 0), Err(DropReason::Ipv6Disabled));
         let none = Heads::new(None, MAC_B);
-        assert_eq!(none.begin(0, Version::V4, 1), Err(DropReason::Ipv4Disabled));
+        assert_eq!(none.begin(0, Version::V4, 1, 0), Err(DropReason::Ipv4Disabled));
     }
 
     fn good() -> Vec<u8> {

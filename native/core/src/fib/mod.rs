@@ -119,17 +119,20 @@ impl Fib {
             .iter()
             .zip(0..)
             .filter_map(|(adjacency, id)| {
-                Some((adjacency.as_ref()?.parameters.endpoint.ip(), AdjacencyId(id)))
+                let adjacency = adjacency.as_ref()?;
+                let address = adjacency.parameters.endpoint.ip();
+                Some((address, !adjacency.way.is_plain(), AdjacencyId(id)))
             })
             .collect();
         endpoints.sort_unstable();
-        endpoints.dedup_by_key(|(address, _)| *address);
+        endpoints.dedup_by_key(|(address, ..)| *address);
+        let endpoints = endpoints.into_iter().map(|(address, _, id)| (address, id));
         Self {
             arrival: settings.map(|settings| (settings, Arrival::new(settings.vtep))),
             ipv4: Ipv4Table::build(ipv4),
             ipv6: Ipv6Table::build(ipv6),
             adjacencies: adjacencies.into_boxed_slice(),
-            endpoints: endpoints.into_boxed_slice(),
+            endpoints: endpoints.collect(),
         }
     }
 
@@ -170,7 +173,7 @@ impl Fib {
         }
     }
 
-    /// Returns an adjacency whose peer has this underlay address.
+    /// Returns an adjacency whose peer has this underlay address: a plain one, if there is one.
     pub fn by_endpoint(&self, address: IpAddr) -> Option<AdjacencyId> {
         let place = self.endpoints.binary_search_by_key(&address, |(address, _)| *address).ok()?;
         Some(self.endpoints[place].1)

@@ -5,6 +5,7 @@ mod vxlan;
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::fib::SourceCheck;
 use crate::testing::{
     NOW_NS, UNDERLAY_B, UNDERLAY_C, dual_stack, fix_checksums, fix_header_checksum, framed, host_a,
     over_ipv6, packet, transport_packet, vxlan_change,
@@ -34,7 +35,7 @@ impl Bench {
         let mut datagram = datagram.to_vec();
         let outer = SocketAddr::from((outer, 40_000));
         let place = 0..datagram.len();
-        self.inbound.handle(&self.fib, outer, &mut datagram, place, None, NOW_NS);
+        self.inbound.handle(&self.fib, Via::Plain, outer, &mut datagram, place, None, NOW_NS);
         datagram
     }
 
@@ -91,7 +92,7 @@ fn before_the_first_settings_everything_is_dropped() {
     let mut inbound = Inbound::new(0, Arc::default());
     let mut datagram = packet(AT_B, CONTAINER, 63, 100);
     let outer = SocketAddr::from((UNDERLAY_B, 8285));
-    inbound.handle(&Fib::empty(), outer, &mut datagram, 0..100, None, NOW_NS);
+    inbound.handle(&Fib::empty(), Via::Plain, outer, &mut datagram, 0..100, None, NOW_NS);
     assert_eq!(inbound.counters().drops(DropReason::NotConfigured).read(), 1);
 }
 
@@ -303,7 +304,7 @@ fn a_train_is_split_and_each_datagram_judged_by_itself() {
     let mut memory = [&[0xaa; 50][..], &good, &forged, &good, &last].concat();
     let place = 50..memory.len();
     let outer = SocketAddr::from((UNDERLAY_B, 8285));
-    bench.inbound.handle(&bench.fib, outer, &mut memory, place, Some(100), NOW_NS);
+    bench.inbound.handle(&bench.fib, Via::Plain, outer, &mut memory, place, Some(100), NOW_NS);
     let deliveries = bench.inbound.deliveries();
     let places = deliveries.iter().flat_map(|delivery| deliveries.packets(delivery));
     assert_eq!(places.collect::<Vec<_>>(), [50..150, 250..350, 350..410]);
@@ -330,7 +331,15 @@ fn a_train_is_split_whatever_its_first_datagram_says_of_its_length() {
                 std::iter::repeat_n(&good[..], 4).flatten().copied().collect();
             memory[100 * place + 2..][..2].copy_from_slice(&says.to_be_bytes());
             let outer = SocketAddr::from((UNDERLAY_B, 8285));
-            bench.inbound.handle(&bench.fib, outer, &mut memory, 0..400, Some(100), NOW_NS);
+            bench.inbound.handle(
+                &bench.fib,
+                Via::Plain,
+                outer,
+                &mut memory,
+                0..400,
+                Some(100),
+                NOW_NS,
+            );
             let batch = bench.inbound.deliveries();
             let places = batch.iter().flat_map(|one| batch.packets(one));
             let others = (0..4).filter(|other| *other != place).map(|n| n * 100..n * 100 + 100);
@@ -392,7 +401,7 @@ fn congestion_marks_of_the_underlay_are_passed_on_in_both_families_and_encapsula
                 let mut memory = if is_framed { framed(&packet) } else { packet };
                 let (start, place) = (memory.len() - version(marked(inner)).len(), 0..memory.len());
                 let outer = Outer { source: (UNDERLAY_B, 8285).into(), ecn: Ecn::of(outer) };
-                bench.inbound.handle(&fib, outer, &mut memory, place, None, NOW_NS);
+                bench.inbound.handle(&fib, Via::Plain, outer, &mut memory, place, None, NOW_NS);
                 let mut expected = version(marked(goes_on));
                 if !is_framed {
                     match expected[0] >> 4 {
@@ -413,7 +422,7 @@ fn a_mark_that_its_sender_would_not_understand_costs_the_packet() {
     let mut memory = marked(0);
     let (place, outer) =
         (0..memory.len(), Outer { source: (UNDERLAY_B, 8285).into(), ecn: Ecn::Ce });
-    bench.inbound.handle(&bench.fib, outer, &mut memory, place, None, NOW_NS);
+    bench.inbound.handle(&bench.fib, Via::Plain, outer, &mut memory, place, None, NOW_NS);
     bench.dropped(DropReason::UnexpectedCongestionMark);
 }
 
@@ -430,7 +439,7 @@ fn every_packet_of_a_marked_train_is_marked_and_none_is_joined_with_others() {
     let mut memory: Vec<u8> = (0..6).flat_map(segment).collect();
     for (part, ecn) in [(0..280, Ecn::Ect0), (280..560, Ecn::Ce), (560..840, Ecn::Ect0)] {
         let outer = Outer { source: (UNDERLAY_B, 8285).into(), ecn };
-        bench.inbound.handle(&bench.fib, outer, &mut memory, part, Some(140), NOW_NS);
+        bench.inbound.handle(&bench.fib, Via::Plain, outer, &mut memory, part, Some(140), NOW_NS);
     }
     let deliveries = bench.inbound.deliveries();
     assert!(deliveries.iter().map(|delivery| delivery.count).eq([2, 2, 2]));

@@ -350,7 +350,7 @@ fn a_super_packet_of_more_segments_than_a_batch_holds_is_resumed_and_loses_none(
     let mut rounds = 1;
     while bench.outbound.is_unfinished() {
         bench.outbound.clear();
-        bench.outbound.resume(&bench.fib, &whole);
+        bench.outbound.resume(&bench.fib, &whole, NOW_NS);
         sent.extend(bench.sent());
         rounds += 1;
     }

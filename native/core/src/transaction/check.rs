@@ -7,7 +7,7 @@ use tunneld_wire::ethernet::MacAddress;
 
 use super::{Change, Error, LOCAL, Tables, TargetName};
 use crate::adjacency_id::AdjacencyId;
-use crate::encapsulation::{Encapsulation, Way};
+use crate::encapsulation::Encapsulation;
 
 /// Smallest MTU an IPv4 link may have (RFC 791 §3.2).
 const MIN_MTU_BYTES: u16 = 68;
@@ -50,8 +50,14 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         if let Encapsulation::Vxlan { vtep_mac } = parameters.encapsulation {
             check_mac(item, "vtep_mac", vtep_mac)?;
         }
-        if !Way::is_possible(parameters.encapsulation, vtep) {
-            return Err(Error::NoVtep { adjacency: name.clone() });
+        match parameters.encapsulation {
+            Encapsulation::Esp { .. } if tables.sad.is_none() => {
+                return Err(Error::NoEncryption { adjacency: name.clone() });
+            }
+            Encapsulation::Vxlan { .. } if vtep.is_none() => {
+                return Err(Error::NoVtep { adjacency: name.clone() });
+            }
+            _ => {}
         }
         if !put.insert(name.as_str()) {
             return Err(Error::NamedTwice { item: item() });
@@ -65,7 +71,8 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         .collect();
     // Those that stay as they are must get along with the settings too.
     let left = tables.adjacencies.iter().find(|(name, known)| {
-        !Way::is_possible(known.parameters.encapsulation, vtep)
+        matches!(known.parameters.encapsulation, Encapsulation::Vxlan { .. })
+            && vtep.is_none()
             && !put.contains(&***name)
             && !gone.contains(&***name)
     });

@@ -52,6 +52,11 @@ pub enum Error {
         /// The adjacency.
         adjacency: String,
     },
+    /// ESP to a peer, where the engine was made without encryption.
+    NoEncryption {
+        /// The adjacency.
+        adjacency: String,
+    },
     /// The same thing twice in one change.
     NamedTwice {
         /// What it is.
@@ -95,6 +100,13 @@ impl fmt::Display for Error {
                 write!(
                     f,
                     "adjacency {adjacency}: encapsulation vxlan, expected settings with a vtep: put them with it"
+                )
+            }
+            Self::NoEncryption { adjacency } => {
+                write!(
+                    f,
+                    "adjacency {adjacency}: encapsulation esp, expected an engine with encryption: \
+                     make it with an identity"
                 )
             }
             Self::NamedTwice { item } => {

@@ -15,6 +15,7 @@ use crate::counters::AdjacencyCounters;
 use crate::encapsulation::Way;
 use crate::fib::{Fib, Settings};
 use crate::prefix::Prefix;
+use crate::sad::Sad;
 
 pub use error::Error;
 
@@ -61,6 +62,8 @@ struct Known {
 #[derive(Debug)]
 pub struct Tables {
     workers: usize,
+    /// `None`: nothing is sealed here.
+    sad: Option<Arc<Sad>>,
     generation: u64,
     settings: Option<Settings>,
     adjacencies: BTreeMap<Arc<str>, Known>,
@@ -81,6 +84,7 @@ impl Tables {
     pub const fn new(workers: usize) -> Self {
         Self {
             workers,
+            sad: None,
             generation: 0,
             settings: None,
             adjacencies: BTreeMap::new(),
@@ -89,6 +93,12 @@ impl Tables {
             retired_ids: Vec::new(),
             entries: BTreeMap::new(),
         }
+    }
+
+    /// Lets adjacencies be sealed, by the sets of `sad`.
+    #[must_use]
+    pub fn sealing(self, sad: Arc<Sad>) -> Self {
+        Self { sad: Some(sad), ..self }
     }
 
     /// Carries out `change` and returns the FIB that follows from it.
@@ -183,7 +193,7 @@ impl Tables {
             adjacencies[id.0 as usize] = Some(Adjacency {
                 name: Arc::clone(name),
                 parameters,
-                way: Way::new(parameters.encapsulation, vtep),
+                way: Way::new(parameters.encapsulation, vtep, self.sad.as_deref()),
                 counters: Arc::clone(counters),
             });
         }

@@ -9,6 +9,17 @@ fn outbound() -> OutboundSa {
     ends(Provider::AwsLc, Cipher::Aes128Gcm).0
 }
 
+fn direction(lanes: u8) -> Direction {
+    Direction {
+        secret: Secret::new(&[9; 32]),
+        provider: Provider::AwsLc,
+        cipher: Cipher::Aes256Gcm,
+        base: base(),
+        lanes,
+        agreed_ns: NOW_NS,
+    }
+}
+
 /// The lower half of a packet's number.
 fn low(packet: &[u8]) -> u32 {
     u32::from_be_bytes(packet[4..8].try_into().unwrap())
@@ -30,9 +41,9 @@ fn numbers_count_from_one_and_no_number_is_sealed_twice() {
 #[test]
 fn what_is_reserved_and_not_used_is_skipped() {
     let sa = outbound();
-    let mut reserved = sa.reserve(3, NOW_NS).unwrap();
+    let mut numbers = sa.reserve(3, NOW_NS).unwrap();
     let mut first = slot(&ipv4(20));
-    reserved.seal(Content::Ipv4, &mut first).unwrap();
+    sa.seal(&mut numbers, Content::Ipv4, &mut first).unwrap();
     assert_eq!(low(&first), 1);
     assert_eq!(low(&sealed(&sa, Content::Ipv4, &ipv4(20))), 4);
 }
@@ -44,7 +55,7 @@ fn no_number_is_given_twice_where_several_threads_use_one_sa() {
         let numbers = || {
             let mut reserved = sa.reserve(count, NOW_NS).unwrap();
             let mut slot = slot(&[]);
-            reserved.seal(Content::Dummy, &mut slot).unwrap();
+            sa.seal(&mut reserved, Content::Dummy, &mut slot).unwrap();
             low(&slot)
         };
         (0..2_000).map(|_| numbers()).collect::<Vec<_>>()
@@ -62,11 +73,21 @@ fn no_number_is_given_twice_where_several_threads_use_one_sa() {
 #[test]
 fn no_more_is_sealed_than_was_reserved() {
     let sa = outbound();
-    let mut reserved = sa.reserve(1, NOW_NS).unwrap();
-    assert!(reserved.seal(Content::Dummy, &mut slot(&[])).is_ok());
+    let mut numbers = sa.reserve(1, NOW_NS).unwrap();
+    assert!(sa.seal(&mut numbers, Content::Dummy, &mut slot(&[])).is_ok());
     let mut slot = slot(&ipv4(20));
-    assert_eq!(reserved.seal(Content::Ipv4, &mut slot), Err(Refusal::Exhausted));
+    assert_eq!(sa.seal(&mut numbers, Content::Ipv4, &mut slot), Err(Refusal::Exhausted));
     assert_eq!(slot[16..36], ipv4(20), "and nothing is written");
+}
+
+#[test]
+fn numbers_of_one_sa_seal_nothing_under_another() {
+    let direction = direction(2);
+    let [first, second] = [0, 1].map(|lane| direction.outbound(lane).unwrap().unwrap());
+    let mut numbers = first.reserve(1, NOW_NS).unwrap();
+    let mut slot = slot(&ipv4(20));
+    assert_eq!(second.seal(&mut numbers, Content::Ipv4, &mut slot), Err(Refusal::Exhausted));
+    assert!(first.seal(&mut numbers, Content::Ipv4, &mut slot).is_ok(), "and none is lost");
 }
 
 #[test]
@@ -121,14 +142,6 @@ fn after_180_s_an_sa_neither_seals_nor_opens() {
 
 #[test]
 fn a_direction_has_as_many_lanes_as_its_sender_and_each_its_own_key() {
-    let direction = |lanes| Direction {
-        secret: Secret::new(&[9; 32]),
-        provider: Provider::AwsLc,
-        cipher: Cipher::Aes256Gcm,
-        base: base(),
-        lanes,
-        agreed_ns: NOW_NS,
-    };
     let three = direction(3);
     let mut texts = Vec::new();
     for lane in 0..3 {

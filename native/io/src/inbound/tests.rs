@@ -137,7 +137,7 @@ fn a_super_packet_that_the_device_refuses_is_written_packet_by_packet() {
     let mut inbound = Inbound::new(0, Arc::default());
     inbound.set_coalescing(refusing.device().kinds());
     let place = 0..memory.len();
-    inbound.handle(&fib, PEER, &mut memory, place, Some(LEN), 1);
+    inbound.handle(&fib, Via::Plain, PEER, &mut memory, place, Some(LEN), 1);
     assert_eq!(inbound.deliveries().len(), 1);
 
     let got = refusing.deliver(&memory, &inbound, &fib);
@@ -189,7 +189,7 @@ fn a_super_packet_of_a_peer_that_the_device_refuses_is_cut() {
     memory.extend(udp_packet(0, &payload));
     let mut inbound = Inbound::new(0, Arc::default());
     let place = 0..memory.len();
-    inbound.handle(&fib, PEER, &mut memory, place, Some(1_000), 1);
+    inbound.handle(&fib, Via::Plain, PEER, &mut memory, place, Some(1_000), 1);
 
     assert_eq!(refusing.deliver(&memory, &inbound, &fib), expected);
     assert_eq!(inbound.counters().drops(DropReason::DeviceRefused).read(), 0);

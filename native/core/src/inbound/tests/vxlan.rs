@@ -22,7 +22,7 @@ impl Bench {
     fn message(&mut self, message: &[u8], segment_len: Option<usize>) -> Vec<u8> {
         let (mut memory, outer) = (message.to_vec(), SocketAddr::from((UNDERLAY_B, 8472)));
         let place = 0..memory.len();
-        self.inbound.handle(&self.fib, outer, &mut memory, place, segment_len, NOW_NS);
+        self.inbound.handle(&self.fib, Via::Plain, outer, &mut memory, place, segment_len, NOW_NS);
         memory
     }
 
@@ -213,7 +213,7 @@ fn a_super_packet_of_the_kernel_keeps_its_place_in_its_flow() {
     let mut start = 0;
     for part in &parts {
         let (outer, place) = (SocketAddr::from((UNDERLAY_B, 8472)), start..start + part.len());
-        bench.inbound.handle(&bench.fib, outer, &mut memory, place, None, NOW_NS);
+        bench.inbound.handle(&bench.fib, Via::Plain, outer, &mut memory, place, None, NOW_NS);
         start += part.len();
     }
     let counts: Vec<_> = bench.inbound.deliveries().iter().map(|one| one.count).collect();

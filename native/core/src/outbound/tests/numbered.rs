@@ -7,13 +7,9 @@ use crate::encapsulation::toy::{NUMBERS, Toy};
 fn emit(bench: &mut Bench, toy: &Toy, vnet: VnetHeader, packet: &[u8]) -> Result<(), DropReason> {
     let view = View { fib: &bench.fib, settings: bench.fib.settings().unwrap(), now_ns: NOW_NS };
     let header = ipv4::Header::parse(packet).unwrap();
-    let adjacency = bench.fib.adjacency(toy.peer);
+    let id = bench.fib.by_endpoint(UNDERLAY_B.into()).unwrap();
     let parsed = Parsed { header, bytes: packet, vnet };
-    bench.outbound.emit(toy, view, (toy.peer, adjacency), &parsed)
-}
-
-fn tunnel(bench: &Bench) -> Toy {
-    Toy::new(bench.fib.by_endpoint(crate::testing::UNDERLAY_B.into()).unwrap())
+    bench.outbound.emit(toy, view, (id, bench.fib.adjacency(id)), &parsed)
 }
 
 /// The inner packet of a datagram.
@@ -26,7 +22,7 @@ fn inner(datagram: &[u8]) -> Vec<u8> {
 #[test]
 fn datagrams_of_equal_length_share_a_train_though_their_packets_differ() {
     let mut bench = Bench::new();
-    let toy = tunnel(&bench);
+    let toy = Toy::new(0);
     let lens = [100, 102, 101, 103, 98];
     for len in lens {
         emit(&mut bench, &toy, VnetHeader::default(), &packet(CONTAINER, AT_B, 9, len)).unwrap();
@@ -47,7 +43,7 @@ fn numbers(bench: &mut Bench, toy: &Toy) -> Vec<u16> {
     let mut sent = bench.sent();
     while let Some(rest) = bench.outbound.unfinished.take() {
         bench.outbound.clear();
-        bench.outbound.go_on(toy, rest, &whole);
+        bench.outbound.go_on(toy, rest, &whole, NOW_NS);
         sent.extend(bench.sent());
     }
     let payload = sent.iter().flat_map(|datagram| inner(datagram)[28..].to_vec());
@@ -58,7 +54,7 @@ fn numbers(bench: &mut Bench, toy: &Toy) -> Vec<u16> {
 #[test]
 fn every_segment_has_a_number_of_its_own_also_when_the_rest_goes_later() {
     let mut bench = Bench::new();
-    let toy = tunnel(&bench);
+    let toy = Toy::new(0);
     let numbers = numbers(&mut bench, &toy);
     assert_eq!(numbers.len(), 6_000);
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
@@ -67,7 +63,7 @@ fn every_segment_has_a_number_of_its_own_also_when_the_rest_goes_later() {
 #[test]
 fn a_rest_that_cannot_go_on_is_counted() {
     let mut bench = Bench::new();
-    let toy = tunnel(&bench);
+    let toy = Toy::new(0);
     toy.next.set(NUMBERS - 6_000);
     let went = numbers(&mut bench, &toy).len();
     assert!((1..6_000).contains(&went));
@@ -78,7 +74,7 @@ fn a_rest_that_cannot_go_on_is_counted() {
 #[test]
 fn nobody_is_told_about_a_packet_that_can_no_longer_be_read() {
     let mut bench = Bench::new();
-    let toy = tunnel(&bench);
+    let toy = Toy::new(0);
     emit(&mut bench, &toy, VnetHeader::default(), &packet(CONTAINER, AT_B, 9, 1_400)).unwrap();
     assert_eq!(Toy::largest_inner(107), 103);
     assert!(Toy::inner(&bench.sent()[0]).is_none());

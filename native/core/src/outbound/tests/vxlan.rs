@@ -49,7 +49,7 @@ fn a_super_packet_too_large_for_a_batch_goes_on_in_frames() {
     let mut sent = bench.sent();
     while bench.outbound.is_unfinished() {
         bench.outbound.clear();
-        bench.outbound.resume(&bench.fib, &whole);
+        bench.outbound.resume(&bench.fib, &whole, NOW_NS);
         sent.extend(bench.sent());
     }
     assert_eq!(sent.len(), 6_000);
@@ -98,7 +98,11 @@ fn a_probe_leaves_in_a_frame_of_its_own_family() {
     {
         let mut outbound = Outbound::new(0, Arc::default());
         let destination = destination.parse().unwrap();
-        outbound.probe(&fib, &Probe { destination, size_bytes: 1_200, token: 7 });
+        outbound.probe(
+            &fib,
+            &crate::probe::Probe { destination, size_bytes: 1_200, token: 7 },
+            NOW_NS,
+        );
         let sent: Vec<_> = outbound.batch().datagrams().map(|one| one.payload).collect();
         let [frame] = sent[..] else { panic!("one probe, not {}", sent.len()) };
         let addresses = [&MAC_B.0[..], &source.0, &ethertype].concat();
