@@ -4,10 +4,9 @@ Path of a packet: native `io` -> **sockets of this module** -> the underlay. No 
 or read here.
 
 Each worker has, in each family, one socket on the backend's port, and where flows are to be spread,
-as VXLAN asks for, others that only send, each from a port of its own. On the port of encryption it
-is the same, but that each worker after the first has one that sends. Beside them are sidings, for
-peers whose way is full (docs/adr/0010). Datagrams carry a checksum and are not fragmented, with any
-encapsulation: a path that is too narrow is noticed.
+as VXLAN asks for, others that only send, each from a port of its own; on the port of encryption one
+does, but for the first worker. Beside them are sidings, for peers whose way is full (ADR 10).
+Datagrams carry a checksum and are not fragmented: a path that is too narrow is noticed.
 
 Source: flannel `pkg/backend/udp/udp_network_amd64.go` (socket bound to the interface's
 address and the backend's port); RFC 7348 §4.3, §5; Linux ip(7), ipv6(7), udp(7), socket(7).
