@@ -24,9 +24,10 @@ pub struct Refused {
 
 impl Outbound {
     /// Returns whether a datagram may leave in fragments: nobody would send the packet in it
-    /// smaller for being told. `place` are the numbers of its train and its own in the train.
+    /// smaller for being told, or nobody can be told, as it is sealed. `place` are the numbers of its
+    /// train and its own in the train.
     pub fn may_fragment(&self, fib: &Fib, queue: usize, place: (usize, usize)) -> bool {
-        let inner = inner(&self.batch, fib, queue, place);
+        let Some(inner) = inner(&self.batch, fib, queue, place) else { return true };
         match Version::of(inner) {
             Some(Version::V4) => {
                 ipv4::Header::parse(inner).is_ok_and(|header| !must_be_told(&header, inner.len()))
@@ -46,7 +47,7 @@ impl Outbound {
         let datagram_len =
             refused.path_mtu_bytes.saturating_sub(outer_headers_len(&train.endpoint));
         let way = &fib.adjacency(train.adjacency).way;
-        let inner = inner(&self.batch, fib, refused.queue, refused.place);
+        let Some(inner) = inner(&self.batch, fib, refused.queue, refused.place) else { return };
         let least = if Version::of(inner) == Some(Version::V6) {
             <ipv6::Header as ip::Header>::MIN_MTU
         } else {
@@ -59,17 +60,16 @@ impl Outbound {
     }
 }
 
-/// Returns the packet in a datagram of the batch; empty where it can no longer be read.
+/// Returns the packet in a datagram of the batch, where it can still be read.
 fn inner<'a>(
     batch: &'a SendBatch,
     fib: &Fib,
     queue: usize,
     (train, datagram): (usize, usize),
-) -> &'a [u8] {
+) -> Option<&'a [u8]> {
     let queue = &batch.queues()[queue];
     let way = &fib.adjacency(queue.trains()[train].adjacency).way;
-    let datagram = queue.datagrams_from(train, datagram).next();
-    datagram.and_then(|datagram| way.inner(datagram.payload)).unwrap_or_default()
+    way.inner(queue.datagrams_from(train, datagram).next()?.payload)
 }
 
 /// Returns the length of the IP and the UDP header in front of a datagram, in bytes.

@@ -62,7 +62,9 @@ impl Sad {
         if let Some(peer) = peers.get(&key).and_then(Weak::upgrade) {
             return peer;
         }
-        peers.retain(|_, peer| peer.strong_count() > 0);
+        if peers.len() == peers.capacity() {
+            peers.retain(|_, peer| peer.strong_count() > 0);
+        }
         let before = self.numbered.fetch_add(1, Ordering::Relaxed);
         let number = NonZeroU64::MIN.saturating_add(before);
         let peer = Arc::new(Protected::new(key, number, self.workers));
@@ -145,6 +147,9 @@ impl Protected {
     /// Seals by `set` from now on, and sends to `endpoint`. When this returns, nothing is sealed by
     /// the set before any more.
     pub fn seal_by(&self, set: &Arc<SealingSet>, endpoint: SocketAddr) {
+        // Dummies are sealed by the same lane from another thread: no worker waits while that derives
+        // it.
+        set.lane(0);
         self.put(Some(Sealing { set: Arc::clone(set), endpoint }));
     }
 
