@@ -44,7 +44,7 @@ impl Outbound {
                 None => self.batch.queue_for(&endpoint, path),
                 Some(endpoint) => self.batch.esp_queue_for(id, &endpoint),
             };
-            let number = (self.worker * self.batch.paths() + path) as u16;
+            let number = (self.worker * paths + path) as u16;
             let Some(slot) = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL) else { return };
             let inner = &mut slot[E::HEAD..E::HEAD + inner_len];
             if !probe.emit(self.mark, view.settings, number, inner) {
