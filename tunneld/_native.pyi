@@ -33,6 +33,31 @@ class UnderlaySockets(TypedDict):
     address of the first one above is named as the source of each datagram. Without them a thread
     waits some milliseconds for a full underlay."""
     ipv6_sidings: NotRequired[Sequence[int]]
+    esp_ipv4: NotRequired[Sequence[int]]
+    """For ESP and its handshake, on a port of their own: the first receives, and sends if there is
+    no second one. Worker 0 sends from that port, others from one of their own each. With encryption
+    each worker needs one, and those above may be empty."""
+    esp_ipv6: NotRequired[Sequence[int]]
+    esp_ipv4_sidings: NotRequired[Sequence[int]]
+    """As `ipv4_sidings`: one a siding."""
+    esp_ipv6_sidings: NotRequired[Sequence[int]]
+
+@type_check_only
+class Encryption(TypedDict):
+    identity: Identity
+    psks: Psks | None
+    network: str
+    """Name of the network: hosts of two networks share no keys."""
+    cipher: str
+    """`auto`, or the one that alone is taken: `aes-256-gcm`, `aes-128-gcm`, `chacha20-poly1305`."""
+    provider: str
+    """`auto`, `aws-lc-rs` or `ring`."""
+    instance: bytes
+    """8 bytes, random for each start of the process."""
+    claim: Sequence[str]
+    """The subnets of this host, at most one of each family."""
+    keepalive_s: float | None
+    """Seconds between datagrams to each peer with keys, for hosts behind NAT; None: none."""
 
 @type_check_only
 class Settings(TypedDict):
@@ -50,12 +75,13 @@ class Settings(TypedDict):
 class Adjacency(TypedDict):
     name: str
     encapsulation: str
-    """`raw`, or `vxlan`, which needs settings with a `vtep`."""
+    """`raw`; `vxlan`, which needs settings with a `vtep`; `esp`, which needs encryption."""
     of_peer: dict[str, str]
     """What the encapsulation must know of the peer. `raw`: nothing. `vxlan`: `vtep_mac`, its inner
-    Ethernet address, `aa:bb:cc:dd:ee:ff`."""
+    Ethernet address, `aa:bb:cc:dd:ee:ff`. `esp`: `key`, its identity, and `subnet`, which it must
+    claim in its handshake."""
     endpoint: str
-    """IPv4 or IPv6 address."""
+    """IPv4 or IPv6 address. With `esp` packets go where the peer has proved to be."""
     port: int
     mtu_bytes: int
     outer_df: NotRequired[str]
@@ -71,12 +97,26 @@ class Entry(TypedDict):
     """Name of an adjacency, or `local`."""
 
 @type_check_only
+class TrustedIdentity(TypedDict):
+    key: str
+    """Public key, as `Identity.public_key` shows it."""
+    endpoint: str | None
+    """IPv4 or IPv6 address to try; None: it is not known."""
+    port: int
+    instance: str | None
+    """Of its record, 16 hexadecimal digits. Another one than before is a restart."""
+
+@type_check_only
 class Change(TypedDict, total=False):
     settings: Settings
     put_adjacencies: list[Adjacency]
     drop_adjacencies: list[str]
     put_entries: list[Entry]
     drop_entries: list[str]
+    put_identities: list[TrustedIdentity]
+    """Handshakes are made with these, and answered to them, and to nobody else."""
+    drop_identities: list[str]
+    """By key. When the call returns, nothing is sealed for them and nothing of theirs opened."""
 
 @type_check_only
 class Digest(TypedDict):
@@ -84,6 +124,7 @@ class Digest(TypedDict):
     settings: Settings | None
     adjacencies: list[Adjacency]
     entries: list[Entry]
+    identities: list[TrustedIdentity]
 
 @type_check_only
 class AdjacencyCounters(TypedDict):
@@ -119,7 +160,10 @@ class Event(TypedDict):
     kind: str
     """`path_mtu`: the underlay refused a datagram for its size. `offload_lost`: the kernel refused
     an offload at work; the data path does without for a while. `offload_back`: it takes it again.
-    `worker_ended`: a thread ended. `probe_answered`: a peer answered a probe."""
+    `worker_ended`: a thread ended. `probe_answered`: a peer answered a probe. `keys_confirmed`: an
+    identity has proved itself, and what it said takes effect. `keys_lost`: nothing is sealed for it
+    any more. `handshake_given_up`: it did not answer; it is tried again when there is a packet. Of
+    the keys of each identity the latest word is kept."""
     adjacency: str | None
     """`path_mtu`; `offload_lost`: of `udp_gso` the first peer whose path refuses it."""
     size_bytes: int | None
@@ -131,14 +175,56 @@ class Event(TypedDict):
     """`probe_answered`: that of the probe."""
     path: int | None
     """`probe_answered`: number of the socket that it was sent by."""
+    key: str | None
+    """The three about keys: of which identity."""
+    claim: list[str] | None
+    """`keys_confirmed`: the subnets that it says are its own."""
+    endpoint: str | None
+    """`keys_confirmed`: where its packets go, `address:port`."""
+    instance: str | None
+    """`keys_confirmed`: which start of it this is, 16 hexadecimal digits."""
+    packets: int | None
+    """`handshake_given_up`: how many waited, and were dropped."""
     detail: str
     """`offload_lost`, `offload_back`, `worker_ended`: which one, and why."""
+
+@type_check_only
+class Security(TypedDict):
+    key: str
+    state: str
+    """`none`; `handshake`: under way, and nothing is sealed yet; `confirmed`."""
+    cipher: str | None
+    """By which its packets are sealed; None: by none."""
+    provider: str | None
+    age_s: float | None
+    """Of the keys in use, in seconds."""
+    endpoint: str | None
+    """Where it is tried, and its packets go: `address:port`."""
+    last_handshake_s: float | None
+    """How many seconds ago its last handshake was confirmed; None: none was."""
+    claim: list[str]
+    """The subnets that it said there are its own."""
+    instance: str | None
+    sets: int
+    """How many sets of keys there are with it, old ones among them."""
+    waiting_packets: int
+    last_error: str | None
+    """What went wrong last; None after a handshake that went well."""
+
+@type_check_only
+class OwnSecurity(TypedDict):
+    public_key: str
+    cipher: str
+    """The one that is taken, or preferred."""
+    provider: str
+    port: int
 
 @type_check_only
 class Heartbeat(TypedDict):
     worker: int
     duty: str
-    """Which directions the thread serves: `outbound`, `inbound` or `both`."""
+    """Which directions the thread serves: `outbound`, `inbound` or `both`; `keying`: it agrees keys
+    for all workers."""
     thread_id: int
     """The kernel's number of the thread (gettid(2)); 0 before it has begun to run."""
     alive: bool
@@ -157,6 +243,7 @@ class Engine:
         icmp_fd: int | None,
         icmp6_fd: int | None,
         split: bool,
+        encryption: Encryption | None = None,
     ) -> Self:
         """Takes duplicates of the descriptors: the caller keeps and closes its own.
 
@@ -167,10 +254,11 @@ class Engine:
         10-byte virtio_net_hdr; `icmp_fd` is a raw IPv4 socket with IP_HDRINCL (whole
         packets), `icmp6_fd` a raw socket of ICMPv6 (messages, to which the kernel gives source and
         checksum). Either may be None: then nothing is answered
-        in that family.
+        in that family. With `encryption` one thread more agrees keys.
 
         Raises:
-            EngineError: the lists differ in length, are empty, or a descriptor is bad.
+            EngineError: the lists differ in length, are empty, or a descriptor is bad; or something
+                in `encryption` cannot be, or the provider fails its self-test.
         """
 
     @property
@@ -193,8 +281,8 @@ class Engine:
         Raises:
             EngineError: names the first bad item: an address, prefix or number that does not
                 parse, an entry whose target is unknown, an adjacency still in use, one of `vxlan`
-                where the settings, as they are after the change, have no `vtep`. Or the engine has
-                been stopped.
+                where the settings, as they are after the change, have no `vtep`, one of `esp` or an
+                identity without encryption. Or the engine has been stopped.
         """
 
     @property
@@ -248,6 +336,59 @@ class Engine:
 
     def heartbeat(self) -> list[Heartbeat]:
         """Returns one entry per thread."""
+
+    def set_psks(self, psks: Psks | None) -> None:
+        """Changes the PSKs; new keys are made with all identities that have some.
+
+        Raises:
+            EngineError: there is no encryption, or the engine has been stopped.
+        """
+
+    def set_claim(self, claim: Sequence[str]) -> None:
+        """Says which subnets are this host's; if that is news, all that have keys are told.
+
+        Raises:
+            EngineError: a text is no subnet, or there are two of a family; there is no encryption,
+                or the engine has been stopped.
+        """
+
+    def renew(self) -> None:
+        """Makes new keys with all identities that have some, within 2 s.
+
+        Raises:
+            EngineError: there is no encryption, or the engine has been stopped.
+        """
+
+    def forget_keys(self) -> None:
+        """Ends all keys at once and makes new ones: this memory may have been copied.
+
+        Raises:
+            EngineError: there is no encryption, or the engine has been stopped.
+        """
+
+    def connect(self, key: str) -> None:
+        """Shakes hands with an identity whether or not there is a packet for it.
+
+        With one that was not put it does nothing.
+
+        Raises:
+            EngineError: it is no public key, there is no encryption, or the engine has been
+                stopped.
+        """
+
+    def security(self) -> list[Security]:
+        """Returns how each identity that was put stands, sorted by key; none after the end.
+
+        Raises:
+            EngineError: there is no encryption.
+        """
+
+    def security_self(self) -> OwnSecurity:
+        """Returns what this host is.
+
+        Raises:
+            EngineError: there is no encryption.
+        """
 
     def pause(self) -> None:
         """Stops reading from the TUN and the underlay; the kernel's queues hold what comes.

@@ -53,6 +53,11 @@ class EngineEvent:
     token: int | None
     path: int | None
     detail: str
+    key: str | None = None
+    claim: Sequence[str] | None = None
+    endpoint: str | None = None
+    instance: str | None = None
+    packets: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

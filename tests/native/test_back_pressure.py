@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
+from typing import cast
 
 import pytest
 
@@ -47,7 +48,7 @@ def three_hosts(
     with b, c:
         for peer in (b, c):
             peer.settimeout(TIMEOUT_S)
-        sockets: _native.UnderlaySockets = {**worker.descriptors()}
+        sockets = cast("_native.UnderlaySockets", worker.descriptors())
         host = Host(space, network(pattern), sockets=sockets)
         worker.close()
         with host:

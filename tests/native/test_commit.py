@@ -112,6 +112,7 @@ def test_a_new_engine_holds_nothing() -> None:
         "settings": None,
         "adjacencies": [],
         "entries": [],
+        "identities": [],
     }
     counters = engine.counters()
     assert counters["adjacencies"] == {}
@@ -150,6 +151,7 @@ def test_digest_gives_back_what_was_committed(
         "settings": settings(),
         "adjacencies": sorted(items, key=lambda item: item["name"].encode()),
         "entries": sorted(entries, key=lambda entry: IPv4Network(entry["prefix"])),
+        "identities": [],
     }
     engine.commit(
         {

@@ -23,7 +23,6 @@ from tunneld.fib.state import (
     Firewall,
     FirewallMark,
     HostState,
-    IdentityEndpoint,
     Neighbour,
     OverlayNet,
     Route,
@@ -53,9 +52,6 @@ class Overlay:
     vxlan_devices: tuple[VxlanDevice, ...] = ()
     vtep: Vtep | None = None
     mtu_bytes: int
-    """Of the TUN device: the most that any peer takes."""
-    flannel_mtu_bytes: int | None = None
-    """What containers go by: what every peer takes. None: the same."""
     source_check: SourceCheck
 
     def __iter__(self) -> Iterator[OverlayNet[IPv4Network] | OverlayNet[IPv6Network]]:
@@ -71,8 +67,8 @@ class Rules:
     forward: bool = True
     notrack: frozenset[UnderlayPort] = frozenset()
     accept_mark: FirewallMark | None = None
-    ports: tuple[int, ...] = ()
-    """UDP, to which nobody but the data path may send; empty: the overlay has no datagrams."""
+    port: int | None = None
+    """UDP, to which nobody but the data path may send; None: the overlay has no datagrams."""
     own: frozenset[IPAddress] = frozenset()
     """This host's underlay addresses."""
     interface: int = 0
@@ -84,21 +80,18 @@ def compose(
     reaches: Mapping[IPNetwork, Reach],
     rules: Rules,
     members: Collection[IPAddress] = (),
-    identities: Mapping[str, IdentityEndpoint] | None = None,
 ) -> State:
     """Returns the desired state of a host, with its peers' subnets as `reaches` has them.
 
     `members` are the underlay addresses of all that hold a lease, also of those that are not
-    reached: they may take what comes from this host. With `identities` handshakes are made.
+    reached: they may take what comes from this host.
     """
     kernel = [reach.kernel for reach in reaches.values() if reach.kernel is not None]
     devices = {device.name for device in overlay.vxlan_devices}
     if overlay.device is not None:
         devices.add(overlay.device)
     return State(
-        engine=_engine(overlay, reaches, identities or {})
-        if overlay.datapath == "userspace"
-        else EngineState(),
+        engine=_engine(overlay, reaches) if overlay.datapath == "userspace" else EngineState(),
         host=HostState(
             device=_device(overlay) if overlay.datapath == "userspace" else None,
             vxlan_devices=frozenset(overlay.vxlan_devices),
@@ -122,9 +115,9 @@ def compose(
                 notrack=rules.notrack,
                 accept_mark=rules.accept_mark,
                 guard=None
-                if not rules.ports
+                if rules.port is None
                 else UnderlayGuard(
-                    ports=rules.ports,
+                    port=rules.port,
                     peers=frozenset(members),
                     devices=frozenset(device.name for device in overlay.vxlan_devices),
                     own=rules.own,
@@ -137,18 +130,14 @@ def compose(
                 subnet=overlay.ipv4.subnet if overlay.ipv4 else None,
                 network_v6=overlay.ipv6.network if overlay.ipv6 else None,
                 subnet_v6=overlay.ipv6.subnet if overlay.ipv6 else None,
-                mtu_bytes=overlay.flannel_mtu_bytes or overlay.mtu_bytes,
+                mtu_bytes=overlay.mtu_bytes,
                 ip_masq=rules.ip_masq,
             ),
         ),
     )
 
 
-def _engine(
-    overlay: Overlay,
-    reaches: Mapping[IPNetwork, Reach],
-    identities: Mapping[str, IdentityEndpoint],
-) -> EngineState:
+def _engine(overlay: Overlay, reaches: Mapping[IPNetwork, Reach]) -> EngineState:
     adjacencies = {
         prefix: reach.adjacency for prefix, reach in reaches.items() if reach.adjacency is not None
     }
@@ -163,7 +152,6 @@ def _engine(
         ),
         adjacencies={str(prefix): adjacency for prefix, adjacency in adjacencies.items()},
         entries=local | {prefix: str(prefix) for prefix in adjacencies},
-        identities=identities,
     )
 
 

@@ -11,7 +11,6 @@
 mod cases;
 mod esp;
 mod packets;
-mod sealed;
 
 use std::fmt;
 use std::io::Write;

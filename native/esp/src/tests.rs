@@ -1,6 +1,5 @@
 mod hostile;
 mod life;
-mod page;
 mod providers;
 mod vectors;
 mod wycheproofs;

@@ -1,10 +1,8 @@
 //! Proves that moving packets allocates nothing, once a data thread's buffers have their size.
 
-mod esp;
-
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -105,7 +103,7 @@ impl Host {
 
     fn surroundings(&self) -> Surroundings<'_> {
         let Self { descriptors, pulse, events, offloads, errands, .. } = self;
-        Surroundings { descriptors, pulse, events, offloads, errands }
+        Surroundings { descriptors, pulse, events, offloads, errands, keying: None }
     }
 }
 

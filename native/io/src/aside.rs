@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use tunneld_core::batch::Train;
+use tunneld_core::encapsulation::Via;
 use tunneld_core::sidings::{Sidings, TRICKLE_SIDING, cost};
 
 use crate::clock;
@@ -22,13 +23,40 @@ struct Family<'a> {
     source: Option<Source>,
 }
 
-/// Peers set aside, over IPv4 and over IPv6.
+/// Peers set aside, over IPv4 and over IPv6, on one port.
 pub(crate) struct Aside<'a>([Family<'a>; 2]);
 
-impl<'a> Aside<'a> {
+/// Peers set aside, on both ports.
+pub(crate) struct Asides<'a> {
+    plain: Aside<'a>,
+    esp: Aside<'a>,
+}
+
+impl<'a> Asides<'a> {
     pub(crate) fn new(underlay: &'a Underlay) -> Self {
-        let sources = underlay.addresses();
-        let mut families = underlay.sidings().into_iter().zip(sources).map(|(sockets, address)| {
+        Self { plain: Aside::new(underlay, Via::Plain), esp: Aside::new(underlay, Via::Esp) }
+    }
+
+    pub(crate) const fn of(&self, via: Via) -> &Aside<'a> {
+        match via {
+            Via::Plain => &self.plain,
+            Via::Esp => &self.esp,
+        }
+    }
+
+    pub(crate) const fn of_mut(&mut self, via: Via) -> &mut Aside<'a> {
+        match via {
+            Via::Plain => &mut self.plain,
+            Via::Esp => &mut self.esp,
+        }
+    }
+}
+
+impl<'a> Aside<'a> {
+    fn new(underlay: &'a Underlay, via: Via) -> Self {
+        let sources = underlay.addresses(via);
+        let sidings = underlay.sidings(via).into_iter();
+        let mut families = sidings.zip(sources).map(|(sockets, address)| {
             // Without the address nothing could leave by them.
             let sockets = if address.is_some() { sockets } else { Vec::new() };
             Family {

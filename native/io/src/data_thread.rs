@@ -3,7 +3,7 @@
 //! Path of a packet: `tun` | `mmsg` → **`data_thread`** (→ `outbound` | `inbound`) → `mmsg` | `tun`.
 //!
 //! Outbound, one pass:
-//! 1. The thread waits until its TUN queue is readable or a probe is to be sent (`pulse`).
+//! 1. The thread waits until its TUN queue is readable or it has an errand (`pulse`, `errands`).
 //! 2. It takes the FIB in force, for the whole pass (`publish`): the lock only where that is new.
 //! 3. It reads packets, one system call each, until the queue is empty or the batch full
 //!    (`outbound::fill`).
@@ -11,7 +11,8 @@
 //!    left of a super-packet waits for steps 5 and 6, and goes into the batch after.
 //! 5. The batch is sent with few system calls, each train by the way of its peer; what that does not
 //!    take is dropped and counted (`transmit`, `aside`, `mmsg`).
-//! 6. ICMP errors leave by the raw sockets (`raw_icmp`), and the batch is empty again.
+//! 6. ICMP errors leave by the raw sockets (`raw_icmp`), and the batch is empty again. Packets that
+//!    wait for keys are left for the thread that agrees those (`keying`), and come back as errands.
 //!
 //! Inbound, one pass for each socket that may have something:
 //! 1. The thread waits until a socket is readable.
@@ -19,6 +20,7 @@
 //! 3. It receives datagrams, or trains of them, with one system call (`mmsg`).
 //! 4. `core::inbound` splits trains, decapsulates and checks each packet, and joins what it may.
 //! 5. Answers to probes become events; deliveries are written to the TUN queue, one system call each.
+//!    Messages of the handshake are left for its thread (`keying`).
 //! 6. ICMP errors leave by the raw sockets, and the batch is empty again.
 //!
 //! A thread of both duties passes in turn, outbound first, and waits only when neither has more:
@@ -27,7 +29,8 @@
 //!    write to the device, and more data follows an acknowledgment, without a wake in between.
 //! 3. While the underlay is full, the inbound duty goes on (`Meanwhile`).
 //!
-//! No packet crosses from one thread to another, so nothing on its way is locked or queued.
+//! No packet that has keys, or needs none, crosses from one thread to another, so nothing on its way
+//! is queued, and locked is only what ESP shares with its handshakes.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -41,6 +44,7 @@ use crate::duty::{Found, Meanwhile};
 use crate::errands::Errands;
 use crate::event::Events;
 use crate::inbound::InboundDuty;
+use crate::keying::Keying;
 use crate::offloads::Offloads;
 use crate::outbound::OutboundDuty;
 use crate::publish::FibReader;
@@ -56,18 +60,21 @@ pub(crate) struct DataThread {
     pub(crate) events: Arc<Events>,
     pub(crate) offloads: Arc<Offloads>,
     pub(crate) errands: Arc<Errands>,
+    pub(crate) keying: Option<Arc<Keying>>,
 }
 
 impl DataThread {
     /// Runs until it is told to stop, or until the device or a socket fails for good.
     pub(crate) fn run(self) -> Result<(), Errno> {
-        let Self { descriptors, outbound, inbound, pulse, events, offloads, errands } = self;
+        let Self { descriptors, outbound, inbound, pulse, events, offloads, errands, keying } =
+            self;
         let surroundings = Surroundings {
             descriptors: &descriptors,
             pulse: &pulse,
             events: &events,
             offloads: &offloads,
             errands: &errands,
+            keying: keying.as_deref(),
         };
         let mut outbound = outbound.map(|(core, fibs)| OutboundDuty::new(surroundings, core, fibs));
         let mut inbound = inbound.map(|(core, fibs)| InboundDuty::new(surroundings, core, fibs));

@@ -1,11 +1,11 @@
-//! The duties of data threads: which directions of a worker they serve.
+//! The duties of threads: which directions of a worker they serve.
 
 use std::os::fd::BorrowedFd;
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
-/// Which directions of its worker a thread serves.
+/// Which directions of its worker a thread serves, or that it shakes hands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duty {
     /// From the device to the underlay.
@@ -14,6 +14,8 @@ pub enum Duty {
     Inbound,
     /// Both, in turn.
     Both,
+    /// Neither: it agrees keys, for all workers.
+    Keying,
 }
 
 impl Duty {
@@ -23,15 +25,17 @@ impl Duty {
             Self::Outbound => "outbound",
             Self::Inbound => "inbound",
             Self::Both => "both",
+            Self::Keying => "keying",
         }
     }
 
-    /// Returns the middle of the thread's name, which has 15 characters at most (prctl(2)).
-    pub(crate) const fn short(self) -> &'static str {
+    /// Returns the thread's name, which has 15 characters at most (prctl(2)).
+    pub(crate) fn thread_name(self, worker: usize) -> String {
         match self {
-            Self::Outbound => "out",
-            Self::Inbound => "in",
-            Self::Both => "both",
+            Self::Outbound => format!("tunneld-out{worker}"),
+            Self::Inbound => format!("tunneld-in{worker}"),
+            Self::Both => format!("tunneld-both{worker}"),
+            Self::Keying => "tunneld-keying".to_owned(),
         }
     }
 }

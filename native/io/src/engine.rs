@@ -1,7 +1,10 @@
 //! The data path as one handle: descriptors in, threads inside, plain values out.
+//! What it does with keys is in [`keys`].
 //!
 //! Path of a lease: `py` → **`io::engine`** (→ `core::transaction` → `publish`) → threads.
 //! Every call is short, except `stop`, which waits for the threads.
+
+mod keys;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -9,20 +12,25 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use tunneld_core::counters::{AdjacencyReading, Direction, WorkerCounters};
+use tunneld_core::counters::{AdjacencyCounters, AdjacencyReading, Direction, WorkerCounters};
 use tunneld_core::drop_reason::DropReason;
+use tunneld_core::fib::Target;
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
 use tunneld_core::packet_sizes::PacketSizes;
 use tunneld_core::probe::{Mark, Probe};
 use tunneld_core::transaction::{Change, Tables};
+use tunneld_handshake::key::PublicKey;
 
+use crate::clock;
 use crate::data_thread::DataThread;
 use crate::descriptor::{Descriptors, Icmp, Underlay, UnderlaySockets, duplicate};
 use crate::duty::Duty;
 use crate::errands::Errands;
 use crate::error::Error;
 use crate::event::{Event, Events};
+use crate::keying::exits::Lane;
+use crate::keying::{Encryption, Identities, Trusted};
 use crate::marks;
 use crate::meminfo;
 use crate::offload::{Offload, State};
@@ -31,6 +39,7 @@ use crate::publish::Publisher;
 use crate::pulse::Mode;
 use crate::reading::{Heartbeat, Snapshot, WorkerReading};
 use crate::thread_handle::ThreadHandle;
+use keys::Keys;
 
 enum Phase {
     New,
@@ -41,6 +50,8 @@ enum Phase {
 struct Control {
     phase: Phase,
     tables: Tables,
+    /// Who is trusted, with what its record says.
+    identities: BTreeMap<PublicKey, Trusted>,
     publisher: Publisher,
     /// What the threads work on, to switch offloads by; none after the end.
     workers: Vec<Descriptors>,
@@ -65,23 +76,28 @@ pub struct Engine {
     sizes: Arc<PacketSizes>,
     /// Of probes.
     mark: Mark,
+    /// `None`: nothing is sealed or opened.
+    keys: Option<Keys>,
     control: Mutex<Control>,
 }
 
 impl Engine {
     /// Returns an engine over duplicates of the descriptors. Worker i takes TUN queue i and UDP
     /// sockets i; all share the raw sockets, by which ICMP errors leave in either family. With
-    /// `split` it has a thread for each direction, else one for both.
+    /// `split` it has a thread for each direction, else one for both. With `encryption` there is one
+    /// more thread, which agrees keys, and each worker needs sockets for ESP.
     ///
     /// # Errors
     ///
-    /// [`Error::Workers`], [`Error::NoSocket`], [`Error::Descriptor`], [`Error::Kernel`].
+    /// [`Error::Workers`], [`Error::NoSocket`], [`Error::Descriptor`], [`Error::Kernel`]; with
+    /// encryption [`Error::EspSockets`], [`Error::Lanes`], [`Error::SelfTest`], [`Error::Psks`].
     pub fn new(
         tun: &[RawFd],
         underlay: &[UnderlaySockets],
         icmp: Option<RawFd>,
         icmp6: Option<RawFd>,
         split: bool,
+        encryption: Option<Encryption>,
     ) -> Result<Self, Error> {
         let duties: &[Duty] = if split { &[Duty::Outbound, Duty::Inbound] } else { &[Duty::Both] };
         if tun.is_empty() || tun.len() != underlay.len() {
@@ -90,8 +106,12 @@ impl Engine {
         let mut workers = Vec::with_capacity(tun.len());
         let mut handles = Vec::with_capacity(duties.len() * tun.len());
         for (number, (tun, underlay)) in tun.iter().zip(underlay).enumerate() {
-            if underlay.ipv4.is_empty() && underlay.ipv6.is_empty() {
+            if underlay.is_empty() {
                 return Err(Error::NoSocket { worker: number });
+            }
+            if underlay.has_esp() != encryption.is_some() {
+                let is_encrypted = encryption.is_some();
+                return Err(Error::EspSockets { worker: number, is_encrypted });
             }
             workers.push(Descriptors {
                 tun: duplicate("TUN", *tun)?,
@@ -104,14 +124,22 @@ impl Engine {
         }
         let offloads = Arc::new(Offloads::probe(&workers));
         marks::ask_for(&workers);
-        let tables = Tables::new(workers.len());
-        let publisher = Publisher::new();
-        let control = Mutex::new(Control { phase: Phase::New, tables, publisher, workers });
-        let tallies = tun.iter().map(|_| Tally::default()).collect();
+        let tallies: Vec<_> = tun.iter().map(|_| Tally::default()).collect();
         let (events, sizes) = (Arc::new(Events::new()?), Arc::default());
+        let mut tables = Tables::new(workers.len());
+        let mut keys = None;
+        if let Some(encryption) = encryption {
+            let made = Keys::new(encryption, &workers, lanes(&handles, &tallies), &events)?;
+            tables = tables.sealing(made.sad());
+            keys = Some(made);
+        }
+        let publisher = Publisher::new();
+        let (phase, identities) = (Phase::New, BTreeMap::new());
+        let control = Control { phase, tables, identities, publisher, workers };
         // Keyed anew by the system each time, so that the outcome is as good as drawn.
         let mark = Mark(RandomState::new().hash_one(0).to_be_bytes());
-        Ok(Self { handles, tallies, events, offloads, sizes, mark, control })
+        let control = Mutex::new(control);
+        Ok(Self { handles, tallies, events, offloads, sizes, mark, keys, control })
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -144,6 +172,17 @@ impl Engine {
                 }
             }
         }
+        if let Some(keys) = &self.keys {
+            match keys.start(&self.events) {
+                Ok(thread) => threads.push(thread),
+                Err(error) => {
+                    self.end(threads);
+                    control.phase = Phase::Stopped;
+                    control.workers.clear();
+                    return Err(error);
+                }
+            }
+        }
         control.phase = Phase::Running(threads);
         Ok(())
     }
@@ -162,12 +201,21 @@ impl Engine {
         let outbound = || {
             let core = Outbound::new(worker, Arc::clone(&tally.outbound));
             let core = core.telling(Arc::clone(&self.sizes)).probing_as(self.mark);
-            (core.spread_over(descriptors.underlay.paths()), publisher.reader())
+            let core = core.spread_over(descriptors.underlay.paths());
+            let core = match &self.keys {
+                Some(keys) => core.leaving_in(keys.waiting(worker)),
+                None => core,
+            };
+            (core, publisher.reader())
         };
         let inbound = || {
             let core = Inbound::new(worker, Arc::clone(&tally.inbound));
-            let core = core.cutting_by(Arc::clone(&self.sizes));
-            (core.probing_as(self.mark), publisher.reader())
+            let core = core.cutting_by(Arc::clone(&self.sizes)).probing_as(self.mark);
+            let core = match &self.keys {
+                Some(keys) => core.opening(keys.sad()),
+                None => core,
+            };
+            (core, publisher.reader())
         };
         let thread = DataThread {
             descriptors: own,
@@ -177,24 +225,33 @@ impl Engine {
             events: Arc::clone(&self.events),
             offloads: Arc::clone(&self.offloads),
             errands: Arc::clone(&tally.errands),
+            keying: self.keys.as_ref().map(Keys::keying),
         };
         handle.spawn(&self.events, move || thread.run())
     }
 
     fn end(&self, threads: Vec<JoinHandle<()>>) {
-        self.handles.iter().for_each(|handle| handle.pulse.set(Mode::Stop));
+        self.all_handles().for_each(|handle| handle.pulse.set(Mode::Stop));
         for thread in threads {
             // A panic has been reported as an event by the thread's own ending.
             let _panic = thread.join();
         }
     }
 
-    /// Ends the threads, waits for them and lets go of the descriptors. The second time does
-    /// nothing.
+    /// Returns the handle of every thread, that of the keys last.
+    fn all_handles(&self) -> impl Iterator<Item = &ThreadHandle> {
+        self.handles.iter().chain(self.keys.iter().map(Keys::handle))
+    }
+
+    /// Ends the threads, waits for them, wipes the keys and lets go of the descriptors. The second
+    /// time does nothing.
     pub fn stop(&self) {
         let mut control = self.control();
         if let Phase::Running(threads) = std::mem::replace(&mut control.phase, Phase::Stopped) {
             self.end(threads);
+        }
+        if let Some(keys) = &self.keys {
+            keys.end(self.tallies.iter().map(|tally| (&*tally.errands, &*tally.outbound)));
         }
         control.workers.clear();
     }
@@ -212,7 +269,7 @@ impl Engine {
     fn set_mode(&self, mode: Mode) {
         let control = self.control();
         if !matches!(control.phase, Phase::Stopped) {
-            self.handles.iter().for_each(|handle| handle.pulse.set(mode));
+            self.all_handles().for_each(|handle| handle.pulse.set(mode));
         }
     }
 
@@ -220,13 +277,18 @@ impl Engine {
     ///
     /// # Errors
     ///
-    /// [`Error::Change`] names the first bad item; [`Error::Phase`] after the end.
-    pub fn commit(&self, change: Change) -> Result<u64, Error> {
+    /// [`Error::Change`] names the first bad item; [`Error::NoEncryption`] where identities are put
+    /// and there is none; [`Error::Phase`] after the end.
+    pub fn commit(&self, change: Change, identities: Identities) -> Result<u64, Error> {
         let mut control = self.control();
         if matches!(control.phase, Phase::Stopped) {
             return Err(Error::Phase { call: "commit", is: "stopped" });
         }
+        if self.keys.is_none() && !identities.put.is_empty() {
+            return Err(Error::NoEncryption { call: "putting identities" });
+        }
         let fib = control.tables.commit(change)?;
+        self.commit_identities(&mut control, identities);
         control.publisher.publish(fib);
         Ok(control.tables.generation())
     }
@@ -272,15 +334,21 @@ impl Engine {
             settings: tables.settings().copied(),
             adjacencies: adjacencies.map(|(name, item, _)| (name.to_owned(), *item)).collect(),
             entries: tables.entries().map(|(prefix, name)| (prefix, name.to_owned())).collect(),
+            identities: control.identities.iter().map(|(key, trusted)| (*key, *trusted)).collect(),
         }
     }
 
-    /// Returns the counters of every adjacency, by name.
+    /// Returns the counters of every adjacency, by name; their times are on CLOCK_MONOTONIC.
     pub fn adjacency_counters(&self) -> BTreeMap<String, AdjacencyReading> {
         let mut control = self.control();
         control.publisher.collect();
         let adjacencies = control.tables.adjacencies();
-        adjacencies.map(|(name, _, counters)| (name.to_owned(), counters.read())).collect()
+        let reading = |counters: &AdjacencyCounters| {
+            let reading = counters.read();
+            let last_rx_ns = reading.last_rx_ns.map(clock::to_monotonic);
+            AdjacencyReading { last_rx_ns, ..reading }
+        };
+        adjacencies.map(|(name, _, counters)| (name.to_owned(), reading(counters))).collect()
     }
 
     /// Returns the names of the adjacencies that were sent to, for use, since the last call.
@@ -303,7 +371,12 @@ impl Engine {
             Phase::New => return Err(Error::Phase { call: "probe", is: "new" }),
             Phase::Stopped => return Err(Error::Phase { call: "probe", is: "stopped" }),
         }
-        let paths = control.workers.first().map_or(0, |worker| worker.underlay.paths());
+        let fib = control.publisher.current();
+        let paths = match fib.lookup(probe.destination) {
+            // An SA has one socket.
+            Some(Target::Adjacency(id)) if fib.adjacency(id).way.protected().is_some() => 1,
+            _ => control.workers.first().map_or(0, |worker| worker.underlay.paths()),
+        };
         if !self.tallies.iter().all(|tally| tally.errands.add(probe)) {
             return Ok(0);
         }
@@ -336,7 +409,8 @@ impl Engine {
     }
 
     fn counters(&self) -> impl Iterator<Item = &WorkerCounters> {
-        self.tallies.iter().flat_map(|tally| [&*tally.outbound, &*tally.inbound])
+        let data = self.tallies.iter().flat_map(|tally| [&*tally.outbound, &*tally.inbound]);
+        data.chain(self.keys.iter().map(Keys::counters))
     }
 
     /// Returns a reading per worker and direction.
@@ -366,7 +440,7 @@ impl Engine {
             alive: handle.pulse.is_alive(),
             beats: handle.pulse.beats(),
         };
-        self.handles.iter().map(heartbeat).collect()
+        self.all_handles().map(heartbeat).collect()
     }
 
     /// Returns what came up since the last call, oldest first.
@@ -379,6 +453,16 @@ impl Engine {
     pub fn event_fd(&self) -> RawFd {
         self.events.as_fd().as_raw_fd()
     }
+}
+
+/// Returns by whom each worker is sent errands.
+fn lanes(handles: &[ThreadHandle], tallies: &[Tally]) -> Vec<Lane> {
+    let sending = handles.iter().filter(|handle| handle.duty != Duty::Inbound);
+    let lane = |(handle, tally): (&ThreadHandle, &Tally)| Lane {
+        errands: Arc::clone(&tally.errands),
+        pulse: Arc::clone(&handle.pulse),
+    };
+    sending.zip(tallies).map(lane).collect()
 }
 
 impl Drop for Engine {

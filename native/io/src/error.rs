@@ -4,6 +4,9 @@ use std::fmt;
 
 use rustix::io::Errno;
 use tunneld_core::transaction;
+use tunneld_esp::known_answers::WrongAnswer;
+use tunneld_handshake::payload::MOST_LANES;
+use tunneld_handshake::psk::PskError;
 
 use crate::offload::Offload;
 
@@ -38,6 +41,27 @@ pub enum Error {
         /// What it says.
         errno: Errno,
     },
+    /// Encryption was asked for without sockets, or sockets were given for none.
+    EspSockets {
+        /// Number of the worker.
+        worker: usize,
+        /// Whether there is encryption.
+        is_encrypted: bool,
+    },
+    /// More workers than an SA pair set has lanes.
+    Lanes {
+        /// How many.
+        workers: usize,
+    },
+    /// The library of the ciphers is broken.
+    SelfTest(WrongAnswer),
+    /// The PSKs are none.
+    Psks(PskError),
+    /// What needs keys was asked of an engine without encryption.
+    NoEncryption {
+        /// The call.
+        call: &'static str,
+    },
     /// The change is bad.
     Change(transaction::Error),
     /// An offload is not supported here.
@@ -67,6 +91,26 @@ impl fmt::Display for Error {
                 write!(f, "engine: {role} descriptor {number} cannot be used: {errno}")
             }
             Self::Kernel { call, errno } => write!(f, "engine: {call} failed: {errno}"),
+            Self::EspSockets { worker, is_encrypted: true } => write!(
+                f,
+                "engine: no socket for ESP for worker {worker}, expected one over IPv4, IPv6 or both \
+                 as there is encryption"
+            ),
+            Self::EspSockets { worker, is_encrypted: false } => write!(
+                f,
+                "engine: sockets for ESP for worker {worker}, expected none without encryption"
+            ),
+            Self::Lanes { workers } => write!(
+                f,
+                "engine: encryption with {workers} workers, expected at most {MOST_LANES}: \
+                 start fewer"
+            ),
+            Self::SelfTest(error) => write!(f, "engine: {error}"),
+            Self::Psks(error) => write!(f, "engine: {error}"),
+            Self::NoEncryption { call } => write!(
+                f,
+                "engine: {call} is not possible without encryption: make the engine with an identity"
+            ),
             Self::Change(error) => write!(f, "engine change refused: {error}"),
             Self::Offload(offload) => write!(
                 f,

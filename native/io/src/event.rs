@@ -3,13 +3,16 @@
 //! A bounded queue and an eventfd that is readable while the queue holds something. Data threads
 //! come here only when something is wrong, never with a packet.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
 
 use tunneld_core::probe::Answer;
+use tunneld_core::sad::Claim;
+use tunneld_handshake::key::PublicKey;
 
 use crate::duty::Duty;
 use crate::error::Error;
@@ -22,6 +25,10 @@ const CAPACITY: usize = 1_024;
 /// Beyond as many, further answers to probes are as if lost: a peer may answer more often than it is
 /// asked, and that is to cost no other event its place.
 const MAX_BEFORE_ANSWER: usize = CAPACITY / 2;
+
+/// Most peers whose keys something is kept about. There are never so many, but who is dropped and put
+/// again and again, as others every time, would else be kept while nobody looks.
+const MAX_KEYS: usize = 16_384;
 
 /// Something that came up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +59,29 @@ pub enum Event {
         /// What it takes.
         offload: Offload,
     },
+    /// Keys were agreed with a peer, and what it said takes effect.
+    KeysConfirmed {
+        /// Who it is.
+        key: PublicKey,
+        /// What it says that it holds.
+        claim: Claim,
+        /// Where its packets go.
+        endpoint: SocketAddr,
+        /// Which start of it this is.
+        instance: [u8; 8],
+    },
+    /// There are no keys for a peer any more.
+    KeysLost {
+        /// Who it is.
+        key: PublicKey,
+    },
+    /// A peer did not answer for long: the handshake ends until there is a packet again.
+    HandshakeGivenUp {
+        /// Who it is.
+        key: PublicKey,
+        /// How many packets waited, which are dropped.
+        packets: usize,
+    },
     /// A thread is gone without having been asked to.
     WorkerEnded {
         /// Number of the worker.
@@ -65,20 +95,50 @@ pub enum Event {
 
 /// The queue.
 pub(crate) struct Events {
-    queue: Mutex<VecDeque<Event>>,
+    waiting: Mutex<Waiting>,
     ready: OwnedFd,
+}
+
+#[derive(Default)]
+struct Waiting {
+    queue: VecDeque<Event>,
+    /// Of the keys of each peer the latest word, which no flood pushes out; as many as peers.
+    keys: BTreeMap<PublicKey, Event>,
+    /// Of the handshakes with each peer.
+    handshakes: BTreeMap<PublicKey, Event>,
 }
 
 impl Events {
     pub(crate) fn new() -> Result<Self, Error> {
-        let queue = Mutex::new(VecDeque::with_capacity(CAPACITY));
-        Ok(Self { queue, ready: eventfd::new()? })
+        let queue = VecDeque::with_capacity(CAPACITY);
+        let waiting = Mutex::new(Waiting { queue, ..Waiting::default() });
+        Ok(Self { waiting, ready: eventfd::new()? })
     }
 
-    /// Adds an event, unless it is the same as the one before it. Of a path's MTU the latest word
-    /// is kept.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds an event, unless it is the same as the one before it. Of a path's MTU and of a peer's
+    /// keys the latest word is kept.
     pub(crate) fn push(&self, event: Event) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Waiting { queue, keys, handshakes } = &mut *self.lock();
+        match event {
+            Event::KeysConfirmed { key, .. } | Event::KeysLost { key } => {
+                if keys.len() == MAX_KEYS && !keys.contains_key(&key) {
+                    keys.pop_first();
+                }
+                keys.insert(key, event);
+            }
+            Event::HandshakeGivenUp { key, .. } => {
+                handshakes.insert(key, event);
+            }
+            _ => Self::push_to(queue, event),
+        }
+        eventfd::signal(&self.ready);
+    }
+
+    fn push_to(queue: &mut VecDeque<Event>, event: Event) {
         if queue.back() == Some(&event) {
             return;
         }
@@ -94,14 +154,20 @@ impl Events {
             queue.pop_front();
         }
         queue.push_back(event);
-        eventfd::signal(&self.ready);
     }
 
-    /// Takes all events, oldest first.
+    /// Forgets that a peer did not answer which is none any more.
+    pub(crate) fn forget_handshake(&self, key: &PublicKey) {
+        self.lock().handshakes.remove(key);
+    }
+
+    /// Takes all events, oldest first, and then those about keys.
     pub(crate) fn drain(&self) -> Vec<Event> {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let Waiting { queue, keys, handshakes } = &mut *self.lock();
         eventfd::clear(&self.ready);
-        queue.drain(..).collect()
+        let about_keys = std::mem::take(handshakes).into_values();
+        let about_keys = about_keys.chain(std::mem::take(keys).into_values());
+        queue.drain(..).chain(about_keys).collect()
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -158,6 +224,36 @@ mod tests {
             events.push(word("b", mtu));
         }
         assert_eq!(events.drain(), [word("a", 1_999), word("b", 1_999)]);
+    }
+
+    #[test]
+    fn of_each_peers_keys_the_latest_word_is_kept_whatever_else_there_is() {
+        let events = Events::new().unwrap();
+        let [a, b] = [1, 2].map(|number| PublicKey([number; 32]));
+        let (claim, endpoint) = (Claim::default(), SocketAddr::from(([192, 0, 2, 1], 8286)));
+        let confirmed =
+            |key, last: u8| Event::KeysConfirmed { key, claim, endpoint, instance: [last; 8] };
+        for number in 0..200 {
+            events.push(confirmed(a, number));
+            events.push(Event::KeysLost { key: b });
+            events.push(confirmed(b, number));
+            events.push(Event::HandshakeGivenUp { key: a, packets: usize::from(number) });
+        }
+        events.push(Event::KeysLost { key: a });
+        (0..2_000).for_each(|size| events.push(path_mtu(size)));
+        assert!(is_readable(&events));
+        let drained = events.drain();
+        assert_eq!(drained.len(), CAPACITY + 3);
+        let about_keys = [
+            Event::HandshakeGivenUp { key: a, packets: 199 },
+            Event::KeysLost { key: a },
+            confirmed(b, 199),
+        ];
+        assert_eq!(drained[CAPACITY..], about_keys);
+        events.push(Event::KeysLost { key: a });
+        events.push(Event::HandshakeGivenUp { key: a, packets: 1 });
+        events.forget_handshake(&a);
+        assert_eq!(events.drain(), [Event::KeysLost { key: a }]);
     }
 
     #[test]

@@ -33,6 +33,8 @@ use crate::{clock, raw_icmp};
 pub(crate) struct InboundDuty<'a> {
     surroundings: Surroundings<'a>,
     sockets: Vec<BorrowedFd<'a>>,
+    /// For each socket what arrives there.
+    vias: Vec<Via>,
     /// For each socket whether there may be something.
     due: [bool; MAX_SOCKETS],
     receiver: Receiver,
@@ -42,9 +44,10 @@ pub(crate) struct InboundDuty<'a> {
 
 impl<'a> InboundDuty<'a> {
     pub(crate) fn new(surroundings: Surroundings<'a>, inbound: Inbound, fibs: FibReader) -> Self {
-        let sockets = surroundings.descriptors.underlay.receiving().map(OwnedFd::as_fd).collect();
-        let due = [false; MAX_SOCKETS];
-        Self { surroundings, sockets, due, receiver: Receiver::new(), inbound, fibs }
+        let underlay = &surroundings.descriptors.underlay;
+        let sockets = underlay.receiving().map(OwnedFd::as_fd).collect();
+        let (vias, due) = (underlay.vias().collect(), [false; MAX_SOCKETS]);
+        Self { surroundings, sockets, vias, due, receiver: Receiver::new(), inbound, fibs }
     }
 
     /// Returns what there is something to receive from.
@@ -69,10 +72,11 @@ impl<'a> InboundDuty<'a> {
 
     /// Receives one batch of each socket that is due, and writes it to the device.
     pub(crate) fn pass(&mut self) -> Result<Found, Errno> {
-        let Self { surroundings, sockets, due, receiver, inbound, fibs } = self;
+        let Self { surroundings, sockets, vias, due, receiver, inbound, fibs } = self;
         let device = Device(*surroundings);
         let mut found = Found::Nothing;
-        for (socket, due) in sockets.iter().zip(due).filter(|(_, due)| **due) {
+        let arrivals = sockets.iter().zip(vias).zip(due).filter(|(_, due)| **due);
+        for ((socket, via), due) in arrivals {
             surroundings.pulse.beat();
             let fib = fibs.current();
             let batch = match receiver.receive(*socket) {
@@ -88,7 +92,8 @@ impl<'a> InboundDuty<'a> {
                 found = if batch.full { Found::Part } else { Found::All };
             }
             inbound.set_coalescing(device.kinds());
-            take(receiver, batch.count, inbound, fib);
+            take(receiver, batch.count, inbound, fib, *via);
+            surroundings.keying.iter().for_each(|keying| keying.take_from(inbound));
             for answer in inbound.answers().drain() {
                 surroundings.events.push(Event::ProbeAnswered(answer));
             }
@@ -141,7 +146,7 @@ fn discard_errors(underlay: BorrowedFd<'_>) {
     while recv(underlay, &mut buffer, RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT).is_ok() {}
 }
 
-fn take(receiver: &mut Receiver, count: usize, inbound: &mut Inbound, fib: &Fib) {
+fn take(receiver: &mut Receiver, count: usize, inbound: &mut Inbound, fib: &Fib, via: Via) {
     inbound.counters().batches.add(1);
     let now_ns = clock::now_ns();
     for number in 0..count {
@@ -151,7 +156,7 @@ fn take(receiver: &mut Receiver, count: usize, inbound: &mut Inbound, fib: &Fib)
         } else {
             let outer = Outer { source: message.source, ecn: message.ecn };
             let (place, memory) = (message.place, receiver.memory_mut());
-            inbound.handle(fib, Via::Plain, outer, memory, place, message.segment_len, now_ns);
+            inbound.handle(fib, via, outer, memory, place, message.segment_len, now_ns);
         }
     }
 }

@@ -12,9 +12,10 @@ use tunneld_core::outbound::{Outbound, Refused};
 use tunneld_core::path_mtu::PathMtus;
 use tunneld_core::refusals::Refusals;
 
-use crate::aside::Aside;
+use crate::aside::Asides;
 use crate::clock;
 use crate::duty::{Found, Meanwhile};
+use crate::errands::{Fate, Packet, Pending};
 use crate::mmsg::Sender;
 use crate::publish::FibReader;
 use crate::surroundings::Surroundings;
@@ -35,7 +36,7 @@ pub(crate) struct OutboundDuty<'a> {
     too_big: Vec<Refused>,
     /// For each queue of a batch.
     sockets: Vec<Option<&'a OwnedFd>>,
-    aside: Aside<'a>,
+    asides: Asides<'a>,
     refusals: Refusals,
 }
 
@@ -53,7 +54,7 @@ impl<'a> OutboundDuty<'a> {
             path_mtus: PathMtus::default(),
             too_big: Vec::with_capacity(MAX_REFUSED),
             sockets,
-            aside: Aside::new(&descriptors.underlay),
+            asides: Asides::new(&descriptors.underlay),
             refusals: Refusals::default(),
         }
     }
@@ -76,21 +77,62 @@ impl<'a> OutboundDuty<'a> {
             sockets: &self.sockets,
             path_mtus: &mut self.path_mtus,
             too_big: &mut self.too_big,
-            aside: &mut self.aside,
+            asides: &mut self.asides,
             refusals: &mut self.refusals,
             meanwhile,
         };
         if self.surroundings.errands.any() {
-            let now_ns = clock::now_ns();
-            for probe in self.surroundings.errands.take() {
-                self.outbound.probe(fib, &probe, now_ns);
-            }
-            transmitter.flush(&mut self.outbound, fib)?;
+            run(self.surroundings.errands.take(), &mut self.outbound, fib, &mut transmitter)?;
         }
         let found = fill(&mut self.reader, &mut self.outbound, fib, &mut transmitter)?;
         transmitter.flush(&mut self.outbound, fib)?;
+        if self.outbound.take_left() {
+            self.surroundings.keying.iter().for_each(|keying| keying.pulse.nudge());
+        }
         Ok(found)
     }
+}
+
+/// Sends probes, and what waited for keys.
+#[cold]
+fn run(
+    errands: Pending,
+    outbound: &mut Outbound,
+    fib: &Fib,
+    transmitter: &mut Transmitter<'_, '_>,
+) -> Result<(), Errno> {
+    let now_ns = clock::now_ns();
+    for probe in errands.probes {
+        outbound.probe(fib, &probe, now_ns);
+    }
+    for (fate, Packet { vnet, bytes }) in errands.packets {
+        if !outbound.batch().has_room() || !outbound.replies().is_empty() {
+            transmitter.flush(outbound, fib)?;
+        }
+        match fate {
+            Fate::Goes => {
+                outbound.again(fib, vnet, &bytes, now_ns);
+                finish(outbound, fib, &bytes, now_ns, transmitter)?;
+            }
+            Fate::IsDropped => outbound.give_up(fib, &bytes, now_ns),
+        }
+    }
+    transmitter.flush(outbound, fib)
+}
+
+/// Sends what a packet still has, where the batch has no more room.
+fn finish(
+    outbound: &mut Outbound,
+    fib: &Fib,
+    packet: &[u8],
+    now_ns: u64,
+    transmitter: &mut Transmitter<'_, '_>,
+) -> Result<(), Errno> {
+    while outbound.is_unfinished() {
+        transmitter.flush(outbound, fib)?;
+        outbound.resume(fib, packet, now_ns);
+    }
+    Ok(())
 }
 
 /// Reads packets until the batch is full or the device is empty.
@@ -108,10 +150,7 @@ fn fill(
         match reader.read() {
             Ok((vnet, packet)) => {
                 outbound.handle(fib, vnet, packet, now_ns);
-                while outbound.is_unfinished() {
-                    transmitter.flush(outbound, fib)?;
-                    outbound.resume(fib, packet, now_ns);
-                }
+                finish(outbound, fib, packet, now_ns, transmitter)?;
             }
             Err(Errno::AGAIN) if count == 0 => return Ok(Found::Nothing),
             Err(Errno::AGAIN) => {

@@ -54,6 +54,11 @@ impl Publisher {
         self.collect();
     }
 
+    /// Returns the FIB in force.
+    pub(crate) fn current(&self) -> Arc<Fib> {
+        Arc::clone(&self.published.lock())
+    }
+
     /// Frees the FIBs that no thread holds any more.
     pub(crate) fn collect(&mut self) {
         self.retired.retain(|fib| Arc::strong_count(fib) > 1);

@@ -3,6 +3,7 @@
 use std::iter;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU8, Ordering};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -16,8 +17,8 @@ use crate::eventfd;
 /// Longest a thread waits before it shows that it is alive.
 const BEAT: Timespec = Timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
-/// Most sockets a thread receives from: one of each family.
-pub(crate) const MAX_SOCKETS: usize = 2;
+/// Most sockets a thread receives from: one of each family on each of two ports.
+pub(crate) const MAX_SOCKETS: usize = 4;
 
 /// Most descriptors a thread waits for at once: its sockets, and its queue of the device.
 const MAX_WAITED: usize = MAX_SOCKETS + 1;
@@ -120,6 +121,18 @@ impl Pulse {
                 return Ok(Some(ready));
             }
         }
+    }
+
+    /// Waits until somebody nudges, for `timeout` at most. Returns what to do now.
+    pub(crate) fn wait(&self, timeout: Duration) -> Result<Mode, Errno> {
+        self.beat();
+        if self.mode() != Mode::Stop {
+            let nanoseconds = i64::from(timeout.subsec_nanos());
+            let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: nanoseconds };
+            let is_longer = (timeout.tv_sec, timeout.tv_nsec) > (BEAT.tv_sec, BEAT.tv_nsec);
+            self.poll(iter::empty(), if is_longer { &BEAT } else { &timeout })?;
+        }
+        Ok(self.mode())
     }
 
     /// Waits until `fd` is writable, or one of `others` readable; in a pause for `fd` alone.

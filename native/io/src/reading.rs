@@ -4,8 +4,10 @@ use tunneld_core::adjacency::Parameters;
 use tunneld_core::counters::Direction;
 use tunneld_core::fib::Settings;
 use tunneld_core::prefix::Prefix;
+use tunneld_handshake::key::PublicKey;
 
 use crate::duty::Duty;
+use crate::keying::Trusted;
 
 /// What the engine holds.
 #[derive(Debug, Clone)]
@@ -18,6 +20,8 @@ pub struct Snapshot {
     pub adjacencies: Vec<(String, Parameters)>,
     /// The prefixes with the names of their targets, sorted by address and length.
     pub entries: Vec<(Prefix, String)>,
+    /// Who is trusted, with what its record says, sorted by key.
+    pub identities: Vec<(PublicKey, Trusted)>,
 }
 
 /// A reading of what one worker did in one direction.

@@ -3,6 +3,7 @@
 use crate::descriptor::Descriptors;
 use crate::errands::Errands;
 use crate::event::Events;
+use crate::keying::Keying;
 use crate::offloads::Offloads;
 use crate::pulse::Pulse;
 
@@ -14,4 +15,6 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) events: &'a Events,
     pub(crate) offloads: &'a Offloads,
     pub(crate) errands: &'a Errands,
+    /// `None`: nothing is sealed or opened.
+    pub(crate) keying: Option<&'a Keying>,
 }

@@ -1,4 +1,4 @@
-//! One data thread as the control side sees it: its start, its signs of life, its end.
+//! One thread as the control side sees it: its start, its signs of life, its end.
 
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::event::{Event, Events};
 use crate::pulse::Pulse;
 
-/// The control side's handle of one data thread.
+/// The control side's handle of one thread.
 pub(crate) struct ThreadHandle {
     pub(crate) worker: usize,
     pub(crate) duty: Duty,
@@ -37,7 +37,7 @@ impl ThreadHandle {
         };
         self.pulse.set_alive(true);
         Builder::new()
-            .name(format!("tunneld-{}{}", self.duty.short(), self.worker))
+            .name(self.duty.thread_name(self.worker))
             .spawn(move || ending.run(run))
             .map_err(|error| {
                 let errno = Errno::from_io_error(&error).unwrap_or(Errno::AGAIN);

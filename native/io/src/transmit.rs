@@ -15,13 +15,14 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 use tunneld_core::batch::{Queue, Train};
 use tunneld_core::drop_reason::DropReason;
+use tunneld_core::encapsulation::Via;
 use tunneld_core::fib::Fib;
 use tunneld_core::outbound::{Outbound, Refused};
 use tunneld_core::path_mtu::PathMtus;
 use tunneld_core::refusals::Refusals;
 use tunneld_core::sidings::TRICKLE_SIDING;
 
-use crate::aside::Aside;
+use crate::aside::{Aside, Asides};
 use crate::duty::Meanwhile;
 use crate::mmsg::{Outlet, Sender};
 use crate::offload::Offload;
@@ -45,7 +46,7 @@ pub(crate) struct Transmitter<'a, 'b> {
     pub(crate) sender: &'b mut Sender,
     /// For each queue of a batch, what all peers share.
     pub(crate) sockets: &'b [Option<&'a OwnedFd>],
-    pub(crate) aside: &'b mut Aside<'a>,
+    pub(crate) asides: &'b mut Asides<'a>,
     /// The paths on which trains are refused.
     pub(crate) refusals: &'b mut Refusals,
     /// What the kernel said of the paths.
@@ -63,6 +64,8 @@ struct Load<'a> {
     fib: &'a Fib,
     queue: &'a Queue,
     number: usize,
+    /// Which port it leaves by.
+    via: Via,
 }
 
 /// How a train leaves.
@@ -109,7 +112,9 @@ impl Transmitter<'_, '_> {
                 continue;
             }
             if self.sockets[number].is_some() {
-                self.send_queue(Load { outbound, fib, queue, number })?;
+                let is_esp = number >= 2 * outbound.batch().paths();
+                let via = if is_esp { Via::Esp } else { Via::Plain };
+                self.send_queue(Load { outbound, fib, queue, number, via })?;
             } else {
                 // The family of the peer's underlay is one that this host has not.
                 outbound.refused(DropReason::UnderlayUnreachable, count(queue.trains()));
@@ -122,8 +127,8 @@ impl Transmitter<'_, '_> {
         let trains = load.queue.trains();
         let mut place = Place::default();
         while let Some(train) = trains.get(place.train) {
-            let mut way = self.way(train);
-            let mut end = place.train + self.run(&trains[place.train..], way);
+            let mut way = self.way(load.via, train);
+            let mut end = place.train + self.run(load.via, &trains[place.train..], way);
             if place.is_within() {
                 (way.is_whole, end) = (false, place.train + 1);
             }
@@ -131,7 +136,7 @@ impl Transmitter<'_, '_> {
                 (way.siding, end) = (Some(TRICKLE_SIDING), place.train + 1);
             }
             if let Some(siding) = way.siding {
-                let room = self.aside.admit(siding, &trains[place.train..end]);
+                let room = self.asides.of_mut(load.via).admit(siding, &trains[place.train..end]);
                 if room == 0 {
                     self.meets_full(load, &mut place);
                     continue;
@@ -140,10 +145,10 @@ impl Transmitter<'_, '_> {
             }
             let stop = self.send_run(load, way, &mut place, end)?;
             if let Some(siding) = way.siding {
-                self.aside.sent(&train.endpoint, siding);
+                self.asides.of_mut(load.via).sent(&train.endpoint, siding);
             }
-            if place.trickle.is_some() && self.aside.is_through(&train.endpoint) {
-                self.aside.set_aside(&train.endpoint, true);
+            if place.trickle.is_some() && self.asides.of(load.via).is_through(&train.endpoint) {
+                self.asides.of_mut(load.via).set_aside(&train.endpoint, true);
             }
             if stop {
                 let left = count(&trains[place.train..]) - place.done;
@@ -224,8 +229,8 @@ impl Transmitter<'_, '_> {
         train: usize,
         call: impl Fn(&mut Sender, Outlet<'_>) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
-        let Self { sender, sockets, aside, .. } = self;
-        let Some(outlet) = outlet(sockets, aside, load, way, train) else {
+        let Self { sender, sockets, asides, .. } = self;
+        let Some(outlet) = outlet(sockets, asides.of(load.via), load, way, train) else {
             return Err(Errno::AFNOSUPPORT);
         };
         match call(sender, outlet) {
@@ -249,21 +254,21 @@ impl Transmitter<'_, '_> {
         }
     }
 
-    fn way(&self, train: &Train) -> Way {
+    fn way(&self, via: Via, train: &Train) -> Way {
         let is_spared =
             !self.refusals.is_empty() && self.refusals.holds(&train.endpoint, clock::now_ns());
         Way {
-            siding: self.aside.home(&train.endpoint),
+            siding: self.asides.of(via).home(&train.endpoint),
             is_whole: self.surroundings.offloads.is_on(Offload::UdpGso) && !is_spared,
         }
     }
 
     /// Returns how many of `trains` leave the way that the first one does: in a siding, of one
     /// peer.
-    fn run(&self, trains: &[Train], way: Way) -> usize {
+    fn run(&self, via: Via, trains: &[Train], way: Way) -> usize {
         let first = trains[0].endpoint;
         let goes_along = |train: &&Train| {
-            (way.siding.is_none() || train.endpoint == first) && self.way(train) == way
+            (way.siding.is_none() || train.endpoint == first) && self.way(via, train) == way
         };
         1 + trains[1..].iter().take_while(goes_along).count()
     }
@@ -273,13 +278,13 @@ impl Transmitter<'_, '_> {
         let train = &load.queue.trains()[place.train];
         if place.rerouted != Some(place.train) {
             place.rerouted = Some(place.train);
-            if self.finds_another_way(load.fib, train) {
+            if self.finds_another_way(load, train) {
                 return;
             }
         }
         if place.trickle != Some(place.train)
-            && self.aside.is_sharing(&train.endpoint)
-            && self.aside.trickles(train)
+            && self.asides.of(load.via).is_sharing(&train.endpoint)
+            && self.asides.of_mut(load.via).trickles(train)
         {
             place.trickle = Some(place.train);
             return;
@@ -292,9 +297,9 @@ impl Transmitter<'_, '_> {
     }
 
     /// Looks for another way for a peer whose way is full. Returns whether there is one.
-    fn finds_another_way(&mut self, fib: &Fib, train: &Train) -> bool {
-        let (peer, aside) = (&train.endpoint, &mut *self.aside);
-        let last_rx_ns = fib.adjacency(train.adjacency).counters.read().last_rx_ns;
+    fn finds_another_way(&mut self, load: Load<'_>, train: &Train) -> bool {
+        let (peer, aside) = (&train.endpoint, self.asides.of_mut(load.via));
+        let last_rx_ns = load.fib.adjacency(train.adjacency).counters.read().last_rx_ns;
         let is_heard = last_rx_ns.is_some_and(|heard| clock::now_ns() < heard + HEARD_NS);
         if aside.home(peer).is_none() {
             return aside.set_aside(peer, is_heard);
@@ -334,10 +339,10 @@ impl Transmitter<'_, '_> {
     /// Answers a socket that is full.
     fn full(&mut self, load: Load<'_>, way: Way, place: &mut Place) -> Result<Answer, Errno> {
         let train = &load.queue.trains()[place.train];
-        if self.aside.is_possible(&train.endpoint) {
+        if self.asides.of(load.via).is_possible(&train.endpoint) {
             let may_reroute = place.rerouted.replace(place.train) != Some(place.train);
             let is_rerouted =
-                way.siding.is_none() && may_reroute && self.finds_another_way(load.fib, train);
+                way.siding.is_none() && may_reroute && self.finds_another_way(load, train);
             return Ok(if is_rerouted { Answer::Retry } else { Answer::Drop(DropReason::WayFull) });
         }
         let Some(socket) = self.sockets[load.number] else { return Ok(Answer::Retry) };

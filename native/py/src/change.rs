@@ -15,19 +15,20 @@ use tunneld_core::encapsulation::Vtep;
 use tunneld_core::fib::{Settings, SourceCheck};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, LOCAL, TargetName};
-use tunneld_io::UnderlaySockets;
+use tunneld_handshake::key::PublicKey;
+use tunneld_io::{Identities, Trusted, UnderlaySockets};
 use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::vxlan::Vni;
 
 use crate::EngineError;
 
-/// Reads a change.
+/// Reads a change, and whom it says to trust.
 ///
 /// # Errors
 ///
 /// `EngineError` names the first item that does not parse.
-pub(crate) fn from_py(dict: &Bound<'_, PyDict>) -> PyResult<Change> {
-    let mut change = Change::default();
+pub(crate) fn from_py(dict: &Bound<'_, PyDict>) -> PyResult<(Change, Identities)> {
+    let (mut change, mut identities) = (Change::default(), Identities::default());
     for (key, value) in dict {
         match key.extract::<String>()?.as_str() {
             "settings" => change.settings = Some(settings(value.cast()?)?),
@@ -39,12 +40,51 @@ pub(crate) fn from_py(dict: &Bound<'_, PyDict>) -> PyResult<Change> {
                 change.drop_entries =
                     texts.iter().map(|text| prefix(text)).collect::<PyResult<_>>()?;
             }
+            "put_identities" => identities.put = list(&value, identity)?,
+            "drop_identities" => {
+                let texts: Vec<String> = value.extract()?;
+                identities.drop =
+                    texts.iter().map(|text| public_key(text)).collect::<PyResult<_>>()?;
+            }
             other => {
                 return Err(refused(format_args!("unknown key {other:?} in the change")));
             }
         }
     }
-    Ok(change)
+    Ok((change, identities))
+}
+
+fn identity(dict: &Bound<'_, PyDict>) -> PyResult<(PublicKey, Trusted)> {
+    let text: String = required(dict, "key")?.extract()?;
+    let (key, item) = (public_key(&text)?, Item { name: format!("identity {text}"), dict });
+    let address: Option<IpAddr> = item.text("endpoint", "an IP address or None")?;
+    let port: i64 = item.field("port")?;
+    let number = u16::try_from(port).ok().filter(|number| *number > 0);
+    let port = number.ok_or_else(|| item.bad("port", port, "1 to 65535"))?;
+    let instance: Option<Instance> = item.text("instance", "16 hexadecimal digits or None")?;
+    Ok((key, Trusted { address, port, instance: instance.map(|Instance(bytes)| bytes) }))
+}
+
+/// An instance as records have it.
+struct Instance([u8; 8]);
+
+impl FromStr for Instance {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let is_hex = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u64::from_str_radix(text, 16).ok().filter(|_| is_hex).ok_or(())?;
+        Ok(Self(number.to_be_bytes()))
+    }
+}
+
+/// Reads a public key.
+///
+/// # Errors
+///
+/// `EngineError` where it is none.
+pub(crate) fn public_key(text: &str) -> PyResult<PublicKey> {
+    text.parse().map_err(|error| refused(format_args!("identity {text:?}: {error}")))
 }
 
 fn settings(dict: &Bound<'_, PyDict>) -> PyResult<Settings> {
@@ -85,6 +125,10 @@ pub(crate) fn sockets(dict: &Bound<'_, PyDict>) -> PyResult<UnderlaySockets> {
         ipv6: numbers("ipv6")?,
         ipv4_sidings: some("ipv4_sidings")?,
         ipv6_sidings: some("ipv6_sidings")?,
+        esp_ipv4: some("esp_ipv4")?,
+        esp_ipv6: some("esp_ipv6")?,
+        esp_ipv4_sidings: some("esp_ipv4_sidings")?,
+        esp_ipv6_sidings: some("esp_ipv6_sidings")?,
     })
 }
 

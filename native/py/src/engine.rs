@@ -7,7 +7,8 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use tunneld_io::{Offload, Probe};
 
-use crate::{EngineError, change, readings};
+use crate::secrets::Psks;
+use crate::{EngineError, change, encryption, readings, security};
 
 /// A data path over descriptors that Python opened. Thread-safe.
 #[pyclass(frozen, module = "tunneld._native")]
@@ -16,7 +17,7 @@ pub(crate) struct Engine(tunneld_io::Engine);
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (*, tun_fds, underlay, icmp_fd, icmp6_fd, split))]
+    #[pyo3(signature = (*, tun_fds, underlay, icmp_fd, icmp6_fd, split, encryption = None))]
     #[allow(clippy::needless_pass_by_value, reason = "PyO3 hands lists over by value")]
     fn new(
         tun_fds: Vec<RawFd>,
@@ -24,9 +25,12 @@ impl Engine {
         icmp_fd: Option<RawFd>,
         icmp6_fd: Option<RawFd>,
         split: bool,
+        encryption: Option<Bound<'_, PyDict>>,
     ) -> PyResult<Self> {
         let underlay: Vec<_> = underlay.iter().map(change::sockets).collect::<PyResult<_>>()?;
-        let made = tunneld_io::Engine::new(&tun_fds, &underlay, icmp_fd, icmp6_fd, split);
+        let encryption = encryption.as_ref().map(encryption::from_py).transpose()?;
+        let made =
+            tunneld_io::Engine::new(&tun_fds, &underlay, icmp_fd, icmp6_fd, split, encryption);
         made.map(Self).map_err(to_py)
     }
 
@@ -43,8 +47,8 @@ impl Engine {
 
     /// Carries out a change, whole or not at all; returns the new generation.
     fn commit(&self, py: Python<'_>, change: &Bound<'_, PyDict>) -> PyResult<u64> {
-        let change = change::from_py(change)?;
-        py.detach(|| self.0.commit(change)).map_err(to_py)
+        let (change, identities) = change::from_py(change)?;
+        py.detach(|| self.0.commit(change, identities)).map_err(to_py)
     }
 
     /// The number of changes so far.
@@ -104,6 +108,46 @@ impl Engine {
     /// Returns one entry per thread.
     fn heartbeat<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
         self.0.heartbeat().iter().map(|beat| readings::heartbeat(py, beat)).collect()
+    }
+
+    /// Changes the PSKs; new keys are made with all peers that have some.
+    fn set_psks(&self, py: Python<'_>, psks: Option<&Psks>) -> PyResult<()> {
+        let psks = psks.map_or(&[][..], |psks| &psks.0);
+        py.detach(|| self.0.set_psks(psks)).map_err(to_py)
+    }
+
+    /// Says which subnets are this host's; if that is news, all peers with keys are told.
+    fn set_claim(&self, py: Python<'_>, claim: Vec<String>) -> PyResult<()> {
+        let claim = encryption::claim(&claim)?;
+        py.detach(|| self.0.set_claim(claim)).map_err(to_py)
+    }
+
+    /// Makes new keys with all peers that have some, within 2 s.
+    fn renew(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.renew()).map_err(to_py)
+    }
+
+    /// Ends all keys and makes new ones: memory may have been copied.
+    fn forget_keys(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.0.forget_keys()).map_err(to_py)
+    }
+
+    /// Shakes hands with an identity whether or not there is a packet for it.
+    fn connect(&self, py: Python<'_>, key: &str) -> PyResult<()> {
+        let key = change::public_key(key)?;
+        py.detach(|| self.0.connect(&key)).map_err(to_py)
+    }
+
+    /// Returns how each identity that was put stands, sorted by key.
+    fn security<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyDict>>> {
+        let all = py.detach(|| self.0.security()).map_err(to_py)?;
+        let provider = self.0.security_self().map_err(to_py)?.provider;
+        all.iter().map(|one| security::of_peer(py, one, provider)).collect()
+    }
+
+    /// Returns what this host is.
+    fn security_self<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        security::own(py, &self.0.security_self().map_err(to_py)?)
     }
 
     /// Stops reading from the TUN and the underlay; the kernel's queues hold what comes.

@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 mod change;
+mod encryption;
 mod engine;
 mod readings;
 mod secrets;
+mod security;
 
 pyo3::import_exception!(tunneld.errors, EngineError);
 pyo3::import_exception!(tunneld.errors, TrustError);

@@ -4,7 +4,10 @@ use pyo3::prelude::*;
 use pyo3::types::{IntoPyDict, PyDict, PyList};
 use tunneld_core::counters::AdjacencyReading;
 use tunneld_core::encapsulation::Vtep;
-use tunneld_io::{Answer, Duty, Engine, Event, Heartbeat, Snapshot};
+use tunneld_handshake::key::PublicKey;
+use tunneld_io::{Answer, Duty, Engine, Event, Heartbeat, Snapshot, Trusted};
+
+use crate::security;
 
 pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Bound<'py, PyDict>> {
     let adjacencies = PyList::empty(py);
@@ -41,7 +44,22 @@ pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Boun
     digest.set_item("settings", settings.transpose()?)?;
     digest.set_item("adjacencies", adjacencies)?;
     digest.set_item("entries", entries)?;
+    let identities = snapshot.identities.iter().map(|(key, trusted)| identity(py, key, trusted));
+    digest.set_item("identities", identities.collect::<PyResult<Vec<_>>>()?)?;
     Ok(digest)
+}
+
+fn identity<'py>(
+    py: Python<'py>,
+    key: &PublicKey,
+    trusted: &Trusted,
+) -> PyResult<Bound<'py, PyDict>> {
+    let item = PyDict::new(py);
+    item.set_item("key", key.to_string())?;
+    item.set_item("endpoint", trusted.address.map(|address| address.to_string()))?;
+    item.set_item("port", trusted.port)?;
+    item.set_item("instance", trusted.instance.map(security::instance))?;
+    Ok(item)
 }
 
 fn vtep(py: Python<'_>, vtep: Vtep) -> PyResult<Bound<'_, PyDict>> {
@@ -93,10 +111,24 @@ fn adjacency<'py>(py: Python<'py>, reading: &AdjacencyReading) -> PyResult<Bound
     Ok(item)
 }
 
+/// What an event says beside its kind; the rest is None.
+const FIELDS: [&str; 11] = [
+    "adjacency",
+    "size_bytes",
+    "path_mtu_bytes",
+    "token",
+    "path",
+    "key",
+    "claim",
+    "endpoint",
+    "instance",
+    "packets",
+    "detail",
+];
+
 pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, PyDict>> {
     let item = PyDict::new(py);
-    item.set_item("token", py.None())?;
-    item.set_item("path", py.None())?;
+    FIELDS.iter().try_for_each(|field| item.set_item(field, py.None()))?;
     match event {
         Event::PathMtu { adjacency, size_bytes, path_mtu_bytes } => {
             item.set_item("kind", "path_mtu")?;
@@ -107,9 +139,6 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
         }
         Event::ProbeAnswered(Answer { token, path }) => {
             item.set_item("kind", "probe_answered")?;
-            item.set_item("adjacency", py.None())?;
-            item.set_item("size_bytes", py.None())?;
-            item.set_item("path_mtu_bytes", py.None())?;
             item.set_item("token", token)?;
             item.set_item("path", path)?;
             item.set_item("detail", "a peer answered a probe")?;
@@ -117,25 +146,39 @@ pub(crate) fn event<'py>(py: Python<'py>, event: &Event) -> PyResult<Bound<'py, 
         Event::OffloadLost { offload, errno, adjacency } => {
             item.set_item("kind", "offload_lost")?;
             item.set_item("adjacency", adjacency.as_deref())?;
-            item.set_item("size_bytes", py.None())?;
-            item.set_item("path_mtu_bytes", py.None())?;
             item.set_item("detail", format!("{}: {errno}", offload.label()))?;
         }
         Event::OffloadBack { offload } => {
             item.set_item("kind", "offload_back")?;
-            item.set_item("adjacency", py.None())?;
-            item.set_item("size_bytes", py.None())?;
             item.set_item("detail", offload.label())?;
+        }
+        Event::KeysConfirmed { key, claim, endpoint, instance } => {
+            item.set_item("kind", "keys_confirmed")?;
+            item.set_item("key", key.to_string())?;
+            item.set_item("claim", security::claim(claim))?;
+            item.set_item("endpoint", endpoint.to_string())?;
+            item.set_item("instance", security::instance(*instance))?;
+            item.set_item("detail", "keys were agreed")?;
+        }
+        Event::KeysLost { key } => {
+            item.set_item("kind", "keys_lost")?;
+            item.set_item("key", key.to_string())?;
+            item.set_item("detail", "there are no keys any more")?;
+        }
+        Event::HandshakeGivenUp { key, packets } => {
+            item.set_item("kind", "handshake_given_up")?;
+            item.set_item("key", key.to_string())?;
+            item.set_item("packets", packets)?;
+            item.set_item("detail", "the peer did not answer")?;
         }
         Event::WorkerEnded { worker, duty, reason } => {
             let thread = match duty {
                 Duty::Both => "thread".to_owned(),
-                Duty::Outbound | Duty::Inbound => format!("{} thread", duty.label()),
+                Duty::Outbound | Duty::Inbound | Duty::Keying => {
+                    format!("{} thread", duty.label())
+                }
             };
             item.set_item("kind", "worker_ended")?;
-            item.set_item("adjacency", py.None())?;
-            item.set_item("size_bytes", py.None())?;
-            item.set_item("path_mtu_bytes", py.None())?;
             item.set_item("detail", format!("{thread} of worker {worker}: {reason}"))?;
         }
     }

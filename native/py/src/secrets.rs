@@ -27,7 +27,7 @@ const MAX_LINE_BYTES: usize = MAX_FILE_BYTES / 4 * 3 + 3;
 
 /// The X25519 key by which this node is known to others.
 #[pyclass(frozen, module = "tunneld._native")]
-pub(crate) struct Identity(key::Identity);
+pub(crate) struct Identity(pub(crate) key::Identity);
 
 #[pymethods]
 impl Identity {
@@ -131,7 +131,7 @@ fn write(path: &Path, line: &[u8]) -> std::io::Result<()> {
 
 /// One or two pre-shared keys: the second is what a rotation comes from, or goes to.
 #[pyclass(frozen, module = "tunneld._native")]
-pub(crate) struct Psks(Vec<Zeroizing<Vec<u8>>>);
+pub(crate) struct Psks(pub(crate) Vec<Zeroizing<Vec<u8>>>);
 
 #[pymethods]
 impl Psks {

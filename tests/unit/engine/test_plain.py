@@ -60,6 +60,7 @@ def digest_of(plain: _native.Change) -> _native.Digest:
         "settings": plain.get("settings"),
         "adjacencies": plain["put_adjacencies"],
         "entries": plain["put_entries"],
+        "identities": plain.get("put_identities", []),
     }
 
 

@@ -71,7 +71,7 @@ impl Refusing {
 
     fn device(&self) -> Device<'_> {
         let Self { descriptors, pulse, events, offloads, errands, .. } = self;
-        Device(Surroundings { descriptors, pulse, events, offloads, errands })
+        Device(Surroundings { descriptors, pulse, events, offloads, errands, keying: None })
     }
 
     /// Delivers a batch; returns the packets the device took.
