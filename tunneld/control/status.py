@@ -15,6 +15,7 @@ from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Any, Literal
 
 from tunneld.backend.base import Datapath, Reach
+from tunneld.backend.esp import ENCAPSULATION
 from tunneld.lease.gojson import member
 from tunneld.lease.model import UNSPECIFIED, IPAddress, IPNetwork, Lease, SubnetKey
 from tunneld.lease.registry import StoreStatus
@@ -80,6 +81,36 @@ class EncryptionStatus:
     psk_ids: Sequence[str] = ()
     """By which handshakes name the PSKs, the one in use first."""
     network_name: str = ""
+    public_key: str | None = None
+    """Of this node, in base64; None: it has needed none yet."""
+    cipher: str | None = None
+    """That this node prefers; None, as the next two: nothing is encrypted now."""
+    provider: str | None = None
+    """The library that does it."""
+    port: int | None = None
+    """UDP, where it listens for what is encrypted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecurityStatus:
+    """How a peer is reached under encryption, and why. No secret is in it."""
+
+    mode: str
+    """`encrypted`; `plain`; `switching`: plain until its keys are confirmed."""
+    state: str
+    """`none`, `handshake` (under way) or `confirmed`: whether there are keys."""
+    cipher: str | None = None
+    provider: str | None = None
+    age_s: float | None = None
+    """Of the keys that are sent under."""
+    endpoint: str | None = None
+    """Where to: address and port, as the peer's last handshake came from there."""
+    last_handshake_s: float | None = None
+    """How long it is ago."""
+    name: str | None = None
+    """Of its key in the identities."""
+    detail: str = ""
+    """Why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +150,15 @@ class PeerStatus:
     peer: Peer
     reaches: dict[IPNetwork, ReachStatus]
     """By prefix; at most one of each family."""
+    security: SecurityStatus | None = None
+    """None: encryption is off."""
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether whatever leaves for it leaves encrypted."""
+        return bool(self.reaches) and all(
+            one.encapsulation == ENCAPSULATION for one in self.reaches.values()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,6 +282,7 @@ def render_text(document: Mapping[str, Any]) -> str:
              "rx bytes", "last rx"),
             [row for peer in document["peers"] for row in _peer_rows(peer)],
         )  # fmt: skip
+    lines += _security_lines(document["peers"])
     devices = document["kernel_devices"]
     if devices:
         lines += ["", "kernel devices, as the kernel counts them:"]
@@ -349,7 +390,8 @@ def _peer(status: PeerStatus) -> dict[str, Any]:
         "node_id": peer.node_id,
         "version": peer.version,
         "encapsulation": families[0]["encapsulation"] if families else "none",
-        "encrypted": False,
+        "encrypted": status.is_encrypted,
+        "security": None if status.security is None else asdict(status.security),
         "mtu_bytes": min((family["mtu_bytes"] for family in families), default=None),
         "last_rx": max(
             (family["last_rx"] for family in families if family["last_rx"]), default=None
@@ -387,13 +429,32 @@ def _encryption_text(encryption: Mapping[str, Any]) -> str:
     mode = encryption["mode"] or encryption["floor"]
     if mode == "off":
         return "no"
-    return f"{mode} (floor {encryption['floor']}); {encryption['explanation']}"
+    by = f" by {encryption['cipher']} on port {encryption['port']}" if encryption["port"] else ""
+    return f"{mode}{by} (floor {encryption['floor']}); {encryption['explanation']}"
 
 
 def _offloads_text(offloads: Mapping[str, str]) -> str:
     """Returns what is not on, with the reason."""
     rest = [f"{name} {state}" for name, state in offloads.items() if state != "on"]
     return f"on, but: {', '.join(rest)}" if rest else "on" if offloads else ""
+
+
+def _security_lines(peers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns who is reached in plain, or has no keys yet, and why."""
+    doubtful = [
+        (peer["subnet"] or peer["ipv6_subnet"], peer["security"])
+        for peer in peers
+        if peer.get("security") is not None
+        and (peer["security"]["mode"], peer["security"]["state"]) != ("encrypted", "confirmed")
+    ]
+    if not doubtful:
+        return []
+    lines = [
+        f"  {subnet}: {one['mode']}, keys: {one['state']}: {one['detail']}"
+        for subnet, one in doubtful[:MAX_SHOWN]
+    ]
+    more = len(doubtful) - len(lines)
+    return ["", "not encrypted now:", *lines, *([f"  and {more} more: see --json"] if more else [])]
 
 
 def _refused_lines(refused: Sequence[Mapping[str, str]]) -> list[str]:

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tunneld.clock import Now
+from tunneld.errors import NetworkConfigError
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.kinship import are_apart
 from tunneld.lease.model import Lease, NodeRecord, Snapshot
+from tunneld.lease.network import NetworkConfig, parse
 from tunneld.store import format as texts
 
 NAME = "network"
@@ -183,6 +185,21 @@ class Cache:
             return bool(there == here)
         places = document.get("Places")
         return not places or not self._places or bool({*places} & {*self._places})
+
+
+def last_config(state_dir: StateDir) -> NetworkConfig | None:
+    """Returns the network config that is remembered, of whatever store; None: none can be read.
+
+    For what must be kept back before anything else is known.
+    """
+    document = state_dir.load(NAME)
+    text = document.get("Config") if isinstance(document, dict) else None
+    if not isinstance(text, str):
+        return None
+    try:
+        return parse(text)
+    except NetworkConfigError:
+        return None
 
 
 async def write_down(state_dir: StateDir) -> None:

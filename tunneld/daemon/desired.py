@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from tunneld.backend.base import Adjacency, Backend, Here, Reach, SourceCheck
+from tunneld.backend.esp import KEY, Esp
 from tunneld.backend.leases import underlay_address
 from tunneld.daemon.path_mtu import PathMtus
 from tunneld.daemon.path_search import PathState
@@ -63,8 +64,9 @@ class Desired:
         source_check: SourceCheck,
         rules: Rules,
         verdicts: Callable[[Members], Mapping[IPNetwork, Verdict]] = lambda _members: {},
+        esp: Esp | None = None,
     ) -> None:
-        """`verdicts` says how the others may be reached."""
+        """`verdicts` says how the others may be reached; `esp` how it is done encrypted."""
         self._config = config
         self._backend = backend
         self._table = table
@@ -73,6 +75,7 @@ class Desired:
         self._source_check = source_check
         self._rules = rules
         self._verdicts = verdicts
+        self._esp = esp
         self._on_link: Mapping[IPAddress, bool] = {}
         self._device: str | None = None
         self._members: tuple[object, Members] | None = None
@@ -100,8 +103,11 @@ class Desired:
 
     @property
     def device_mtu_bytes(self) -> int:
-        """MTU of the overlay."""
-        return self._backend.device_mtu_bytes(self._here.underlay_mtu_bytes)
+        """MTU of the overlay's device."""
+        underlay_mtu_bytes = self._here.underlay_mtu_bytes
+        if self._esp is None:
+            return self._backend.device_mtu_bytes(underlay_mtu_bytes)
+        return self._esp.device_mtu_bytes(self._backend, underlay_mtu_bytes)
 
     def table_changed(self) -> None:
         """Says that the table, or the own lease, is not what it was."""
@@ -168,6 +174,14 @@ class Desired:
             for prefix, (peer, _) in self.peers.items()
         }
 
+    def subnets_of(self, key: str) -> tuple[IPNetwork, ...]:
+        """Returns the subnets that are reached under a public key."""
+        return tuple(
+            prefix
+            for prefix, (_, reach) in self.peers.items()
+            if reach.adjacency is not None and reach.adjacency.of_peer.get(KEY) == key
+        )
+
     def _changed(self) -> None:
         self._made = None
         self.on_change()
@@ -204,6 +218,7 @@ class Desired:
                 on_link=self._on_link,
                 path_mtus=self._path_mtus.known(),
                 verdicts=self._verdicts(members),
+                esp=self._esp,
                 device=self._device,
                 source_check=self._source_check,
                 rules=self._rules,

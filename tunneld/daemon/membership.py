@@ -24,7 +24,14 @@ from tunneld.errors import (
 )
 from tunneld.lease.coexistence import conflict
 from tunneld.lease.keeper import Keeper
-from tunneld.lease.model import Batch, Lease, LeaseAttributes, Snapshot, SubnetKey
+from tunneld.lease.model import (
+    Batch,
+    Lease,
+    LeaseAttributes,
+    RecordEncryption,
+    Snapshot,
+    SubnetKey,
+)
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.lease.ownership import Held
 from tunneld.lease.registry import Store, StoreStatus
@@ -258,6 +265,12 @@ class Membership:
     def recall(self, lease: Lease) -> None:
         """Says which lease an earlier run of this host held last."""
         self._keeper.recall(lease)
+
+    def publish(self, encryption: RecordEncryption | None) -> None:
+        """Has the record say this of keys: only while their port listens. None: there are none."""
+        self._keeper.publish(encryption)
+        # Who answers for the lease writes the record: who follows the table is woken.
+        self._tell()
 
     def reconnect(self) -> None:
         """Has the store asked over new connections: the address of the old ones is gone."""

@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final, Protocol
 
+from tunneld.backend import esp
 from tunneld.backend.base import Adjacency, Family
 from tunneld.backend.families import MIN_MTU_BYTES
 from tunneld.daemon.path_search import PathSearch, PathState
@@ -64,9 +65,10 @@ class PathMtus:
         overhead_bytes: Callable[[Family], int],
         route_mtu: Callable[[IPAddress], Awaitable[int | None]] = _no_route_mtu,
     ) -> None:
-        """`route_mtu` returns the MTU that the operator has given the route to an address.
+        """`overhead_bytes`: of what the backend puts around a packet, by the family it travels in.
 
-        It raises HostError where there is no route.
+        `route_mtu` returns the MTU that the operator has given the route to an address. It raises
+        HostError where there is no route.
         """
         self._overhead_bytes = overhead_bytes
         self._route_mtu = route_mtu
@@ -77,6 +79,8 @@ class PathMtus:
         self._targets: dict[str, tuple[IPNetwork, Adjacency]] = {}
         """What is reached by the engine, by the name of its adjacency."""
         self._searches: dict[Path, PathSearch] = {}
+        self._encapsulations: dict[Path, str] = {}
+        """What each search is about: a peer that gets keys may keep its address and port."""
         self._capped: set[Path] = set()
         self._probed: dict[Path, IPAddress] = {}
         """Where the probes of the rounds under way go."""
@@ -92,14 +96,16 @@ class PathMtus:
             str(prefix): (prefix, adjacency) for prefix, adjacency in adjacencies.items()
         }
         links = {
-            (adjacency.endpoint, adjacency.port): adjacency.mtu_bytes
+            (adjacency.endpoint, adjacency.port): adjacency
             for _, adjacency in self._targets.values()
         }
-        for path in [path for path in self._searches if path not in links]:
-            self._forget(path)
+        for path in list(self._searches):
+            adjacency = links.get(path)
+            if adjacency is None or adjacency.encapsulation != self._encapsulations[path]:
+                self._forget(path)
         before = self.known()
         for path, search in self._searches.items():
-            search.set_link(links[path])
+            search.set_link(links[path].mtu_bytes)
         return self.known() != before
 
     def known(self) -> dict[Path, PathMtu]:
@@ -211,29 +217,32 @@ class PathMtus:
             before = _holds(search)
             if mtu_bytes is None:
                 self._capped.discard(path)
-                search.set_cap(None)
             else:
                 self._capped.add(path)
-                search.set_cap(mtu_bytes - self._overhead(path[0]))
+            search.set_cap(mtu_bytes)
             self._after(path, search, before, "the route has an MTU")
 
     def _search(self, prefix: IPNetwork, adjacency: Adjacency) -> tuple[Path, PathSearch]:
         path = (adjacency.endpoint, adjacency.port)
         search = self._searches.get(path)
         if search is None:
+            self._encapsulations[path] = adjacency.encapsulation
             search = self._searches[path] = PathSearch(
                 link_bytes=adjacency.mtu_bytes,
-                overhead_bytes=self._overhead(adjacency.endpoint),
+                inner_bytes=self._inner_bytes(adjacency),
                 draw=lambda: secrets.randbits(64),
             )
         return path, search
 
-    def _overhead(self, endpoint: IPAddress) -> int:
-        # What is inside a datagram is of the family it travels in.
-        return self._overhead_bytes(4 if endpoint.version == 4 else 6)
+    def _inner_bytes(self, adjacency: Adjacency) -> Callable[[int], int]:
+        outer: Family = 4 if adjacency.endpoint.version == 4 else 6
+        if adjacency.encapsulation == esp.ENCAPSULATION:
+            return lambda outer_bytes: esp.inner_bytes(outer_bytes, outer)
+        overhead_bytes = self._overhead_bytes(outer)
+        return lambda outer_bytes: outer_bytes - overhead_bytes
 
     def _forget(self, path: Path) -> None:
-        del self._searches[path]
+        del self._searches[path], self._encapsulations[path]
         self._probed.pop(path, None)
         self._capped.discard(path)
         self._to_ask.discard(path)

@@ -101,14 +101,17 @@ class PathSearch:
         self,
         *,
         link_bytes: int,
-        overhead_bytes: int,
+        inner_bytes: Callable[[int], int],
         draw: Callable[[], int],
     ) -> None:
-        """`link_bytes`: inner MTU that the link leaves. `draw` makes tokens of 64 bits."""
+        """`link_bytes`: inner MTU that the link leaves. `draw` makes tokens of 64 bits.
+
+        `inner_bytes` returns the largest inner packet that an outer IP packet has room for.
+        """
         self.link_bytes = link_bytes
         self.mtu_bytes = link_bytes
         self.state: PathState = "unknown"
-        self._overhead = overhead_bytes
+        self._inner_bytes = inner_bytes
         self._draw = draw
         self._cap: int | None = None
         self._found: int | None = None
@@ -147,9 +150,9 @@ class PathSearch:
         self._round = None
         self._idle_since_s = float("-inf")
 
-    def set_cap(self, cap_bytes: int | None) -> None:
-        """Takes over what the operator's route allows; None: as much as the link."""
-        self._cap = cap_bytes
+    def set_cap(self, outer_bytes: int | None) -> None:
+        """Takes over the MTU of the operator's route; None: as much as the link."""
+        self._cap = None if outer_bytes is None else self._inner_bytes(outer_bytes)
         self.mtu_bytes = min(self.mtu_bytes, self._most)
         if self._round is not None:
             for size in [size for size in self._round.sizes if size > self._most]:
@@ -187,7 +190,7 @@ class PathSearch:
 
     def hint(self, path_mtu_bytes: int, now_s: float) -> None:
         """Takes the kernel's word on the largest IP packet that the path takes."""
-        inner = max(path_mtu_bytes - self._overhead, LEAST_BYTES)
+        inner = max(self._inner_bytes(path_mtu_bytes), LEAST_BYTES)
         known, self._kernel = self._kernel, (inner, now_s)
         if (
             known is not None
@@ -287,7 +290,7 @@ class PathSearch:
         between = high - low - 1
         if between <= 2 * FAN:
             return set(range(low + 1, high))
-        known = {mtu - self._overhead for mtu in _PLATEAUS}
+        known = {self._inner_bytes(mtu) for mtu in _PLATEAUS}
         # With one more, so that a guess that is right is known to be right at once.
         near = {size + more for size in known for more in (0, 1)}
         spread = {low + (high - low) * step // (FAN + 1) for step in range(1, FAN + 1)}

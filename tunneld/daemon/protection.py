@@ -10,17 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_network
 from typing import Any, NoReturn
 
 from tunneld.backend import parse_backend
 from tunneld.backend.base import Backend
-from tunneld.backend.encryption import encryption_of, require_served
+from tunneld.backend.encryption import Encryption, encryption_of, require_served
+from tunneld.backend.esp import Esp, esp_in
 from tunneld.backend.leases import underlay_address
 from tunneld.clock import Now
 from tunneld.config import RunOptions
 from tunneld.control.status import EncryptionStatus
+from tunneld.daemon.claims import Claims
 from tunneld.errors import ControlError, NetworkConfigError, TrustError
 from tunneld.fib.plan import Members
 from tunneld.host.memory import keep_out_of_core_dumps
@@ -34,12 +36,26 @@ from tunneld.trust.decision import Trust
 from tunneld.trust.memory import NAME as MEMORY
 from tunneld.trust.memory import Memory
 from tunneld.trust.policy import Mode, Policy, Remote, Verdict, default_floor, effective
-from tunneld.trust.secrets import Psks, credential
+from tunneld.trust.secrets import KEY_FILE, NodeKey, Psks, credential
 
 KEEP_S = 600.0
 """How often who is there is written down; of a day that is little."""
 
 _log = logging.getLogger("tunneld.daemon")
+
+
+def asks_for_encryption(options: RunOptions, config: NetworkConfig | None) -> bool:
+    """Returns whether packets may not travel in plain, by what is known before a file is read.
+
+    `config` is the last one that this host went by, or was asked to.
+    """
+    is_local = bool(options.identities or options.psk_file or credential(os.environ))
+    floor = options.encryption_floor or default_floor(is_local=is_local)
+    try:
+        asked = encryption_of(config).mode if config is not None else "off"
+    except NetworkConfigError:
+        return True
+    return effective(asked, floor) != "off"
 
 
 class Protection:
@@ -66,9 +82,18 @@ class Protection:
         self._now = now
         self._members = Members()
         """The others, as they are now."""
+        self.encryption = Encryption()
+        """What the network config in force says."""
+        self.esp: Esp | None = None
+        """How peers with keys are reached; None: encryption is off."""
+        self.key: NodeKey | None = None
+        """This node's own; None: it is not needed yet."""
+        self.claims = Claims()
         self.on_change: Callable[[], None] = lambda: None
         """Called when others may be trusted, or reached in other ways, than before."""
-        self.trust, self._psks, self._counts = self._read()
+        self.on_psks: Callable[[], None] = lambda: None
+        """Called when the PSKs have been read again."""
+        self.trust, self.psks, self._counts = self._read()
         self.memory = self._remembered()
         if self.floor != "off":
             _log.info(
@@ -82,17 +107,41 @@ class Protection:
         return self._options.encryption_floor or default_floor(is_local=self.trust.is_local)
 
     def adopt(self, config: NetworkConfig) -> Backend:
-        """Goes by a network config from now on; returns its backend. Raises as `backend_of`."""
+        """Goes by a network config from now on; returns its backend. Raises as `backend_of`.
+
+        The node's key is made at the first config that needs it.
+        """
         self._is_unknown = True
         mode = self._mode = self._mode_of(config)
-        self._asked = encryption_of(config).mode
+        self.encryption = encryption_of(config)
+        self._asked = self.encryption.mode
         self._is_unknown = False
         if self._policy is None or self._policy.mode != mode:
+            self.claims = Claims()
             plain_peers = self._options.plain_peers or None
             self._policy = Policy(
                 mode=mode, trust=self.trust, memory=self.memory, plain_peers=plain_peers
             )
-        return self.backend_of(config)
+        backend = self.backend_of(config)
+        self.esp = None
+        if mode != "off":
+            self.esp = esp_in(config, is_alone=mode == "required")
+            self.key = self.key or self._own_key()
+        return backend
+
+    def _own_key(self) -> NodeKey:
+        path = self._state_dir.path / KEY_FILE
+        try:
+            found = NodeKey.load(path)
+            if found is None:
+                found = NodeKey.create(path)
+                _log.info(
+                    "made this node's key",
+                    extra={"fields": {"path": str(path), "detail": str(found.public)}},
+                )
+        except TrustError as error:
+            raise NetworkConfigError(f"encryption is {self._mode}, but {error}") from None
+        return found
 
     def backend_of(self, config: NetworkConfig) -> Backend:
         """Returns the backend of a network config that this host can serve.
@@ -109,6 +158,7 @@ class Protection:
         except NetworkConfigError as error:
             raise NetworkConfigError(f"{error}{by}") from None
         if mode != "off":
+            esp_in(config, is_alone=mode == "required")
             raise NetworkConfigError(
                 f"encryption is {mode}{by}, and this version of tunneld cannot encrypt yet: no "
                 "packet is forwarded; expected a network config without Encryption, and "
@@ -127,15 +177,24 @@ class Protection:
             return {}
         self._note_members(now_s)
         self._members = members
-        found = {
-            subnet: policy.judge(subnet, remote, None, now_s)
-            for remote in map(_remote, members.peers)
-            for subnet in remote.subnets
-        }
+        found = self.claims.judge(policy, map(_remote, members.peers), now_s)
+        self._note_news(policy)
+        return found
+
+    def confirmed(self, key: str, subnets: Iterable[str]) -> None:
+        """A handshake with a key is confirmed, and claims these subnets."""
+        if self.claims.confirmed(key, subnets, self._policy, self._now().boot_s):
+            self.on_change()
+
+    def lost(self, key: str) -> None:
+        """There are no keys with a peer any more."""
+        if self.claims.lost(key, self._policy, self._now().boot_s):
+            self.on_change()
+
+    def _note_news(self, policy: Policy) -> None:
         if policy.has_news:
             policy.has_news = False
             self._remember()
-        return found
 
     async def keep(self) -> NoReturn:
         """Writes down now and then who is there, for ever: a start goes by it."""
@@ -178,6 +237,16 @@ class Protection:
         return self._is_unknown or (self._mode or self.floor) != "off"
 
     @property
+    def mode(self) -> Mode:
+        """In force: the stronger of the network's and the floor."""
+        return self._mode or self.floor
+
+    @property
+    def network_name(self) -> str:
+        """By which hosts of one network know each other, whatever path to the store they take."""
+        return self._options.network_name or clean_prefix(self._options.store.prefix)
+
+    @property
     def is_asked(self) -> bool:
         """Whether the network config seen last asks for encryption, whatever the floor."""
         return self._asked != "off"
@@ -191,7 +260,7 @@ class Protection:
     def reload(self) -> None:
         """Reads the files again; those in force stay where one is not usable."""
         try:
-            self.trust, self._psks, self._counts = self._read()
+            self.trust, self.psks, self._counts = self._read()
         except TrustError as error:
             _log.error(
                 "the files of trust are not usable; what was read before stays in force",
@@ -200,6 +269,7 @@ class Protection:
             raise
         if self._policy is not None:
             self._policy.trust = self.trust
+        self.on_psks()
         self.on_change()
         _log.info(
             "the files of trust have been read again",
@@ -229,7 +299,7 @@ class Protection:
         return {
             "identities": None if identities is None else str(identities.absolute()),
             "psk_file": None if psk_file is None else str(psk_file.absolute()),
-            "psk_ids": list(self._psks.ids) if self._psks else [],
+            "psk_ids": list(self.psks.ids) if self.psks else [],
             "state_dir": str(self._state_dir.path.absolute()),
         }
 
@@ -253,9 +323,14 @@ class Protection:
             explanation=self.trust.explanation,
             identities=identities,
             revoked=revoked,
-            psk_ids=self._psks.ids if self._psks else (),
-            network_name=self._options.network_name or clean_prefix(self._options.store.prefix),
+            psk_ids=self.psks.ids if self.psks else (),
+            network_name=self.network_name,
+            public_key=None if self.key is None else str(self.key.public),
         )
+
+    def name_of(self, verdict: Verdict) -> str | None:
+        """Returns the name of a verdict's key, where keys have names."""
+        return None if verdict.key is None else self.trust.name_of(verdict.key)
 
     def _read(self) -> tuple[Trust, Psks | None, tuple[int | None, int]]:
         options, path = self._options, self._psk_file

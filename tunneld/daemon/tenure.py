@@ -101,7 +101,7 @@ class Tenure:
                 forward=options.iptables_forward_rules,
                 notrack=_notrack(options, backend, underlay),
                 accept_mark=options.bridge_accept_fwmark,
-                port=backend.port,
+                ports=() if backend.port is None else (backend.port,),
                 own=frozenset(underlay.addresses),
                 interface=underlay.index,
             ),

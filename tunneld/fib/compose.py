@@ -23,6 +23,7 @@ from tunneld.fib.state import (
     Firewall,
     FirewallMark,
     HostState,
+    IdentityEndpoint,
     Neighbour,
     OverlayNet,
     Route,
@@ -52,6 +53,9 @@ class Overlay:
     vxlan_devices: tuple[VxlanDevice, ...] = ()
     vtep: Vtep | None = None
     mtu_bytes: int
+    """Of the TUN device: the most that any peer takes."""
+    flannel_mtu_bytes: int | None = None
+    """What containers go by: what every peer takes. None: the same."""
     source_check: SourceCheck
 
     def __iter__(self) -> Iterator[OverlayNet[IPv4Network] | OverlayNet[IPv6Network]]:
@@ -67,8 +71,8 @@ class Rules:
     forward: bool = True
     notrack: frozenset[UnderlayPort] = frozenset()
     accept_mark: FirewallMark | None = None
-    port: int | None = None
-    """UDP, to which nobody but the data path may send; None: the overlay has no datagrams."""
+    ports: tuple[int, ...] = ()
+    """UDP, to which nobody but the data path may send; empty: the overlay has no datagrams."""
     own: frozenset[IPAddress] = frozenset()
     """This host's underlay addresses."""
     interface: int = 0
@@ -80,18 +84,21 @@ def compose(
     reaches: Mapping[IPNetwork, Reach],
     rules: Rules,
     members: Collection[IPAddress] = (),
+    identities: Mapping[str, IdentityEndpoint] | None = None,
 ) -> State:
     """Returns the desired state of a host, with its peers' subnets as `reaches` has them.
 
     `members` are the underlay addresses of all that hold a lease, also of those that are not
-    reached: they may take what comes from this host.
+    reached: they may take what comes from this host. With `identities` handshakes are made.
     """
     kernel = [reach.kernel for reach in reaches.values() if reach.kernel is not None]
     devices = {device.name for device in overlay.vxlan_devices}
     if overlay.device is not None:
         devices.add(overlay.device)
     return State(
-        engine=_engine(overlay, reaches) if overlay.datapath == "userspace" else EngineState(),
+        engine=_engine(overlay, reaches, identities or {})
+        if overlay.datapath == "userspace"
+        else EngineState(),
         host=HostState(
             device=_device(overlay) if overlay.datapath == "userspace" else None,
             vxlan_devices=frozenset(overlay.vxlan_devices),
@@ -115,9 +122,9 @@ def compose(
                 notrack=rules.notrack,
                 accept_mark=rules.accept_mark,
                 guard=None
-                if rules.port is None
+                if not rules.ports
                 else UnderlayGuard(
-                    port=rules.port,
+                    ports=rules.ports,
                     peers=frozenset(members),
                     devices=frozenset(device.name for device in overlay.vxlan_devices),
                     own=rules.own,
@@ -130,14 +137,18 @@ def compose(
                 subnet=overlay.ipv4.subnet if overlay.ipv4 else None,
                 network_v6=overlay.ipv6.network if overlay.ipv6 else None,
                 subnet_v6=overlay.ipv6.subnet if overlay.ipv6 else None,
-                mtu_bytes=overlay.mtu_bytes,
+                mtu_bytes=overlay.flannel_mtu_bytes or overlay.mtu_bytes,
                 ip_masq=rules.ip_masq,
             ),
         ),
     )
 
 
-def _engine(overlay: Overlay, reaches: Mapping[IPNetwork, Reach]) -> EngineState:
+def _engine(
+    overlay: Overlay,
+    reaches: Mapping[IPNetwork, Reach],
+    identities: Mapping[str, IdentityEndpoint],
+) -> EngineState:
     adjacencies = {
         prefix: reach.adjacency for prefix, reach in reaches.items() if reach.adjacency is not None
     }
@@ -152,6 +163,7 @@ def _engine(overlay: Overlay, reaches: Mapping[IPNetwork, Reach]) -> EngineState
         ),
         adjacencies={str(prefix): adjacency for prefix, adjacency in adjacencies.items()},
         entries=local | {prefix: str(prefix) for prefix in adjacencies},
+        identities=identities,
     )
 
 

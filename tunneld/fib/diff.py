@@ -38,6 +38,12 @@ def engine_difference(desired: EngineState, actual: EngineState) -> EngineChange
             if actual.entries.get(prefix) != target
         },
         drop_entries=tuple(sorted(actual.entries.keys() - desired.entries.keys(), key=str)),
+        put_identities={
+            key: identity
+            for key, identity in desired.identities.items()
+            if actual.identities.get(key) != identity
+        },
+        drop_identities=tuple(sorted(actual.identities.keys() - desired.identities.keys())),
     )
 
 
@@ -45,12 +51,20 @@ def engine_after(state: EngineState, change: EngineChange) -> EngineState:
     """Returns what an engine holds that held `state` and has carried out `change`."""
     adjacencies = {**state.adjacencies, **change.put_adjacencies}
     entries = {**state.entries, **change.put_entries}
+    identities = {**state.identities, **change.put_identities}
     for name in change.drop_adjacencies:
         adjacencies.pop(name, None)
     for prefix in change.drop_entries:
         entries.pop(prefix, None)
-    settings = change.settings or state.settings
-    return replace(state, settings=settings, adjacencies=adjacencies, entries=entries)
+    for key in change.drop_identities:
+        identities.pop(key, None)
+    return replace(
+        state,
+        settings=change.settings or state.settings,
+        adjacencies=adjacencies,
+        entries=entries,
+        identities=identities,
+    )
 
 
 def host_difference(desired: HostState, actual: HostState) -> HostChange:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
+from tunneld.backend import esp
 from tunneld.backend.base import (
     Adjacency,
     Backend,
@@ -26,13 +27,14 @@ from tunneld.backend.base import (
 from tunneld.backend.leases import subnet_of, underlay_address
 from tunneld.fib.compose import Overlay, Rules, compose
 from tunneld.fib.shared_macs import shared_macs
-from tunneld.fib.state import OverlayNet, State
+from tunneld.fib.state import IdentityEndpoint, OverlayNet, State
 from tunneld.lease.model import (
     MALFORMED_VALUE,
     IPAddress,
     IPNetwork,
     Lease,
     NodeRecord,
+    RecordEncryption,
     SubnetKey,
 )
 from tunneld.lease.network import NetworkConfig
@@ -81,6 +83,8 @@ class Inputs:
     """Of the paths that something is known of."""
     verdicts: Mapping[IPNetwork, Verdict] = field(default_factory=dict)
     """How subnets of the others may be reached; one that is not in it: in plain."""
+    esp: esp.Esp | None = None
+    """How peers with keys are reached; None: encryption is off."""
     device: str | None = None
     """Name of the TUN device; None: there is none."""
     source_check: SourceCheck
@@ -143,7 +147,12 @@ def plan(inputs: Inputs) -> Plan:
             if prefix is None:
                 continue
             address = underlay_address(peer, family)
-            if backend.wants_on_link and address is not None and address not in inputs.on_link:
+            if (
+                backend.wants_on_link
+                and address is not None
+                and address not in inputs.on_link
+                and not _is_encrypted(inputs.verdicts.get(prefix))
+            ):
                 unknown.add(address)
                 continue
             try:
@@ -166,7 +175,7 @@ def plan(inputs: Inputs) -> Plan:
     reaches = {prefix: _limited(reach, inputs.path_mtus) for prefix, (_, reach) in found.items()}
     addresses = addresses_of(members.peers, backend.families)
     return Plan(
-        state=compose(_overlay(inputs), reaches, inputs.rules, addresses),
+        state=compose(_overlay(inputs), reaches, inputs.rules, addresses, _identities(inputs)),
         reached={prefix: (found[prefix][0], reach) for prefix, reach in reaches.items()},
         adjacencies=adjacencies,
         refused=refusals.all(),
@@ -187,9 +196,47 @@ def _reach(
     verdict = None if prefix is None else inputs.verdicts.get(prefix)
     if verdict is not None and verdict.way == "unreachable":
         raise Unusable(verdict.reason, verdict.detail)
-    if verdict is not None and verdict.way == "encrypted":
-        raise Unusable(verdict.reason, f"it may be reached encrypted alone: {verdict.detail}")
-    return inputs.backend.reach(peer, family, inputs.here, on_link=on_link)
+    if prefix is None or not _is_encrypted(verdict):
+        has_keys = verdict is not None and verdict.key is not None
+        links = frozenset[IPAddress]() if has_keys else on_link
+        return inputs.backend.reach(peer, family, inputs.here, on_link=links)
+    port, key = esp.port_of(peer), None if verdict is None else verdict.key
+    if inputs.esp is None or key is None or port is None:
+        # Never in plain, whatever is missing.
+        raise Unusable("keys", "it may be reached encrypted alone, and its record names no key")
+    return inputs.esp.reach(peer, prefix, str(key), port, inputs.here)
+
+
+def _is_encrypted(verdict: Verdict | None) -> bool:
+    return verdict is not None and verdict.way == "encrypted"
+
+
+def _identities(inputs: Inputs) -> dict[str, IdentityEndpoint]:
+    """Returns whom handshakes are made with: whoever may hold what its lease says."""
+    found: dict[str, IdentityEndpoint] = {}
+    proved: set[str] = set()
+    for peer in inputs.members.peers:
+        said = peer.encryption
+        verdicts = [
+            verdict
+            for family in inputs.backend.families
+            if (prefix := subnet_of(peer, family)) is not None
+            and (verdict := inputs.verdicts.get(prefix)) is not None
+            and verdict.key is not None
+        ]
+        if not verdicts or not isinstance(said, RecordEncryption):
+            continue
+        key, is_proved = str(verdicts[0].key), any(one.is_confirmed for one in verdicts)
+        # Of two leases that name one key, the one that its holder has claimed says where it is.
+        if key not in found or (is_proved and key not in proved):
+            found[key] = IdentityEndpoint(
+                endpoint=esp.endpoint(peer, inputs.here),
+                port=said.port,
+                instance=said.instance,
+            )
+        if is_proved:
+            proved.add(key)
+    return found
 
 
 class _Refusals:
@@ -249,7 +296,8 @@ def addresses_of(peers: Iterable[Peer], families: Iterable[Family]) -> frozenset
 
 
 def _overlay(inputs: Inputs) -> Overlay:
-    backend, here, own = inputs.backend, inputs.here, inputs.own
+    backend, here, own, sealed = inputs.backend, inputs.here, inputs.own, inputs.esp
+    underlay_mtu_bytes = here.underlay_mtu_bytes
     ipv4, ipv6 = inputs.config.ipv4, inputs.config.ipv6
     return Overlay(
         ipv4=OverlayNet(network=ipv4.network, subnet=own.ipv4) if ipv4 else None,
@@ -258,6 +306,11 @@ def _overlay(inputs: Inputs) -> Overlay:
         device=inputs.device,
         vxlan_devices=backend.devices(here, own),
         vtep=backend.vtep(here),
-        mtu_bytes=backend.device_mtu_bytes(here.underlay_mtu_bytes),
+        mtu_bytes=backend.device_mtu_bytes(underlay_mtu_bytes)
+        if sealed is None
+        else sealed.device_mtu_bytes(backend, underlay_mtu_bytes),
+        flannel_mtu_bytes=None
+        if sealed is None
+        else sealed.flannel_mtu_bytes(backend, underlay_mtu_bytes),
         source_check=inputs.source_check,
     )

@@ -43,6 +43,18 @@ class EngineSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityEndpoint:
+    """A host that handshakes are made with, as its record says where to try."""
+
+    endpoint: IPAddress | None
+    """None: it has no address that this host can reach; it may begin itself."""
+    port: int
+    """UDP port of its encryption."""
+    instance: str | None
+    """16 hexadecimal digits, others at every start of the peer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineState:
     """What the native data path holds, or must hold."""
 
@@ -51,6 +63,8 @@ class EngineState:
     """By name: the peer's subnet in that family, as text."""
     entries: Mapping[IPNetwork, str] = field(default_factory=dict)
     """Prefix to the name of an adjacency, or to `LOCAL`."""
+    identities: Mapping[str, IdentityEndpoint] = field(default_factory=dict)
+    """Who is trusted, by public key in base64. Whoever is not in it is not answered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +77,8 @@ class EngineChange:
     drop_adjacencies: tuple[str, ...] = ()
     put_entries: Mapping[IPNetwork, str] = field(default_factory=dict)
     drop_entries: tuple[IPNetwork, ...] = ()
+    put_identities: Mapping[str, IdentityEndpoint] = field(default_factory=dict)
+    drop_identities: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(
@@ -71,6 +87,8 @@ class EngineChange:
             or self.drop_adjacencies
             or self.put_entries
             or self.drop_entries
+            or self.put_identities
+            or self.drop_identities
         )
 
 
@@ -153,15 +171,15 @@ One bit, which kube-proxy (0x4000, 0x8000), CNI's port maps (0x2000), Cilium (0x
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnderlayGuard:
-    """Who may send to the overlay's port, of a peer and of this host.
+    """Who may send to the overlay's ports, of a peer and of this host.
 
     To a peer: the data path, and nobody else on this host. Peers know each other by their underlay
     addresses alone. So a datagram that leaves this host from its own address, be it translated to
     it, counts there as one of the overlay. To this host: whoever is no container of its own.
     """
 
-    port: int
-    """UDP, at every peer."""
+    ports: tuple[int, ...]
+    """UDP, at every peer: the backend's, and that of encryption. At least one."""
     peers: frozenset[IPAddress] = frozenset()
     """Underlay addresses of all that hold a lease."""
     devices: frozenset[str] = frozenset()

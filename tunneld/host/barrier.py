@@ -1,8 +1,8 @@
-"""Keeps packets for the overlay on this host while they may not travel: `unreachable` routes.
+"""Keeps packets for the overlay from leaving in plain by another way: `unreachable` routes.
 
 Beside the path of a lease: `daemon.node` -> **`host.barrier`** -> the kernel. Without a route of
-ours such packets would leave by the default route, as they are. Own containers are reached all the
-same: the routes of their bridges are narrower.
+ours such packets would leave by the default route, as they are. The overlay's own routes are
+stronger, and so are those of bridges. Who puts it says when it goes: it may outlive the process.
 """
 
 from __future__ import annotations
@@ -11,11 +11,15 @@ import logging
 import os
 from collections.abc import Collection
 
-from tunneld.fib.compose import UNREACHABLE_METRIC
 from tunneld.host.netlink import Netlink
 from tunneld.host.netlink.model import RTN_UNREACHABLE, KernelRoute
-from tunneld.host.remains import Living, Presence, remove_devices_and_routes
-from tunneld.host.routes import PROTOCOL
+from tunneld.host.remains import (
+    Living,
+    Presence,
+    remove_barriers,
+    remove_devices_and_routes,
+)
+from tunneld.host.routes import BARRIER_METRIC, PROTOCOL
 from tunneld.lease.model import IPNetwork
 
 _log = logging.getLogger("tunneld.host")
@@ -48,41 +52,51 @@ class Barrier:
         self._held |= new
         if not self._is_clear:
             # Only now: what is taken away would else leave packets to the default route.
-            await remove_devices_and_routes(
-                self._netlink, keep=(), networks=(), barriers=frozenset(map(_route, self._held))
-            )
+            await remove_devices_and_routes(self._netlink, keep=(), networks=())
             self._is_clear = True
         if new:
             self._tell_others()
-            _log.warning(
-                "packets for the network are kept back",
+            _log.info(
+                "no packet for the network leaves in plain by another way",
                 extra={"fields": {"network": ", ".join(sorted(map(str, new)))}},
             )
 
-    async def lift(self) -> None:
-        """Takes the routes away.
+    async def lift(self, networks: Collection[IPNetwork] = ()) -> None:
+        """Takes the routes away, and those that a daemon before has left for `networks`.
 
         Raises:
             HostError: the kernel refuses.
         """
         held, self._held, self._is_clear = self._held, frozenset(), False
+        self.close()
+        await self._netlink.remove_routes(map(_route, held | frozenset(networks)))
+
+    async def end(self) -> None:
+        """Takes away these routes, and whatever daemons that are gone have left of the kind.
+
+        Raises:
+            HostError: the kernel refuses.
+        """
+        await self.lift()
+        await remove_barriers(self._netlink)
+
+    def close(self) -> None:
+        """Leaves the routes as they are, for the next daemon of this host."""
         if self._presence is not None:
             self._presence.close()
             self._presence = None
-        await self._netlink.remove_routes(map(_route, held))
 
     def _tell_others(self) -> None:
-        """Has no other daemon of this host take the routes for left over."""
+        """Has no other daemon of this host that leaves take the routes away."""
         # The new one first: at no time is there none.
         presence = Presence(
             Living(owner=f"barrier{os.getpid()}", devices=frozenset(), networks=self._held)
         )
-        if self._presence is not None:
-            self._presence.close()
+        self.close()
         self._presence = presence
 
 
 def _route(network: IPNetwork) -> KernelRoute:
     return KernelRoute(
-        destination=network, type=RTN_UNREACHABLE, protocol=PROTOCOL, metric=UNREACHABLE_METRIC
+        destination=network, type=RTN_UNREACHABLE, protocol=PROTOCOL, metric=BARRIER_METRIC
     )

@@ -25,7 +25,7 @@ from tunneld.errors import HostError
 from tunneld.host.firewall import HostFirewall, owners_in_force
 from tunneld.host.netlink import Netlink
 from tunneld.host.netlink.model import KernelRoute
-from tunneld.host.routes import PROTOCOL, within
+from tunneld.host.routes import BARRIER_METRIC, PROTOCOL, within
 from tunneld.host.vxlan import OWN_ALIAS
 from tunneld.lease.model import IPNetwork
 
@@ -101,21 +101,20 @@ async def remove_devices_and_routes(
     *,
     keep: Collection[str],
     networks: Collection[IPNetwork],
-    barriers: Collection[KernelRoute] = (),
 ) -> None:
     """Removes vxlan devices and routes of ours that belong to no daemon that lives.
+
+    What `host.barrier` has left stays: it is to outlive its daemon.
 
     Args:
         netlink: an open socket.
         keep: names of devices that are about to be taken over.
         networks: where routes are about to be taken over.
-        barriers: routes that stay.
 
     Raises:
         HostError: the kernel refuses.
     """
     others = await asyncio.to_thread(living)
-    spared = {(route.destination, route.type, route.metric) for route in barriers}
     kept = {*keep, *(name for one in others for name in one.devices)}
     nets = [*networks, *(net for one in others for net in one.networks)]
     removed = []
@@ -128,18 +127,37 @@ async def remove_devices_and_routes(
             removed.append(f"device {link.name}")
     routes = [
         route
-        for route in [
-            *await netlink.routes(4, protocol=PROTOCOL),
-            *await netlink.routes(6, protocol=PROTOCOL),
-        ]
+        for route in await _routes(netlink)
         if route.oif not in indices
         and not any(within(route.destination, net) for net in nets)
-        and (route.destination, route.type, route.metric) not in spared
+        and route.metric != BARRIER_METRIC
     ]
     await netlink.remove_routes(routes)
     if routes:
         removed.append(f"{len(routes)} routes, {routes[0].destination} first")
     _tell(removed)
+
+
+async def remove_barriers(netlink: Netlink) -> None:
+    """Removes the routes of `host.barrier` that belong to no daemon that lives.
+
+    Raises:
+        HostError: the kernel refuses.
+    """
+    nets = [net for one in await asyncio.to_thread(living) for net in one.networks]
+    await netlink.remove_routes(
+        route
+        for route in await _routes(netlink)
+        if route.metric == BARRIER_METRIC
+        and not any(within(route.destination, net) for net in nets)
+    )
+
+
+async def _routes(netlink: Netlink) -> list[KernelRoute]:
+    return [
+        *await netlink.routes(4, protocol=PROTOCOL),
+        *await netlink.routes(6, protocol=PROTOCOL),
+    ]
 
 
 async def remove_rules(own: str) -> None:

@@ -37,6 +37,9 @@ from tunneld.lease.model import IPAddress, IPNetwork
 PROTOCOL = 116
 """Routing protocol number of our routes: ASCII `t`, unassigned in iproute2's rt_protos."""
 
+BARRIER_METRIC = 2**31 + 1
+"""Of the routes of `host.barrier`, which no data path takes for its own."""
+
 _BREATH = 500
 """Routes looked at before others get their turn on the loop."""
 
@@ -211,7 +214,7 @@ class Routes:
         return [route for route in there if self._is_ours(route, exits)]
 
     def _is_ours(self, route: KernelRoute, exits: Exits) -> bool:
-        if route.protocol != PROTOCOL:
+        if route.protocol != PROTOCOL or route.metric == BARRIER_METRIC:
             return False
         if route.type == RTN_UNREACHABLE or route.gateway is not None:
             inside = any(within(route.destination, network) for network in self._networks)

@@ -96,6 +96,26 @@ def policy_of(thread_id: int) -> Policy | Literal["other"] | None:
         return None
 
 
+def make_nicer(thread_id: int, by: int) -> None:
+    """Gives a thread less of busy processors than it has; one that has ended is passed over.
+
+    Raises:
+        HostError: the kernel, or a filter of system calls, refuses.
+    """
+    try:
+        # Linux has the value by thread (setpriority(2), C library/kernel differences).
+        nice = os.getpriority(os.PRIO_PROCESS, thread_id)
+        os.setpriority(os.PRIO_PROCESS, thread_id, nice + by)
+    except ProcessLookupError:
+        return
+    except OSError as error:
+        raise HostError(
+            f"cannot make thread {thread_id} nicer by {by}: {error.strerror}; expected "
+            "setpriority(2) to be allowed by the unit's SystemCallFilter= or the container's "
+            "seccomp profile"
+        ) from error
+
+
 def set_policy(thread_id: int, policy: Policy) -> None:
     """Gives a thread a policy; one that has ended is passed over.
 

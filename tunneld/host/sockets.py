@@ -4,9 +4,9 @@ Path of a packet: native `io` -> **sockets of this module** -> the underlay. No 
 or read here.
 
 Each worker has, in each family, one socket on the backend's port, and where flows are to be spread,
-as VXLAN asks for, others that only send, each from a port of its own. Beside them are sidings, for
-peers whose way is full (docs/adr/0010). Datagrams carry a checksum and are not fragmented, with any
-encapsulation: a path that is too narrow is noticed.
+as VXLAN asks for, others that only send, each from a port of its own; on the port of encryption one
+does, but for the first worker. Beside them are sidings, for peers whose way is full (ADR 10).
+Datagrams carry a checksum and are not fragmented: a path that is too narrow is noticed.
 
 Source: flannel `pkg/backend/udp/udp_network_amd64.go` (socket bound to the interface's
 address and the backend's port); RFC 7348 §4.3, §5; Linux ip(7), ipv6(7), udp(7), socket(7).
@@ -21,7 +21,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import TypedDict
@@ -47,7 +47,8 @@ included.
 """
 
 SIDING_SOCKETS = 64
-"""In each family, for all workers together: few enough for the usual limit of descriptors."""
+"""On each port, in each family, for all workers together: few enough for the usual limit of
+descriptors."""
 
 _SIDINGS = IPv4Network("127.83.0.0/16")
 _SIDINGS_V6 = IPv6Network("100::53:0/112")
@@ -106,7 +107,7 @@ class WorkerSockets:
 def open_underlay_sockets(
     addresses: Iterable[IPAddress], port: int, workers: int, *, source_ports: int = 0
 ) -> list[WorkerSockets]:
-    """Opens the non-blocking UDP sockets of each worker.
+    """Opens the non-blocking UDP sockets of each worker on the backend's port.
 
     The kernel spreads arriving flows over the workers when there are several.
 
@@ -121,7 +122,30 @@ def open_underlay_sockets(
         CapabilityError: the port is a privileged one and CAP_NET_BIND_SERVICE is missing.
         HostError: an address is not on this host, or the kernel refuses a socket.
     """
-    opened = [WorkerSockets() for _ in range(workers)]
+    senders = [source_ports] * workers
+    return _open_on(addresses, port, senders, option="Backend.Port")
+
+
+def open_encryption_sockets(
+    addresses: Iterable[IPAddress], port: int, workers: int
+) -> list[WorkerSockets]:
+    """Opens the non-blocking UDP sockets of each worker on the port of encryption.
+
+    The lane of a worker leaves by one port: the first one's by the port itself, so that peers
+    behind a translation of addresses are answered from where they sent to.
+
+    Args and errors are those of `open_underlay_sockets`.
+    """
+    senders = [min(number, 1) for number in range(workers)]
+    return _open_on(addresses, port, senders, option="Backend.Encryption.Port")
+
+
+def _open_on(
+    addresses: Iterable[IPAddress], port: int, senders: Sequence[int], *, option: str
+) -> list[WorkerSockets]:
+    """Opens the sockets of one port; `senders`: how many further ones each worker has."""
+    workers = len(senders)
+    opened = [WorkerSockets() for _ in senders]
     try:
         for address in addresses:
             for number, worker in enumerate(opened):
@@ -129,8 +153,8 @@ def open_underlay_sockets(
                 try:
                     _open_receiver(sockets, address, port, number, shared=workers > 1)
                 except OSError as error:
-                    raise _explain_bind(address, port, error) from error
-                for _ in range(source_ports):
+                    raise _explain_bind(address, port, option, error) from error
+                for _ in range(senders[number]):
                     _open_sender(sockets, address)
                 sidings = worker.ipv4_sidings if address.version == 4 else worker.ipv6_sidings
                 _open_sidings(sidings, sockets, address, number, SIDING_SOCKETS // workers)
@@ -310,15 +334,14 @@ def _enlarge(opened: socket.socket, force: int, plain: int, size_bytes: int) -> 
     opened.setsockopt(socket.SOL_SOCKET, plain, size_bytes)
 
 
-def _explain_bind(address: IPAddress, port: int, error: OSError) -> HostError:
+def _explain_bind(address: IPAddress, port: int, option: str, error: OSError) -> HostError:
     name = f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
     where = f"cannot bind UDP {name}"
     match error.errno:
         case errno.EADDRINUSE:
             return PortInUseError(
                 f"{where}: {port_holder(port)} holds the port; expected it free: see who with "
-                f"`ss -ulpn 'sport = :{port}'` and stop it, or give the network another "
-                "Backend.Port"
+                f"`ss -ulpn 'sport = :{port}'` and stop it, or give the network another {option}"
             )
         case errno.EADDRNOTAVAIL:
             return HostError(
@@ -328,6 +351,6 @@ def _explain_bind(address: IPAddress, port: int, error: OSError) -> HostError:
         case errno.EACCES | errno.EPERM:
             return CapabilityError(
                 f"{where}: not permitted; expected CAP_NET_BIND_SERVICE for a port below 1024: "
-                "grant it, or give the network another Backend.Port"
+                f"grant it, or give the network another {option}"
             )
     return HostError(f"{where}: {os.strerror(error.errno or 0)}; expected a UDP socket there")

@@ -17,7 +17,7 @@ from pathlib import Path
 from tunneld.errors import HostError
 from tunneld.fib.state import SubnetEnv
 from tunneld.host import text_file
-from tunneld.lease.model import NO_IPV4_SUBNET, SubnetKey
+from tunneld.lease.model import NO_IPV4_SUBNET, IPNetwork, SubnetKey
 
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.]*)\s*[=:]\s*(.*?)\s*")
 
@@ -153,6 +153,16 @@ def read(path: Path) -> SubnetEnv | None:
     """
     text = read_text(path)
     return None if text is None else parse(text)
+
+
+def networks_of_file(path: Path) -> tuple[IPNetwork, ...]:
+    """Returns the networks that the file names; none where it cannot be read."""
+    try:
+        found = read(path)
+    except HostError:
+        return ()
+    named = () if found is None else (found.network, found.network_v6)
+    return tuple(network for network in named if network is not None)
 
 
 def read_text(path: Path) -> str | None:

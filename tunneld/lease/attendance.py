@@ -107,7 +107,9 @@ class Attendance:
     async def answer(
         self, tracker: LeaseTracker, lease: Lease, grant: Grant, *, now_s: float
     ) -> None:
-        """Answers for `lease`, which is ours; `tracker` is not older than it.
+        """Answers for `lease`, which is ours, and says what is new of our keys.
+
+        `tracker` is not older than it.
 
         Raises:
             StoreError: the store does not answer, or refuses us.
@@ -122,7 +124,8 @@ class Attendance:
         is_past = found is not None and not found.describes(lease) and self._is_past(found)
         twin = None if is_past else self._twin(found, lease, now_s)
         ids = frozenset(question.node_id for question in asked)
-        if twin is None and not is_past and ids <= self._answered:
+        has_news = found is not None and found.encryption != self.encryption
+        if twin is None and not is_past and not has_news and ids <= self._answered:
             return
         if twin is not None:
             former, self.node_id = self.node_id, self._new_node_id(False)

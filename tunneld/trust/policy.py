@@ -102,7 +102,8 @@ class Verdict:
     detail: str
     """Why, for `status`; what is missing, and what the operator can do."""
     key: PublicKey | None = None
-    """`encrypted`, `switching`: the key that handshakes are made with."""
+    """The key that handshakes are made with, also with a peer that claims another subnet: it may
+    claim this one next. None: with nobody."""
     is_confirmed: bool = False
     """`encrypted`: whether the holder has claimed the subnet in a handshake."""
     until_s: float | None = None
@@ -151,9 +152,8 @@ class Policy:
             return _unreachable("unreadable_keys", key)
         announced = Announced(key=key, addresses=remote.addresses)
         found = holder(subnet, announced, claim, self.trust)
-        if isinstance(found, Missing) and (found.party == "trust" or claim is not None):
-            reason: Reason = "untrusted" if found.party == "trust" else "claim"
-            return _unreachable(reason, found.detail)
+        if isinstance(found, Missing) and claim is not None and found.party != "trust":
+            return Verdict(way="unreachable", reason="claim", detail=found.detail, key=key)
         if isinstance(found, Missing):
             return self._unconfirmed(remote, key, found, is_first=is_first, now_s=now_s)
         self._switches.pop(_place(remote), None)
@@ -209,6 +209,8 @@ class Policy:
         is_first: bool,
         now_s: float,
     ) -> Verdict:
+        if missing.party == "trust":
+            return _unreachable("untrusted", missing.detail)
         place = _place(remote)
         was_plain = self.memory.plain.find(remote.subnets, remote.addresses, now_s)
         if self.mode == "preferred" and is_first and was_plain is not None:

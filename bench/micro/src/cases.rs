@@ -16,10 +16,11 @@ use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
 use crate::esp;
 use crate::packets::{Chosen, PEER, fib, framed, packet, vxlan_fib};
+use crate::sealed;
 
 /// Source: MTU 1500 without the outer headers, then without inner IPv4 and TCP.
 const MTU: usize = 1_472;
-const NOW_NS: u64 = 1_000_000_000;
+pub(crate) const NOW_NS: u64 = 1_000_000_000;
 const BATCH: usize = 64;
 const TRAIN: usize = 44;
 
@@ -78,6 +79,7 @@ pub(crate) fn cases(wanted: &str) -> Vec<Case> {
         let vxlan = move || arrive(vxlan_fib(), len, true, framed);
         makers.push((format!("coalesce vxlan {len}"), Box::new(vxlan)));
     }
+    makers.extend(sealed::makers());
     makers.extend(esp::makers());
     let chosen = makers.into_iter().filter(|(name, _)| wanted.is_empty() || name == wanted);
     let make = |(name, make): (String, Maker)| {
@@ -168,7 +170,7 @@ fn copy(len: usize) -> (usize, Box<dyn FnMut()>) {
 }
 
 /// Packets that come one by one, on their way out.
-fn encapsulate(fib: Fib, len: usize) -> (usize, Box<dyn FnMut()>) {
+pub(crate) fn encapsulate(fib: Fib, len: usize) -> (usize, Box<dyn FnMut()>) {
     let bytes = packet(ip::PROTOCOL_UDP, len, 0, false);
     let mut outbound = Outbound::new(0, Arc::default());
     let run = move || {
@@ -185,7 +187,19 @@ fn encapsulate(fib: Fib, len: usize) -> (usize, Box<dyn FnMut()>) {
 }
 
 /// Super-packets with segments of `len` bytes, on their way out.
-fn segment(fib: Fib, len: usize) -> (usize, Box<dyn FnMut()>) {
+pub(crate) fn segment(fib: Fib, len: usize) -> (usize, Box<dyn FnMut()>) {
+    let (vnet, whole, count) = super_packet(len);
+    let mut outbound = Outbound::new(0, Arc::default());
+    let run = move || {
+        outbound.handle(&fib, vnet, black_box(&whole), NOW_NS);
+        black_box(outbound.batch().queues()[0].trains().len());
+        outbound.clear();
+    };
+    (count, Box::new(run))
+}
+
+/// Returns a super-packet with segments of `len` bytes, and how many there are.
+pub(crate) fn super_packet(len: usize) -> (VnetHeader, Vec<u8>, usize) {
     let payload_len = len - 40;
     let count = TRAIN.min((65_535 - 40) / payload_len);
     let whole = packet(ip::PROTOCOL_TCP, 40 + count * payload_len, 0, false);
@@ -197,13 +211,7 @@ fn segment(fib: Fib, len: usize) -> (usize, Box<dyn FnMut()>) {
         checksum_offset: 16,
         ..VnetHeader::default()
     };
-    let mut outbound = Outbound::new(0, Arc::default());
-    let run = move || {
-        outbound.handle(&fib, vnet, black_box(&whole), NOW_NS);
-        black_box(outbound.batch().queues()[0].trains().len());
-        outbound.clear();
-    };
-    (count, Box::new(run))
+    (vnet, whole, count)
 }
 
 /// A train of packets that arrive, each as `around` makes it, joined to a super-packet or not.

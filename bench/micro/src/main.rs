@@ -11,6 +11,7 @@
 mod cases;
 mod esp;
 mod packets;
+mod sealed;
 
 use std::fmt;
 use std::io::Write;

@@ -1,6 +1,7 @@
 //! The packets and the network that the cases work on.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use tunneld_core::adjacency::{OuterDf, Parameters};
 use tunneld_core::encapsulation::Encapsulation;
@@ -8,6 +9,7 @@ use tunneld_core::encapsulation::Vtep;
 use tunneld_core::encapsulation::{Around, Encapsulate, Heads};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::prefix::Prefix;
+use tunneld_core::sad::Sad;
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::checksum::Sum;
 use tunneld_wire::ethernet::MacAddress;
@@ -21,12 +23,32 @@ pub(crate) const PEER: SocketAddr =
 
 /// Returns a FIB with the own subnet 10.5.1.0/24, a peer with 10.5.2.0/24, and `more` prefixes.
 pub(crate) fn fib(more: impl Iterator<Item = Prefix>) -> Fib {
-    build(Encapsulation::Raw, None, more)
+    build(Tables::new(1), [1, 2], Encapsulation::Raw, None, more)
 }
 
 /// Returns a FIB with the same subnets, where the peer is reached by VXLAN.
 pub(crate) fn vxlan_fib() -> Fib {
-    build(Encapsulation::Vxlan { vtep_mac: mac(2) }, vtep(1), std::iter::empty())
+    let encapsulation = Encapsulation::Vxlan { vtep_mac: mac(2) };
+    build(Tables::new(1), [1, 2], encapsulation, vtep(1), std::iter::empty())
+}
+
+/// Public key of whoever holds a subnet.
+pub(crate) const fn key(host: u8) -> [u8; 32] {
+    [host; 32]
+}
+
+/// Returns the subnet of a host.
+pub(crate) fn subnet(host: u8) -> Option<Prefix> {
+    Prefix::new(Ipv4Addr::new(10, 5, host, 0), 24).ok()
+}
+
+/// Returns the FIB of `host`, 1 or 2, where the other is reached by ESP with the keys in `sad`.
+pub(crate) fn esp_fib(host: u8, sad: &Arc<Sad>) -> Fib {
+    let far = 3 - host;
+    let Some(subnet) = subnet(far) else { return Fib::empty() };
+    let tables = Tables::new(1).sealing(Arc::clone(sad));
+    let encapsulation = Encapsulation::Esp { key: key(far), subnet };
+    build(tables, [host, far], encapsulation, None, std::iter::empty())
 }
 
 /// Returns `packet` in the frame of that peer.
@@ -48,23 +70,24 @@ fn vtep(host: u8) -> Option<Vtep> {
 }
 
 fn build(
+    mut tables: Tables,
+    [own, far]: [u8; 2],
     encapsulation: Encapsulation,
     vtep: Option<Vtep>,
     more: impl Iterator<Item = Prefix>,
 ) -> Fib {
     let peer =
         Parameters { encapsulation, endpoint: PEER, mtu_bytes: 1_472, outer_df: OuterDf::Kernel };
-    let prefix = |subnet| Prefix::new(Ipv4Addr::new(10, 5, subnet, 0), 24);
     let to_peer = || TargetName::Adjacency("peer".into());
     let mut put_entries: Vec<_> = more.map(|prefix| (prefix, to_peer())).collect();
-    if let (Ok(own), Ok(far)) = (prefix(1), prefix(2)) {
+    if let (Some(own), Some(far)) = (subnet(own), subnet(far)) {
         put_entries.extend([(own, TargetName::Local), (far, to_peer())]);
     }
     let change = Change {
         settings: Some(Settings {
             source_check: SourceCheck::Strict,
             device_mtu_bytes: 1_472,
-            icmp_source: Some(Ipv4Addr::new(10, 5, 1, 0)),
+            icmp_source: Some(Ipv4Addr::new(10, 5, own, 0)),
             icmp_source_v6: None,
             vtep,
         }),
@@ -72,7 +95,7 @@ fn build(
         put_entries,
         ..Change::default()
     };
-    Tables::new(1).commit(change).unwrap_or_else(|_| Fib::empty())
+    tables.commit(change).unwrap_or_else(|_| Fib::empty())
 }
 
 /// Returns a packet of `len` bytes between the subnets, number `number` of its flow, every

@@ -24,6 +24,7 @@
 
 mod again;
 mod probing;
+mod refused;
 
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -47,6 +48,7 @@ use crate::replies::Replies;
 use crate::sad::Protected;
 use crate::segmentation::Segmentation;
 use crate::waiting::Waiting;
+pub use refused::Refused;
 
 /// The outbound half of a worker. After a batch: send, tell what became of it, [`clear`].
 ///
@@ -71,17 +73,6 @@ struct Unfinished {
     segmentation: Segmentation,
     /// The first segment that is not in a batch yet.
     next: usize,
-}
-
-/// A datagram of the batch that the underlay refused for its size.
-#[derive(Debug, Clone, Copy)]
-pub struct Refused {
-    /// Number of its queue.
-    pub queue: usize,
-    /// Number of its train, and its own in the train.
-    pub place: (usize, usize),
-    /// Largest IP packet the underlay takes to that peer, in bytes.
-    pub path_mtu_bytes: u32,
 }
 
 /// A packet whose header has been read.
@@ -406,41 +397,6 @@ impl Outbound {
         self.counters.drops(reason).add(datagrams as u64);
     }
 
-    /// Returns whether a datagram may leave in fragments: nobody would send the packet in it
-    /// smaller for being told. `place` are the numbers of its train and its own in the train.
-    pub fn may_fragment(&self, fib: &Fib, queue: usize, place: (usize, usize)) -> bool {
-        let inner = inner(&self.batch, fib, queue, place);
-        match Version::of(inner) {
-            Some(Version::V4) => {
-                ipv4::Header::parse(inner).is_ok_and(|header| !must_be_told(&header, inner.len()))
-            }
-            Some(Version::V6) => {
-                ipv6::Header::parse(inner).is_ok_and(|header| !must_be_told(&header, inner.len()))
-            }
-            _ => false,
-        }
-    }
-
-    /// Tells the sender of a packet that the underlay refused for its size what would fit.
-    #[cold]
-    pub fn answer_refused(&mut self, fib: &Fib, refused: &Refused, now_ns: u64) {
-        let Some(settings) = fib.settings() else { return };
-        let train = &self.batch.queues()[refused.queue].trains()[refused.place.0];
-        let datagram_len =
-            refused.path_mtu_bytes.saturating_sub(outer_headers_len(&train.endpoint));
-        let way = &fib.adjacency(train.adjacency).way;
-        let inner = inner(&self.batch, fib, refused.queue, refused.place);
-        let least = if Version::of(inner) == Some(Version::V6) {
-            <ipv6::Header as ip::Header>::MIN_MTU
-        } else {
-            <ipv4::Header as ip::Header>::MIN_MTU
-        };
-        let fits = way.largest_inner(datagram_len as usize).max(least);
-        let next_hop_mtu_bytes = u16::try_from(fits).unwrap_or(u16::MAX);
-        let error = icmp::Error::TooBig { next_hop_mtu_bytes };
-        self.replies.push(error, settings, inner, now_ns, &self.counters);
-    }
-
     /// Makes room for the next batch.
     ///
     /// A packet that is unfinished stays so.
@@ -448,24 +404,6 @@ impl Outbound {
         self.batch.clear();
         self.replies.clear();
     }
-}
-
-/// Returns the packet in a datagram of the batch; empty where it can no longer be read.
-fn inner<'a>(
-    batch: &'a SendBatch,
-    fib: &Fib,
-    queue: usize,
-    (train, datagram): (usize, usize),
-) -> &'a [u8] {
-    let queue = &batch.queues()[queue];
-    let way = &fib.adjacency(queue.trains()[train].adjacency).way;
-    let datagram = queue.datagrams_from(train, datagram).next();
-    datagram.and_then(|datagram| way.inner(datagram.payload)).unwrap_or_default()
-}
-
-/// Returns the length of the IP and the UDP header in front of a datagram, in bytes.
-const fn outer_headers_len(endpoint: &SocketAddr) -> u32 {
-    if endpoint.is_ipv4() { 28 } else { 48 }
 }
 
 /// Returns whether the sender of a packet of `len` bytes that does not fit has to send less, as

@@ -95,10 +95,12 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU64;
+
     use super::*;
     use crate::sad::Sad;
 
-    fn lens(room: &Room) -> Vec<(u64, usize)> {
+    fn lens(room: &Room) -> Vec<(NonZeroU64, usize)> {
         room.iter().map(|waiter| (waiter.peer.number(), waiter.packet.len())).collect()
     }
 

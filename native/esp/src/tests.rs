@@ -1,5 +1,6 @@
 mod hostile;
 mod life;
+mod page;
 mod providers;
 mod vectors;
 mod wycheproofs;

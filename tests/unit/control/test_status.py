@@ -18,10 +18,13 @@ from tests.unit.control.values import (
     by_vxlan,
     dual_stack,
 )
+from tunneld.backend.base import Adjacency, Reach
 from tunneld.cli.leases import lease_table
 from tunneld.control.status import (
     BackendStatus,
     EncryptionStatus,
+    ReachStatus,
+    SecurityStatus,
     render_status,
     render_text,
     wall_time,
@@ -115,6 +118,10 @@ def test_document_of_a_host_with_one_peer() -> None:
             "revoked": 0,
             "psk_ids": [],
             "network_name": "",
+            "public_key": None,
+            "cipher": None,
+            "provider": None,
+            "port": None,
         },
         "store": {
             "kind": "etcd",
@@ -134,6 +141,7 @@ def test_document_of_a_host_with_one_peer() -> None:
                 "version": None,
                 "encapsulation": "raw",
                 "encrypted": False,
+                "security": None,
                 "mtu_bytes": 1472,
                 "last_rx": "2026-08-14T09:29:59.500Z",
                 "tx_bytes": 252,
@@ -317,3 +325,31 @@ def test_encryption_is_one_line() -> None:
     text = render_text(render_status(replace(READY, encryption=wanted)))
     assert "crypto:   required (floor preferred); whoever has the PSK" in text
     assert "crypto:   no" in render_text(render_status(READY))
+    working = replace(wanted, cipher="aes-256-gcm", port=8286)
+    text = render_text(render_status(replace(READY, encryption=working)))
+    assert "crypto:   required by aes-256-gcm on port 8286 (floor preferred); whoever" in text
+
+
+def test_a_peer_says_whether_it_is_encrypted_and_if_not_why() -> None:
+    subnet, adjacency = (
+        SUBNETS[0],
+        Adjacency(encapsulation="esp", endpoint=ENDS[0], port=8286, mtu_bytes=1438),
+    )
+    sealed = ReachStatus(reach=Reach(adjacency=adjacency), mtu_bytes=1438)
+    agreed = SecurityStatus(
+        mode="encrypted", state="confirmed", cipher="aes-256-gcm", provider="ring", age_s=3.0
+    )
+    whole = replace(dual_stack(sealed, sealed), security=agreed)
+    half = dual_stack(sealed, by_vxlan(6, 1430, 1))
+    plain = replace(
+        dual_stack(by_vxlan(4, 1450, 1)),
+        security=SecurityStatus(mode="plain", state="none", detail="it has no keys"),
+    )
+    document = render_status(replace(READY, peers=(whole, half, plain)))
+    assert [peer["encrypted"] for peer in document["peers"]] == [True, False, False]
+    assert document["peers"][0]["encapsulation"] == "esp"
+    assert document["peers"][0]["security"]["provider"] == "ring"
+    assert document["peers"][1]["security"] is None
+    text = render_text(document)
+    assert f"not encrypted now:\n  {subnet}: plain, keys: none: it has no keys\n" in text
+    assert "not encrypted now" not in render_text(render_status(replace(READY, peers=(whole,))))

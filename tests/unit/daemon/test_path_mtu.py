@@ -219,6 +219,62 @@ def test_engine_that_has_stopped_is_no_fault() -> None:
     run_until(found, {SUBNET: (1430, "clear"), SUBNET_V6: (1430, "kernel")})
 
 
+def sealed(prefix: IPNetwork, endpoint: IPAddress, mtu_bytes: int) -> Adjacency:
+    """As `backend.esp` has it; on the port that plain packets went to, for a store may say so."""
+    return Adjacency(
+        encapsulation="esp",
+        endpoint=endpoint,
+        port=8472,
+        mtu_bytes=mtu_bytes,
+        of_peer={"key": "K", "subnet": str(prefix)},
+    )
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path_mtu_bytes", "inner_bytes"),
+    # RFC 4303: outer IP, UDP, SPI, number and IV (16), packet, padding to 4, 2, ICV (16).
+    [(FAR, 1400, 1338), (FAR, 1403, 1338), (FAR, 1404, 1342), (FAR_V6, 1400, 1318)],
+)
+def test_encrypted_packets_are_as_large_as_their_padding_lets_a_path_take(
+    endpoint: IPAddress, path_mtu_bytes: int, inner_bytes: int
+) -> None:
+    found, _ = path_mtus()
+    reaches = {prefix: sealed(prefix, endpoint, 1438) for prefix in (SUBNET, SUBNET_V6)}
+    found.follow(reaches)
+    found.refused(str(SUBNET_V6), path_mtu_bytes)
+    assert {path: one.mtu_bytes for path, one in found.known().items()} == {
+        (endpoint, 8472): inner_bytes
+    }, "both families of a peer travel on one path"
+    found.prober = Paths(found, {SUBNET.network_address: inner_bytes - 3}, [str(SUBNET)])
+    done = asyncio.Event()
+
+    async def main() -> None:
+        found.on_change = lambda: done.set() if mtu(found) == inner_bytes - 3 else None
+        running = asyncio.create_task(found.run())
+        async with asyncio.timeout(30):
+            await done.wait()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+    asyncio.run(main())
+
+
+def mtu(found: PathMtus) -> int:
+    (known,) = found.known().values()
+    return known.mtu_bytes
+
+
+def test_peer_that_gets_keys_is_looked_at_anew() -> None:
+    found, _ = path_mtus()
+    found.follow(REACHES)
+    found.refused(str(SUBNET), 1400)
+    found.follow({SUBNET: sealed(SUBNET, FAR, 1438)})
+    assert found.known() == {}
+    found.refused(str(SUBNET), 1400)
+    assert mtu(found) == 1338
+
+
 def test_peer_that_is_gone_is_forgotten() -> None:
     found, _ = path_mtus()
     found.follow(REACHES)

@@ -33,7 +33,9 @@ class Path:
     def __post_init__(self) -> None:
         numbers = itertools.count(1)
         self.search = PathSearch(
-            link_bytes=self.link, overhead_bytes=OVERHEAD, draw=lambda: next(numbers)
+            link_bytes=self.link,
+            inner_bytes=lambda outer_bytes: outer_bytes - OVERHEAD,
+            draw=lambda: next(numbers),
         )
         self._arriving: list[tuple[float, int, int]] = []
 
@@ -221,7 +223,7 @@ def test_mtu_of_the_operators_route_is_never_exceeded() -> None:
     path = Path(LINK)
     path.use()
     path.search.hint(1400, path.now_s)
-    path.search.set_cap(1400 - OVERHEAD)
+    path.search.set_cap(1400)
     path.settle()
     assert path.holds == (1350, "kernel", "found")
     path.later(130)

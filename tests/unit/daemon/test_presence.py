@@ -7,6 +7,8 @@ import logging
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -14,10 +16,11 @@ import pytest
 
 from tests.support.leases import key, record
 from tests.support.stores import SqliteServer, run, until
+from tests.unit.trust.values import BOB
 from tunneld.daemon.membership import RETRY_S, Membership
 from tunneld.daemon.presence import be_present
 from tunneld.lease.keeper import Keeper
-from tunneld.lease.model import LeaseAttributes
+from tunneld.lease.model import LeaseAttributes, RecordEncryption
 from tunneld.lease.registry import Claim, Store
 from tunneld.lease.roll_call import unanswered
 from tunneld.store import open_store
@@ -145,3 +148,26 @@ def test_address_in_two_leases_is_told_when_it_begins_and_when_it_ends(
 
     with caplog.at_level(logging.INFO, "tunneld"):
         run(main())
+
+
+def test_keys_are_in_the_record_as_soon_as_they_are_published_and_gone_as_soon(
+    server: SqliteServer,
+) -> None:
+    """The lease itself is not written again: nobody's data path changes for it."""
+    keys = RecordEncryption(key=BOB, port=8286, instance="00112233445566aa")
+
+    def is_published(membership: Membership, said: RecordEncryption | None) -> bool:
+        record = membership.tracker.record(membership.node_id)
+        return record is not None and record.encryption == said
+
+    async def main() -> None:
+        async with present(server) as (store, membership):
+            lease = membership.own
+            assert lease is not None
+            for said in (keys, replace(keys, instance="00112233445566bb"), None):
+                membership.publish(said)
+                await until(partial(is_published, membership, said))
+            (found,) = (await store.read()).leases
+            assert found.mod_revision == lease.mod_revision
+
+    run(main())

@@ -26,7 +26,15 @@ from tests.unit.fib.values import (
 from tunneld.backend.base import Reach
 from tunneld.fib.compose import Overlay, Rules, compose
 from tunneld.fib.diff import engine_after, engine_difference, host_difference, routes_after
-from tunneld.fib.state import EngineState, FdbEntry, HostState, Neighbour, OverlayNet, State
+from tunneld.fib.state import (
+    EngineState,
+    FdbEntry,
+    HostState,
+    IdentityEndpoint,
+    Neighbour,
+    OverlayNet,
+    State,
+)
 from tunneld.lease.model import IPNetwork
 
 # Few of each, so that what a path of states breaks shrinks to something readable within seconds.
@@ -92,14 +100,30 @@ kernel_overlays: st.SearchStrategy[Overlay] = st.sampled_from(
 rules = st.booleans().map(lambda masq: Rules(ip_masq=masq))
 
 
-def _composed(overlay: Overlay, reaches: Reaches, rules: Rules) -> State:
+identities = st.dictionaries(
+    st.sampled_from("ABC"),
+    st.builds(
+        IdentityEndpoint,
+        endpoint=st.none() | st.ip_addresses(v=4),
+        port=st.integers(1, 2),
+        instance=st.sampled_from([None, "00112233445566aa"]),
+    ),
+)
+
+
+def _composed(
+    overlay: Overlay,
+    reaches: Reaches,
+    rules: Rules,
+    identities: dict[str, IdentityEndpoint] | None = None,
+) -> State:
     own = {net.subnet for net in overlay}
     peers = {prefix: reach for prefix, reach in reaches.items() if prefix not in own}
-    return compose(overlay, peers, rules)
+    return compose(overlay, peers, rules, identities=identities)
 
 
 states = st.one_of(
-    st.builds(_composed, overlays, _engine_reaches(), rules),
+    st.builds(_composed, overlays, _engine_reaches(), rules, identities),
     st.builds(_composed, kernel_overlays, _kernel_reaches(), rules),
 )
 EMPTY = State(engine=EngineState(), host=HostState())
@@ -118,6 +142,11 @@ def _changed(state: State, desired: State) -> State:
         name: adjacency
         for name, adjacency in state.engine.adjacencies.items()
         if name not in engine.drop_adjacencies
+    }
+    known = {
+        key: identity
+        for key, identity in state.engine.identities.items()
+        if key not in engine.drop_identities
     }
     devices = {it.name: it for it in state.host.vxlan_devices}
     devices |= {it.name: it for it in host.put_vxlan_devices}
@@ -140,6 +169,7 @@ def _changed(state: State, desired: State) -> State:
             settings=engine.settings or state.engine.settings,
             adjacencies={**kept, **engine.put_adjacencies},
             entries={**entries, **engine.put_entries},
+            identities={**known, **engine.put_identities},
         ),
         host=HostState(
             device=host.device or state.host.device,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 from typing import Any, Literal
@@ -12,10 +13,14 @@ from hypothesis import strategies as st
 
 from tests.unit.backend.values import HERE, OWN, network
 from tests.unit.daemon.node import A_V6, B_V6, A, B, lease
+from tests.unit.trust.values import key
 from tunneld.backend import parse_backend
+from tunneld.backend.base import Adjacency
+from tunneld.backend.esp import esp_in
 from tunneld.fib.compose import Rules
 from tunneld.fib.plan import Inputs, PathMtu, Plan, members_of, plan
-from tunneld.lease.model import IPNetwork, Lease
+from tunneld.fib.state import IdentityEndpoint, Route
+from tunneld.lease.model import IPNetwork, Lease, NodeRecord, RecordEncryption
 from tunneld.trust.policy import Verdict
 
 Kind = tuple[str, Literal["userspace", "kernel"]]
@@ -29,7 +34,9 @@ KINDS: list[Kind] = [
 kinds = st.sampled_from(KINDS)
 
 
-def planned(kind: Kind, leases: list[Lease], **known: Any) -> Plan:
+def planned(
+    kind: Kind, leases: list[Lease], records: Iterable[NodeRecord] = (), **known: Any
+) -> Plan:
     """The plan of a host of a dual-stack network that holds `OWN`."""
     backend_type, datapath = kind
     config = network(backend_type, "dual")
@@ -42,13 +49,13 @@ def planned(kind: Kind, leases: list[Lease], **known: Any) -> Plan:
     ]
     given: dict[str, Any] = {
         "on_link": {address: True for address in addresses if address is not None},
-        "rules": Rules(ip_masq=True, port=backend.port),
+        "config": config,
+        "backend": backend,
+        "rules": Rules(ip_masq=True, ports=() if backend.port is None else (backend.port,)),
         "source_check": backend.source_check,
     }
-    members = members_of(config, own, leases, ())
-    return plan(
-        Inputs(config=config, backend=backend, here=HERE, own=OWN, members=members, **given | known)
-    )
+    members = members_of(config, own, leases, records)
+    return plan(Inputs(here=HERE, own=OWN, members=members, **given | known))
 
 
 @st.composite
@@ -124,7 +131,7 @@ def test_path_that_carries_less_lowers_the_reach_and_not_what_the_link_allows() 
 
 VERDICTS = {
     "plain": Verdict(way="plain", reason="no_keys", detail="it has no keys"),
-    "encrypted": Verdict(way="encrypted", reason="keys", detail="no handshake is confirmed"),
+    "encrypted": Verdict(way="encrypted", reason="keys", detail="not confirmed", key=key(2)),
     "unreachable": Verdict(way="unreachable", reason="had_keys", detail="it had keys"),
 }
 
@@ -135,16 +142,131 @@ def test_only_whom_policy_allows_in_plain_is_reached_and_the_others_are_named(
 ) -> None:
     backend_type = "" if kind[0] == "udp" else kind[0]
     leases = [lease(number, backend_type=backend_type) for number in (2, 3)]
+    # Whatever else is missing to encrypt: nothing goes in plain for that.
     made = planned(kind, leases, verdicts={prefix: VERDICTS[way] for prefix, way in ways.items()})
     plain = {prefix for prefix in (A, A_V6, B, B_V6) if ways.get(prefix, "plain") == "plain"}
     assert made.reached.keys() == plain
     assert {route.destination for route in made.state.host.routes} & {A, A_V6, B, B_V6} <= plain
     assert made.state.engine.entries.keys() & {A, A_V6, B, B_V6} <= plain
     refused = {(one.name, one.reason) for one in made.refused}
-    for key, own in ((leases[0].key, (A, A_V6)), (leases[1].key, (B, B_V6))):
+    for of, own in ((leases[0].key, (A, A_V6)), (leases[1].key, (B, B_V6))):
         for way, verdict in VERDICTS.items():
             is_told = way != "plain" and any(ways.get(prefix) == way for prefix in own)
-            assert ((str(key), verdict.reason) in refused) is is_told
+            assert ((str(of), verdict.reason) in refused) is is_told
+
+
+SWITCHING = Verdict(way="plain", reason="switching", detail="", key=key(3), until_s=10.0)
+CONFIRMED = Verdict(way="encrypted", reason="keys", detail="", key=key(2), is_confirmed=True)
+FOREIGN = Verdict(way="unreachable", reason="claim", detail="claims more", key=key(3))
+
+
+def keyed(number: int, of: int, port: int = 8286) -> NodeRecord:
+    """What a host says of itself beside its lease."""
+    said = lease(number)
+    return NodeRecord(
+        node_id=f"n{number}",
+        key=said.key,
+        public_ip=said.attributes.public_ip,
+        public_ipv6=said.attributes.public_ipv6,
+        version="1",
+        encryption=RecordEncryption(key=str(key(of)), port=port, instance="00112233445566aa"),
+    )
+
+
+def encrypted(
+    ways: Mapping[Any, Verdict],
+    *records: NodeRecord,
+    kind: Kind = ("udp", "userspace"),
+    **known: Any,
+) -> Plan:
+    """The plan of a host whose network prefers encryption; peers 2 and 3 hold leases."""
+    leases = [lease(number, backend_type="" if kind[0] == "udp" else kind[0]) for number in (2, 3)]
+    return planned(
+        kind,
+        leases,
+        records=records,
+        verdicts=ways,
+        esp=esp_in(network(kind[0], "dual"), is_alone=False),
+        **known,
+    )
+
+
+def test_peer_with_keys_is_reached_by_esp_at_the_port_of_its_record() -> None:
+    made = encrypted({A: CONFIRMED, A_V6: CONFIRMED}, keyed(2, of=2, port=8299))
+    for prefix in (A, A_V6):
+        assert made.state.engine.adjacencies[str(prefix)] == Adjacency(
+            encapsulation="esp",
+            endpoint=ip_address("10.99.0.12"),
+            port=8299,
+            mtu_bytes=1438,
+            of_peer={"key": str(key(2)), "subnet": str(prefix)},
+        )
+        # The device keeps what plain peers send: 1500 - 40 - 8.
+        route = Route(destination=prefix, kind="overlay", mtu_bytes=1438)
+        assert route in made.state.host.routes
+    assert made.state.engine.adjacencies[str(B)].encapsulation == "raw"
+    assert made.state.engine.identities == {
+        str(key(2)): IdentityEndpoint(
+            endpoint=ip_address("10.99.0.12"), port=8299, instance="00112233445566aa"
+        )
+    }
+    assert made.state.host.subnet_env is not None
+    assert made.state.host.device is not None
+    assert (made.state.host.subnet_env.mtu_bytes, made.state.host.device.mtu_bytes) == (1438, 1452)
+    assert made.state.engine.settings is not None
+    assert made.state.engine.settings.device_mtu_bytes == 1452
+
+
+def test_handshakes_are_made_with_whoever_may_hold_its_subnet_and_nobody_else() -> None:
+    ways = {A: VERDICTS["unreachable"], B: SWITCHING}
+    made = encrypted(ways, keyed(2, of=2), keyed(3, of=3))
+    assert made.state.engine.identities.keys() == {str(key(3))}
+    assert made.state.engine.adjacencies[str(B)].encapsulation == "raw"
+    # One that claims another subnet is not reached, and may claim this one next.
+    made = encrypted({B: FOREIGN}, keyed(3, of=3))
+    assert made.state.engine.identities.keys() == {str(key(3))}
+    assert str(B) not in made.state.engine.adjacencies
+    assert (str(lease(3).key), "claim") in {(one.name, one.reason) for one in made.refused}
+
+
+def test_of_two_leases_that_name_one_key_the_claimed_one_says_where_it_is() -> None:
+    unproved = replace(CONFIRMED, is_confirmed=False)
+    for ways, address in (
+        ({A: unproved, B: unproved}, "10.99.0.12"),
+        ({A: unproved, B: CONFIRMED}, "10.99.0.13"),
+    ):
+        made = encrypted(ways, keyed(2, of=2), keyed(3, of=2))
+        (found,) = made.state.engine.identities.values()
+        assert found.endpoint == ip_address(address)
+
+
+def test_direct_routes_lead_to_no_peer_with_keys() -> None:
+    config = network("vxlan", "dual", DirectRouting=True)
+    backend = parse_backend(config, "userspace")
+    near = dict.fromkeys(
+        map(ip_address, ("10.99.0.12", "fd99::12", "10.99.0.13", "fd99::13")), True
+    )
+    made = encrypted(
+        {A: CONFIRMED, A_V6: CONFIRMED, B: SWITCHING},
+        keyed(2, of=2),
+        keyed(3, of=3),
+        kind=("vxlan", "userspace"),
+        config=config,
+        backend=backend,
+        on_link=near,
+    )
+    direct = {route.destination for route in made.state.host.routes if route.kind == "gateway"}
+    assert direct == {B_V6}
+    # Nor does it matter whether somebody knows where they are.
+    made = encrypted(
+        {A: CONFIRMED, A_V6: CONFIRMED},
+        keyed(2, of=2),
+        kind=("vxlan", "userspace"),
+        config=config,
+        backend=backend,
+        on_link={},
+    )
+    assert made.reached.keys() == {A, A_V6}
 
 
 @pytest.mark.parametrize("reason", ["backend_type_mismatch", "outside_network"])

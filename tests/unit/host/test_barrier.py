@@ -11,6 +11,7 @@ from tests.unit.host.conftest import run_inside
 from tunneld.host.barrier import Barrier
 from tunneld.host.netlink import Netlink
 from tunneld.host.remains import living, remove_devices_and_routes
+from tunneld.host.routes import Exits, Routes
 
 pytestmark = pytest.mark.root
 
@@ -47,5 +48,30 @@ def test_another_daemon_that_starts_does_not_take_it_for_left_over(space: Namesp
             assert held(space) == [f"unreachable {FIRST}", f"unreachable {SECOND}"]
             await barrier.lift()
             assert living() == ()
+
+    run_inside(space, work)
+
+
+def test_it_outlives_its_daemon_until_plain_is_allowed_or_the_host_leaves(
+    space: Namespace,
+) -> None:
+    async def work() -> None:
+        async with Netlink.opened() as netlink:
+            first = Barrier(netlink)
+            await first.put([FIRST, SECOND])
+            first.close()
+            # A data path of the same network comes and goes: its routes are no barrier.
+            await remove_devices_and_routes(netlink, keep=(), networks=[FIRST])
+            await Routes(netlink, [FIRST, SECOND]).clear(Exits())
+            assert held(space) == [f"unreachable {FIRST}", f"unreachable {SECOND}"]
+            await Barrier(netlink).lift([FIRST])
+            assert held(space) == [f"unreachable {SECOND}"]
+            other = Barrier(netlink)
+            await other.put([FIRST])
+            # Who leaves spares those of a daemon that lives.
+            await Barrier(netlink).end()
+            assert held(space) == [f"unreachable {FIRST}"]
+            await other.end()
+            assert held(space) == []
 
     run_inside(space, work)

@@ -17,6 +17,7 @@ from tunneld.host.sockets import (
     RECEIVE_BUFFER_BYTES,
     SEND_BUFFER_BYTES,
     WorkerSockets,
+    open_encryption_sockets,
     open_icmp6_socket,
     open_icmp_socket,
     open_underlay_sockets,
@@ -190,6 +191,27 @@ def test_flows_leave_by_ports_of_their_own_and_nothing_comes_in_there(
 
     wait_until(have_all_come, what="a datagram of each socket")
     assert sources == ports
+    close_all(sockets)
+
+
+def test_each_worker_encrypts_by_a_port_of_its_own_and_the_first_by_the_port_itself(
+    in_space: Namespace,
+) -> None:
+    sockets = open_encryption_sockets([LOCAL, LOCAL_V6], 8286, 3)
+    for family in ("ipv4", "ipv6"):
+        ports = [[one.getsockname()[1] for one in getattr(worker, family)] for worker in sockets]
+        assert [of_worker[0] for of_worker in ports] == [8286, 8286, 8286]
+        senders = [port for of_worker in ports for port in of_worker[1:]]
+        assert [len(of_worker) for of_worker in ports] == [1, 2, 2]
+        assert len({8286, *senders}) == 3
+        # What is set aside leaves by the port of its worker, too.
+        aside = [
+            {one.getsockname()[1] for one in getattr(worker, f"{family}_sidings")}
+            for worker in sockets
+        ]
+        assert aside == [{8286}, {senders[0]}, {senders[1]}]
+    with pytest.raises(PortInUseError, match=r"8286.*another Backend\.Encryption\.Port"):
+        open_encryption_sockets([LOCAL], 8286, 1)
     close_all(sockets)
 
 

@@ -1,4 +1,4 @@
-"""Keeps the overlay's port to the data path: rules for nft and for iptables. Pure.
+"""Keeps the overlay's ports to the data path: rules for nft and for iptables. Pure.
 
 Path of a lease: `nft_table`, `layout` -> **`host.firewall.guard`** (values in, text out).
 
@@ -83,7 +83,8 @@ def nft_chains(
     `is_plain`: by what every nft and kernel understands.
     """
     mark = f"{DATAGRAM_MARK.value:#x}"
-    to_peers = f"{ip} daddr @{PEERS} udp dport {guard.port}"
+    ports = _ports(guard)
+    to_peers = f"{ip} daddr @{PEERS} udp dport {ports}"
     chains = {
         # Before anybody can give marks to packets.
         "guard_out": [
@@ -104,7 +105,7 @@ def nft_chains(
         to_us = "" if guard.devices else f"{ip} daddr {{ {own} }} "
         # Tunnels of others on the port of the kernel's devices have another network (RFC 7348 §5).
         of_us = f"@th,{_VNI_BITS} {guard.vni} " if guard.devices and guard.vni else ""
-        come = f"{to_us}udp dport {guard.port} {of_us}meta iifkind {{ {kinds} }}"
+        come = f"{to_us}udp dport {ports} {of_us}meta iifkind {{ {kinds} }}"
         chains["guard_in"] = [
             "type filter hook input priority filter - 20; policy accept;",
             *(f"meta iif {index} return" for index in outside),
@@ -122,6 +123,12 @@ def nft_chains(
     return chains
 
 
+def _ports(guard: UnderlayGuard) -> str:
+    """Returns them as nft lists one or more."""
+    first, *more = map(str, guard.ports)
+    return f"{{ {', '.join((first, *more))} }}" if more else first
+
+
 def iptables_rules(
     guard: UnderlayGuard, inside: Collection[str], names: Mapping[str, str], comment: str
 ) -> Iterator[TableRules]:
@@ -137,7 +144,7 @@ def iptables_rules(
         comment: what marks a rule of ours.
     """
     mark = f"{DATAGRAM_MARK.value:#x}/{DATAGRAM_MARK.mask:#x}"
-    to_port = f"-p udp -m udp --dport {guard.port} {comment}"
+    to_ports = [f"-p udp -m udp --dport {port} {comment}" for port in guard.ports]
     v4 = [IPv4Network(one) for one in guard.peers if isinstance(one, IPv4Address)]
     v6 = [IPv6Network(one) for one in guard.peers if isinstance(one, IPv6Address)]
     nets = [*map(str, collapse_addresses(v4)), *map(str, collapse_addresses(v6))]
@@ -145,7 +152,7 @@ def iptables_rules(
     sending = (
         f"-m mark --mark {mark} {comment} -j RETURN",
         f"-m owner ! --socket-exists {comment} -j RETURN",
-        f"{to_port} -j {names['PEER']}",
+        *(f"{to_port} -j {names['PEER']}" for to_port in to_ports),
     )
     yield TableRules(
         "raw", "OUTPUT", "first", names["SEND"], {names["SEND"]: sending, names["PEER"]: dropped}
@@ -158,6 +165,7 @@ def iptables_rules(
             f"{where}-i {device} {to_port} -j {names['HERE']}"
             for device in sorted(inside)
             for where in to_us
+            for to_port in to_ports
         )
         # Before connection tracking, where alone rpfilter may stand; without that match, which a
         # kernel may lack, nothing comes by these devices.
@@ -180,7 +188,7 @@ def iptables_rules(
         "first",
         names["PASS"],
         {
-            names["PASS"]: (f"{to_port} -j {names['FROM']}",),
+            names["PASS"]: tuple(f"{to_port} -j {names['FROM']}" for to_port in to_ports),
             names["FROM"]: (*of_peers, f"{comment} -j {names['PEER']}"),
             names["PEER"]: dropped,
         },

@@ -14,6 +14,7 @@ pub(crate) mod toy;
 mod vxlan;
 
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -151,7 +152,7 @@ pub enum Origin {
     Address,
     /// The encapsulation: nobody else could have made the datagram. Only what the peer may say is
     /// left to be checked. It is the [number](Protected::number) of that peer.
-    Peer(u64),
+    Peer(NonZeroU64),
 }
 
 /// How packets leave for a peer: made once for each FIB.

@@ -114,3 +114,44 @@ const KEY_FORM: &str = "a public key: 44 characters of base64";
 fn key(text: &str) -> Option<[u8; 32]> {
     STANDARD.decode(text).ok()?.try_into().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The bytes 0 to 31, as coreutils' base64 writes them.
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+    fn read(of_peer: &[(&str, &str)]) -> Result<Encapsulation, Unreadable> {
+        let owned = of_peer.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Encapsulation::read("esp", owned.collect())
+    }
+
+    #[test]
+    fn esp_is_read_as_it_is_written() {
+        let [key, subnet] = [("key", KEY), ("subnet", "10.5.3.0/24")];
+        let esp = read(&[key, subnet]).unwrap();
+        let subnet: Prefix = "10.5.3.0/24".parse().unwrap();
+        assert_eq!(esp, Encapsulation::Esp { key: std::array::from_fn(|at| at as u8), subnet });
+        assert_eq!(esp.label(), "esp");
+        let written = esp.of_peer();
+        let written: Vec<_> = written.iter().map(|(name, value)| (*name, &**value)).collect();
+        assert_eq!(written, [("key", KEY), ("subnet", "10.5.3.0/24")]);
+    }
+
+    #[test]
+    fn what_is_no_key_or_subnet_is_named() {
+        let subnet = ("subnet", "10.5.3.0/24");
+        let long = format!("AAAA{KEY}");
+        for key in ["", &KEY[..43], &KEY[4..], &long, &KEY.replace("h8=", "h9=")] {
+            let refused = read(&[("key", key), subnet]).unwrap_err();
+            assert_eq!((&*refused.name, &*refused.value), ("key", key));
+        }
+        assert_eq!(read(&[subnet]).unwrap_err().name, "key");
+        for wrong in ["10.5.3.1/24", "10.5.3.0", "b"] {
+            assert_eq!(read(&[("key", KEY), ("subnet", wrong)]).unwrap_err().value, wrong);
+        }
+        let more = read(&[("key", KEY), subnet, ("vtep_mac", "00:00:00:00:00:02")]).unwrap_err();
+        assert_eq!((&*more.name, more.expected), ("vtep_mac", "no such parameter"));
+    }
+}

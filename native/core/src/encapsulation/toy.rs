@@ -2,6 +2,7 @@
 //! the inner bytes, pads them to words, has messages of its own, and says itself who sent a packet.
 
 use std::cell::Cell;
+use std::num::NonZeroU64;
 
 use tunneld_wire::ip::Version;
 
@@ -16,7 +17,7 @@ pub(crate) const NUMBERS: u16 = 20_000;
 
 /// Both ends of the tunnel to one peer.
 pub(crate) struct Toy {
-    pub(crate) peer: u64,
+    pub(crate) peer: NonZeroU64,
     pub(crate) next: Cell<u16>,
 }
 
@@ -26,7 +27,7 @@ pub(crate) struct Numbers {
 }
 
 impl Toy {
-    pub(crate) const fn new(peer: u64) -> Self {
+    pub(crate) const fn new(peer: NonZeroU64) -> Self {
         Self { peer, next: Cell::new(0) }
     }
 }

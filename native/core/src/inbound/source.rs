@@ -5,6 +5,7 @@
 //! from an address, which anybody in the underlay can write: it never speaks for a peer with keys.
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 
 use crate::adjacency_id::AdjacencyId;
 use crate::drop_reason::DropReason;
@@ -36,7 +37,7 @@ pub(super) fn check_plain(
 /// in a subnet that is reached by it. No setting loosens that.
 pub(super) fn check_claim(
     fib: &Fib,
-    number: u64,
+    number: NonZeroU64,
     source: impl Into<IpAddr>,
 ) -> Result<AdjacencyId, DropReason> {
     match fib.lookup(source) {

@@ -20,6 +20,7 @@ mod sealing;
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
@@ -38,7 +39,7 @@ type Shard = RwLock<HashMap<SpiBase, Arc<OpeningSet>>>;
 pub struct Sad {
     workers: usize,
     /// How many peers there were.
-    numbers: AtomicU64,
+    numbered: AtomicU64,
     peers: Mutex<HashMap<[u8; 32], Weak<Protected>>>,
     sets: [Shard; SHARDS],
 }
@@ -48,7 +49,7 @@ impl Sad {
     pub fn new(workers: usize) -> Self {
         Self {
             workers,
-            numbers: AtomicU64::new(0),
+            numbered: AtomicU64::new(0),
             peers: Mutex::default(),
             sets: std::array::from_fn(|_| Shard::default()),
         }
@@ -61,8 +62,11 @@ impl Sad {
         if let Some(peer) = peers.get(&key).and_then(Weak::upgrade) {
             return peer;
         }
-        peers.retain(|_, peer| peer.strong_count() > 0);
-        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        if peers.len() == peers.capacity() {
+            peers.retain(|_, peer| peer.strong_count() > 0);
+        }
+        let before = self.numbered.fetch_add(1, Ordering::Relaxed);
+        let number = NonZeroU64::MIN.saturating_add(before);
         let peer = Arc::new(Protected::new(key, number, self.workers));
         peers.insert(key, Arc::downgrade(&peer));
         peer
@@ -108,7 +112,7 @@ impl fmt::Debug for Sad {
 /// A peer that ESP is spoken with: who it is, and by what is sealed for it.
 pub struct Protected {
     key: [u8; 32],
-    number: u64,
+    number: NonZeroU64,
     /// By worker.
     cells: Box<[Cell]>,
 }
@@ -126,7 +130,7 @@ pub(crate) struct Sealing {
 }
 
 impl Protected {
-    fn new(key: [u8; 32], number: u64, workers: usize) -> Self {
+    fn new(key: [u8; 32], number: NonZeroU64, workers: usize) -> Self {
         Self { key, number, cells: (0..workers).map(|_| Cell::default()).collect() }
     }
 
@@ -136,13 +140,16 @@ impl Protected {
     }
 
     /// Returns what it is known by inside this process. No other peer has or had that number.
-    pub const fn number(&self) -> u64 {
+    pub const fn number(&self) -> NonZeroU64 {
         self.number
     }
 
     /// Seals by `set` from now on, and sends to `endpoint`. When this returns, nothing is sealed by
     /// the set before any more.
     pub fn seal_by(&self, set: &Arc<SealingSet>, endpoint: SocketAddr) {
+        // Dummies are sealed by the same lane from another thread: no worker waits while that derives
+        // it.
+        set.lane(0);
         self.put(Some(Sealing { set: Arc::clone(set), endpoint }));
     }
 

@@ -452,3 +452,12 @@ fn an_id_stands_for_no_other_peer_while_a_fib_in_use_knows_it() {
     assert_eq!(replace("d", "e"), b);
     assert_eq!(replace("e", "f"), other);
 }
+
+#[test]
+fn esp_needs_an_engine_with_encryption() {
+    refused(
+        crate::testing::esp_change(SourceCheck::Strict),
+        "adjacency b: encapsulation esp, expected an engine with encryption: make it with an \
+         identity",
+    );
+}

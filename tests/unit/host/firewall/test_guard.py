@@ -42,13 +42,13 @@ from tunneld.host.sockets import mark_as_ours, open_underlay_sockets
 
 pytestmark = pytest.mark.root
 
-PORT = 8285
+PORT, ESP_PORT = 8285, 8286
 
 
 def guarded(*peers: str, by: str | None = None, interface: int = 0) -> Firewall:
     """Rules of a host that knows these peers, and whose kernel's device `by` encapsulates."""
     guard = UnderlayGuard(
-        port=PORT,
+        ports=(PORT, ESP_PORT),
         peers=frozenset(map(ip_address, peers)),
         devices=frozenset({by} if by else ()),
         own=frozenset(ip_address(it.host_outside) for it in ADDRESSES.values()),
@@ -83,8 +83,8 @@ def arrives_from(
         return None
 
 
-def is_dropped_from(place: Site, sender: Namespace, to: str) -> bool:
-    return arrives_from(place, sender, to, patience_s=DROPPED_S) is None
+def is_dropped_from(place: Site, sender: Namespace, to: str, *, port: int = PORT) -> bool:
+    return arrives_from(place, sender, to, port=port, patience_s=DROPPED_S) is None
 
 
 @contextmanager
@@ -131,7 +131,8 @@ def test_nothing_but_the_data_path_sends_to_the_port_of_a_peer(
             # It would leave with the host's own address, which the peer takes for the overlay's.
             assert is_dropped_from(place, place.container, it.stranger)
             # Containers may have overlays of their own, and everything else.
-            assert arrives_from(place, place.container, it.stranger, port=8286) == it.host_outside
+            assert is_dropped_from(place, place.container, it.stranger, port=ESP_PORT)
+            assert arrives_from(place, place.container, it.stranger, port=8287) == it.host_outside
             with another_address(place, it) as other:
                 assert arrives_from(place, place.container, other) == it.host_outside
                 assert arrives_from(place, place.host, other) == it.host_outside

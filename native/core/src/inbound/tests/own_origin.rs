@@ -1,5 +1,7 @@
 //! Inbound by an encapsulation that says itself who sent a packet, and has messages of its own.
 
+use std::num::NonZeroU64;
+
 use super::*;
 use crate::control::MAX_LEN;
 use crate::encapsulation::toy::Toy;
@@ -37,7 +39,11 @@ fn take(
 /// The datagram with `packet` in it.
 fn around(packet: &[u8]) -> Vec<u8> {
     let mut slot = [&[0; 3][..], packet, &[0; 4]].concat();
-    let len = Toy::new(0).begin(0, Version::V4, 1, NOW_NS).unwrap().finish(&mut slot).unwrap();
+    let len = Toy::new(NonZeroU64::MIN)
+        .begin(0, Version::V4, 1, NOW_NS)
+        .unwrap()
+        .finish(&mut slot)
+        .unwrap();
     slot.truncate(len);
     slot
 }

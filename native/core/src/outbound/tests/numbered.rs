@@ -1,5 +1,7 @@
 //! Outbound by an encapsulation that numbers its datagrams, changes what is in them and pads it.
 
+use std::num::NonZeroU64;
+
 use super::*;
 use crate::encapsulation::toy::{NUMBERS, Toy};
 
@@ -22,7 +24,7 @@ fn inner(datagram: &[u8]) -> Vec<u8> {
 #[test]
 fn datagrams_of_equal_length_share_a_train_though_their_packets_differ() {
     let mut bench = Bench::new();
-    let toy = Toy::new(0);
+    let toy = Toy::new(NonZeroU64::MIN);
     let lens = [100, 102, 101, 103, 98];
     for len in lens {
         emit(&mut bench, &toy, VnetHeader::default(), &packet(CONTAINER, AT_B, 9, len)).unwrap();
@@ -54,7 +56,7 @@ fn numbers(bench: &mut Bench, toy: &Toy) -> Vec<u16> {
 #[test]
 fn every_segment_has_a_number_of_its_own_also_when_the_rest_goes_later() {
     let mut bench = Bench::new();
-    let toy = Toy::new(0);
+    let toy = Toy::new(NonZeroU64::MIN);
     let numbers = numbers(&mut bench, &toy);
     assert_eq!(numbers.len(), 6_000);
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
@@ -63,7 +65,7 @@ fn every_segment_has_a_number_of_its_own_also_when_the_rest_goes_later() {
 #[test]
 fn a_rest_that_cannot_go_on_is_counted() {
     let mut bench = Bench::new();
-    let toy = Toy::new(0);
+    let toy = Toy::new(NonZeroU64::MIN);
     toy.next.set(NUMBERS - 6_000);
     let went = numbers(&mut bench, &toy).len();
     assert!((1..6_000).contains(&went));
@@ -74,7 +76,7 @@ fn a_rest_that_cannot_go_on_is_counted() {
 #[test]
 fn nobody_is_told_about_a_packet_that_can_no_longer_be_read() {
     let mut bench = Bench::new();
-    let toy = Toy::new(0);
+    let toy = Toy::new(NonZeroU64::MIN);
     emit(&mut bench, &toy, VnetHeader::default(), &packet(CONTAINER, AT_B, 9, 1_400)).unwrap();
     assert_eq!(Toy::largest_inner(107), 103);
     assert!(Toy::inner(&bench.sent()[0]).is_none());

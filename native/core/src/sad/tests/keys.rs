@@ -6,7 +6,7 @@ use tunneld_esp::sequence;
 use super::*;
 use crate::waiting::Room;
 
-fn waiting(node: &Node) -> Vec<(u64, u16, Vec<u8>)> {
+fn waiting(node: &Node) -> Vec<(NonZeroU64, u16, Vec<u8>)> {
     let mut room = Room::default();
     node.waiting.take(&mut room);
     let waiters = room.iter();

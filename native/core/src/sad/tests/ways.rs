@@ -38,6 +38,17 @@ fn the_largest_packet_fills_an_underlay_of_1500_bytes() {
 }
 
 #[test]
+fn a_datagram_too_large_for_its_path_leaves_in_fragments_as_nobody_can_be_told() {
+    let (mut a, _, _) = pair();
+    let Node { outbound, fib, .. } = &mut a;
+    outbound[0].handle(fib, VnetHeader::default(), &to_b(1_400), NOW_NS);
+    assert!(outbound[0].may_fragment(fib, 2, (0, 0)));
+    let refused = crate::outbound::Refused { queue: 2, place: (0, 0), path_mtu_bytes: 1_400 };
+    outbound[0].answer_refused(fib, &refused, NOW_NS);
+    assert_eq!(outbound[0].replies().iter().count(), 0);
+}
+
+#[test]
 fn super_packets_leave_sealed_as_one_train_and_are_joined_again() {
     for v6 in [false, true] {
         let (mut a, mut b, _) = pair();
