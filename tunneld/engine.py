@@ -8,14 +8,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from typing import cast
+from typing import Final, cast
 
 from tunneld import _native
 from tunneld.backend.base import Adjacency, OuterDf, SourceCheck, Vtep
+from tunneld.backend.encryption import Cipher
 from tunneld.backend.mac import MacAddress
 from tunneld.fib.diff import engine_after, engine_difference
-from tunneld.fib.state import EngineChange, EngineSettings, EngineState, State
-from tunneld.lease.model import IPAddress
+from tunneld.fib.state import (
+    EngineChange,
+    EngineSettings,
+    EngineState,
+    IdentityEndpoint,
+    State,
+)
+from tunneld.lease.model import IPAddress, IPNetwork
+from tunneld.trust.secrets import NodeKey, Psks
+
+KEYING: Final = "keying"
+"""Duty of the thread that agrees keys: it moves no packets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +72,55 @@ class EngineEvent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Encryption:
+    """By what the engine agrees keys with others. No secret is in it, only handles."""
+
+    key: NodeKey
+    psks: Psks | None
+    network: str
+    """Name of the network: hosts of different ones never agree."""
+    cipher: Cipher
+    instance: bytes
+    """8 bytes, others at every start."""
+    keepalive_s: float | None
+    """How often each peer is sent something; None: only when there is need."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSecurity:
+    """What there is of keys with a peer."""
+
+    key: str
+    state: str
+    """`none`, `handshake` (under way) or `confirmed`."""
+    cipher: str | None
+    provider: str | None
+    age_s: float | None
+    """Of the keys that are sent under."""
+    endpoint: str | None
+    """Where to: address and port."""
+    last_handshake_s: float | None
+    """How long the last one that was confirmed is ago; None: there was none."""
+    claim: Sequence[str]
+    """Subnets that the peer has claimed."""
+    instance: str | None
+    sets: int
+    """Of keys that are open."""
+    waiting_packets: int
+    last_error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSecurity:
+    """By what this engine encrypts."""
+
+    public_key: str
+    cipher: str
+    provider: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UnderlaySockets:
     """The descriptors of one worker: in each family none, or the socket that receives first.
 
@@ -73,6 +133,11 @@ class UnderlaySockets:
     """For peers whose way is full: of each siding one bound to each port that is sent from, to an
     address that nothing arrives for."""
     ipv6_sidings: Sequence[int] = ()
+    esp_ipv4: Sequence[int] = ()
+    """The same on the port of encryption; further ones only send."""
+    esp_ipv6: Sequence[int] = ()
+    esp_ipv4_sidings: Sequence[int] = ()
+    esp_ipv6_sidings: Sequence[int] = ()
 
 
 class Engine:
@@ -86,6 +151,7 @@ class Engine:
         icmp_fd: int | None,
         icmp6_fd: int | None = None,
         split: bool,
+        encryption: Encryption | None = None,
     ) -> None:
         """`split`: a thread for each direction of a worker, rather than one for both."""
         self._native = _native.Engine(
@@ -94,7 +160,10 @@ class Engine:
             icmp_fd=icmp_fd,
             icmp6_fd=icmp6_fd,
             split=split,
+            encryption=None if encryption is None else _plain_encryption(encryption),
         )
+        self.encrypts = encryption is not None
+        """Whether there are keys at all: without, none of their calls may be made."""
         self._known: tuple[int, EngineState] | None = None
         """Generation and what it holds; None: it has to be read."""
 
@@ -162,6 +231,34 @@ class Engine:
         """
         return self._native.probe(str(destination), size_bytes, token)
 
+    def set_claim(self, subnets: Sequence[IPNetwork]) -> None:
+        """Says which subnets this host claims: all live peers are told by handshakes."""
+        self._native.set_claim([str(subnet) for subnet in subnets])
+
+    def set_psks(self, psks: Psks | None) -> None:
+        """Takes over other pre-shared keys for the handshakes to come."""
+        self._native.set_psks(None if psks is None else psks.handle)
+
+    def renew(self) -> None:
+        """Agrees new keys with all live peers: what they must be told has changed."""
+        self._native.renew()
+
+    def forget_keys(self) -> None:
+        """Ends all keys at once, and agrees new ones: this machine's memory may have a copy."""
+        self._native.forget_keys()
+
+    def connect(self, key: str) -> None:
+        """Begins a handshake with an identity, though no packet waits for it."""
+        self._native.connect(key)
+
+    def security(self) -> list[PeerSecurity]:
+        """Returns what there is of keys with each identity, sorted by key."""
+        return [PeerSecurity(**item) for item in self._native.security()]
+
+    def security_self(self) -> OwnSecurity:
+        """Returns by what this engine encrypts."""
+        return OwnSecurity(**self._native.security_self())
+
     def offloads(self) -> Mapping[str, str]:
         """Returns how each offload stands; names and words as in `_native.Engine.offloads`."""
         return self._native.offloads()
@@ -183,12 +280,23 @@ class Engine:
         return {_name(beat): beat["beats"] for beat in self._native.heartbeat()}
 
     def threads(self) -> dict[str, int]:
-        """Returns the kernel's number of each thread by its name, of those that have begun."""
+        """Returns the kernel's number of each data thread by its name, of those that have begun."""
         return {
             _name(beat): beat["thread_id"]
             for beat in self._native.heartbeat()
-            if beat["thread_id"] != 0
+            if beat["thread_id"] != 0 and beat["duty"] != KEYING
         }
+
+    def keying_thread(self) -> int | None:
+        """Returns the kernel's number of the thread that agrees keys; None: it has not begun."""
+        return next(
+            (
+                beat["thread_id"]
+                for beat in self._native.heartbeat()
+                if beat["thread_id"] != 0 and beat["duty"] == KEYING
+            ),
+            None,
+        )
 
     def is_healthy(self) -> bool:
         """Returns whether every thread is running."""
@@ -201,6 +309,24 @@ def _plain_sockets(worker: UnderlaySockets) -> _native.UnderlaySockets:
         "ipv6": worker.ipv6,
         "ipv4_sidings": worker.ipv4_sidings,
         "ipv6_sidings": worker.ipv6_sidings,
+        "esp_ipv4": worker.esp_ipv4,
+        "esp_ipv6": worker.esp_ipv6,
+        "esp_ipv4_sidings": worker.esp_ipv4_sidings,
+        "esp_ipv6_sidings": worker.esp_ipv6_sidings,
+    }
+
+
+def _plain_encryption(encryption: Encryption) -> _native.Encryption:
+    psks = encryption.psks
+    return {
+        "identity": encryption.key.handle,
+        "psks": None if psks is None else psks.handle,
+        "network": encryption.network,
+        "cipher": encryption.cipher,
+        "provider": "auto",
+        "instance": encryption.instance,
+        "claim": [],
+        "keepalive_s": encryption.keepalive_s,
     }
 
 
@@ -226,6 +352,17 @@ def as_plain(change: EngineChange) -> _native.Change:
         ],
         "drop_entries": [str(prefix) for prefix in change.drop_entries],
     }
+    if change.put_identities or change.drop_identities:
+        plain["put_identities"] = [
+            {
+                "key": key,
+                "endpoint": None if identity.endpoint is None else str(identity.endpoint),
+                "port": identity.port,
+                "instance": identity.instance,
+            }
+            for key, identity in change.put_identities.items()
+        ]
+        plain["drop_identities"] = list(change.drop_identities)
     if change.settings is not None:
         plain["settings"] = _plain_settings(change.settings)
     return plain
@@ -247,6 +384,14 @@ def from_plain(digest: _native.Digest) -> EngineState:
             for item in digest["adjacencies"]
         },
         entries={ip_network(item["prefix"]): item["target"] for item in digest["entries"]},
+        identities={
+            item["key"]: IdentityEndpoint(
+                endpoint=None if item["endpoint"] is None else ip_address(item["endpoint"]),
+                port=item["port"],
+                instance=item["instance"],
+            )
+            for item in digest["identities"]
+        },
     )
 
 

@@ -25,7 +25,8 @@ class NodeKey:
     """The X25519 key by which others know this node."""
 
     def __init__(self, handle: _native.Identity) -> None:
-        self._handle = handle
+        self.handle = handle
+        """What the native module takes; the secret half stays in it."""
         self.public = PublicKey.parse(handle.public_key)
 
     @classmethod
@@ -60,7 +61,8 @@ class Psks:
     """One or two pre-shared keys of the network."""
 
     def __init__(self, handle: _native.Psks) -> None:
-        self._handle = handle
+        self.handle = handle
+        """What the native module takes."""
         self.ids: tuple[str, ...] = tuple(handle.ids)
         """By which a handshake names them, 8 hexadecimal digits: no secret. The first is in use."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from hypothesis import given
@@ -11,7 +12,13 @@ from tunneld import _native
 from tunneld.backend.base import Adjacency, SourceCheck, Vtep
 from tunneld.backend.mac import make_mac
 from tunneld.engine import as_plain, from_plain
-from tunneld.fib.state import LOCAL, EngineChange, EngineSettings, EngineState
+from tunneld.fib.state import (
+    LOCAL,
+    EngineChange,
+    EngineSettings,
+    EngineState,
+    IdentityEndpoint,
+)
 from tunneld.lease.model import IPNetwork
 
 MACS = st.binary(min_size=6, max_size=6).map(make_mac)
@@ -53,6 +60,15 @@ vxlan = st.builds(
 )
 
 
+keys = st.binary(min_size=32, max_size=32).map(lambda raw: base64.b64encode(raw).decode())
+identities = st.builds(
+    IdentityEndpoint,
+    endpoint=st.none() | addresses,
+    port=st.integers(1, 65_535),
+    instance=st.none() | st.binary(min_size=8, max_size=8).map(bytes.hex),
+)
+
+
 def digest_of(plain: _native.Change) -> _native.Digest:
     """What an empty engine says after a change."""
     return {
@@ -64,18 +80,26 @@ def digest_of(plain: _native.Change) -> _native.Digest:
     }
 
 
-@given(st.none() | settings, st.dictionaries(prefixes, raw | vxlan))
+@given(
+    st.none() | settings, st.dictionaries(prefixes, raw | vxlan), st.dictionaries(keys, identities)
+)
 def test_what_an_engine_is_told_it_says_again(
-    told: EngineSettings | None, adjacencies: dict[IPNetwork, Adjacency]
+    told: EngineSettings | None,
+    adjacencies: dict[IPNetwork, Adjacency],
+    trusted: dict[str, IdentityEndpoint],
 ) -> None:
     names = {prefix: str(prefix) for prefix in adjacencies}
     state = EngineState(
         settings=told,
         adjacencies={names[prefix]: how for prefix, how in adjacencies.items()},
         entries=names,
+        identities=trusted,
     )
     change = EngineChange(
-        settings=state.settings, put_adjacencies=state.adjacencies, put_entries=state.entries
+        settings=state.settings,
+        put_adjacencies=state.adjacencies,
+        put_entries=state.entries,
+        put_identities=state.identities,
     )
     assert from_plain(digest_of(as_plain(change))) == state
 
@@ -142,3 +166,9 @@ def test_shapes_are_plain_data_under_the_names_of_the_native_face() -> None:
 
 def test_settings_that_stay_are_not_sent() -> None:
     assert "settings" not in as_plain(EngineChange())
+
+
+def test_an_identity_that_goes_is_named_by_its_key() -> None:
+    change = EngineChange(drop_identities=("K",))
+    assert change
+    assert as_plain(change)["drop_identities"] == ["K"]

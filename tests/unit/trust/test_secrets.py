@@ -198,7 +198,7 @@ def test_a_credential_is_found_by_its_name(tmp_path: Path) -> None:
 def test_handles_show_no_secret(tmp_path: Path) -> None:
     key = loaded(written(tmp_path / "key", ALICE_SECRET))
     psk = psks(written(tmp_path / "psk", b64(PSK)))
-    shown = [repr(vars(key)), repr(vars(psk)), str(dir(key._handle)), str(dir(psk._handle))]
+    shown = [repr(vars(key)), repr(vars(psk)), str(dir(key.handle)), str(dir(psk.handle))]
     for secret in (ALICE_SECRET, b64(PSK), PSK.hex(), "secret", "private"):
         assert not [text for text in shown if secret in text]
 
