@@ -78,6 +78,8 @@ class RunOptions:
     """Empty: any peer that never had keys."""
     network_name: str | None
     """None: the prefix."""
+    take_over: bool
+    """Whether a lease is taken that another host wrote with a copy of the state directory."""
     healthz_ip: IPv4Address | IPv6Address
     healthz_port: int
     """0: no health server."""

@@ -341,6 +341,15 @@ OPTIONS: Final = (
         help="name of the network in handshakes (default: the prefix, the same on all hosts)",
     ),
     Option(
+        name="take-over",
+        group="encryption",
+        read=values.boolean,
+        metavar="BOOL",
+        default="false",
+        file_type="boolean",
+        help="take the lease although a host with a copy of this one's keys seems to live",
+    ),
+    Option(
         name="healthz-ip",
         group="health",
         read=values.address,

@@ -72,6 +72,7 @@ def test_defaults_are_flanneld_s_where_it_has_the_option() -> None:
         identities=None,
         psk_file=None,
         plain_peers=(),
+        take_over=False,
         network_name=None,
         healthz_ip=IPv4Address("0.0.0.0"),
         healthz_port=0,
