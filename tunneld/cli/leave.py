@@ -18,6 +18,8 @@ from tunneld.control.client import NotRunningError, request
 from tunneld.errors import HostError, LeaseError
 from tunneld.host import subnet_env, text_file
 from tunneld.host.machine import machine
+from tunneld.host.netlink import Netlink
+from tunneld.host.remains import remove_barriers
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.kinship import are_apart, machine_of
 from tunneld.lease.model import Lease, Snapshot
@@ -84,7 +86,21 @@ def _leave_without_daemon(options: RunOptions) -> Lease:
             f" up: {error}",
             file=sys.stderr,
         )
+    try:
+        asyncio.run(_let_through())
+    except HostError as error:
+        print(
+            "tunneld: warning: packets for the network may still be kept back, by routes of"
+            f" protocol 116: {error}",
+            file=sys.stderr,
+        )
     return lease
+
+
+async def _let_through() -> None:
+    """Takes away what an encrypting daemon leaves for its next start."""
+    async with Netlink.opened() as netlink:
+        await remove_barriers(netlink)
 
 
 def _forget_subnet(subnet_file: Path, lease: Lease) -> None:

@@ -127,12 +127,6 @@ def _explain(config: NetworkConfig) -> None:
 
 def _warnings(config: NetworkConfig) -> Iterator[str]:
     """Yields what hosts of this network would lack."""
-    mode = encryption_of(config).mode
-    if mode != "off":
-        yield (
-            f"this version of tunneld cannot encrypt yet: with encryption {mode} its hosts wait, "
-            "and forward nothing"
-        )
     if not config.enable_ipv4:
         yield (
             "no flanneld may join a network without IPv4: all hosts have PublicIP 0.0.0.0 there, by"

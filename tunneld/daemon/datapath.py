@@ -15,13 +15,14 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
 from tunneld.backend.base import Backend, Here
 from tunneld.config import ThreadsChoice
 from tunneld.daemon.reconcile import Reconciler
-from tunneld.engine import Engine, EngineEvent, UnderlaySockets
+from tunneld.engine import Encryption, Engine, EngineEvent, UnderlaySockets
 from tunneld.errors import HostError
 from tunneld.fib.executor import Executor
 from tunneld.fib.state import FirewallMode, State
@@ -32,6 +33,7 @@ from tunneld.host.netlink import Netlink
 from tunneld.host.remains import Living, Presence, remove_devices_and_routes
 from tunneld.host.sockets import (
     WorkerSockets,
+    open_encryption_sockets,
     open_icmp6_socket,
     open_icmp_socket,
     open_underlay_sockets,
@@ -45,6 +47,17 @@ _log = logging.getLogger("tunneld.daemon")
 
 CORES_TO_SPLIT: Final = 4
 """Two for the directions, and as many for the programs whose packets these are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealing:
+    """How a data path encrypts."""
+
+    encryption: Encryption
+    port: int
+    """UDP, of encryption."""
+    is_alone: bool
+    """Whether nothing comes or goes in plain: the backend's port is not opened."""
 
 
 class Handover:
@@ -127,16 +140,18 @@ class DataPath:
         desired: Callable[[], State | None],
         handover: Handover,
         firewall: FirewallMode = "auto",
+        sealing: Sealing | None = None,
     ) -> DataPath:
         """Opens what the backend's data path needs, and nothing for those that need nothing.
 
-        `network` is the whole overlay, in each of its families; `handover` takes things down.
+        `network` is the whole overlay, in each of its families; `handover` takes things down. With
+        `sealing` None nothing is encrypted.
 
         `stack` takes everything down again, in reverse order: threads, descriptors, then what
         the host holds of ours.
 
         Raises:
-            PortInUseError: another program has the backend's port.
+            PortInUseError: another program has the backend's port, or that of encryption.
             TunDeviceError: there is no TUN here, or its names are taken.
             CapabilityError: CAP_NET_ADMIN or CAP_NET_RAW is missing.
         """
@@ -148,7 +163,9 @@ class DataPath:
         opened = None
         if backend.datapath == "userspace":
             await _clear_the_way(backend, here, underlay, netlink)
-            opened = await _open_descriptors(stack, backend, underlay, workers, netlink)
+            opened = await _open_descriptors(
+                stack, backend, underlay, workers, netlink, sealing=sealing
+            )
         device = None if opened is None else opened.tun.name
         # The names are the same whatever subnet this host gets.
         kernels = tuple(wanted.name for wanted in backend.devices(here, network))
@@ -177,7 +194,10 @@ class DataPath:
         engine = None
         if opened is not None:
             cores = len(os.sched_getaffinity(0))
-            engine = opened.engine(split=splits(threads, cores))
+            engine = opened.engine(
+                split=splits(threads, cores),
+                encryption=None if sealing is None else sealing.encryption,
+            )
             stack.callback(engine.stop)
         # In this order: to look at the host takes its time, and what a new peer sends is for us as
         # soon as it is in the engine.
@@ -243,22 +263,40 @@ class _Descriptors:
 
     tun: Tun
     workers: Sequence[WorkerSockets]
+    sealed: Sequence[WorkerSockets]
+    """On the port of encryption, of the same workers; empty: nothing is encrypted."""
     icmp: socket.socket | None
     icmp6: socket.socket | None
     sockets: ExitStack
     """Closes all but the device."""
 
-    def engine(self, *, split: bool) -> Engine:
+    def engine(self, *, split: bool, encryption: Encryption | None) -> Engine:
         """Makes the engine, and closes the sockets that it has duplicates of."""
         engine = Engine(
             tun_fds=self.tun.fds,
-            underlay=[UnderlaySockets(**worker.descriptors()) for worker in self.workers],
+            underlay=[
+                UnderlaySockets(**plain.descriptors(), **_of_encryption(sealed))
+                for plain, sealed in zip_longest(
+                    self.workers, self.sealed, fillvalue=WorkerSockets()
+                )
+            ],
             icmp_fd=None if self.icmp is None else self.icmp.fileno(),
             icmp6_fd=None if self.icmp6 is None else self.icmp6.fileno(),
             split=split,
+            encryption=encryption,
         )
         self.sockets.close()
         return engine
+
+
+def _of_encryption(worker: WorkerSockets) -> dict[str, list[int]]:
+    found = worker.descriptors()
+    return {
+        "esp_ipv4": found["ipv4"],
+        "esp_ipv6": found["ipv6"],
+        "esp_ipv4_sidings": found["ipv4_sidings"],
+        "esp_ipv6_sidings": found["ipv6_sidings"],
+    }
 
 
 def splits(choice: ThreadsChoice, cores: int) -> bool:
@@ -289,15 +327,26 @@ async def _open_descriptors(
     underlay: Underlay,
     workers: int,
     netlink: Netlink,
+    *,
+    sealing: Sealing | None,
 ) -> _Descriptors:
     template, port = backend.device_template, backend.port
     if template is None or port is None:
         raise ValueError(f"backend {backend.type} has no device, or no port, for the user space")
-    opened = open_underlay_sockets(
-        underlay.addresses, port, workers, source_ports=backend.source_ports
-    )
     sockets = stack.enter_context(ExitStack())
+    opened = [WorkerSockets() for _ in range(workers)]
+    if sealing is None or not sealing.is_alone:
+        opened = open_underlay_sockets(
+            underlay.addresses, port, workers, source_ports=backend.source_ports
+        )
     for worker in opened:
+        sockets.callback(worker.close)
+    sealed = (
+        []
+        if sealing is None
+        else open_encryption_sockets(underlay.addresses, sealing.port, workers)
+    )
+    for worker in sealed:
         sockets.callback(worker.close)
     icmp = icmp6 = None
     if underlay.address is not None:
@@ -311,7 +360,9 @@ async def _open_descriptors(
 
     tun = await open_tun(template, workers, count_queues)
     stack.callback(tun.close)
-    return _Descriptors(tun=tun, workers=opened, icmp=icmp, icmp6=icmp6, sockets=sockets)
+    return _Descriptors(
+        tun=tun, workers=opened, sealed=sealed, icmp=icmp, icmp6=icmp6, sockets=sockets
+    )
 
 
 def _drain(engine: Engine, on_engine_event: Callable[[EngineEvent], None]) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, NoReturn
 
@@ -21,12 +21,12 @@ from tunneld.config import RunOptions
 from tunneld.control.health import HealthServer
 from tunneld.control.server import ControlServer
 from tunneld.control.status import FirewallStatus, render_status
-from tunneld.daemon.cache import Cache, Remembered, write_down
+from tunneld.daemon.cache import Cache, Remembered, last_config, write_down
 from tunneld.daemon.datapath import DataPath, Handover
 from tunneld.daemon.here import forget_vtep_macs
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.presence import be_present
-from tunneld.daemon.protection import Protection
+from tunneld.daemon.protection import Protection, asks_for_encryption
 from tunneld.daemon.reload import Reloader
 from tunneld.daemon.report import Report
 from tunneld.daemon.shadows import require_store_outside
@@ -48,6 +48,7 @@ from tunneld.host.machine import machine
 from tunneld.host.netlink import Netlink
 from tunneld.host.notify import Notifier
 from tunneld.host.state_dir import StateDir
+from tunneld.host.subnet_env import networks_of_file
 from tunneld.host.underlay import Selection, check_patterns
 from tunneld.lease.keeper import Keeper
 from tunneld.lease.model import IPNetwork
@@ -80,6 +81,8 @@ class Node:
         self._was_announced = False
         self._networks: set[IPNetwork] = set()
         """That this host is, was or asked to be in: its containers may be of any of them."""
+        self._is_kept_back = False
+        """Whether no packet of these may leave in plain, also once this daemon has ended."""
         self._switches = Switches()
         self._leaving = asyncio.Event()
         self._term: Term | None = None
@@ -109,11 +112,12 @@ class Node:
         async with AsyncExitStack() as stack:
             require_capabilities()
             self._state_dir = stack.enter_context(StateDir(options.state_dir))
-            self._protection = Protection(options, self._state_dir)
-            stack.callback(self._protection.close)
             self._netlink = await stack.enter_async_context(Netlink.opened())
             self._barrier = Barrier(self._netlink)
-            stack.push_async_callback(self._let_through)
+            stack.push_async_callback(self._end_barrier)
+            await self._keep_back_from_the_start()
+            self._protection = Protection(options, self._state_dir)
+            stack.callback(self._protection.close)
             store = open_store(options.store)
             stack.push_async_callback(store.close)
             keeper = Keeper(
@@ -142,6 +146,8 @@ class Node:
                     mode=options.firewall, forward_rules=options.iptables_forward_rules
                 ),
                 encryption=self._protection.status,
+                verdicts=lambda: self._protection.claims.verdicts,
+                name_of=self._protection.name_of,
             )
             self._report.add(lambda: self._state_dir.problem)
             self._report.underlay = self._underlay_lack
@@ -170,6 +176,7 @@ class Node:
     def _new_node_id(self, is_copy: bool) -> str:
         if is_copy:
             forget_vtep_macs(self._state_dir)
+            self._protection.renew_key()
             if self._term is not None:
                 self._term.remake()
         return self._state_dir.renew_node_id()
@@ -214,16 +221,15 @@ class Node:
             switches=self._switches,
             protection=self._protection,
         )
-        known = self._cache.load()
-        # Also where the lease is not good any more: the containers are of that network.
-        await self._keep_back(_config_of(known))
-        remembered = self._not_outdated(known)
+        remembered = self._not_outdated(self._cache.load())
         if self._cache.last_own is not None:
             self._membership.recall(self._cache.last_own)
         while True:
             config, backend, is_remembered = await self._usable_config(remembered)
             _tell_what_has_no_effect(self._options, backend)
             self._report.backend = backend
+            if self._protection.esp is None:
+                self._membership.publish(None)
             self._term = Term(
                 context,
                 config=config,
@@ -234,6 +240,7 @@ class Node:
                 cache=self._cache,
                 underlay_lack=self._underlay_lack,
                 announce=self._announce,
+                replaced=self._keep_back_from_the_next,
             )
             try:
                 await self._term.run()
@@ -260,7 +267,8 @@ class Node:
             tell_whether_any(self._selection, self._netlink, self._underlay_lack)
         )
         try:
-            await self._keep_back(_config_of(remembered))
+            if self._protection.forbids_plain:
+                await self._keep_back(_config_of(remembered))
             while True:
                 config = None
                 try:
@@ -268,7 +276,9 @@ class Node:
                     backend = self._protection.adopt(config)
                 except NetworkConfigError as error:
                     self._config_lack.set(_now(), str(error))
-                    await self._keep_back(config or _config_of(remembered))
+                    self._note_networks(config or _config_of(remembered))
+                    if self._protection.forbids_plain:
+                        await self._keep_back(config)
                     text = self._membership.tracker.config_text
                     if config is not None and text is not None and self._protection.is_asked:
                         # Else a start without the store would go by the plain config of before.
@@ -276,7 +286,10 @@ class Node:
                     await self._membership.another_config_within(text, REMINDER_S)
                 else:
                     self._note_networks(config)
-                    await self._let_through()
+                    if self._protection.forbids_plain:
+                        await self._keep_back(config)
+                    else:
+                        await self._let_through()
                     self._config_lack.clear()
                     self._report.network = self._membership.tracker.config_text
                     return config, backend, self._membership.goes_by_memory
@@ -284,15 +297,27 @@ class Node:
             telling.cancel()
             await asyncio.wait([telling])
 
+    async def _keep_back_from_the_start(self) -> None:
+        """Keeps back what may not travel in plain before anything else can go wrong."""
+        last = last_config(self._state_dir)
+        if asks_for_encryption(self._options, last):
+            self._networks.update(networks_of_file(self._options.subnet_file))
+            await self._keep_back(last)
+
+    async def _keep_back_from_the_next(self) -> None:
+        """Keeps back what may not travel in plain under the config that is to be followed next."""
+        text = self._membership.tracker.config_text
+        if self._protection.is_raised_by(text):
+            await self._keep_back(parse(text or ""))
+
     async def _keep_back(self, config: NetworkConfig | None) -> None:
-        """Has no packet of a network leave, where none may travel in plain and none is encrypted.
+        """Has no packet of a network leave but by the overlay, where it is encrypted.
 
         What a daemon that was killed has left would go on in plain, and what has no route leaves
         by the default route.
         """
         self._note_networks(config)
-        if not self._protection.forbids_plain:
-            return
+        self._is_kept_back = True
         store = self._options.store
         urls = store.endpoints if store.kind == "etcd" else ()
         held = []
@@ -318,8 +343,23 @@ class Node:
         )
 
     async def _let_through(self) -> None:
+        self._is_kept_back = False
+        await self._take_away(self._barrier.lift(self._networks))
+
+    async def _end_barrier(self) -> None:
+        """Has packets kept back until the next start, unless this host has left."""
+        if self._leaving.is_set():
+            await self._take_away(self._barrier.end())
+        elif self._is_kept_back:
+            self._barrier.close()
+            _log.info(
+                "packets for the network are kept back until tunneld runs again; `tunneld leave` "
+                "ends that"
+            )
+
+    async def _take_away(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._barrier.lift()
+            await work
         except HostError as error:
             _log.error(
                 "something of ours could not be taken away", extra={"fields": {"error": str(error)}}

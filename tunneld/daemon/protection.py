@@ -23,11 +23,12 @@ from tunneld.clock import Now
 from tunneld.config import RunOptions
 from tunneld.control.status import EncryptionStatus
 from tunneld.daemon.claims import Claims
+from tunneld.daemon.instances import Instances
 from tunneld.errors import ControlError, NetworkConfigError, TrustError
 from tunneld.fib.plan import Members
 from tunneld.host.memory import keep_out_of_core_dumps
 from tunneld.host.state_dir import StateDir
-from tunneld.lease.model import IPNetwork
+from tunneld.lease.model import IPNetwork, NodeRecord
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.peer import Peer
 from tunneld.store.format import clean_prefix
@@ -89,6 +90,7 @@ class Protection:
         self.key: NodeKey | None = None
         """This node's own; None: it is not needed yet."""
         self.claims = Claims()
+        self.instances = Instances(state_dir)
         self.on_change: Callable[[], None] = lambda: None
         """Called when others may be trusted, or reached in other ways, than before."""
         self.on_psks: Callable[[], None] = lambda: None
@@ -129,6 +131,25 @@ class Protection:
             self.key = self.key or self._own_key()
         return backend
 
+    def renew_key(self) -> None:
+        """Makes a key of its own for a host whose state directory is another's copy.
+
+        Raises:
+            TrustError: its file cannot be written; the former one stays.
+        """
+        if self.key is not None:
+            self.key = NodeKey.replace(self._state_dir.path / KEY_FILE)
+            _log.warning(
+                "this host has a key of its own now, which no other host's identities know",
+                extra={"fields": {"detail": str(self.key.public)}},
+            )
+
+    def is_of_a_copy(self, record: NodeRecord | None) -> bool:
+        """Returns whether a record of this node's id was written with a copy of its keys."""
+        if self.key is None or self._options.take_over:
+            return False
+        return self.instances.is_of_a_copy(record, str(self.key.public))
+
     def _own_key(self) -> NodeKey:
         path = self._state_dir.path / KEY_FILE
         try:
@@ -159,11 +180,6 @@ class Protection:
             raise NetworkConfigError(f"{error}{by}") from None
         if mode != "off":
             esp_in(config, is_alone=mode == "required")
-            raise NetworkConfigError(
-                f"encryption is {mode}{by}, and this version of tunneld cannot encrypt yet: no "
-                "packet is forwarded; expected a network config without Encryption, and "
-                "--encryption-floor off"
-            )
         return backend
 
     def _mode_of(self, config: NetworkConfig) -> Mode:

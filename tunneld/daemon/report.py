@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from tunneld import __version__, log
@@ -18,6 +19,7 @@ from tunneld.control.status import (
     FirewallStatus,
     PeerStatus,
     ReachStatus,
+    SecurityStatus,
     StatusInput,
     wall_time,
 )
@@ -26,13 +28,14 @@ from tunneld.daemon.datapath import DataPath
 from tunneld.daemon.desired import Desired
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.shadows import Shadows
-from tunneld.engine import AdjacencyCounters, Counters
+from tunneld.engine import AdjacencyCounters, Counters, PeerSecurity
 from tunneld.errors import InterfaceError
 from tunneld.fib.state import Route
 from tunneld.host.scheduling import Policy, policy_of
 from tunneld.lease.model import IPNetwork, SubnetKey
 from tunneld.log import Condition
 from tunneld.peer import Peer
+from tunneld.trust.policy import Verdict
 
 NO_TRAFFIC = AdjacencyCounters()
 
@@ -52,9 +55,14 @@ class Report:
         membership: Membership,
         firewall: FirewallStatus,
         encryption: Callable[[], EncryptionStatus] = EncryptionStatus,
+        verdicts: Callable[[], Mapping[IPNetwork, Verdict]] = dict,
+        name_of: Callable[[Verdict], str | None] = lambda _verdict: None,
     ) -> None:
+        """`verdicts` returns how subnets may be reached; `name_of` the name of a verdict's key."""
         self._membership = membership
         self._encryption = encryption
+        self._verdicts = verdicts
+        self._name_of = name_of
         self._firewall = firewall
         self.phase: NodeState = "starting"
         self.network: str | None = None
@@ -157,7 +165,7 @@ class Report:
             ),
             backend=self._backend_status(),
             firewall=self._firewall,
-            encryption=self._encryption(),
+            encryption=self._encryption_status(),
             store=self._membership.store_status(),
             offloads=engine.offloads() if engine else {},
             peers=self._peers(counters, now_s, wall),
@@ -232,11 +240,52 @@ class Report:
                 ),
             )
 
+        verdicts, keys = self._verdicts(), self._keys()
         peers: dict[SubnetKey, PeerStatus] = {}
         for prefix, (peer, reach) in self._reached().items():
-            status = peers.setdefault(peer.key, PeerStatus(peer=peer, reaches={}))
+            status = peers.get(peer.key)
+            if status is None:
+                found = self._security_of(verdicts.get(prefix), keys)
+                status = peers[peer.key] = PeerStatus(peer=peer, reaches={}, security=found)
             status.reaches[prefix] = reach_status(prefix, reach)
         return [peers[key] for key in sorted(peers)]
+
+    def _keys(self) -> dict[str, PeerSecurity]:
+        """Returns what there is of keys with peers, by public key."""
+        engine = self.path.engine if self.path else None
+        if engine is None or not engine.encrypts:
+            return {}
+        return {one.key: one for one in engine.security()}
+
+    def _security_of(
+        self, verdict: Verdict | None, keys: Mapping[str, PeerSecurity]
+    ) -> SecurityStatus | None:
+        if verdict is None:
+            return None
+        mode = "switching" if verdict.reason == "switching" else verdict.way
+        found = keys.get(str(verdict.key)) if verdict.key is not None else None
+        if found is None:
+            return SecurityStatus(mode=mode, state="none", detail=verdict.detail)
+        is_proved = found.state == "confirmed" and verdict.is_confirmed
+        why = verdict.detail if is_proved or not found.last_error else found.last_error
+        return SecurityStatus(
+            mode=mode,
+            state=found.state,
+            cipher=found.cipher,
+            provider=found.provider,
+            age_s=found.age_s,
+            endpoint=found.endpoint,
+            last_handshake_s=found.last_handshake_s,
+            name=self._name_of(verdict),
+            detail=why,
+        )
+
+    def _encryption_status(self) -> EncryptionStatus:
+        status, engine = self._encryption(), self.path.engine if self.path else None
+        if engine is None or not engine.encrypts:
+            return status
+        own = engine.security_self()
+        return replace(status, cipher=own.cipher, provider=own.provider, port=own.port)
 
     def _path_mtu(self, reach: Reach) -> str | None:
         if self.desired is None or reach.adjacency is None or reach.gateway is not None:

@@ -17,9 +17,10 @@ from typing import NoReturn
 
 from tunneld.backend.base import Backend
 from tunneld.config import RunOptions
-from tunneld.daemon.datapath import DataPath, Handover
+from tunneld.daemon.datapath import DataPath, Handover, Sealing
 from tunneld.daemon.desired import Desired
 from tunneld.daemon.here import this_host
+from tunneld.daemon.keying import Keying
 from tunneld.daemon.membership import Membership
 from tunneld.daemon.on_link import OnLinkWatch
 from tunneld.daemon.path_mtu import PathMtus
@@ -30,7 +31,7 @@ from tunneld.daemon.scheduling import Scheduling
 from tunneld.daemon.shadows import Shadows, require_store_outside
 from tunneld.daemon.switches import Switches
 from tunneld.daemon.together import together
-from tunneld.engine import EngineEvent
+from tunneld.engine import Encryption, Engine, EngineEvent
 from tunneld.errors import EngineError, HostError
 from tunneld.fib.compose import Rules
 from tunneld.fib.state import UnderlayPort
@@ -40,7 +41,7 @@ from tunneld.host.netlink import Netlink
 from tunneld.host.remains import remove_rules
 from tunneld.host.state_dir import StateDir
 from tunneld.host.underlay import Underlay
-from tunneld.lease.model import NO_IPV4_SUBNET, SubnetKey
+from tunneld.lease.model import NO_IPV4_SUBNET, IPNetwork, RecordEncryption, SubnetKey
 from tunneld.lease.network import NetworkConfig
 
 _log = logging.getLogger("tunneld.daemon")
@@ -71,8 +72,11 @@ class Tenure:
         backend: Backend,
         underlay: Underlay,
         announce: Callable[[DataPath], None],
+        listens: Callable[[], None] = lambda: None,
     ) -> None:
         """`announce` is called once the data path forwards and subnet.env is written.
+
+        `listens` is called once the ports are open, and what the record says of keys is published.
 
         Raises:
             HostError: the state directory cannot be written.
@@ -82,6 +86,10 @@ class Tenure:
         self._backend = backend
         self._underlay = underlay
         self._announce = announce
+        self._listens = listens
+        self._instance = context.protection.instances.new() if context.protection.esp else b""
+        """What tells this data path's keys from those of another, before or after it."""
+        self._keying: Keying | None = None
         options = context.options
         self._here = this_host(underlay, context.state_dir)
         self._path_mtus = PathMtus(
@@ -95,13 +103,14 @@ class Tenure:
             here=self._here,
             source_check=options.source_check or backend.source_check,
             verdicts=context.protection.verdicts,
+            esp=context.protection.esp,
             rules=Rules(
                 ip_masq=options.ip_masq,
                 random_fully=not options.ip_masq_fully_random_disable,
                 forward=options.iptables_forward_rules,
-                notrack=_notrack(options, backend, underlay),
+                notrack=_notrack(options, self._ports, underlay),
                 accept_mark=options.bridge_accept_fwmark,
-                ports=() if backend.port is None else (backend.port,),
+                ports=self._ports,
                 own=frozenset(underlay.addresses),
                 interface=underlay.index,
             ),
@@ -110,6 +119,32 @@ class Tenure:
             netlink=context.netlink, underlay=underlay, desired=self._desired
         )
         self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def _ports(self) -> tuple[int, ...]:
+        """UDP ports that datagrams of the overlay go to."""
+        protection, port = self._context.protection, self._backend.port
+        sealed = () if protection.esp is None else (protection.encryption.port,)
+        return (*(() if port is None else (port,)), *sealed)
+
+    def _sealing(self) -> Sealing | None:
+        """Returns how packets are encrypted; None: encryption is off."""
+        protection = self._context.protection
+        said = protection.encryption
+        if protection.esp is None or protection.key is None:
+            return None
+        return Sealing(
+            encryption=Encryption(
+                key=protection.key,
+                psks=protection.psks,
+                network=protection.network_name,
+                cipher=said.cipher,
+                instance=self._instance,
+                keepalive_s=float(said.keepalive_s) if said.keepalive_s else None,
+            ),
+            port=said.port,
+            is_alone=protection.esp.is_alone,
+        )
 
     def set_underlay_mtu(self, mtu_bytes: int) -> None:
         """Takes over that the underlay has another MTU."""
@@ -127,6 +162,7 @@ class Tenure:
         if self._backend.datapath == "userspace":  # the whole network gets a route
             urls = options.store.endpoints if options.store.kind == "etcd" else ()
             await require_store_outside(context.netlink, whole(self._config).subnets, urls)
+        sealing = self._sealing()
         async with AsyncExitStack() as stack:
             path = await DataPath.open(
                 stack,
@@ -142,6 +178,7 @@ class Tenure:
                 desired=desired.state,
                 handover=context.handover,
                 firewall=options.firewall,
+                sealing=sealing,
             )
             if path.engine is not None:
                 context.switches.renew(path.engine)
@@ -165,7 +202,10 @@ class Tenure:
             stack.enter_context(membership.telling(shadows.look_soon))
             stack.callback(report.add(shadows.problems))
             self._path_mtus.prober = path.engine
+            if path.engine is not None and sealing is not None:
+                self._begin_keying(stack, path.engine)
             path.start(on_engine_event=self._engine_event, on_host_event=self._host_event)
+            self._publish(sealing)
             path.actuator.on_change(lambda _event: shadows.look_soon())
             stack.callback(path.quiesce)
             await self._on_link.ask()
@@ -179,11 +219,49 @@ class Tenure:
                 self._settle(path),
                 self._schedule(path),
                 self._wait_for_failure(path),
+                *([] if self._keying is None else [self._keying.run()]),
             )
         raise AssertionError("the loops of a data path have no end")
 
+    def _begin_keying(self, stack: AsyncExitStack, engine: Engine) -> None:
+        context = self._context
+        keying = self._keying = Keying(
+            engine,
+            context.protection,
+            context.state_dir,
+            own=self._own_subnets,
+            subnets_of=self._desired.subnets_of,
+        )
+        stack.callback(keying.close)
+        keying.follow_own()
+        stack.enter_context(context.membership.telling(keying.follow_own))
+        context.protection.on_psks = keying.take_psks
+
+        def forget() -> None:
+            context.protection.on_psks = lambda: None
+
+        stack.callback(forget)
+
+    def _own_subnets(self) -> tuple[IPNetwork, ...]:
+        own = self._context.membership.own
+        return () if own is None else own.key.subnets
+
+    def _publish(self, sealing: Sealing | None) -> None:
+        """Has the record say where this host can be tried with encryption: its port listens."""
+        said = None
+        if sealing is not None:
+            said = RecordEncryption(
+                key=str(sealing.encryption.key.public),
+                port=sealing.port,
+                instance=self._instance.hex(),
+            )
+        self._context.membership.publish(said)
+        self._listens()
+
     async def _settle(self, path: DataPath) -> None:
         await path.reconciler.settled()
+        if self._keying is not None:
+            await self._keying.meet_former()
         if self._context.report.shadows is not None:
             self._context.report.shadows.look_soon()
         await self._take_over(path)
@@ -220,6 +298,8 @@ class Tenure:
             self._on_link.routes_changed()
 
     def _engine_event(self, event: EngineEvent) -> None:
+        if self._keying is not None and self._keying.take(event):
+            return
         match event.kind:
             case "path_mtu":
                 self._path_mtus.refused(event.adjacency, event.path_mtu_bytes)
@@ -251,8 +331,11 @@ def whole(config: NetworkConfig) -> SubnetKey:
     )
 
 
-def _notrack(options: RunOptions, backend: Backend, underlay: Underlay) -> frozenset[UnderlayPort]:
-    port = backend.port
-    if not options.underlay_notrack or port is None:
+def _notrack(
+    options: RunOptions, ports: tuple[int, ...], underlay: Underlay
+) -> frozenset[UnderlayPort]:
+    if not options.underlay_notrack:
         return frozenset()
-    return frozenset(UnderlayPort(address=address, port=port) for address in underlay.addresses)
+    return frozenset(
+        UnderlayPort(address=address, port=port) for address in underlay.addresses for port in ports
+    )

@@ -8,10 +8,12 @@ led, and the lease waits for no device. What fails on this host is tried again, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -33,9 +35,12 @@ from tunneld.errors import (
 )
 from tunneld.host import subnet_env
 from tunneld.host.underlay import Selection, Underlay
-from tunneld.lease.model import SubnetKey
+from tunneld.lease.model import LeaseAttributes, SubnetKey
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.log import Condition, Periodic
+
+LISTEN_S = 5.0
+"""How long a lease waits for the port of encryption: its record says at once where that is."""
 
 RETRY_S = 1.0
 """How long after a refusal of this host the next attempt is made, if nothing happens before."""
@@ -64,6 +69,7 @@ class Term:
         cache: Cache,
         underlay_lack: Condition,
         announce: Callable[[DataPath], None],
+        replaced: Callable[[], Awaitable[None]],
     ) -> None:
         """Does nothing yet.
 
@@ -77,6 +83,7 @@ class Term:
             cache: where the table is written down.
             underlay_lack: who tells that there is no underlay.
             announce: called each time that a data path forwards.
+            replaced: called when another config is to be followed, while packets still travel.
         """
         self._context = context
         self._config = config
@@ -85,11 +92,18 @@ class Term:
         self._is_remembered = is_remembered
         self._cache = cache
         self._announce = announce
+        self._before_replacement = replaced
+        self._listens_on: Underlay | None = None
+        """Where the ports of the data path are open."""
+        self._listening = asyncio.Event()
         self._foreign: str | None = None
         self._foreign_told = Periodic()
         self._replaced = asyncio.Event()
         self._has_carried = False
         self._lack = Condition(_log, "no data path; trying again", "there is a data path again")
+        self._double = Condition(
+            _log, "another host lives with this host's keys", "no other host has this host's keys"
+        )
         self._underlays = UnderlayKeeper(
             selection=selection,
             families=backend.families,
@@ -108,7 +122,9 @@ class Term:
             CapabilityError, TunDeviceError: no data path can ever be opened here.
         """
         membership = self._context.membership
-        forget_problem = self._context.report.add(lambda: self._lack.problem)
+        forget_problem = self._context.report.add(
+            lambda: filter(None, (self._lack.problem, self._double.problem))
+        )
         try:
             with membership.telling(self._compare_config):
                 self._compare_config()
@@ -137,14 +153,48 @@ class Term:
                 attributes = self._backend.attributes(this_host(underlay, context.state_dir))
                 previous = previous_subnet(context.options.subnet_file)
                 await together(
-                    self._underlays.follow(underlay),
-                    context.membership.hold(self._config, attributes, previous),
+                    self._underlays.follow(underlay), self._hold_on(underlay, attributes, previous)
                 )
             except UnderlayMovedError:
                 context.membership.reconnect()
             except HostError:
                 # The data path needs the same of this host, and tells of it.
                 await self._underlays.changed_within(RETRY_S)
+
+    async def _hold_on(
+        self, underlay: Underlay, attributes: LeaseAttributes, previous: SubnetKey | None
+    ) -> NoReturn:
+        """Holds a lease that says this, with a record that says where encryption listens."""
+        if self._context.protection.esp is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LISTEN_S):
+                    while self._listens_on is None or not self._listens_on.is_same(underlay):
+                        self._listening.clear()
+                        await self._listening.wait()
+            await self._until_sole()
+        await self._context.membership.hold(self._config, attributes, previous)
+
+    async def _until_sole(self) -> None:
+        """Waits while another host holds this one's lease with a copy of its keys."""
+        membership, protection = self._context.membership, self._context.protection
+        changed = asyncio.Event()
+        with membership.telling(changed.set):
+            while protection.is_of_a_copy(found := membership.tracker.record(membership.node_id)):
+                where = found.holder if found is not None else "an unknown address"
+                self._double.set(
+                    asyncio.get_running_loop().time(),
+                    f"a host at {where} has written its record with this host's key: the state "
+                    "directory of one is a copy of the other's; expected `tunneld identity new` on "
+                    "the copy and a start, or --take-over where that host is gone for good",
+                    node_id=membership.node_id,
+                )
+                changed.clear()
+                await changed.wait()
+        self._double.clear()
+
+    def _listens(self, underlay: Underlay) -> None:
+        self._listens_on = underlay
+        self._listening.set()
 
     async def _carry(self) -> NoReturn:
         """Keeps a data path on the underlay in use.
@@ -161,6 +211,7 @@ class Term:
                     backend=self._backend,
                     underlay=underlay,
                     announce=self._carries,
+                    listens=partial(self._listens, underlay),
                 )
                 await together(self._hand_over_when_moved(underlay, tenure), tenure.run())
             except UnderlayMovedError as moved:
@@ -220,6 +271,7 @@ class Term:
 
     async def _wait_for_config(self) -> NoReturn:
         await self._replaced.wait()
+        await self._before_replacement()
         raise ConfigChangedError
 
 

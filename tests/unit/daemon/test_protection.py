@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network
@@ -15,7 +16,7 @@ import pytest
 from tests.unit.trust.values import ALICE, BOB, key, recorded
 from tunneld.clock import Now
 from tunneld.config import load
-from tunneld.daemon.protection import Protection
+from tunneld.daemon.protection import Protection, asks_for_encryption
 from tunneld.errors import ControlError, NetworkConfigError, TrustError
 from tunneld.fib.plan import Members
 from tunneld.host.state_dir import StateDir
@@ -69,8 +70,7 @@ class Host:
     def preferred(self, **options: str) -> Protection:
         """Starts a daemon in a network that prefers encryption."""
         protection = self.start(**options)
-        with pytest.raises(NetworkConfigError):
-            protection.adopt(config("preferred"))
+        protection.adopt(config("preferred"))
         return protection
 
 
@@ -95,22 +95,101 @@ def test_a_network_without_encryption_is_served_and_judges_nobody(host: Host) ->
 
 
 @pytest.mark.parametrize(
-    ("mode", "floor", "says"),
+    ("asked", "floor", "mode"),
     [
-        ("required", None, "encryption is required, and this version"),
-        ("preferred", None, "encryption is preferred, and this version"),
-        (None, "required", "encryption is required (by --encryption-floor of this host), and"),
-        ("off", "preferred", "encryption is preferred (by --encryption-floor of this host), and"),
+        ("required", None, "required"),
+        ("preferred", None, "preferred"),
+        (None, "required", "required"),
+        ("off", "preferred", "preferred"),
+        ("preferred", "required", "required"),
+        ("required", "off", "required"),
     ],
 )
-def test_a_network_below_what_is_asked_is_not_served(
-    host: Host, mode: str | None, floor: str | None, says: str
+def test_what_network_or_host_asks_for_is_in_force_with_a_key_of_the_nodes_own(
+    host: Host, asked: str | None, floor: str | None, mode: str
 ) -> None:
     protection = host.start(**{"encryption_floor": floor} if floor else {})
-    with pytest.raises(NetworkConfigError) as caught:
-        protection.adopt(config(mode))
-    assert says in str(caught.value)
+    assert protection.key is None, "no key is made before somebody wants one"
+    assert protection.adopt(config(asked)).type == "udp"
     assert protection.forbids_plain
+    assert protection.status().mode == mode
+    assert protection.esp is not None
+    assert protection.esp.is_alone is (mode == "required")
+    first = protection.status().public_key
+    assert first is not None
+    assert stat.S_IMODE((host.path / "identity.key").stat().st_mode) == 0o600
+    again = host.start(**{"encryption_floor": floor} if floor else {})
+    again.adopt(config(asked))
+    assert again.status().public_key == first, "the key is the same after every start"
+
+
+def test_a_backend_below_what_is_asked_is_not_served_and_says_who_asks(host: Host) -> None:
+    protection = host.start(encryption_floor="required")
+    plain = parse('{"Network": "10.5.0.0/16", "Backend": {"Type": "host-gw"}}')
+    with pytest.raises(NetworkConfigError) as caught:
+        protection.adopt(plain)
+    assert "encryption is required, and the host-gw backend" in str(caught.value)
+    assert "(by --encryption-floor of this host)" in str(caught.value)
+    assert protection.forbids_plain
+
+
+def test_a_key_that_others_can_read_is_waited_out_and_none_is_made_in_its_place(
+    host: Host,
+) -> None:
+    path = host.path / "identity.key"
+    host.preferred()
+    content = path.read_bytes()
+    path.chmod(0o644)
+    protection = host.start()
+    with pytest.raises(NetworkConfigError, match=r"encryption is preferred, but .*open to others"):
+        protection.adopt(config("preferred"))
+    assert protection.forbids_plain
+    path.chmod(0o600)
+    protection.adopt(config("preferred"))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("options", "text", "asks"),
+    [
+        ({}, None, False),
+        ({}, config(None), False),
+        ({}, config("preferred"), True),
+        ({"identities": "x"}, None, True),
+        ({"psk-file": "x"}, config("off"), True),
+        ({"identities": "x", "encryption-floor": "off"}, None, False),
+        ({"identities": "x", "encryption-floor": "off"}, config("required"), True),
+        ({"encryption-floor": "preferred"}, None, True),
+        ({}, config("most"), True),
+    ],
+)
+def test_whether_plain_may_travel_is_known_before_a_file_is_read(
+    options: dict[str, str], text: NetworkConfig | None, *, asks: bool
+) -> None:
+    given = {"config": ["/dev/null"], **{name: [value] for name, value in options.items()}}
+    assert asks_for_encryption(load(given, {}), text) is asks
+
+
+def test_a_claim_in_a_handshake_decides_and_an_unchanged_one_is_no_news(host: Host) -> None:
+    protection = host.preferred()
+    changes: list[None] = []
+    protection.on_change = lambda: changes.append(None)
+    assert verdict(protection, KEYED) == ("encrypted", "keys")
+    protection.confirmed(str(key(3)), ["10.5.3.0/24"])
+    assert (changes, protection.claims.verdicts[SUBNET].is_confirmed) == ([], True)
+    for _ in range(2):
+        protection.confirmed(str(key(3)), ["10.5.4.0/24"])
+    assert changes == [None]
+    assert verdict(protection, KEYED) == ("unreachable", "claim")
+    protection.lost(str(key(3)))
+    protection.lost(str(key(3)))
+    assert changes == [None, None]
+    assert verdict(protection, KEYED) == ("encrypted", "keys")
+    protection.confirmed(str(key(9)), ["10.5.3.0/24"])
+    assert changes == [None, None], "a key that nobody shows reaches nobody"
+    assert protection.claims.keys() == {str(key(9))}
+    protection.claims.clear()
+    assert protection.claims.keys() == frozenset()
 
 
 def test_encryption_that_cannot_be_read_allows_no_plain(host: Host) -> None:
@@ -124,8 +203,7 @@ def test_encryption_that_cannot_be_read_allows_no_plain(host: Host) -> None:
 def test_a_config_that_is_only_looked_at_changes_nothing(host: Host) -> None:
     protection = host.start()
     protection.adopt(config(None))
-    with pytest.raises(NetworkConfigError):
-        protection.backend_of(config("required"))
+    protection.backend_of(config("required"))
     assert (protection.status().mode, protection.forbids_plain) == ("off", False)
 
 
@@ -218,6 +296,24 @@ def test_a_network_that_begins_to_prefer_encryption_stays_plain_until_keys_are_c
     protection.verdicts(Members(peers=(PLAIN,)))
     protection.close()
     host.passes(hours=0.01)
+    protection = host.preferred()
+    assert verdict(protection, KEYED) == ("plain", "switching")
+    assert protection.claims.until_s() == host.now.boot_s + 10.0
+    assert protection.claims.switching() == {str(key(3))}
+    changes: list[None] = []
+    protection.on_change = lambda: changes.append(None)
+    protection.confirmed(str(key(3)), ["10.5.3.0/24"])
+    assert (changes, protection.claims.until_s()) == ([None], None)
+    assert verdict(protection, KEYED) == ("encrypted", "keys")
+    protection.lost(str(key(3)))
+    assert verdict(protection, KEYED) == ("encrypted", "keys"), "it is never plain again"
+
+
+def test_a_switch_ends_after_ten_seconds_without_keys(host: Host) -> None:
+    protection = host.start()
+    protection.adopt(config(None))
+    protection.verdicts(Members(peers=(PLAIN,)))
+    protection.close()
     protection = host.preferred()
     assert verdict(protection, KEYED) == ("plain", "switching")
     host.passes(hours=0.01)

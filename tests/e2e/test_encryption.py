@@ -1,0 +1,260 @@
+"""Two hosts of a network that requires encryption: what leaves them, and what they do without.
+
+Needs root, etcd, iproute2, tcpdump and ping.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.single_host import SingleHost
+from tests.e2e.site import PREFIX
+from tests.support.capture import Capture
+from tests.support.etcd import Etcd
+from tests.support.netns import Rig
+from tests.support.process import Process
+from tests.support.wait import wait_until
+from tunneld.control.client import NotRunningError
+
+pytestmark = pytest.mark.root
+
+CONFIG = {
+    "Network": "10.5.0.0/16",
+    "Backend": {"Type": "udp", "Encryption": {"Mode": "required"}},
+}
+OVERLAY = "udp or net 10.5.0.0/16"
+MEGABYTES = 4
+SECRET = b"nobody on the way reads this, byte by byte. "
+
+SERVE = """
+import hashlib, socket, sys
+with socket.create_server((sys.argv[1], 7777)) as server:
+    print("listening", flush=True)
+    taken, _ = server.accept()
+    found = hashlib.sha256()
+    while chunk := taken.recv(65536):
+        found.update(chunk)
+    print(found.hexdigest(), flush=True)
+"""
+SEND = """
+import socket, sys
+with socket.create_connection((sys.argv[1], 7777), timeout=30) as out:
+    out.sendall(bytes.fromhex(sys.argv[2]) * int(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def hosts(rig: Rig, host: SingleHost, etcd: Etcd) -> tuple[SingleHost, SingleHost]:
+    """Two hosts on links of their own, which a router connects."""
+    other = SingleHost(rig, beside=host)
+    host.switch.sysctl("net/ipv4/ip_forward", 1)
+    etcd.put(f"{PREFIX}/config", json.dumps(CONFIG))
+    return host, other
+
+
+def own_address(host: SingleHost) -> str:
+    """Returns this host's address in the overlay."""
+    subnet: str = host.status()["lease"]["subnet"]
+    return subnet.partition("/")[0]
+
+
+def answers(one: SingleHost, other: SingleHost) -> bool:
+    done = one.space.try_run("ping", "-c", "1", "-W", "1", own_address(other))
+    return done.returncode == 0
+
+
+def reaches(one: SingleHost, other: SingleHost) -> None:
+    for source, target in ((one, other), (other, one)):
+        wait_until(lambda s=source, t=target: answers(s, t), 30.0, "an answer through the overlay")  # type: ignore[misc]
+
+
+def security(host: SingleHost) -> dict[str, Any]:
+    """Returns what the status says of the only peer's keys."""
+    try:
+        peers = host.status()["peers"]
+    except NotRunningError:
+        return {}
+    found: dict[str, Any] = peers[0]["security"] if peers else {}
+    return found
+
+
+def record(etcd: Etcd, key: str) -> dict[str, Any]:
+    """Returns what the record of a node says of its keys."""
+    records = [
+        json.loads(value)["Encryption"]
+        for name, value in etcd.everything().items()
+        if "/tunneld/nodes/" in name
+    ]
+    (found,) = [one for one in records if one["Key"] == key]
+    return dict(found)
+
+
+def send_megabytes(one: SingleHost, other: SingleHost) -> None:
+    """Sends a file by TCP through the overlay and compares what arrives."""
+    content = SECRET * (MEGABYTES * 2**20 // len(SECRET))
+    log = other.directory / "serve.log"
+    address = own_address(other)
+    server = other.space.start(sys.executable, "-I", "-c", SERVE, address, log=log)
+    server.wait_for_output("listening")
+    times = str(len(content) // len(SECRET))
+    one.space.run(sys.executable, "-I", "-c", SEND, address, SECRET.hex(), times, timeout_s=60.0)
+    server.wait_for_output(hashlib.sha256(content).hexdigest())
+    server.stop()
+
+
+@contextmanager
+def only_ciphertext(one: SingleHost, name: str, port: int = 8286) -> Iterator[None]:
+    """Asserts that encryption passes the first host's link, and nothing else."""
+    path = one.directory / f"{name}.pcap"
+    with Capture(one.switch, "port1", OVERLAY, path) as capture:
+        yield
+    packets = capture.packets()
+    assert packets
+    strange = [
+        packet.summary()
+        for packet in packets
+        if not packet.haslayer("UDP") or (packet["UDP"].sport, packet["UDP"].dport) != (port, port)
+    ]
+    assert strange == []
+    for packet in packets:
+        head = bytes(packet["UDP"].payload)[:4]
+        assert head == bytes(4) or head[0] >> 6 == 3, "neither a handshake nor an SPI"
+    assert SECRET not in path.read_bytes()
+
+
+def test_two_hosts_talk_in_nothing_but_esp(
+    hosts: tuple[SingleHost, SingleHost], etcd: Etcd, tmp_path: Path
+) -> None:
+    one, other = hosts
+    identities = tmp_path / "identities"
+    identities.write_text("")
+    keys = {}
+    for host, name in ((one, "one"), (other, "other")):
+        made = host.tunneld("identity", "new", "--state-dir", str(host.directory / "state"))
+        assert made.returncode == 0, made.stderr
+        shown = host.tunneld("identity", "show", "--state-dir", str(host.directory / "state"))
+        keys[name] = shown.stdout.split()[-1]
+    identities.write_text("".join(f"{key} {name}\n" for name, key in keys.items()))
+    trusting = ("--identities", str(identities))
+    with only_ciphertext(one, "first"):
+        first, second = one.start_daemon(*trusting), other.start_daemon(*trusting)
+        for host in hosts:
+            host.wait_ready()
+        reaches(one, other)
+        send_megabytes(one, other)
+        send_megabytes(other, one)
+    for host in hosts:
+        assert "8285" not in host.space.run("ss", "-uln"), "the backend's port is not open"
+        assert "8286" in host.space.run("ss", "-uln")
+        # 1500 - 20 - 8 - 32, a multiple of four, without its last two bytes.
+        assert "mtu 1438" in host.space.run("ip", "link", "show", "dev", "flannel0")
+        assert "FLANNEL_MTU=1438" in host.subnet_file.read_text()
+    status = one.status()
+    (peer,) = status["peers"]
+    said, own = peer["security"], status["encryption"]
+    assert (peer["encrypted"], peer["encapsulation"]) == (True, "esp")
+    assert (said["mode"], said["state"], said["name"]) == ("encrypted", "confirmed", "other")
+    assert said["cipher"] in ("aes-256-gcm", "chacha20-poly1305")
+    assert said["endpoint"] == f"{other.address}:8286"
+    assert (own["mode"], own["trust"], own["port"]) == ("required", "identities", 8286)
+    assert own["public_key"] == keys["one"]
+    assert (record(etcd, keys["one"])["Port"], record(etcd, keys["other"])["Port"]) == (8286, 8286)
+    text = one.tunneld("status", "--control-socket", str(one.control_socket)).stdout
+    assert "crypto:   required by " in text
+    assert "not encrypted now" not in text
+
+    resumes(hosts, second, trusting, record(etcd, keys["other"])["Instance"], etcd)
+    goes_on_without_the_store(hosts, etcd, first)
+    is_reached_only_while_it_is_trusted(hosts, identities, first, keys)
+    leaves(one, first)
+
+
+def resumes(
+    hosts: tuple[SingleHost, SingleHost],
+    killed: Process,
+    options: tuple[str, ...],
+    instance: str,
+    etcd: Etcd,
+) -> None:
+    """One side is killed and started again: it is ready once it has keys again."""
+    one, other = hosts
+    agreed = other.directory / "state" / "agreed.json"
+    wait_until(agreed.exists, 30.0, "the list of those it is in agreement with")
+    killed.kill()
+    other.control_socket.unlink()
+    other.start_daemon(*options)
+    with only_ciphertext(one, "again"):
+        other.wait_ready()
+        assert security(other)["state"] == "confirmed", "ready, and no packet has asked for it"
+        reaches(one, other)
+    key = other.status()["encryption"]["public_key"]
+    wait_until(lambda: record(etcd, key)["Instance"] != instance, 30.0, "another instance is told")
+
+
+def goes_on_without_the_store(
+    hosts: tuple[SingleHost, SingleHost], etcd: Etcd, daemon: Process
+) -> None:
+    """Without a store keys are made anew as ever: handshakes need none."""
+    one, other = hosts
+    etcd.stop()
+    before = security(one)
+    wait_until(lambda: security(one)["age_s"] > before["age_s"] + 0.5, 30.0, "keys that get older")
+    older = security(one)["age_s"]
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: security(one)["age_s"] < older, 60.0, "new keys")
+    with only_ciphertext(one, "alone"):
+        reaches(one, other)
+    etcd.start()
+
+
+def is_reached_only_while_it_is_trusted(
+    hosts: tuple[SingleHost, SingleHost],
+    identities: Path,
+    daemon: Process,
+    keys: dict[str, str],
+) -> None:
+    one, other = hosts
+    whole = identities.read_text()
+    identities.write_text(f"{keys['one']} one\n")
+    daemon.signal(signal.SIGHUP)
+
+    def refused() -> str:
+        return "\n".join(entry["detail"] for entry in one.status()["refused"])
+
+    wait_until(lambda: f"key {keys['other']} is not among the identities" in refused(), 30.0)
+    assert one.status()["peers"] == []
+    assert not answers(one, other)
+    assert not answers(other, one)
+    identities.write_text(whole)
+    daemon.signal(signal.SIGHUP)
+    with only_ciphertext(one, "trusted"):
+        reaches(one, other)
+
+
+def leaves(one: SingleHost, daemon: Process) -> None:
+    """What stops keeps packets back; who leaves does not."""
+
+    def routes() -> str:
+        return one.space.run("ip", "route", "show", "proto", "116")
+
+    assert daemon.stop() == 0
+    assert "unreachable 10.5.0.0/16" in routes()
+    with Capture(one.switch, "port1", "net 10.5.0.0/16", one.directory / "stop.pcap") as capture:
+        assert one.space.try_run("ping", "-c", "1", "-W", "1", "10.5.200.1").returncode != 0
+    assert capture.packets() == []
+    done = one.tunneld(
+        *("leave", "--etcd-endpoints", one.endpoint, "--subnet-file", str(one.subnet_file)),
+        *("--state-dir", str(one.directory / "state")),
+        *("--control-socket", str(one.control_socket)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert routes() == ""
