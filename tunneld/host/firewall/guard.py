@@ -84,7 +84,8 @@ def nft_chains(
     """
     mark = f"{DATAGRAM_MARK.value:#x}"
     ports = _ports(guard)
-    to_peers = f"{ip} daddr @{PEERS} udp dport {ports}"
+    # The port first: few packets of others have it, and a look into the set costs more.
+    to_peers = f"udp dport {ports} {ip} daddr @{PEERS}"
     chains = {
         # Before anybody can give marks to packets.
         "guard_out": [
@@ -105,7 +106,7 @@ def nft_chains(
         to_us = "" if guard.devices else f"{ip} daddr {{ {own} }} "
         # Tunnels of others on the port of the kernel's devices have another network (RFC 7348 §5).
         of_us = f"@th,{_VNI_BITS} {guard.vni} " if guard.devices and guard.vni else ""
-        come = f"{to_us}udp dport {ports} {of_us}meta iifkind {{ {kinds} }}"
+        come = f"udp dport {ports} {to_us}{of_us}meta iifkind {{ {kinds} }}"
         chains["guard_in"] = [
             "type filter hook input priority filter - 20; policy accept;",
             *(f"meta iif {index} return" for index in outside),

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use tunneld_wire::ecn::Ecn;
 
-use super::{Address, Controls, Table, checked};
+use super::{Address, checked};
 
 /// Most messages in a batch. The more come together, the more can be joined.
 const MAX_MESSAGES: usize = 64;
@@ -36,12 +36,6 @@ struct Remarks {
     segment_len: Option<usize>,
     /// The congestion mark of its datagrams.
     ecn: Ecn,
-}
-
-impl Controls for Control {
-    fn used(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl Control {
@@ -81,10 +75,17 @@ impl Control {
 
 /// Receives batches, each message into a slot of its own.
 pub(crate) struct Receiver {
-    table: Table<Control>,
+    headers: Vec<libc::mmsghdr>,
+    parts: Vec<libc::iovec>,
+    /// Whoever sent each of the messages that the last call received; empty behind them.
+    addresses: Box<[Address]>,
+    /// What the kernel said of each. Never emptied: how much of it is new stands in the header.
+    controls: Box<[Control]>,
     arena: Box<[u8]>,
     /// How many messages are asked for next.
     limit: usize,
+    /// How many the last call received.
+    count: usize,
 }
 
 /// What a call received.
@@ -110,45 +111,71 @@ pub(crate) struct Received {
 
 impl Receiver {
     pub(crate) fn new() -> Self {
-        let arena = vec![0; MAX_MESSAGES * SLOT_STRIDE].into_boxed_slice();
-        Self { table: Table::new(MAX_MESSAGES), arena, limit: MAX_MESSAGES }
+        let empty = std::iter::repeat_with(|| Address::EMPTY).take(MAX_MESSAGES);
+        Self {
+            headers: Vec::with_capacity(MAX_MESSAGES),
+            parts: Vec::with_capacity(MAX_MESSAGES),
+            addresses: empty.collect(),
+            controls: vec![Control::EMPTY; MAX_MESSAGES].into_boxed_slice(),
+            arena: vec![0; MAX_MESSAGES * SLOT_STRIDE].into_boxed_slice(),
+            limit: MAX_MESSAGES,
+            count: 0,
+        }
     }
 
     /// Receives what is there, without waiting.
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> Result<Batch, Errno> {
-        let table = &mut self.table;
-        table.clear();
-        for slot in self.arena.chunks_exact_mut(SLOT_STRIDE).take(self.limit) {
-            let address = (Address::EMPTY, Address::LEN);
-            let part = std::iter::once((slot.as_mut_ptr(), SLOT_LEN));
-            table.push(part, address, Some(Control::EMPTY));
-        }
-        table.link();
-        let (headers, len) = (table.headers.as_mut_ptr(), table.headers.len() as u32);
+        self.addresses[..self.count].fill_with(|| Address::EMPTY);
+        self.count = 0;
+        self.write_headers();
+        let (headers, len) = (self.headers.as_mut_ptr(), self.headers.len() as u32);
         let (socket, flags, timeout) =
             (socket.as_raw_fd(), libc::MSG_DONTWAIT as _, std::ptr::null_mut());
-        // SAFETY: `len` headers are there; their parts, addresses and controls live in `table`,
-        // which does not change during the call. Each part is a slot of its own in `arena`, which
-        // is borrowed mutably for as long, and is longer than SLOT_LEN.
+        // SAFETY: `len` headers are there; their parts, addresses and controls live in fields that do
+        // not change during the call. Each part is a slot of its own in `arena`, which is borrowed
+        // mutably for as long, and is longer than SLOT_LEN.
         let received = unsafe { libc::recvmmsg(socket, headers, len, flags, timeout) };
-        let count = checked(received)?;
+        self.count = checked(received)?;
+        let count = self.count;
         let full = count == self.limit;
-        let bytes: usize = self.table.headers[..count].iter().map(|row| row.msg_len as usize).sum();
+        let bytes: usize = self.headers[..count].iter().map(|row| row.msg_len as usize).sum();
         // By what just came: single datagrams are far below an eighth of a slot.
         self.limit = if bytes > count * SLOT_LEN / 8 { MAX_TRAINS } else { MAX_MESSAGES };
         Ok(Batch { count, full })
     }
 
+    /// Writes as many headers as messages are asked for, over all the rest. Nothing else is touched:
+    /// with all rooms emptied, most of a call for few messages went into that.
+    fn write_headers(&mut self) {
+        self.headers.clear();
+        self.parts.clear();
+        let slots = self.arena.chunks_exact_mut(SLOT_STRIDE).take(self.limit);
+        self.parts.extend(
+            slots.map(|slot| libc::iovec { iov_base: slot.as_mut_ptr().cast(), iov_len: SLOT_LEN }),
+        );
+        let rows = self.parts.iter_mut().zip(&mut self.addresses).zip(&mut self.controls);
+        self.headers.extend(rows.map(|((part, address), control)| libc::mmsghdr {
+            msg_hdr: libc::msghdr {
+                msg_name: std::ptr::from_mut(address).cast(),
+                msg_namelen: Address::LEN,
+                msg_iov: part,
+                msg_iovlen: 1,
+                msg_control: std::ptr::from_mut(control).cast(),
+                msg_controllen: size_of::<Control>(),
+                msg_flags: 0,
+            },
+            msg_len: 0,
+        }));
+    }
+
     /// Returns message `number`, one of those that the last call received.
     pub(crate) fn received(&self, number: usize) -> Received {
-        let header = &self.table.headers[number];
+        let header = &self.headers[number];
         let (start, len) = (number * SLOT_STRIDE, (header.msg_len as usize).min(SLOT_LEN));
-        let used = header.msg_hdr.msg_controllen;
-        let control = self.table.controls[number].as_ref();
         let Remarks { segment_len, ecn } =
-            control.map(|control| control.read(used)).unwrap_or_default();
+            self.controls[number].read(header.msg_hdr.msg_controllen);
         Received {
-            source: self.table.addresses[number].0.read(),
+            source: self.addresses[number].read(),
             place: start..start + len,
             segment_len,
             ecn,

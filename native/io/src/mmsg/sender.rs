@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use tunneld_core::adjacency::OuterDf;
 use tunneld_core::batch::{MAX_TRAINS, Queue};
 
-use super::{Address, Controls, Table, checked};
+use super::{Address, checked};
 use crate::path_mtu::Discovery;
 
 /// Room for both control messages that there may be.
@@ -20,12 +20,6 @@ const ROOM: usize = 64;
 struct Messages {
     bytes: [u8; ROOM],
     used: usize,
-}
-
-impl Controls for Messages {
-    fn used(&self) -> usize {
-        self.used
-    }
 }
 
 impl Messages {
@@ -73,8 +67,83 @@ pub(crate) struct Outlet<'a> {
     pub(crate) source: Option<&'a Source>,
 }
 
+/// The kernel's view of some messages, each with control messages or none.
+struct Table {
+    headers: Vec<libc::mmsghdr>,
+    /// Those of all messages, one message's behind the other's.
+    parts: Vec<libc::iovec>,
+    /// Number of parts of each message.
+    counts: Vec<usize>,
+    addresses: Vec<(Address, libc::socklen_t)>,
+    controls: Vec<Option<Messages>>,
+}
+
+impl Table {
+    fn new(capacity: usize) -> Self {
+        Self {
+            headers: Vec::with_capacity(capacity),
+            parts: Vec::with_capacity(capacity),
+            counts: Vec::with_capacity(capacity),
+            addresses: Vec::with_capacity(capacity),
+            controls: Vec::with_capacity(capacity),
+        }
+    }
+
+    fn clear(&mut self) {
+        self.headers.clear();
+        self.parts.clear();
+        self.counts.clear();
+        self.addresses.clear();
+        self.controls.clear();
+    }
+
+    /// Adds a message of some parts, each as its start and length.
+    fn push(
+        &mut self,
+        parts: impl Iterator<Item = (*mut u8, usize)>,
+        address: (Address, libc::socklen_t),
+        control: Option<Messages>,
+    ) {
+        let before = self.parts.len();
+        self.parts
+            .extend(parts.map(|(base, len)| libc::iovec { iov_base: base.cast(), iov_len: len }));
+        self.counts.push(self.parts.len() - before);
+        self.addresses.push(address);
+        self.controls.push(control);
+    }
+
+    /// Writes the headers over all the rest. Nothing may grow between this and the call.
+    fn link(&mut self) {
+        let mut parts = &mut self.parts[..];
+        let rows = self.counts.iter().zip(&mut self.addresses).zip(&mut self.controls);
+        for ((count, (address, address_len)), control) in rows {
+            let (own, behind) = parts.split_at_mut(*count);
+            parts = behind;
+            let (msg_control, msg_controllen) = match control {
+                Some(control) => {
+                    let used = control.used;
+                    (std::ptr::from_mut(control).cast(), used)
+                }
+                None => (std::ptr::null_mut(), 0),
+            };
+            self.headers.push(libc::mmsghdr {
+                msg_hdr: libc::msghdr {
+                    msg_name: std::ptr::from_mut(address).cast(),
+                    msg_namelen: *address_len,
+                    msg_iov: own.as_mut_ptr(),
+                    msg_iovlen: own.len(),
+                    msg_control,
+                    msg_controllen,
+                    msg_flags: 0,
+                },
+                msg_len: 0,
+            });
+        }
+    }
+}
+
 /// Sends batches.
-pub(crate) struct Sender(Table<Messages>);
+pub(crate) struct Sender(Table);
 
 impl Sender {
     pub(crate) fn new() -> Self {
