@@ -231,7 +231,9 @@ impl Outbound {
         let datagrams = segmentation.as_ref().map_or(1, Segmentation::count);
         let around = match way.begin(self.worker, H::VERSION, datagrams, view.now_ns) {
             Ok(around) => around,
-            Err(reason) => return self.wait(reason, way.peer(), packet.vnet, packet.bytes),
+            Err(reason) => {
+                return self.wait(reason, way.peer(), (packet.vnet, packet.bytes), view.now_ns);
+            }
         };
         let passage = Passage { df, purpose: purpose(view.settings, &packet.header) };
         let (endpoint, queue) = match around.endpoint() {
@@ -259,16 +261,16 @@ impl Outbound {
         &mut self,
         reason: DropReason,
         peer: Option<&Arc<Protected>>,
-        vnet: VnetHeader,
-        packet: &[u8],
+        (vnet, packet): (VnetHeader, &[u8]),
+        now_ns: u64,
     ) -> Result<(), DropReason> {
-        match (reason, peer, &self.waiting) {
-            (DropReason::NoKeys, Some(peer), Some(waiting)) if waiting.push(peer, vnet, packet) => {
-                self.left_some = true;
-                Ok(())
-            }
-            _ => Err(reason),
+        let (Some(peer), Some(waiting)) = (peer, &self.waiting) else { return Err(reason) };
+        let may_wait = reason == DropReason::NoKeys && peer.takes_waiters(now_ns);
+        if !may_wait || !waiting.push(peer, vnet, packet) {
+            return Err(reason);
         }
+        self.left_some = true;
+        Ok(())
     }
 
     /// Returns whether packets were left to wait since the last call.

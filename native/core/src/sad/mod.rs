@@ -115,6 +115,8 @@ pub struct Protected {
     number: NonZeroU64,
     /// By worker.
     cells: Box<[Cell]>,
+    /// Until when packets without keys are dropped rather than left to wait.
+    full_until_ns: AtomicU64,
 }
 
 /// What one worker seals by. No two are in one cache line.
@@ -131,7 +133,8 @@ pub(crate) struct Sealing {
 
 impl Protected {
     fn new(key: [u8; 32], number: NonZeroU64, workers: usize) -> Self {
-        Self { key, number, cells: (0..workers).map(|_| Cell::default()).collect() }
+        let cells = (0..workers).map(|_| Cell::default()).collect();
+        Self { key, number, cells, full_until_ns: AtomicU64::new(0) }
     }
 
     /// Returns its public key.
@@ -151,6 +154,17 @@ impl Protected {
         // it.
         set.lane(0);
         self.put(Some(Sealing { set: Arc::clone(set), endpoint }));
+    }
+
+    /// Lets no more packets wait for its keys for a while: there is no room for more of this peer's,
+    /// and what it is sent must not crowd out those of others.
+    pub fn is_full_until(&self, until_ns: u64) {
+        self.full_until_ns.store(until_ns, Ordering::Relaxed);
+    }
+
+    /// Returns whether a packet may be left to wait for its keys.
+    pub(crate) fn takes_waiters(&self, now_ns: u64) -> bool {
+        now_ns >= self.full_until_ns.load(Ordering::Relaxed)
     }
 
     /// Seals nothing from now on. When this returns, nothing is sealed any more.

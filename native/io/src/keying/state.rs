@@ -27,6 +27,10 @@ use super::security::{KeyState, Security};
 use crate::errands::{Fate, Packet};
 use crate::event::{Event, Events};
 
+/// How long no more packets are taken for a peer for which as many wait as may: whoever is sent to
+/// without end, and does not answer, takes no room from others, and costs no time here.
+const FULL_NS: u64 = 50_000_000;
+
 /// What shakes hands.
 pub(crate) struct State {
     pub(super) node: Node,
@@ -73,8 +77,12 @@ impl State {
     pub(crate) fn end(&mut self, at: &mut Moment<'_>) {
         let keys: Vec<_> = self.peers.keys().copied().collect();
         for key in keys {
-            let held = self.peers.get_mut(&key).map(|peer| peer.held.drain(..).count());
-            self.count(DropReason::Stopped, held.unwrap_or(0));
+            let Some(peer) = self.peers.get_mut(&key) else { continue };
+            let held = peer.held.drain(..).count();
+            peer.protected.seal_by_none();
+            // Whoever stops the data path needs no event about it.
+            peer.sealing = None;
+            self.count(DropReason::Stopped, held);
             self.drop(&key, at);
         }
     }
@@ -149,6 +157,9 @@ impl State {
             (Wait::Held { dropped }, Some(peer)) => {
                 let oldest = peer.held.drain(..dropped.min(peer.held.len())).count();
                 peer.held.push_back((worker, packet));
+                if oldest > 0 {
+                    waiter.peer.is_full_until(at.now_ns + FULL_NS);
+                }
                 self.count(DropReason::NoKeys, oldest);
             }
             (Wait::Go, Some(peer)) if peer.sealing.is_some() => {
@@ -156,7 +167,10 @@ impl State {
             }
             // Nobody is to be asked for keys, or there is no place to send to: the packet would come
             // back for ever.
-            _ => self.exits.hand_back(Fate::IsDropped, [(worker, packet)].into_iter()),
+            _ => {
+                waiter.peer.is_full_until(at.now_ns + FULL_NS);
+                self.exits.hand_back(Fate::IsDropped, [(worker, packet)].into_iter());
+            }
         }
         self.act(at.now_ns);
     }

@@ -42,6 +42,50 @@ fn what_has_no_room_to_wait_is_dropped() {
 }
 
 #[test]
+fn a_peer_for_which_no_more_may_wait_takes_no_room_from_others() {
+    let mut a = Node::new(1, &[2, 3]);
+    let to_c = packet([10, 5, 1, 2], [10, 5, 3, 2], 64, 100);
+    a.peer(2).is_full_until(NOW_NS + 1);
+    (0..200).for_each(|_| _ = a.send(&to_b(100)));
+    a.send(&to_c);
+    assert_eq!(waiting(&a), [(a.peer(3).number(), 0, to_c)]);
+    assert_eq!(a.dropped(), [(DropReason::NoKeys, 200)]);
+    a.now_ns += 1;
+    a.send(&to_b(100));
+    assert_eq!(waiting(&a), [(a.peer(2).number(), 0, to_b(100))]);
+}
+
+#[test]
+fn what_waited_goes_its_way_once_there_are_keys_and_came_in_once() {
+    let (mut a, mut b) = (Node::new(1, &[2]), Node::new(2, &[1]));
+    a.send(&to_b(100));
+    let [(_, _, packet)] = &waiting(&a)[..] else { panic!("one waits") };
+    let _keys = connect(7, (&a, 1), (&b, 2));
+    a.outbound[0].again(&a.fib, VnetHeader::default(), packet, NOW_NS);
+    let [datagram] = &taken(&mut a.outbound[0])[..] else { panic!("it goes") };
+    assert_eq!(b.receive(datagram, None), [to_b(100)]);
+    let counters = a.outbound[0].counters();
+    assert_eq!((counters.packets.read(), counters.bytes.read()), (1, 100));
+    a.outbound[0].again(&a.fib, VnetHeader::default(), &to_b(1_439), NOW_NS);
+    assert_eq!(a.dropped(), [(DropReason::TooBig, 1)], "by the same rules");
+}
+
+#[test]
+fn the_sender_of_what_waited_in_vain_is_told_within_the_rate() {
+    let mut a = Node::new(1, &[2]);
+    for _ in 0..1_000 {
+        a.outbound[0].give_up(&a.fib, &to_b(100), NOW_NS);
+    }
+    assert_eq!(a.dropped(), [(DropReason::NoKeys, 1_000)]);
+    let replies: Vec<_> = a.outbound[0].replies().iter().collect();
+    assert_eq!(replies.len() as u64, crate::icmp_limit::BURST);
+    let (to, reply) = replies[0];
+    assert_eq!(to, IpAddr::from([10, 5, 1, 2]));
+    // RFC 792: destination unreachable, with the header of the packet.
+    assert_eq!((reply[20], &reply[28..48]), (3, &to_b(100)[..20]));
+}
+
+#[test]
 fn what_may_not_go_on_at_all_does_not_wait() {
     let mut a = Node::new(1, &[2]);
     a.send(&to_b(1_439));
