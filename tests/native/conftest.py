@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.native.hosts import TIMEOUT_S, Host, network, udp_socket
+from tests.native.keyed import HostMaker, KeyedHost
 from tests.support.netns import Namespace, Rig, inside
+from tunneld import _native
 
 PeerSocket = Callable[[str], socket.socket]
 
@@ -50,3 +53,18 @@ def peer_socket(space: Namespace) -> Iterator[PeerSocket]:
             return sock
 
         yield open_one
+
+
+@pytest.fixture
+def make(space: Namespace, tmp_path: Path, split: bool) -> Iterator[HostMaker]:
+    """Makes hosts, with an identity of its own for each number; they are not started."""
+    with ExitStack() as made:
+
+        def make_one(number: int, **how: object) -> KeyedHost:
+            path = tmp_path / f"identity{number}"
+            known = _native.Identity.load if path.exists() else _native.Identity.create
+            host = KeyedHost(space, number, known(path), split=split, **how)  # type: ignore[arg-type]
+            made.callback(host.close)
+            return host
+
+        yield make_one

@@ -52,7 +52,8 @@ impl State {
     /// Trusts a peer, or notes what its record says now.
     pub(crate) fn put(&mut self, key: PublicKey, record: Record, at: &mut Moment<'_>) {
         let Self { peers, sad, .. } = self;
-        peers.entry(key).or_insert_with(|| Peer::new(sad.peer(key.0)));
+        let peer = peers.entry(key).or_insert_with(|| Peer::new(sad.peer(key.0)));
+        peer.protected.is_full_until(0);
         self.node.put_peer(key, record, at);
         self.act(at.now_ns);
         self.follow(&key);
