@@ -112,7 +112,7 @@ def send_megabytes(one: SingleHost, other: SingleHost) -> None:
 
 
 @contextmanager
-def only_ciphertext(one: SingleHost, name: str, port: int = 8286) -> Iterator[None]:
+def only_ciphertext(one: SingleHost, name: str) -> Iterator[None]:
     """Asserts that encryption passes the first host's link, and nothing else."""
     path = one.directory / f"{name}.pcap"
     with Capture(one.switch, "port1", OVERLAY, path) as capture:
@@ -122,7 +122,7 @@ def only_ciphertext(one: SingleHost, name: str, port: int = 8286) -> Iterator[No
     strange = [
         packet.summary()
         for packet in packets
-        if not packet.haslayer("UDP") or (packet["UDP"].sport, packet["UDP"].dport) != (port, port)
+        if not packet.haslayer("UDP") or packet["UDP"].dport != 8286
     ]
     assert strange == []
     for packet in packets:
@@ -146,7 +146,9 @@ def test_two_hosts_talk_in_nothing_but_esp(
     identities.write_text("".join(f"{key} {name}\n" for name, key in keys.items()))
     trusting = ("--identities", str(identities))
     with only_ciphertext(one, "first"):
-        first, second = one.start_daemon(*trusting), other.start_daemon(*trusting)
+        # Of the second each worker seals in a lane of its own, and sends from a port of its own.
+        trusting_twice = (*trusting, "--workers", "2")
+        first, second = one.start_daemon(*trusting), other.start_daemon(*trusting_twice)
         for host in hosts:
             host.wait_ready()
         reaches(one, other)
@@ -172,10 +174,14 @@ def test_two_hosts_talk_in_nothing_but_esp(
     assert "crypto:   required by " in text
     assert "not encrypted now" not in text
 
-    resumes(hosts, second, trusting, record(etcd, keys["other"])["Instance"], etcd)
+    wait_until(lambda: path_mtu(one) == ("found", 1438), 30.0, "a path that was probed")
+
+    resumes(hosts, second, trusting_twice, record(etcd, keys["other"])["Instance"], etcd)
     goes_on_without_the_store(hosts, etcd, first)
     is_reached_only_while_it_is_trusted(hosts, identities, first, keys)
-    leaves(one, first)
+    moves(hosts)
+    is_not_taken_over(one, first, trusting, etcd)
+    leaves(one)
 
 
 def resumes(
@@ -240,13 +246,63 @@ def is_reached_only_while_it_is_trusted(
         reaches(one, other)
 
 
-def leaves(one: SingleHost, daemon: Process) -> None:
+def path_mtu(host: SingleHost) -> tuple[str, int]:
+    (peer,) = host.status()["peers"]
+    reach = peer["reach"]["ipv4"]
+    return reach["path_mtu"], reach["mtu_bytes"]
+
+
+def moves(hosts: tuple[SingleHost, SingleHost]) -> None:
+    """A host that gets another address agrees keys from there, and is found there."""
+    one, other = hosts
+    address = other.switch_address + 77
+    other.space.sysctl("net/ipv4/conf/eth0/promote_secondaries", 1)
+    other.space.run("ip", "address", "add", f"{address}/24", "dev", "eth0")
+    other.space.run("ip", "address", "del", f"{other.address}/24", "dev", "eth0")
+    other.space.run("ip", "route", "replace", "default", "via", str(other.switch_address))
+    where = f"{address}:8286"
+    wait_until(lambda: security(one).get("endpoint") == where, 60.0, "a peer at its new address")
+    with only_ciphertext(one, "moved"):
+        reaches(one, other)
+
+
+def is_not_taken_over(
+    one: SingleHost, daemon: Process, options: tuple[str, ...], etcd: Etcd
+) -> None:
+    """A record under its own id and key that it has not written: a copy of it lives."""
+    key = one.status()["encryption"]["public_key"]
+    assert daemon.stop() == 0
+    (name,) = [
+        name
+        for name, value in etcd.everything().items()
+        if "/tunneld/nodes/" in name and key.encode() in value
+    ]
+    document = json.loads(etcd.everything()[name])
+    document["Encryption"]["Instance"] = "00112233445566aa"
+    etcd.put(name, json.dumps(document))
+    daemon = one.start_daemon(*options)
+
+    def problems() -> str:
+        try:
+            return "\n".join(one.status()["problems"])
+        except NotRunningError:
+            return ""
+
+    wait_until(lambda: "is a copy of the other's" in problems(), 30.0, "a copy that is named")
+    assert one.status()["state"] == "starting"
+    assert json.loads(etcd.everything()[name]) == document
+    assert daemon.stop() == 0
+    daemon = one.start_daemon(*options, "--take-over")
+    one.wait_ready()
+    assert daemon.stop() == 0
+
+
+def leaves(one: SingleHost) -> None:
     """What stops keeps packets back; who leaves does not."""
 
     def routes() -> str:
         return one.space.run("ip", "route", "show", "proto", "116")
 
-    assert daemon.stop() == 0
     assert "unreachable 10.5.0.0/16" in routes()
     with Capture(one.switch, "port1", "net 10.5.0.0/16", one.directory / "stop.pcap") as capture:
         assert one.space.try_run("ping", "-c", "1", "-W", "1", "10.5.200.1").returncode != 0
