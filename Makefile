@@ -19,6 +19,7 @@ STORE ?= sqlite
 BACKEND ?= udp
 DATAPATH ?= userspace
 ENCRYPTION ?= off
+CIPHER ?= auto
 IPV6 ?= 0
 LAB ?= run
 
@@ -60,7 +61,9 @@ STAGE := tools/stage.sh
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
-	@echo "  make run HOSTS=3 STORE=etcd      more hosts; STORE=sqlite|etcd, ENCRYPTION=off"
+	@echo "  make run HOSTS=3 STORE=etcd      more hosts; STORE=sqlite|etcd"
+	@echo "  make run ENCRYPTION=required     ENCRYPTION=off|preferred|required"
+	@echo "                                   CIPHER=auto|aes-256-gcm|aes-128-gcm|chacha20-poly1305"
 
 setup: tools $(NATIVE) ## Install what is missing, build, leave .venv/bin/tunneld
 
@@ -82,7 +85,7 @@ $(NATIVE): $(VENV)/.requirements $(RUST_SOURCES)
 
 run: setup ## Run the main job: BACKEND=udp|vxlan|host-gw IPV6=0|1|only DATAPATH=userspace|kernel
 	@$(BIN)/tunneld lab run --name '$(LAB)' --hosts '$(HOSTS)' --store '$(STORE)' --backend '$(BACKEND)' \
-		--datapath '$(DATAPATH)' --encryption '$(ENCRYPTION)' --ipv6 '$(IPV6)'
+		--datapath '$(DATAPATH)' --encryption '$(ENCRYPTION)' --cipher '$(CIPHER)' --ipv6 '$(IPV6)'
 
 test: ## Set up, lint, and run every test, Rust and Python (as root)
 	@$(STAGE) setup $(MAKE) setup

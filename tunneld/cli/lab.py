@@ -25,6 +25,7 @@ examples:
   tunneld lab down
   tunneld lab run --hosts 3                  up, traffic, checks, down
   tunneld lab run --backend vxlan --ipv6 1
+  tunneld lab run --encryption required
 """
 
 
@@ -99,12 +100,19 @@ def _add_shape(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--datapath", default="userspace", help="userspace (default), or kernel for vxlan"
     )
-    parser.add_argument("--encryption", default="off", help="off")
+    parser.add_argument(
+        "--encryption", default="off", help="off (default), preferred or required: with a PSK"
+    )
+    parser.add_argument(
+        "--cipher",
+        default="auto",
+        help="auto (default), aes-256-gcm, aes-128-gcm or chacha20-poly1305",
+    )
     parser.add_argument("--ipv6", default="0", help="0 (default), 1: beside IPv4, or only")
 
 
 def _shape(args: argparse.Namespace) -> dict[str, str]:
-    names = ("name", "hosts", "store", "backend", "datapath", "encryption", "ipv6")
+    names = ("name", "hosts", "store", "backend", "datapath", "encryption", "cipher", "ipv6")
     return {name: getattr(args, name) for name in names}
 
 

@@ -6,8 +6,10 @@ builder was killed can be found and taken down by name.
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
+import secrets
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -51,6 +53,8 @@ class Lab:
         say(f"starting the store ({topology.store}) and writing the network config")
         self.store = start_store(topology)
         write_network_config(topology)
+        if topology.is_encrypted:
+            _write_psk(topology.psk_file)
         say("starting a daemon on every host")
         for host in topology.hosts:
             self.daemons[host] = start_daemon(topology, host)
@@ -179,6 +183,12 @@ def _lock(path: Path, name: str) -> int:
             if os.stat(path).st_ino == os.fstat(descriptor).st_ino:
                 return descriptor
         os.close(descriptor)
+
+
+def _write_psk(path: Path) -> None:
+    """Makes the PSK of all hosts; it goes with the lab's directory."""
+    path.touch(0o600)
+    path.write_bytes(base64.b64encode(secrets.token_bytes(32)) + b"\n")
 
 
 def _make_underlay(topology: Topology) -> None:

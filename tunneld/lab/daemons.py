@@ -22,9 +22,11 @@ _ANSWER_TIMEOUT_S = 60.0
 
 def start_daemon(topology: Topology, host: Host) -> subprocess.Popen[bytes]:
     """Starts the daemon of a host; it finds its interface by the default route."""
+    secrets = ("--psk-file", str(topology.psk_file), "--encryption-floor", topology.encryption)
     return namespaces.start(
         host.namespace,
         *tunneld_command(topology, "run"),
+        *(secrets if topology.is_encrypted else ()),
         *("--state-dir", str(host.state_dir)),
         *("--subnet-file", str(host.subnet_file)),
         *("--control-socket", str(host.control_socket)),

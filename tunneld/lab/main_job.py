@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from tunneld.control.status import render_text
@@ -45,18 +46,64 @@ def run_main_job(topology: Topology) -> int:
     require_rights()
     with sole_use(topology.name), interruptible():
         take_down(topology.name)
-        lab = Lab(topology)
-        try:
-            pids = _work(lab)
-        finally:
-            with uninterruptible():
-                lab.take_down()
+        beside = None
+        if topology.is_encrypted:
+            say("the same without encryption first")
+            with _lab(replace(topology, encryption="off")) as lab:
+                beside = _in_plain(lab)
+        with _lab(topology) as lab:
+            pids = _work(lab, beside)
         say(checks.check_nothing_left(topology, pids))
     say("done: the main job passed")
     return 0
 
 
-def _work(lab: Lab) -> list[int]:
+@contextmanager
+def _lab(topology: Topology) -> Iterator[Lab]:
+    """A lab that is down again afterwards, whatever happened."""
+    lab = Lab(topology)
+    try:
+        yield lab
+    finally:
+        with uninterruptible():
+            lab.take_down()
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """What a lab without encryption came to."""
+
+    rates: tuple[float, ...]
+    """Bit/s of one TCP stream, in each family."""
+    marked: int
+    """How many packets on the underlay showed what pings carry."""
+
+
+def _in_plain(lab: Lab) -> _Beside:
+    topology = lab.topology
+    lab.build(say)
+    overlay = topology.directory / "overlay.pcap"
+    with traffic.capture(topology, overlay, wire_of(topology).expression):
+        traffic.ping_all(topology, lab.views)
+    beside = _Beside(tuple(_throughputs(lab)), traffic.count_marked(overlay))
+    lab.stop_daemons()
+    return beside
+
+
+def _throughputs(lab: Lab) -> Iterator[float]:
+    """Gives bit/s of one TCP stream from the first container to the last one, in each family."""
+    first, last = lab.topology.hosts[0], lab.topology.hosts[-1]
+    for target in lab.views[-1].containers:
+        yield traffic.throughput_bits_per_s(
+            first.container_namespace,
+            last.container_namespace,
+            target,
+            duration_s=THROUGHPUT_S,
+            log=lab.topology.directory / "iperf3.log",
+        )
+
+
+def _work(lab: Lab, beside: _Beside | None) -> list[int]:
     topology = lab.topology
     lab.build(say)
     print(f"\n{draw(topology, lab.views)}\n")
@@ -68,29 +115,29 @@ def _work(lab: Lab) -> list[int]:
             say("pinging from every container to every other")
             for line in traffic.ping_all(topology, lab.views):
                 print(f"  {line}")
-        for target in lab.views[-1].containers:
-            rate = traffic.throughput_bits_per_s(
-                first.container_namespace,
-                last.container_namespace,
-                target,
-                duration_s=THROUGHPUT_S,
-                log=topology.directory / "iperf3.log",
-            )
+        for number, rate in enumerate(_throughputs(lab)):
+            family = lab.views[-1].containers[number].version
             say(
                 f"throughput {first.label}-c -> {last.label}-c: {rate / 1e6:,.0f} Mbit/s "
-                f"(one TCP stream, IPv{target.version}, {THROUGHPUT_S} s)"
+                f"(one TCP stream, IPv{family}, {THROUGHPUT_S} s)"
             )
+            if beside is not None:
+                plain = beside.rates[number]
+                say(f"  in plain {plain / 1e6:,.0f} Mbit/s: {rate / plain:.0%} of it")
     statuses = {host: status_of(host) for host in topology.hosts}
     say(f"tunneld status on {first.label}")
     print("".join(f"  {line}\n" for line in render_text(statuses[first]).splitlines()))
 
     say(checks.check_counters(topology, statuses))
     say(checks.check_underlay(topology, lab.views, overlay, foreign))
+    if beside is not None:
+        say(checks.check_keys(topology, statuses))
+        say(checks.check_plaintext(beside.marked, overlay, foreign))
     pids = [pid for name in namespaces.existing(topology.prefix) for pid in namespaces.pids(name)]
     say("stopping the daemons")
     lab.stop_daemons()
     for host in topology.hosts:
-        checks.check_host_is_clean(host)
+        checks.check_host_is_clean(topology, host)
     return pids
 
 

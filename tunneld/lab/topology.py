@@ -20,7 +20,9 @@ from ipaddress import (
 from pathlib import Path
 from typing import Literal, cast
 
+from tunneld.backend.encryption import CIPHERS, DEFAULT_PORT, Cipher
 from tunneld.errors import NotBuiltError, UsageError
+from tunneld.trust.policy import MODES, Mode
 
 ROOT = Path("/run/tunneld-lab")
 UNDERLAY = IPv4Network("192.0.2.0/24")
@@ -29,6 +31,7 @@ OVERLAY = IPv4Network("10.5.0.0/16")
 OVERLAY_V6 = IPv6Network("fd00:10:5::/48")
 MAX_HOSTS = 64
 DEFAULT_NAME = "lab"
+ESP_PORT = DEFAULT_PORT
 
 StoreKind = Literal["sqlite", "etcd"]
 Datapath = Literal["userspace", "kernel"]
@@ -90,6 +93,8 @@ class Topology:
     store: StoreKind = "sqlite"
     backend: str = "udp"
     datapath: Datapath = "userspace"
+    encryption: Mode = "off"
+    cipher: Cipher = "auto"
     ipv6: IPv6 = "0"
 
     def __post_init__(self) -> None:
@@ -111,6 +116,16 @@ class Topology:
     def moves_by_kernel(self) -> bool:
         """Whether no packet passes through a daemon."""
         return self.datapath == "kernel" or self.backend == "host-gw"
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether every packet between hosts is: no host of a lab is without keys."""
+        return self.encryption != "off"
+
+    @property
+    def psk_file(self) -> Path:
+        """The PSK of all hosts, where the lab is encrypted."""
+        return self.directory / "psk"
 
     @property
     def prefix(self) -> str:
@@ -164,7 +179,10 @@ class Topology:
         """The network config, as `tunneld network set` takes it."""
         ipv4 = {"Network": str(OVERLAY)} if self.has_ipv4 else {"EnableIPv4": False}
         ipv6 = {"EnableIPv6": True, "IPv6Network": str(OVERLAY_V6)} if self.has_ipv6 else {}
-        return json.dumps({**ipv4, **ipv6, "Backend": {"Type": self.backend}})
+        backend: dict[str, object] = {"Type": self.backend}
+        if self.is_encrypted:
+            backend["Encryption"] = {"Mode": self.encryption, "Cipher": self.cipher}
+        return json.dumps({**ipv4, **ipv6, "Backend": backend})
 
     def namespace_of(self, label: str) -> str:
         """Returns the namespace called `sw`, `h1`, `h1-c`, ... in this lab.
@@ -198,6 +216,7 @@ def parse_topology(
     backend: str,
     datapath: str = "userspace",
     encryption: str,
+    cipher: str = "auto",
     ipv6: str,
 ) -> Topology:
     """Returns the lab that the command line asks for.
@@ -215,7 +234,13 @@ def parse_topology(
     if (backend, datapath) == ("udp", "kernel"):
         msg = "datapath 'kernel': the udp backend has none; expected userspace, or backend vxlan"
         raise UsageError(msg)
-    _require("encryption", encryption, known=("off", "preferred", "required"), built=("off",))
+    _require("encryption", encryption, known=MODES, built=MODES)
+    _require("cipher", cipher, known=CIPHERS, built=CIPHERS)
+    if encryption != "off" and (backend == "host-gw" or datapath == "kernel"):
+        msg = (
+            f"encryption {encryption!r}: backend {backend} by datapath {datapath} sends in plain; "
+        )
+        raise UsageError(f"{msg}expected backend udp or vxlan, and datapath userspace")
     _require("ipv6", ipv6, known=_IPV6, built=_IPV6)
     return Topology(
         name=name,
@@ -223,6 +248,8 @@ def parse_topology(
         store=cast(StoreKind, store),
         backend=backend,
         datapath=cast(Datapath, datapath),
+        encryption=cast(Mode, encryption),
+        cipher=cast(Cipher, cipher),
         ipv6=cast(IPv6, ipv6),
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tunneld.lab.topology import OVERLAY, OVERLAY_V6, Topology
+from tunneld.lab.topology import ESP_PORT, OVERLAY, OVERLAY_V6, Topology
 
 PORTS = {"udp": 8285, "vxlan": 8472}
 
@@ -29,10 +29,16 @@ class Wire:
     """What tcpdump then says of each."""
     is_plain: bool = False
     """Not encapsulated."""
+    is_esp: bool = False
+    """Both families between the hosts' IPv4 addresses, where they have some."""
 
 
 def wire_of(topology: Topology) -> Wire:
-    """Returns what the backend of a lab puts on the underlay."""
+    """Returns what a lab puts on the underlay."""
+    if topology.is_encrypted:
+        # Workers but the first send from ports of their own.
+        name = f"ESP on UDP {ESP_PORT}"
+        return Wire(name=name, expression=f"udp dst port {ESP_PORT}", is_esp=True)
     match topology.backend:
         case "udp":
             port = PORTS["udp"]

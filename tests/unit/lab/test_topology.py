@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tunneld.backend.encryption import encryption_of
 from tunneld.errors import NotBuiltError, TunneldError, UsageError
 from tunneld.lab.drawing import HostView, draw
 from tunneld.lab.topology import MAX_HOSTS, UNDERLAY, Topology, parse_topology
@@ -65,8 +66,6 @@ def test_the_network_config_names_the_backend() -> None:
     [
         ("backend", "ipip"),
         ("backend", "wireguard"),
-        ("encryption", "required"),
-        ("encryption", "preferred"),
     ],
 )
 def test_a_value_that_is_not_built_yet_ends_with_2_and_says_so(option: str, value: str) -> None:
@@ -87,6 +86,7 @@ def test_a_value_that_is_not_built_yet_ends_with_2_and_says_so(option: str, valu
         ("store", "consul"),
         ("backend", "gre"),
         ("encryption", "maybe"),
+        ("cipher", "aes-192-gcm"),
         ("ipv6", "yes"),
         ("datapath", "ebpf"),
         ("datapath", "kernel"),  # there is none for udp
@@ -104,6 +104,23 @@ def test_a_value_that_means_nothing_is_named_with_what_was_expected(
     assert not isinstance(caught.value, NotBuiltError)
     assert repr(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_network_config_asks_for_encryption_and_each_cipher() -> None:
+    for cipher in ("auto", "aes-256-gcm", "aes-128-gcm", "chacha20-poly1305"):
+        topology = parse_topology(**WORKING | {"encryption": "preferred", "cipher": cipher})
+        assert topology.is_encrypted
+        asked = encryption_of(parse(topology.network_config))
+        assert (asked.mode, asked.cipher) == ("preferred", cipher)
+    assert not Topology().is_encrypted
+
+
+@pytest.mark.parametrize(
+    "options", [{"backend": "host-gw"}, {"backend": "vxlan", "datapath": "kernel"}]
+)
+def test_what_sends_in_plain_is_refused_with_encryption(options: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match="sends in plain; expected backend udp or vxlan"):
+        parse_topology(**WORKING | options | {"encryption": "required"})
 
 
 @pytest.mark.parametrize(
