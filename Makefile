@@ -139,7 +139,7 @@ bench: setup ## Measure beside kernel vxlan and flanneld for 3 minutes; raw figu
 
 fuzz: setup ## Random bytes through all that reads foreign bytes: FUZZ_SECONDS=60 for each target
 	@cargo build --release --quiet --package tunneld-fuzz
-	@for target in datagrams vnet vxlan esp handshake; do echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
+	@for target in datagrams vnet vxlan esp sealed handshake; do echo "fuzz: $$target, $(FUZZ_SECONDS) s"; \
 		$(CARGO_TARGET_DIR)/release/tunneld-fuzz $$target tests/vectors/fuzz/$$target $(FUZZ_SECONDS); done
 	@HYPOTHESIS_PROFILE=fuzz $(BIN)/pytest --quiet --timeout 3600 -m hypothesis tests
 

@@ -11,6 +11,8 @@
 mod esp;
 mod handshake;
 mod mutate;
+mod rules;
+mod sealed;
 mod targets;
 
 use std::collections::HashSet;
@@ -47,7 +49,8 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    let text = "usage: tunneld-fuzz datagrams|vnet|vxlan|esp|handshake CORPUS SECONDS [--keep]";
+    let text =
+        "usage: tunneld-fuzz datagrams|vnet|vxlan|esp|sealed|handshake CORPUS SECONDS [--keep]";
     let _ = writeln!(std::io::stderr(), "{text}");
     ExitCode::from(2)
 }

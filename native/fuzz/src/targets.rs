@@ -1,33 +1,29 @@
 //! What is tried, and the rules that must hold whatever comes in.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use tunneld_core::adjacency::{OuterDf, Parameters};
-use tunneld_core::coalescing::Kinds;
-use tunneld_core::counters::WorkerCounters;
-use tunneld_core::drop_reason::DropReason;
 use tunneld_core::encapsulation::{Encapsulation, Via, Vtep};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::{Inbound, Outer};
 use tunneld_core::outbound::Outbound;
-use tunneld_core::segmentation::Segmentation;
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::ecn::Ecn;
 use tunneld_wire::ethernet::MacAddress;
 use tunneld_wire::ip::{self, Version};
-use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
+use tunneld_wire::virtio_net_hdr::Header as VnetHeader;
 use tunneld_wire::vxlan::Vni;
 use tunneld_wire::{ipv4, ipv6};
 
 use crate::esp;
 use crate::handshake::Handshake;
 use crate::mutate::digest;
+use crate::rules::{MTU_BYTES, PEER, apart, drops, forget, inbound};
+use crate::sealed::Sealed;
 
 /// Between two inputs: the limit on ICMP errors forgets the one before.
 const STEP_NS: u64 = 1_000_000_000;
-const MTU_BYTES: u16 = 1_472;
-const PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 0, 2)), 8285);
 
 /// One of the ways in. What becomes of an input hangs on that input alone, though the half of the
 /// worker is made once: making it takes many times as long as an input.
@@ -44,6 +40,7 @@ enum Half {
     Outbound(Outbound),
     /// Each input has SAs of its own.
     Esp,
+    Sealed(Box<Sealed>),
     /// Each input meets a node of its own.
     Handshake(Handshake),
 }
@@ -51,13 +48,14 @@ enum Half {
 impl Target {
     /// Returns `datagrams` or `vxlan` (two bytes, the upper two bits a congestion mark and
     /// the others a segment length, then a message of the underlay, raw or VXLAN) or `vnet` (a virtio_net_hdr, then a packet of the device), or
-    /// `esp`, or `handshake` (see [`Handshake::run`]).
+    /// `esp`, or `sealed` (see [`Sealed::run`]), or `handshake` (see [`Handshake::run`]).
     pub(crate) fn named(name: &str) -> Option<Self> {
         let (name, half, vtep) = match name {
             "datagrams" => ("datagrams", Half::Inbound(Box::new(inbound())), None),
             "vxlan" => ("vxlan", Half::Inbound(Box::new(inbound())), Some(vtep()?)),
             "vnet" => ("vnet", Half::Outbound(Outbound::new(0, Arc::default())), None),
             "esp" => ("esp", Half::Esp, None),
+            "sealed" => ("sealed", Half::Sealed(Box::new(Sealed::new(change(None)?)?)), None),
             "handshake" => ("handshake", Half::Handshake(Handshake::new()?), None),
             _ => return None,
         };
@@ -88,15 +86,10 @@ impl Target {
                 vnet(outbound, &self.fib, input, self.now_ns)
             }
             Half::Esp => esp::run(input),
+            Half::Sealed(sealed) => sealed.run(input),
             Half::Handshake(handshake) => handshake.run(input),
         }
     }
-}
-
-fn inbound() -> Inbound {
-    let mut inbound = Inbound::new(0, Arc::default());
-    inbound.set_coalescing(Kinds { tcp: true, udp: true });
-    inbound
 }
 
 fn vtep() -> Option<Vtep> {
@@ -109,13 +102,17 @@ fn vtep() -> Option<Vtep> {
 }
 
 fn fib(vtep: Option<Vtep>) -> Option<Fib> {
+    Tables::new(1).commit(change(vtep)?).ok()
+}
+
+fn change(vtep: Option<Vtep>) -> Option<Change> {
     let peer = Parameters {
         encapsulation: Encapsulation::Raw,
         endpoint: PEER,
         mtu_bytes: MTU_BYTES,
         outer_df: OuterDf::Kernel,
     };
-    let change = Change {
+    Some(Change {
         settings: Some(Settings {
             source_check: SourceCheck::Strict,
             device_mtu_bytes: MTU_BYTES,
@@ -131,24 +128,10 @@ fn fib(vtep: Option<Vtep>) -> Option<Fib> {
             ("fd00:2::/64".parse().ok()?, TargetName::Adjacency("peer".into())),
         ],
         ..Change::default()
-    };
-    Tables::new(1).commit(change).ok()
+    })
 }
 
-/// Sets what a rule looks at back to zero.
-fn forget(counters: &WorkerCounters) {
-    counters.packets.set(0);
-    DropReason::ALL.iter().for_each(|reason| counters.drops(*reason).set(0));
-}
-
-fn drops(counters: &WorkerCounters) -> (u64, Vec<u8>) {
-    let counts = DropReason::ALL.iter().map(|reason| counters.drops(*reason).read());
-    let counts: Vec<u64> = counts.collect();
-    (counts.iter().sum(), counts.iter().map(|count| u8::from(*count > 0)).collect())
-}
-
-/// A message splits into packets that are accepted or dropped, each once; what is joined comes
-/// apart into what came in.
+/// A message splits into packets that are accepted or dropped, each once.
 fn datagrams(inbound: &mut Inbound, fib: &Fib, input: &[u8], now_ns: u64) -> Result<u64, String> {
     let Some((len, message)) = input.split_first_chunk::<2>() else { return Ok(0) };
     let first = u16::from_be_bytes(*len);
@@ -157,74 +140,12 @@ fn datagrams(inbound: &mut Inbound, fib: &Fib, input: &[u8], now_ns: u64) -> Res
     let mut memory = message.to_vec();
     let place = 0..memory.len();
     inbound.handle(fib, Via::Plain, outer, &mut memory, place, segment_len, now_ns);
-    let batch = inbound.deliveries();
-    let mut delivered = 0;
-    let mut shape = Vec::new();
-    for delivery in batch.iter() {
-        delivered += delivery.count as u64;
-        shape.push(delivery.count.min(3) as u8);
-        let packets = batch.singles(delivery).map(|(place, vnet)| finished(&memory[place], vnet));
-        let packets: Vec<Vec<u8>> = packets.collect::<Result<_, _>>()?;
-        let Some(headers) = batch.headers(delivery, &memory) else { continue };
-        let mut whole = headers.as_bytes().to_vec();
-        packets.iter().for_each(|packet| whole.extend(&packet[headers.len..]));
-        let cut = segmentation(&headers.vnet, &whole)?;
-        if cut.count() != packets.len() {
-            return Err(format!("{} packets come apart as {}", packets.len(), cut.count()));
-        }
-        for (index, packet) in packets.iter().enumerate() {
-            let mut segment = vec![0; cut.segment_len(index)];
-            cut.write(&whole, index, &mut segment);
-            // The identification of an atomic datagram means nothing, so that it may change; over
-            // IPv6 there is none.
-            let is_equal = segment == *packet
-                || (Version::of(packet) == Some(Version::V4)
-                    && segment.len() == packet.len()
-                    && segment[..4] == packet[..4]
-                    && segment[6..10] == packet[6..10]
-                    && segment[12..] == packet[12..]);
-            if !is_equal {
-                return Err(format!("packet {index} of a super-packet is not what came in"));
-            }
-        }
-    }
+    let (delivered, shape) = apart(inbound, &memory)?;
     let (dropped, reasons) = drops(inbound.counters());
     if delivered + dropped != inbound.counters().packets.read() {
         return Err("packets are neither delivered nor dropped, or both".to_owned());
     }
-    shape.truncate(6);
     Ok(digest(&[shape, reasons].concat()))
-}
-
-/// Returns a packet that goes alone, finished as the device finishes it.
-///
-/// # Errors
-///
-/// The device would refuse it, or cut a stream into packets that are larger than its MTU.
-fn finished(packet: &[u8], vnet: VnetHeader) -> Result<Vec<u8>, String> {
-    if vnet.gso != Gso::None {
-        let longest = segmentation(&vnet, packet)?.segment_len(0);
-        if vnet.gso != Gso::UdpL4 && longest > MTU_BYTES.into() {
-            return Err(format!("a packet of {longest} bytes is let through"));
-        }
-    }
-    let mut whole = packet.to_vec();
-    if vnet.needs_checksum() {
-        vnet.copy_finished(&mut whole, packet).map_err(|error| error.to_string())?;
-    }
-    Ok(whole)
-}
-
-/// Returns how a super-packet comes apart.
-fn segmentation(vnet: &VnetHeader, whole: &[u8]) -> Result<Segmentation, String> {
-    let cut = if Version::of(whole) == Some(Version::V6) {
-        let header = ipv6::Header::parse(whole).map_err(|error| error.to_string())?;
-        Segmentation::new(vnet, &header, whole, false)
-    } else {
-        let header = ipv4::Header::parse(whole).map_err(|error| error.to_string())?;
-        Segmentation::new(vnet, &header, whole, false)
-    };
-    cut.map_err(|reason| format!("a super-packet is {}", reason.label()))
 }
 
 /// A datagram holds one packet, and one that is larger than the peer's MTU only where it may be
@@ -279,7 +200,7 @@ mod tests {
     use super::*;
     use crate::mutate::Mutator;
 
-    const NAMES: [&str; 5] = ["datagrams", "vnet", "vxlan", "esp", "handshake"];
+    const NAMES: [&str; 6] = ["datagrams", "vnet", "vxlan", "esp", "sealed", "handshake"];
 
     /// The inputs that are kept for a target, with their files.
     fn kept(name: &str) -> (Vec<PathBuf>, Vec<Vec<u8>>) {

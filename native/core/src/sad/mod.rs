@@ -8,8 +8,8 @@
 //!
 //! Locks: a worker takes its own cell of a [`Protected`] once a packet or super-packet, and the
 //! thread of the handshakes only to put another set there. The table of sets is read where the SPI
-//! of a datagram is not that of the one before. Nobody derives, frees or allocates under a lock that
-//! a data thread waits for.
+//! of a datagram is not that of the one before. Keys are neither derived nor wiped under a lock that a
+//! data thread waits for.
 //!
 //! Source: RFC 4301 §4.4.2.
 
