@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tests.native.hosts import adjacency, open_tun, over_ipv4, raw_icmp_socket, udp_socket
+from tests.native.hosts import PORT, adjacency, open_tun, over_ipv4, raw_icmp_socket, udp_socket
 from tests.support.netns import Namespace, Rig, inside
 from tunneld import _native
 
 WORKERS = 2
+ESP_PORT = 8286
 
 
 @dataclass
@@ -41,21 +42,31 @@ def make_node(rig: Rig, number: int, mtu_bytes: int = 1500) -> tuple[Namespace, 
     return space, container
 
 
-def make_engine(space: Namespace, number: int) -> _native.Engine:
+def make_engine(
+    space: Namespace, number: int, identities: Mapping[int, _native.Identity] | None = None
+) -> _native.Engine:
+    """`identities`: of both hosts; with them they speak ESP, and nothing else."""
+    address = f"192.0.2.{number}"
     with ExitStack() as opened:
+
+        def udp(port: int, *, is_shared: bool = True) -> int:
+            return opened.enter_context(udp_socket(address, port, is_shared=is_shared)).fileno()
+
         with inside(space):
             tuns = [open_tun("flannel0") for _ in range(WORKERS)]
-            sockets = [
-                opened.enter_context(udp_socket(f"192.0.2.{number}", is_shared=True))
-                for _ in range(WORKERS)
-            ]
+            if identities is None:
+                underlay = [over_ipv4(udp(PORT)) for _ in range(WORKERS)]
+            else:
+                lanes = [[udp(ESP_PORT)], *([udp(ESP_PORT), udp(0)] for _ in range(1, WORKERS))]
+                underlay = [{"ipv4": [], "ipv6": [], "esp_ipv4": lane} for lane in lanes]
             icmp = opened.enter_context(raw_icmp_socket())
         engine = _native.Engine(
             tun_fds=tuns,
-            underlay=[over_ipv4(underlay) for underlay in sockets],
+            underlay=underlay,
             icmp_fd=icmp.fileno(),
             icmp6_fd=None,
             split=False,
+            encryption=None if identities is None else _encryption(number, identities[number]),
         )
     for tun in tuns:
         os.close(tun)
@@ -75,7 +86,22 @@ def make_engine(space: Namespace, number: int) -> _native.Engine:
                 "icmp_source_v6": None,
                 "vtep": None,
             },
-            "put_adjacencies": [adjacency("peer", f"192.0.2.{peer}")],
+            "put_adjacencies": [
+                adjacency("peer", f"192.0.2.{peer}")
+                if identities is None
+                else {
+                    "name": "peer",
+                    "encapsulation": "esp",
+                    "endpoint": f"192.0.2.{peer}",
+                    "port": ESP_PORT,
+                    "mtu_bytes": 1438,
+                    "of_peer": {
+                        "key": identities[peer].public_key,
+                        "subnet": f"10.5.{peer}.0/24",
+                    },
+                }
+            ],
+            "put_identities": [] if identities is None else [trusted(peer, identities[peer])],
             "put_entries": [
                 {"prefix": f"10.5.{number}.0/24", "target": "local"},
                 {"prefix": f"10.5.{peer}.0/24", "target": "peer"},
@@ -86,9 +112,33 @@ def make_engine(space: Namespace, number: int) -> _native.Engine:
     return engine
 
 
+def trusted(peer: int, identity: _native.Identity) -> _native.TrustedIdentity:
+    return {
+        "key": identity.public_key,
+        "endpoint": f"192.0.2.{peer}",
+        "port": ESP_PORT,
+        "instance": None,
+    }
+
+
+def _encryption(number: int, identity: _native.Identity) -> _native.Encryption:
+    return {
+        "identity": identity,
+        "psks": None,
+        "network": "/coreos.com/network",
+        "cipher": "auto",
+        "provider": "auto",
+        "instance": os.urandom(8),
+        "claim": [f"10.5.{number}.0/24"],
+        "keepalive_s": None,
+    }
+
+
 @contextmanager
-def two_nodes(rig: Rig) -> Iterator[tuple[Node, Node]]:
-    """Builds the hosts with their engines running."""
+def two_nodes(
+    rig: Rig, identities: Mapping[int, _native.Identity] | None = None
+) -> Iterator[tuple[Node, Node]]:
+    """Builds the hosts with their engines running; with `identities` they speak ESP."""
     spaces = [make_node(rig, number) for number in (1, 2)]
     rig.link(
         *(spaces[0][0], "eth0", spaces[1][0], "eth0"),
@@ -96,7 +146,7 @@ def two_nodes(rig: Rig) -> Iterator[tuple[Node, Node]]:
         second_address="192.0.2.2/24",
     )
     made = [
-        Node(number, space, container, make_engine(space, number))
+        Node(number, space, container, make_engine(space, number, identities))
         for number, (space, container) in enumerate(spaces, 1)
     ]
     try:

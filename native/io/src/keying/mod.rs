@@ -213,3 +213,6 @@ impl Keying {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

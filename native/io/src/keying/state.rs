@@ -356,7 +356,7 @@ fn claim_of(claim: &payload::Claim) -> Claim {
     }
 }
 
-const fn reason_of(refusal: Refusal) -> DropReason {
+pub(super) const fn reason_of(refusal: Refusal) -> DropReason {
     match refusal {
         Refusal::Header => DropReason::HandshakeHeader,
         Refusal::Length => DropReason::HandshakeLength,
