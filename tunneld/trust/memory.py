@@ -76,8 +76,9 @@ class Sightings:
         # The clock of the caller may be read a moment before another's.
         if former is None or former.seen_s < now_s:
             self._all[place] = new
-        if former is None:
-            self._index = None
+        if former is None and self._index is not None:
+            # Not made anew: a start sees thousands of peers for the first time.
+            self._index.add(place)
         return former is None
 
     def touch(
@@ -182,16 +183,21 @@ class _Index:
 
     def __init__(self, sightings: Iterable[Sighting]) -> None:
         self._by_subnet: Bindings[list[_Place]] = Bindings()
+        self._of_subnet: dict[IPNetwork, list[_Place]] = {}
         self._by_address: dict[IPAddress, list[_Place]] = {}
-        by_subnet: dict[IPNetwork, list[_Place]] = {}
         for one in sightings:
-            place = (one.subnets, one.addresses)
-            for subnet in one.subnets:
-                by_subnet.setdefault(subnet, []).append(place)
-            for address in one.addresses:
-                self._by_address.setdefault(address, []).append(place)
-        for subnet, places in by_subnet.items():
-            self._by_subnet.add(subnet, places)
+            self.add((one.subnets, one.addresses))
+
+    def add(self, place: _Place) -> None:
+        subnets, addresses = place
+        for subnet in subnets:
+            found = self._of_subnet.get(subnet)
+            if found is None:
+                found = self._of_subnet[subnet] = []
+                self._by_subnet.add(subnet, found)
+            found.append(place)
+        for address in addresses:
+            self._by_address.setdefault(address, []).append(place)
 
     def touching(
         self, subnets: Iterable[IPNetwork], addresses: Iterable[IPAddress]
