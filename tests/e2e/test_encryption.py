@@ -98,6 +98,12 @@ def record(etcd: Etcd, key: str) -> dict[str, Any]:
     return dict(found)
 
 
+def revisions(etcd: Etcd, below: str) -> set[int]:
+    """Returns the revisions at which entries were written last."""
+    listing = json.loads(etcd.ctl("get", "--prefix", f"{PREFIX}/{below}/", "-w", "json"))
+    return {item["mod_revision"] for item in listing["kvs"]}
+
+
 def send_megabytes(one: SingleHost, other: SingleHost) -> None:
     """Sends a file by TCP through the overlay and compares what arrives."""
     content = SECRET * (MEGABYTES * 2**20 // len(SECRET))
@@ -170,13 +176,16 @@ def test_two_hosts_talk_in_nothing_but_esp(
     assert (own["mode"], own["trust"], own["port"]) == ("required", "identities", 8286)
     assert own["public_key"] == keys["one"]
     assert (record(etcd, keys["one"])["Port"], record(etcd, keys["other"])["Port"]) == (8286, 8286)
+    # Nobody has seen their leases without keys: both were written at one revision.
+    leases, records = revisions(etcd, "subnets"), revisions(etcd, "tunneld/nodes")
+    assert leases == records
     text = one.tunneld("status", "--control-socket", str(one.control_socket)).stdout
     assert "crypto:   required by " in text
     assert "not encrypted now" not in text
 
     wait_until(lambda: path_mtu(one) == ("found", 1438), 30.0, "a path that was probed")
 
-    resumes(hosts, second, trusting_twice, record(etcd, keys["other"])["Instance"], etcd)
+    resumes(hosts, second, first, trusting_twice, etcd)
     goes_on_without_the_store(hosts, etcd, first)
     is_reached_only_while_it_is_trusted(hosts, identities, first, keys)
     moves(hosts)
@@ -187,22 +196,29 @@ def test_two_hosts_talk_in_nothing_but_esp(
 def resumes(
     hosts: tuple[SingleHost, SingleHost],
     killed: Process,
+    peer: Process,
     options: tuple[str, ...],
-    instance: str,
     etcd: Etcd,
 ) -> None:
-    """One side is killed and started again: it is ready once it has keys again."""
+    """One side is killed and started again: it agrees keys before it is ready, or has tried."""
     one, other = hosts
+    key = other.status()["encryption"]["public_key"]
+    instance = record(etcd, key)["Instance"]
     agreed = other.directory / "state" / "agreed.json"
     wait_until(agreed.exists, 30.0, "the list of those it is in agreement with")
     killed.kill()
-    other.control_socket.unlink()
-    other.start_daemon(*options)
+    # Of itself the other side would begin as soon as it hears of a start.
+    peer.signal(signal.SIGSTOP)
+    started = other.start_daemon(*options)
+    other.wait_ready()
+    assert security(other)["state"] == "handshake", "no packet has asked for it"
+    peer.signal(signal.SIGCONT)
     with only_ciphertext(one, "again"):
-        other.wait_ready()
-        assert security(other)["state"] == "confirmed", "ready, and no packet has asked for it"
         reaches(one, other)
-    key = other.status()["encryption"]["public_key"]
+    started.kill()
+    other.start_daemon(*options)
+    other.wait_ready()
+    assert security(other)["state"] == "confirmed"
     wait_until(lambda: record(etcd, key)["Instance"] != instance, 30.0, "another instance is told")
 
 

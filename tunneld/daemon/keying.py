@@ -100,8 +100,9 @@ class Keying:
         """Those that handshakes were begun with while they are reached in plain."""
         self._agreed = asyncio.Event()
         """Set with each handshake that is confirmed."""
-        self._former = _read(state_dir.load(NAME))
-        self._written = self._former
+        self._former = set(_read(state_dir.load(NAME)))
+        """Those of an earlier start that nothing has been heard of yet."""
+        self._written = frozenset(self._former)
         self._write_s = 0.0
         self._offset_s: float | None = None
         self._nice_thread: int | None = None
@@ -122,6 +123,7 @@ class Keying:
         """Takes an event of the engine; returns whether it was about keys."""
         if event.key is None:
             return False
+        self._former.discard(event.key)
         match event.kind:
             case "keys_confirmed":
                 self._protection.confirmed(event.key, event.claim or ())
@@ -163,7 +165,7 @@ class Keying:
 
     def close(self) -> None:
         """The engine is about to end, and all keys with it."""
-        agreed = self._protection.claims.keys()
+        agreed = self._agreed_with()
         self._protection.claims.clear()
         if agreed != self._written:
             self._state_dir.save(NAME, _document(agreed))
@@ -202,8 +204,12 @@ class Keying:
                 extra={"fields": {"error": str(error)}},
             )
 
+    def _agreed_with(self) -> frozenset[str]:
+        # A start that ends before they answer must not forget them.
+        return self._protection.claims.keys() | self._former
+
     async def _write_down(self, now_s: float) -> None:
-        agreed = self._protection.claims.keys()
+        agreed = self._agreed_with()
         if agreed != self._written and now_s >= self._write_s:
             self._written, self._write_s = agreed, now_s + WRITE_S
             await asyncio.to_thread(self._state_dir.save, NAME, _document(agreed))

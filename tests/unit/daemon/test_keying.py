@@ -174,8 +174,15 @@ def test_a_former_peer_that_is_gone_holds_a_start_up_for_a_while_only(
     monkeypatch.setattr("tunneld.daemon.keying.MEET_S", 0.05)
     host.state_dir.save("agreed", {"Format": 1, "Keys": [THERE]})
     engine = Engine(THERE)
-    asyncio.run(keying(host, engine, host.preferred()).meet_former())
+    one = keying(host, engine, host.preferred())
+    asyncio.run(one.meet_former())
     assert engine.told == [THERE]
+    one.close()
+    assert THERE in (host.path / "agreed.json").read_text(), "it may have been slow alone"
+    one = keying(host, engine, host.preferred())
+    one.take(event("keys_lost", THERE))
+    one.close()
+    assert THERE not in (host.path / "agreed.json").read_text()
 
 
 @pytest.mark.parametrize("written", [None, [], {"Keys": 7}, {"Keys": [7]}])
