@@ -176,6 +176,7 @@ impl ip::Header for Header {
         Self::parse(packet)
     }
 
+    #[inline]
     fn take_hop(packet: &mut [u8]) -> bool {
         take_hop(packet)
     }

@@ -146,13 +146,31 @@ pub enum Stripped {
 }
 
 /// What says who sent an inner packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Eq)]
 pub enum Origin {
     /// The underlay address the datagram came from, which must fit the inner source.
     Address,
     /// The encapsulation: nobody else could have made the datagram. Only what the peer may say is
     /// left to be checked. It is the [number](Protected::number) of that peer.
     Peer(NonZeroU64),
+}
+
+impl Origin {
+    /// Returns it as the one word that it is in memory.
+    const fn word(self) -> u64 {
+        match self {
+            Self::Address => 0,
+            Self::Peer(number) => number.get(),
+        }
+    }
+}
+
+/// Compared for each packet: derived, it would take eight instructions more.
+impl PartialEq for Origin {
+    #[inline]
+    fn eq(&self, other: &Self) -> bool {
+        self.word() == other.word()
+    }
 }
 
 /// How packets leave for a peer: made once for each FIB.
