@@ -128,12 +128,16 @@ fn plain_peers_are_judged_as_ever_beside_peers_with_keys() {
 
 #[test]
 fn an_address_that_a_plain_peer_shares_with_one_that_has_keys_is_the_plain_ones_too() {
-    let mut shared = change(2, SourceCheck::Strict, &[1], &[4]);
-    for (_, parameters) in &mut shared.put_adjacencies {
-        parameters.endpoint = endpoint(1);
+    for (check, also) in [(SourceCheck::Strict, OWN.octets()), (SourceCheck::Loose, [10, 5, 9, 2])]
+    {
+        let mut shared = change(2, check, &[1], &[4]);
+        for (_, parameters) in &mut shared.put_adjacencies {
+            parameters.endpoint = endpoint(1);
+        }
+        let mut b = Node::of(shared, 1);
+        assert_eq!(b.receive_plain(OWN, &from([10, 5, 4, 2])), 1);
+        assert_eq!(b.receive_plain(OWN, &from(also)), 1, "{check:?}");
+        assert_eq!(b.receive_plain(OWN, &from([10, 5, 1, 2])), 0);
+        assert_eq!(b.refused(), [(DropReason::PlainRefused, 1)]);
     }
-    let mut b = Node::of(shared, 1);
-    assert_eq!(b.receive_plain(OWN, &from([10, 5, 4, 2])), 1);
-    assert_eq!(b.receive_plain(OWN, &from([10, 5, 1, 2])), 0);
-    assert_eq!(b.refused(), [(DropReason::PlainRefused, 1)]);
 }
