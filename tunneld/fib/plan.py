@@ -82,7 +82,8 @@ class Inputs:
     path_mtus: Mapping[Path, PathMtu] = field(default_factory=dict)
     """Of the paths that something is known of."""
     verdicts: Mapping[IPNetwork, Verdict] = field(default_factory=dict)
-    """How subnets of the others may be reached; one that is not in it: in plain."""
+    """How subnets of the others may be reached. One that is not in it: in plain without `esp`, with
+    it not at all."""
     esp: esp.Esp | None = None
     """How peers with keys are reached; None: encryption is off."""
     device: str | None = None
@@ -196,6 +197,8 @@ def _reach(
     verdict = None if prefix is None else inputs.verdicts.get(prefix)
     if verdict is not None and verdict.way == "unreachable":
         raise Unusable(verdict.reason, verdict.detail)
+    if verdict is None and inputs.esp is not None:
+        raise Unusable("required", "nobody has judged whether it may be reached in plain")
     if prefix is None or not _is_encrypted(verdict):
         has_keys = verdict is not None and verdict.key is not None
         links = frozenset[IPAddress]() if has_keys else on_link

@@ -185,7 +185,7 @@ def encrypted(
         kind,
         leases,
         records=records,
-        verdicts=ways,
+        verdicts={**dict.fromkeys((A, A_V6, B, B_V6), VERDICTS["plain"]), **ways},
         esp=esp_in(network(kind[0], "dual"), is_alone=False),
         **known,
     )
@@ -215,6 +215,12 @@ def test_peer_with_keys_is_reached_by_esp_at_the_port_of_its_record() -> None:
     assert (made.state.host.subnet_env.mtu_bytes, made.state.host.device.mtu_bytes) == (1438, 1452)
     assert made.state.engine.settings is not None
     assert made.state.engine.settings.device_mtu_bytes == 1452
+
+
+def test_whoever_was_not_judged_is_not_reached_while_there_is_encryption() -> None:
+    esp = esp_in(network("udp", "dual"), is_alone=False)
+    made = planned(("udp", "userspace"), [lease(2, backend_type="")], esp=esp)
+    assert (made.reached, [one.reason for one in made.refused]) == ({}, ["required"])
 
 
 def test_handshakes_are_made_with_whoever_may_hold_its_subnet_and_nobody_else() -> None:
