@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 
 from tests.interop.esp.guest import kernel
 from tests.interop.flanneld.build import flanneld_binary
-from tests.interop.wireguard.build import wireguard_peer
+from tests.interop.wireguard.build import wireguard_go, wireguard_peer
 from tests.support.debian import UnpackError
 from tests.support.docker import RELEASES, image, programs
 from tests.support.golang import BuildError
@@ -20,6 +20,7 @@ from tests.support.golang import BuildError
 WANTED: Mapping[str, Callable[[], object]] = {
     "flanneld": flanneld_binary,
     "a peer of wireguard-go": wireguard_peer,
+    "wireguard-go": wireguard_go,
     "Docker": lambda: [programs(release) for release in RELEASES],
     "an image of busybox": image,
     "Linux' own ESP": kernel,
