@@ -14,6 +14,7 @@ use tunneld_wire::checksum::Sum;
 use tunneld_wire::ip;
 use tunneld_wire::virtio_net_hdr::{Gso, Header as VnetHeader};
 
+use crate::aead;
 use crate::esp;
 use crate::packets::{Chosen, PEER, fib, framed, packet, vxlan_fib};
 use crate::sealed;
@@ -21,7 +22,8 @@ use crate::sealed;
 /// Source: MTU 1500 without the outer headers, then without inner IPv4 and TCP.
 const MTU: usize = 1_472;
 pub(crate) const NOW_NS: u64 = 1_000_000_000;
-const BATCH: usize = 64;
+/// As many packets in turn, so that their bytes come from a cache further away than the first.
+pub(crate) const BATCH: usize = 64;
 const TRAIN: usize = 44;
 
 /// One case; `run` takes `packets` packets through it.
@@ -33,8 +35,8 @@ pub(crate) struct Case {
 
 pub(crate) type Maker = Box<dyn FnOnce() -> (usize, Box<dyn FnMut()>)>;
 
-/// Returns the case of that name, or all of them.
-pub(crate) fn cases(wanted: &str) -> Vec<Case> {
+/// Returns the cases whose names are wanted.
+pub(crate) fn cases(is_wanted: impl Fn(&str) -> bool) -> Vec<Case> {
     let mut makers: Vec<(String, Maker)> = Vec::new();
     for (family, v6) in [("", false), ("v6 ", true)] {
         for (layout, scattered) in [("", false), ("scattered ", true)] {
@@ -80,8 +82,9 @@ pub(crate) fn cases(wanted: &str) -> Vec<Case> {
         makers.push((format!("coalesce vxlan {len}"), Box::new(vxlan)));
     }
     makers.extend(sealed::makers());
+    makers.extend(aead::makers());
     makers.extend(esp::makers());
-    let chosen = makers.into_iter().filter(|(name, _)| wanted.is_empty() || name == wanted);
+    let chosen = makers.into_iter().filter(|(name, _)| is_wanted(name));
     let make = |(name, make): (String, Maker)| {
         let (packets, run) = make();
         Case { name, packets, run }

@@ -9,11 +9,9 @@ use tunneld_esp::provider::Provider;
 use tunneld_esp::sa::{InboundSa, OutboundSa};
 use tunneld_esp::spi::SpiBase;
 
-use crate::cases::Maker;
+use crate::cases::{BATCH, Maker};
 use crate::packets::packet;
 
-/// As many slots in turn, so that their bytes come from a cache further away than the first.
-const BATCH: usize = 64;
 const LENS: [usize; 4] = [64, 256, 1_024, 1_438];
 
 /// Returns sealing, and sealing with opening: a packet opens once, so it must be sealed for it.
