@@ -18,16 +18,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.lab import environment, raw, topology
-from bench.lab.overlays import OVERLAYS, Tunneld
+from bench.lab import environment, raw
+from bench.lab.catalogue import OVERLAYS
+from bench.lab.overlays import Tunneld
 from bench.lab.rounds import BACKEND_TURNS, FIGURES, TURNS, Bench, Plan
-from bench.lab.topology import FLAVOURS, remove_all
+from bench.lab.session import alone
+from bench.lab.topology import FLAVOURS
 from bench.report import backends
 from bench.report.evaluation import evaluate
 from bench.report.tables import as_text
 from tunneld.errors import LabError
-from tunneld.lab.build import sole_use
-from tunneld.lab.main_job import Interrupted, interruptible, uninterruptible
+from tunneld.lab.main_job import Interrupted
 
 
 def main() -> int:
@@ -42,13 +43,8 @@ def main() -> int:
         "machine": environment.describe(),
     }
     try:
-        with sole_use(topology.LAB), interruptible():
-            remove_all()
-            try:
-                _run(_plan(args), document, path)
-            finally:
-                with uninterruptible():
-                    remove_all()
+        with alone():
+            _run(_plan(args), document, path)
     except Interrupted as interruption:
         return interruption.exit_status
     except LabError as error:

@@ -1,4 +1,4 @@
-"""What is measured: three ways to join the containers of a pair of hosts.
+"""What is measured: ways to join the containers of a pair of hosts.
 
 Each takes a built pair, joins its two hosts and attaches a container to each, with the MTU that
 overlay gives its containers. Source: flannel's `pkg/backend/vxlan` for the kernel's device.
@@ -38,8 +38,12 @@ class Overlay(ABC):
     ipv6: ClassVar[bool] = False
     """Whether traffic goes by IPv6, inside and outside."""
 
-    def __init__(self, directory: Path, options: tuple[str, ...] = ()) -> None:
-        self.pair = Pair(self.label, directory / self.label, ipv6=self.ipv6)
+    def __init__(
+        self, directory: Path, options: tuple[str, ...] = (), number: int | None = None
+    ) -> None:
+        """`number` tells those of one kind apart that stand beside each other."""
+        label = self.label if number is None else f"{self.label}{number}"
+        self.pair = Pair(label, directory / label, ipv6=self.ipv6)
         self.options = options
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         """The tunnel's processes by the label of their host."""
@@ -81,7 +85,7 @@ class Overlay(ABC):
             return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
         if not namespaces.became_true(answers, _READY_TIMEOUT_S):
-            said = " | ".join(_last_line(host) for host in self.pair.hosts)
+            said = " | ".join(last_line(host) for host in self.pair.hosts)
             msg = f"bench: {self.name}: no ping passes; its daemons said last: {said}"
             raise LabError(msg)
 
@@ -97,12 +101,12 @@ class Overlay(ABC):
             status = self.processes[host.label].poll()
             if status is not None:
                 msg = f"bench: {self.name} on host {host.label} ended with {status}: "
-                raise LabError(msg + _last_line(host))
+                raise LabError(msg + last_line(host))
             return ready()
 
         if not namespaces.became_true(is_ready, _READY_TIMEOUT_S):
             msg = f"bench: {self.name} on host {host.label} is not ready; it said last: "
-            raise LabError(msg + _last_line(host))
+            raise LabError(msg + last_line(host))
 
     def _attach_by_subnet_file(self, host: Host) -> None:
         lines = (host.directory / "subnet.env").read_text().splitlines()
@@ -201,7 +205,7 @@ class FlannelUdp(Overlay):
 
         if not namespaces.became_true(is_written, _READY_TIMEOUT_S):
             msg = "bench: etcd takes no config; it said last: "
-            raise LabError(msg + _last_line(host, "etcd.log"))
+            raise LabError(msg + last_line(host, "etcd.log"))
         return client
 
 
@@ -225,8 +229,12 @@ class Tunneld(Overlay):
         members: dict[str, object] = {"Network": self.network}
         if self.ipv6:
             members |= {"EnableIPv6": True, "IPv6Network": NETWORK_V6}
-        config = json.dumps(members | {"Backend": {"Type": self.backend}})
+        config = json.dumps(members | {"Backend": self.backend_config()})
         namespaces.run(*self._command("network", "set", "-"), stdin=config)
+
+    def backend_config(self) -> dict[str, object]:
+        """Returns what the network config says of the backend."""
+        return {"Type": self.backend}
 
     def start(self) -> None:
         self.write_config()
@@ -244,9 +252,14 @@ class Tunneld(Overlay):
             self._attach_by_subnet_file(host)
 
     def about(self) -> dict[str, Any]:
-        status = request(self._control_socket(self.pair.a), "status")
+        status = self.status()
         kept = {name: status[name] for name in ("backend", "offloads") if name in status}
         return super().about() | kept
+
+    def status(self) -> dict[str, Any]:
+        """Returns what the first host's daemon says of itself."""
+        said: dict[str, Any] = request(self._control_socket(self.pair.a), "status")
+        return said
 
     def _command(self, *argv: str) -> tuple[str, ...]:
         tail = ("--store", f"sqlite:{self.store}", "--config", "/dev/null")
@@ -263,7 +276,7 @@ class Tunneld(Overlay):
         return status["state"] == "ready" and len(status["peers"]) == self.peers
 
 
-def _last_line(host: Host, log: str = "daemon.log") -> str:
+def last_line(host: Host, log: str = "daemon.log") -> str:
     """Returns what a message can hold of a log; the file goes with the hosts."""
     place = host.directory / log
     lines = place.read_text(errors="replace").splitlines() if place.exists() else []
@@ -313,13 +326,3 @@ class TunneldHostGwIPv6(TunneldHostGw):
     label = "thgw6"
     what = "tunneld of this tree with its host-gw backend over IPv6: the kernel's routes, no tunnel"
     ipv6 = True
-
-
-OVERLAYS: Final = {
-    overlay.name: overlay
-    for overlay in (
-        *(KernelVxlan, Tunneld, FlannelUdp),
-        *(TunneldVxlan, TunneldIPv6, TunneldVxlanIPv6),
-        *(TunneldHostGw, TunneldHostGwIPv6),
-    )
-}

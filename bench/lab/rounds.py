@@ -2,18 +2,23 @@
 
 A round of a figure is: kernel vxlan, tunneld, kernel vxlan, flannel udp. tunneld's value is judged
 by the mean of its two neighbours, seconds away on either side; flannel's stands in the same round.
+
+Where its memory lies makes a process up to ten per cent faster or slower than the next one. With
+`fresh` every turn of every round has hosts and processes of its own, so that a median is one over
+processes too.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 from bench.lab import cpu, traffic
+from bench.lab.catalogue import OVERLAYS
 from bench.lab.overlays import (
-    OVERLAYS,
     FlannelUdp,
     KernelVxlan,
     Overlay,
@@ -65,6 +70,9 @@ class Plan:
     conntrack: bool = False
     """Whether the kernel tracks connections on every host, as on a Docker host."""
     turns: Sequence[str] = TURNS
+    fresh: bool = False
+    """Whether every turn of every round has hosts of its own, made for it. Flavours take turns
+    then too."""
     options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Further options of an overlay's daemons, by its name."""
 
@@ -96,56 +104,74 @@ class Bench:
     def run(self) -> Iterator[None]:
         """Runs the plan; yields after each round, so that the caller can keep what there is.
 
+        The hosts are there meanwhile, and idle.
+
         Raises:
             LabError: a step failed; the hosts are gone again.
         """
         traffic.load_program()
-        for flavour, figures in self.plan.flavours.items():
-            overlays: dict[str, Overlay] = {}
+        for flavour, numbers in self._spans():
+            overlays: list[Overlay] = []
             try:
                 self._build(flavour, overlays)
-                for number in range(1, self.plan.rounds + 1):
-                    self._round(flavour, figures, overlays, number)
+                for number in numbers:
+                    self._round(flavour, overlays, number)
                     yield
             finally:
-                for overlay in overlays.values():
+                for overlay in dict.fromkeys(overlays):
                     overlay.stop()
                 remove_all()
+                _remove(self.directory / flavour)
 
-    def _build(self, flavour: Flavour, overlays: dict[str, Overlay]) -> None:
-        """Builds all overlays; each is in `overlays` before anything of it is there."""
-        self.say(f"{flavour}: building {', '.join(dict.fromkeys(self.plan.turns))}")
-        about: dict[str, Any] = {"overlays": {}}
-        self.flavours[flavour] = about
-        for name in dict.fromkeys(self.plan.turns):
-            directory = self.directory / flavour
-            overlay = OVERLAYS[name](directory, self.plan.options.get(name, ()))
-            overlays[name] = overlay
+    def _spans(self) -> Iterator[tuple[Flavour, Sequence[int]]]:
+        """Yields the rounds of a flavour that one set of hosts is for."""
+        rounds = range(1, self.plan.rounds + 1)
+        if self.plan.fresh:
+            yield from ((flavour, [number]) for number in rounds for flavour in self.plan.flavours)
+        else:
+            yield from ((flavour, rounds) for flavour in self.plan.flavours)
+
+    def _build(self, flavour: Flavour, overlays: list[Overlay]) -> None:
+        """Builds an overlay for each turn; it is in `overlays` before anything of it is there."""
+        is_first = flavour not in self.flavours
+        if is_first:
+            self.say(f"{flavour}: building {', '.join(dict.fromkeys(self.plan.turns))}")
+        seen = self.flavours.setdefault(flavour, {"overlays": {}})
+        for turn, name in enumerate(self.plan.turns):
+            place = self.plan.turns.index(name)
+            if place < turn and not self.plan.fresh:
+                overlays.append(overlays[place])
+                continue
+            options = self.plan.options.get(name, ())
+            number = turn if self.plan.fresh else None
+            overlay = OVERLAYS[name](self.directory / flavour, options, number)
+            overlays.append(overlay)
             overlay.pair.build(flavour, conntrack=self.plan.conntrack)
             overlay.start()
             overlay.wait_connected()
-            frames = _frames(overlay)
-            _require_wire(flavour, overlay.pair, frames)
-            about["overlays"][name] = overlay.about() | {"frames": asdict(frames)}
-            about["underlay_offloads"] = overlay.pair.offloads()
+            if is_first and place == turn:
+                frames = _frames(overlay)
+                _require_wire(flavour, overlay.pair, frames)
+                seen["overlays"][name] = overlay.about() | {"frames": asdict(frames)}
+                seen["underlay_offloads"] = overlay.pair.offloads()
 
-    def _round(
-        self,
-        flavour: Flavour,
-        figures: Sequence[Figure],
-        overlays: Mapping[str, Overlay],
-        number: int,
-    ) -> None:
-        for figure in figures:
+    def _round(self, flavour: Flavour, overlays: Sequence[Overlay], number: int) -> None:
+        for figure in self.plan.flavours[flavour]:
             if not cpu.became_quiet(self.plan.quiet_wait_s):
                 self.say(f"{flavour} {number} {figure}: other programs keep the machine busy")
             shown = []
-            for turn, name in enumerate(self.plan.turns):
-                values = measure(figure, overlays[name], self.plan)
+            for turn, overlay in enumerate(overlays):
+                values = measure(figure, overlay, self.plan)
                 where = {"flavour": flavour, "figure": figure, "round": number, "turn": turn}
-                self.samples.append({**where, "overlay": name, **values})
-                shown.append(f"{name} {_brief(figure, values)}")
+                self.samples.append({**where, "overlay": overlay.name, **values})
+                shown.append(f"{overlay.name} {_brief(figure, values)}")
             self.say(f"{flavour} {number}/{self.plan.rounds} {figure}: {', '.join(shown)}")
+
+
+def _remove(directory: Path) -> None:
+    """Removes what is left of hosts that are gone: the next ones have their names."""
+    if directory.exists():
+        shutil.rmtree(directory)
 
 
 def _frames(overlay: Overlay) -> Frames:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,23 @@ Measurement = Callable[[Path], dict[str, Any]]
 """Takes an empty directory, returns a sample."""
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Keeps other measurements away, and takes hosts away, of a former one before, ours after.
+
+    Raises:
+        LabError: another one is at it.
+        Interrupted: somebody ends the program.
+    """
+    with sole_use(topology.LAB), interruptible():
+        try:
+            remove_all()
+            yield
+        finally:
+            with uninterruptible():
+                remove_all()
+
+
 def carry_out(kind: str, measurements: Iterable[Measurement]) -> int:
     """Takes the measurements one after another and writes what they saw, `kind` in its name.
 
@@ -28,16 +46,11 @@ def carry_out(kind: str, measurements: Iterable[Measurement]) -> int:
     began = datetime.now(tz=UTC)
     samples: list[dict[str, Any]] = []
     try:
-        with sole_use(topology.LAB), interruptible():
-            try:
-                remove_all()
-                for measure in measurements:
-                    with tempfile.TemporaryDirectory(prefix="tunneld-bench-") as directory:
-                        samples.append(measure(Path(directory)))
-                    print(samples[-1], flush=True)
-            finally:
-                with uninterruptible():
-                    remove_all()
+        with alone():
+            for measure in measurements:
+                with tempfile.TemporaryDirectory(prefix="tunneld-bench-") as directory:
+                    samples.append(measure(Path(directory)))
+                print(samples[-1], flush=True)
     except Interrupted as interruption:
         return interruption.exit_status
     except LabError as error:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from bench.lab import raw
 from bench.recovery import tables as recovery
-from bench.report import backends, tables
+from bench.report import backends, encryption, tables
 from bench.report.evaluation import Evaluation, evaluate
 from bench.report.plot import charts
 from tunneld.errors import UsageError
@@ -40,6 +40,13 @@ BLOCKS: Final[dict[str, dict[str, Callable[[dict[str, Any]], str]]]] = {
         "aims": lambda document: tables.as_markdown(tables.aims(evaluate(document))),
         "machine": lambda document: tables.as_markdown(tables.machine(evaluate(document))),
         **{name: _flavour(name) for name in ("wire", "gso", "wiregro")},
+    },
+    "encryption": {
+        "encryption": encryption.as_page,
+        "encryption-wire": lambda document: tables.as_markdown(
+            encryption.flavour(document, "wire")
+        ),
+        "encryption-gso": lambda document: tables.as_markdown(encryption.flavour(document, "gso")),
     },
     "backends": {"backends": lambda document: backends.as_page(evaluate(document))},
     "profile": {"profile": lambda document: tables.as_markdown(tables.profile(document))},

@@ -1,0 +1,27 @@
+"""Every overlay that can be measured, by its name."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from bench.lab.encrypted import TunneldAes128, TunneldChaCha20, TunneldEsp, WireguardGo
+from bench.lab.overlays import (
+    FlannelUdp,
+    KernelVxlan,
+    Overlay,
+    Tunneld,
+    TunneldHostGw,
+    TunneldHostGwIPv6,
+    TunneldIPv6,
+    TunneldVxlan,
+    TunneldVxlanIPv6,
+)
+
+_ALL: Final[tuple[type[Overlay], ...]] = (
+    *(KernelVxlan, Tunneld, FlannelUdp),
+    *(TunneldVxlan, TunneldIPv6, TunneldVxlanIPv6),
+    *(TunneldHostGw, TunneldHostGwIPv6),
+    *(TunneldEsp, TunneldAes128, TunneldChaCha20, WireguardGo),
+)
+
+OVERLAYS: Final = {overlay.name: overlay for overlay in _ALL}
