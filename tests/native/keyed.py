@@ -63,22 +63,25 @@ class KeyedHost:
         keepalive_s: float | None = None,
         family: int = 4,
         split: bool = False,
+        sockets: _native.UnderlaySockets | None = None,
     ) -> None:
+        """`sockets`: in the place of one for ESP at this host's address."""
         self.number, self.family, self.identity = number, family, identity
         self.instance = os.urandom(8)
         self.device, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        with inside(space):
-            underlay = udp_socket(address(number, family), PORT)
-            icmp, icmp6 = raw_icmp_socket(), raw_icmpv6_socket()
         with ExitStack() as opened:
-            for sock in (near, underlay, icmp, icmp6):
-                opened.enter_context(sock)
-            sockets: _native.UnderlaySockets = {
-                "ipv4": [],
-                "ipv6": [],
-                "esp_ipv4": [underlay.fileno()] if family == 4 else [],
-                "esp_ipv6": [underlay.fileno()] if family == 6 else [],
-            }
+            opened.enter_context(near)
+            with inside(space):
+                icmp = opened.enter_context(raw_icmp_socket())
+                icmp6 = opened.enter_context(raw_icmpv6_socket())
+                if sockets is None:
+                    underlay = opened.enter_context(udp_socket(address(number, family), PORT))
+                    sockets = {
+                        "ipv4": [],
+                        "ipv6": [],
+                        "esp_ipv4": [underlay.fileno()] if family == 4 else [],
+                        "esp_ipv6": [underlay.fileno()] if family == 6 else [],
+                    }
             self.engine = _native.Engine(
                 tun_fds=[near.fileno()],
                 underlay=[sockets],

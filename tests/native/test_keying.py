@@ -6,12 +6,13 @@ import base64
 import hmac
 import os
 import threading
+from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tests.native.hosts import udp_socket
+from tests.native.hosts import settings, udp_socket
 from tests.native.keyed import (
     PORT,
     HostMaker,
@@ -29,6 +30,7 @@ from tests.native.packets import inner, inner_v6
 from tests.native.test_life import thread_names
 from tests.support.netns import Namespace, inside
 from tests.support.wait import wait_until
+from tunneld import _native
 from tunneld.errors import EngineError
 
 
@@ -86,6 +88,48 @@ def test_both_families_go_over_the_one_underlay_that_there_is(
     passes(b, a)
     assert a.peer()["endpoint"] == f"[{address(2, 6)}]:{PORT}"
     assert a.peer()["claim"] == subnets(2, 6)
+
+
+def test_what_arrives_is_told_apart_by_its_socket(
+    space: Namespace, tmp_path: Path, split: bool
+) -> None:
+    """Of both ports and both families: by one port plain packets alone, by the other none."""
+    for number in (1, 2):
+        space.run("ip", "-6", "address", "replace", f"{address(number, 6)}/128", "dev", "lo")
+    ends = [address(1), address(1, 6)]
+    with ExitStack() as opened:
+        with inside(space):
+            plain, sealed = (
+                [opened.enter_context(udp_socket(end, port)) for end in ends]
+                for port in (8285, PORT)
+            )
+            peers = [opened.enter_context(udp_socket(address(2, family), 0)) for family in (4, 6)]
+        sockets: _native.UnderlaySockets = {
+            "ipv4": [plain[0].fileno()],
+            "ipv6": [plain[1].fileno()],
+            "esp_ipv4": [sealed[0].fileno()],
+            "esp_ipv6": [sealed[1].fileno()],
+        }
+        host = KeyedHost(
+            space, 1, _native.Identity.create(tmp_path / "key"), split=split, sockets=sockets
+        )
+        opened.enter_context(host)
+        host.engine.commit(
+            {
+                "settings": settings("off", 1438),
+                "put_entries": [{"prefix": "10.5.1.0/24", "target": "local"}],
+            }
+        )
+        packet = inner("10.5.2.2", "10.5.1.2", ttl=64)
+        for peer, end in zip(peers, ends, strict=True):
+            peer.sendto(packet, (end, 8285))
+            # A hop is taken at the end of the tunnel (flannel's proxy_amd64.c).
+            assert host.read() == inner("10.5.2.2", "10.5.1.2", ttl=63)
+            peer.sendto(packet, (end, PORT))
+            peer.sendto(b"\xff", (end, PORT))
+        host.wait_for_drop("esp_malformed", 2)
+        host.wait_for_drop("keepalive", 2)
+        assert host.reads_nothing()
 
 
 def test_keys_are_made_anew_under_way_and_every_packet_arrives_once(

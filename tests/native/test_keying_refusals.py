@@ -140,7 +140,11 @@ def test_an_identity_that_does_not_parse_is_named(
     with pytest.raises(EngineError) as refused:
         a.engine.commit({"put_identities": [good, good | item]})  # type: ignore[list-item]
     assert message in str(refused.value)
+    entry: _native.Entry = {"prefix": "10.5.9.0/24", "target": "nobody"}
+    with pytest.raises(EngineError, match="no adjacency is named"):
+        a.engine.commit({"put_identities": [good], "put_entries": [entry]})
     assert (a.engine.digest()["identities"], a.engine.digest()["generation"]) == ([], 0)
+    assert a.engine.security() == []
 
 
 def test_identities_are_said_again_as_they_were_put(make: HostMaker) -> None:

@@ -22,7 +22,7 @@ use tunneld_wire::{ip, ipv4};
 use super::exits::Lane;
 use super::*;
 use crate::descriptor::duplicate;
-use crate::errands::{Errands, Fate};
+use crate::errands::{Errands, Fate, Packet};
 use crate::event::Event;
 
 const SECOND: u64 = 1_000_000_000;
@@ -64,8 +64,7 @@ fn packet(from: u8, to: u8, number: u32) -> Vec<u8> {
 
 impl Host {
     fn new(number: u8, keepalive_ns: Option<u64>) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_nonblocking(true).unwrap();
+        let socket = Self::bound();
         let identity = Identity::new(Zeroizing::new([number; 32])).unwrap();
         let key = identity.public();
         let encryption = Encryption {
@@ -105,6 +104,19 @@ impl Host {
             delivered,
             told,
         }
+    }
+
+    fn bound() -> UdpSocket {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket
+    }
+
+    /// Speaks by another socket from now on; returns the one before.
+    fn moves_to(&mut self, socket: UdpSocket) -> UdpSocket {
+        let own = duplicate("ESP", socket.as_raw_fd()).unwrap();
+        self.on(|state, _| state.exits.sockets[0] = Some(own));
+        std::mem::replace(&mut self.socket, socket)
     }
 
     fn address(&self) -> SocketAddr {
@@ -272,6 +284,23 @@ fn keys_change_in_time_and_every_packet_of_ten_minutes_arrives_once() {
 }
 
 #[test]
+fn a_responder_seals_as_soon_as_it_has_its_proof() {
+    let (mut a, mut b) = pair();
+    a.send(2, 1);
+    run(&mut [&mut a, &mut b], 0);
+    assert_eq!((b.peer().state, &b.delivered), (KeyState::Confirmed, &vec![1]));
+    b.send(1, 2);
+    run(&mut [&mut a, &mut b], 0);
+    assert_eq!(a.delivered, [2]);
+    // What is known is no news: nobody is woken for every batch.
+    a.send(2, 3);
+    let mut memory = [0; 2_048];
+    let (len, from) = b.socket.recv_from(&mut memory).unwrap();
+    b.inbound.handle(&b.fib, Via::Esp, from, &mut memory, 0..len, None, b.now_ns);
+    assert!(!b.inbound.proves());
+}
+
+#[test]
 fn keys_that_nobody_needs_are_gone_after_180_s_and_others_come_with_the_next_packet() {
     let (mut a, mut b) = pair();
     a.send(2, 1);
@@ -317,20 +346,49 @@ fn a_peer_that_moves_is_sent_to_where_it_proved_to_be() {
     let (mut a, mut b) = pair();
     a.send(2, 1);
     run(&mut [&mut a, &mut b], SECOND);
-    let elsewhere = UdpSocket::bind("127.0.0.1:0").unwrap();
-    elsewhere.set_nonblocking(true).unwrap();
-    let old = std::mem::replace(&mut b.socket, elsewhere);
-    let socket = duplicate("ESP", b.socket.as_raw_fd()).unwrap();
-    b.on(|state, at| {
-        state.exits.sockets[0] = Some(socket);
-        state.on_node(at, Node::renew);
-    });
+    let old = b.moves_to(Host::bound());
+    b.on(|state, at| state.on_node(at, Node::renew));
     // What is still sent to the old place is lost, and the handshake begins within 2 s.
     run(&mut [&mut a, &mut b], 3 * SECOND);
     drop(old);
     a.send(2, 2);
     run(&mut [&mut a, &mut b], SECOND);
     assert_eq!((a.peer().endpoint, b.delivered.last()), (Some(b.address()), Some(&2)));
+    // And where its record says that it is now, without a handshake.
+    let (key, sets) = (b.key, a.peer().sets);
+    b.moves_to(Host::bound());
+    a.knows(2, key, b.address());
+    a.send(2, 3);
+    run(&mut [&mut a, &mut b], 0);
+    assert_eq!((a.peer().sets, b.delivered.last()), (sets, Some(&3)));
+}
+
+#[test]
+fn a_peer_that_started_anew_is_reached_after_one_round_trip() {
+    let (mut a, mut old) = pair();
+    a.send(2, 1);
+    run(&mut [&mut a, &mut old], SECOND);
+    let mut new = Host::new(2, None);
+    new.moves_to(old.socket);
+    new.now_ns = a.now_ns;
+    new.knows(1, a.key, a.address());
+    a.send(2, 2);
+    run(&mut [&mut a, &mut new], 0);
+    assert_eq!(new.drops(), [(DropReason::EspUnknownSpi, 1)]);
+    a.send(2, 3);
+    run(&mut [&mut a, &mut new], 0);
+    assert_eq!(new.delivered, [3]);
+}
+
+#[test]
+fn two_hosts_that_have_nothing_to_say_are_silent() {
+    let (mut a, mut b) = pair();
+    a.send(2, 1);
+    run(&mut [&mut a, &mut b], 30 * SECOND);
+    let received = |host: &Host| host.inbound.counters().packets.read();
+    let before = (received(&a), received(&b));
+    run(&mut [&mut a, &mut b], 100 * SECOND);
+    assert_eq!((received(&a), received(&b)), before);
 }
 
 #[test]
@@ -380,6 +438,23 @@ fn nothing_is_left_after_the_end() {
     assert_eq!(a.outbound.batch().datagrams().count(), 0, "nothing seals");
     a.keying.end();
     assert!(a.keying.on_call(|_, _| ()).is_none());
+}
+
+#[test]
+fn packets_go_back_to_the_workers_they_came_by_in_their_order() {
+    let lane = || Lane { errands: Arc::default(), pulse: Arc::new(Pulse::new().unwrap()) };
+    let exits = Exits { sockets: [None, None], lanes: vec![lane(), lane(), lane()] };
+    let packet = |number: u8| Packet { vnet: VnetHeader::default(), bytes: Box::new([number]) };
+    let packets = [(2, 1), (0, 2), (2, 3), (2, 4), (0, 5)];
+    exits.hand_back(
+        Fate::Goes,
+        packets.map(|(worker, number)| (worker, packet(number))).into_iter(),
+    );
+    let by_worker = exits.lanes.iter().map(|lane| {
+        let packets = lane.errands.take().packets;
+        packets.iter().map(|(_, packet)| packet.bytes[0]).collect::<Vec<_>>()
+    });
+    assert_eq!(by_worker.collect::<Vec<_>>(), [vec![2, 5], vec![], vec![1, 3, 4]]);
 }
 
 #[test]
