@@ -441,6 +441,20 @@ fn nothing_is_left_after_the_end() {
 }
 
 #[test]
+fn a_claim_is_told_when_it_is_news() {
+    let (mut a, mut b) = pair();
+    a.send(2, 1);
+    run(&mut [&mut a, &mut b], SECOND);
+    let claim = |number| Claim { v4: Some((Ipv4Addr::new(10, 5, number, 0), 24)), v6: None };
+    a.on(|state, at| state.set_claim(claim(1), at));
+    run(&mut [&mut a, &mut b], 3 * SECOND);
+    assert_eq!(b.peer().sets, 1);
+    a.on(|state, at| state.set_claim(claim(9), at));
+    run(&mut [&mut a, &mut b], 3 * SECOND);
+    assert_eq!((b.peer().sets, b.peer().claim.ipv4), (2, Some(subnet(9))));
+}
+
+#[test]
 fn packets_go_back_to_the_workers_they_came_by_in_their_order() {
     let lane = || Lane { errands: Arc::default(), pulse: Arc::new(Pulse::new().unwrap()) };
     let exits = Exits { sockets: [None, None], lanes: vec![lane(), lane(), lane()] };
