@@ -205,8 +205,9 @@ def test_nothing_leaves_in_plain_below_the_floor(
     wait_until(lambda: ours(host) == both, 30.0, "both networks kept back")
     assert daemon.stop() == 0
     assert ours(host) == both
-    # A file that cannot be read ends a daemon, and opens no way either.
+    # A file that cannot be read ends a daemon, and opens no way either, by what subnet.env says.
     identities.write_text("nonsense\n")
+    remembered.unlink()
     for network in both:
         host.space.run("ip", "route", "del", *network.split())
     done = host.daemon_ends(*by)

@@ -20,7 +20,7 @@ from tunneld.daemon.protection import Protection, asks_for_encryption
 from tunneld.errors import ControlError, NetworkConfigError, TrustError
 from tunneld.fib.plan import Members
 from tunneld.host.state_dir import StateDir
-from tunneld.lease.model import SubnetKey
+from tunneld.lease.model import NodeRecord, RecordEncryption, SubnetKey
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.peer import Peer
 
@@ -168,6 +168,29 @@ def test_whether_plain_may_travel_is_known_before_a_file_is_read(
 ) -> None:
     given = {"config": ["/dev/null"], **{name: [value] for name, value in options.items()}}
     assert asks_for_encryption(load(given, {}), text) is asks
+
+
+def test_a_host_whose_state_directory_is_a_copy_gets_a_key_of_its_own(host: Host) -> None:
+    protection = host.start()
+    protection.renew_key()
+    assert not (host.path / "identity.key").exists(), "one that needs none gets none"
+    protection = host.preferred()
+    copied = protection.status().public_key
+    own = NodeRecord(
+        node_id="n",
+        key=SubnetKey(SUBNET),
+        public_ip=IPv4Address("192.0.2.3"),
+        version="1",
+        encryption=RecordEncryption(key=copied or "", port=8286, instance="00112233445566aa"),
+    )
+    protection.instances.new()
+    assert protection.is_of_a_copy(own)
+    assert not host.preferred(take_over="true").is_of_a_copy(own)
+    protection.renew_key()
+    assert protection.status().public_key not in (None, copied)
+    assert not protection.is_of_a_copy(own)
+    again = host.preferred()
+    assert again.status().public_key == protection.status().public_key
 
 
 def test_a_claim_in_a_handshake_decides_and_an_unchanged_one_is_no_news(host: Host) -> None:
