@@ -236,7 +236,7 @@ def _allow_plain(text: str, places: _Places, options: RunOptions) -> None:
                     f"what {places.state_dir} remembers of peers is damaged: {error}; the daemon "
                     "begins anew when it is started"
                 ) from None
-            gone = [str(one) for one in memory.allow_plain(what)]
+            gone = [str(one) for one in memory.allow_plain(what, now.boot_s)]
             if gone:
                 state_dir.save(MEMORY, memory.dump(now))
                 _give_to_owner(places.state_dir, f"{MEMORY}.json")

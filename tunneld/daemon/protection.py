@@ -324,7 +324,7 @@ class Protection:
             what = ip_network(text)
         except ValueError:
             raise ControlError(f"{text!r} is no subnet; expected one like 10.5.3.0/24") from None
-        gone = self.memory.allow_plain(what)
+        gone = self.memory.allow_plain(what, self._now().boot_s)
         self._remember()
         self.on_change()
         return [str(one) for one in gone]

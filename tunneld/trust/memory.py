@@ -5,6 +5,8 @@ Pure: the time is passed in, and the file is the caller's. It holds no secret.
 
 A peer is known by its subnets and its underlay addresses: either is enough. Ages are counted on
 CLOCK_BOOTTIME, which nobody sets; over a restart of the machine the wall clock must do.
+A host that went back to flanneld leaves a record with keys in the store for up to a day: the
+operator's word that it may be reached in plain holds until it shows another start of tunneld.
 """
 
 from __future__ import annotations
@@ -54,6 +56,8 @@ class Sighting:
     addresses: frozenset[IPAddress]
     seen_s: float
     """Last time, on the boot clock of this run; negative: before it began."""
+    instance: str | None = None
+    """Which start of tunneld its record showed; None: it showed none."""
 
     def __str__(self) -> str:
         return ",".join(sorted(map(str, self.subnets)))
@@ -67,10 +71,19 @@ class Sightings:
         self._index: _Index | None = None
 
     def add(
-        self, subnets: Iterable[IPNetwork], addresses: Iterable[IPAddress], now_s: float
+        self,
+        subnets: Iterable[IPNetwork],
+        addresses: Iterable[IPAddress],
+        now_s: float,
+        instance: str | None = None,
     ) -> bool:
         """Remembers a peer; returns whether it was not remembered in just this form."""
-        new = Sighting(subnets=frozenset(subnets), addresses=frozenset(addresses), seen_s=now_s)
+        new = Sighting(
+            subnets=frozenset(subnets),
+            addresses=frozenset(addresses),
+            seen_s=now_s,
+            instance=instance,
+        )
         place = (new.subnets, new.addresses)
         former = self._all.get(place)
         # The clock of the caller may be read a moment before another's.
@@ -79,7 +92,7 @@ class Sightings:
         if former is None and self._index is not None:
             # Not made anew: a start sees thousands of peers for the first time.
             self._index.add(place)
-        return former is None
+        return former is None or former.instance != instance
 
     def touch(
         self, subnets: Iterable[IPNetwork], addresses: Iterable[IPAddress], now_s: float
@@ -122,27 +135,70 @@ class Sightings:
     def dump(self) -> list[dict[str, Any]]:
         """Returns them as JSON."""
         return [
-            {
-                "Subnets": sorted(map(str, one.subnets)),
-                "Addresses": sorted(map(str, one.addresses)),
-                "SeenS": one.seen_s,
-            }
+            {**_place_of(one), "SeenS": one.seen_s, "Instance": one.instance}
             for one in self._all.values()
         ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """The operator's word that a host does not run tunneld any more."""
+
+    subnets: frozenset[IPNetwork]
+    addresses: frozenset[IPAddress]
+    instance: str
+    """Which start of tunneld its record has shown last: the one that is gone."""
+    since_s: float
+    """When it was given, on the boot clock of this run."""
 
 
 class Memory:
     """What a host knows of its peers from before."""
 
-    def __init__(self, with_keys: Iterable[Sighting] = (), plain: Iterable[Sighting] = ()) -> None:
+    def __init__(
+        self,
+        with_keys: Iterable[Sighting] = (),
+        plain: Iterable[Sighting] = (),
+        allowed: Iterable[Allowance] = (),
+    ) -> None:
         self.with_keys = Sightings(with_keys)
         """Whose lease came with keys."""
         self.plain = Sightings(plain)
         """Who was reached in plain."""
+        self._allowed = list(allowed)
 
-    def allow_plain(self, what: IPNetwork) -> tuple[Sighting, ...]:
-        """Forgets that these peers had keys, by their subnet or an address; returns them."""
-        return self.with_keys.forget(what)
+    def allow_plain(self, what: IPNetwork, now_s: float) -> tuple[Sighting, ...]:
+        """Forgets that these peers had keys, by their subnet or an address; returns them.
+
+        What their records show of keys is a thing of before, too.
+        """
+        gone = self.with_keys.forget(what)
+        self._allowed += [
+            Allowance(
+                subnets=one.subnets,
+                addresses=one.addresses,
+                instance=one.instance,
+                since_s=now_s,
+            )
+            for one in gone
+            if one.instance is not None
+        ]
+        return gone
+
+    def is_of_before(
+        self,
+        subnets: frozenset[IPNetwork],
+        addresses: frozenset[IPAddress],
+        instance: str,
+        now_s: float,
+    ) -> bool:
+        """Returns whether keys that a record shows are those of a tunneld that is gone."""
+        return any(
+            one.instance == instance
+            and bool(one.subnets & subnets or one.addresses & addresses)
+            and now_s - one.since_s < LASTS_S
+            for one in self._allowed
+        )
 
     def dump(self, now: Moment) -> dict[str, Any]:
         """Returns it as JSON, with the time it was written at."""
@@ -155,6 +211,11 @@ class Memory:
             "WallS": now.wall_s,
             "WithKeys": self.with_keys.dump(),
             "Plain": self.plain.dump(),
+            "Allowed": [
+                {**_place_of(one), "Instance": one.instance, "SinceS": one.since_s}
+                for one in self._allowed
+                if now.boot_s - one.since_s < LASTS_S
+            ],
         }
 
     @classmethod
@@ -173,6 +234,7 @@ class Memory:
             return cls(
                 [_sighting(item, shift_s, now) for item in document["WithKeys"]],
                 [_sighting(item, shift_s, now) for item in document["Plain"]],
+                [_allowance(item, shift_s, now) for item in document.get("Allowed", [])],
             )
         except (LookupError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"{type(error).__name__}: {error}") from error
@@ -212,6 +274,13 @@ class _Index:
 _Place = tuple[frozenset[IPNetwork], frozenset[IPAddress]]
 
 
+def _place_of(one: Sighting | Allowance) -> dict[str, Any]:
+    return {
+        "Subnets": sorted(map(str, one.subnets)),
+        "Addresses": sorted(map(str, one.addresses)),
+    }
+
+
 def _is_recent(sighting: Sighting, now_s: float) -> bool:
     return now_s - sighting.seen_s < LASTS_S
 
@@ -234,6 +303,16 @@ def _sighting(item: Mapping[str, Any], shift_s: float, now: Moment) -> Sighting:
         subnets=frozenset(map(ip_network, item["Subnets"])),
         addresses=frozenset(map(ip_address, item["Addresses"])),
         seen_s=min(_number(item["SeenS"]) + shift_s, now.boot_s),
+        instance=item.get("Instance"),
+    )
+
+
+def _allowance(item: Mapping[str, Any], shift_s: float, now: Moment) -> Allowance:
+    return Allowance(
+        subnets=frozenset(map(ip_network, item["Subnets"])),
+        addresses=frozenset(map(ip_address, item["Addresses"])),
+        instance=str(item["Instance"]),
+        since_s=min(_number(item["SinceS"]) + shift_s, now.boot_s),
     )
 
 

@@ -144,10 +144,11 @@ class Policy:
         if self.mode == "off":
             self._note_plain(remote, now_s)
             return Verdict(way="plain", reason="mode_off", detail="encryption is off")
-        if remote.encryption is None:
+        said = remote.encryption if self._shows_keys(remote, now_s) else None
+        if said is None:
             return self._without_keys(remote, now_s)
         is_first = self._note_keys(remote, now_s)
-        key = _key_of(remote.encryption)
+        key = _key_of(said)
         if isinstance(key, str):
             return _unreachable("unreadable_keys", key)
         announced = Announced(key=key, addresses=remote.addresses)
@@ -172,10 +173,18 @@ class Policy:
         """
         if self.mode == "off":
             self._note_plain(remote, now_s)
-        elif remote.encryption is not None:
-            self.memory.with_keys.add(remote.subnets, remote.addresses, now_s)
+        elif self._shows_keys(remote, now_s):
+            self._note_keys(remote, now_s)
         else:
             self.memory.plain.touch(remote.subnets, remote.addresses, now_s)
+
+    def _shows_keys(self, remote: Remote, now_s: float) -> bool:
+        """Returns whether its record shows keys, and those of a tunneld that is still there."""
+        said = remote.encryption
+        if not isinstance(said, RecordEncryption):
+            return said is not None
+        subnets, addresses = remote.subnets, remote.addresses
+        return not self.memory.is_of_before(subnets, addresses, said.instance, now_s)
 
     def _without_keys(self, remote: Remote, now_s: float) -> Verdict:
         if self.mode == "required":
@@ -241,7 +250,11 @@ class Policy:
     def _note_keys(self, remote: Remote, now_s: float) -> bool:
         """Remembers that a peer has keys; returns whether nothing was known of that."""
         known = self.memory.with_keys.find(remote.subnets, remote.addresses, now_s)
-        self.has_news |= self.memory.with_keys.add(remote.subnets, remote.addresses, now_s)
+        said = remote.encryption
+        instance = said.instance if isinstance(said, RecordEncryption) else None
+        self.has_news |= self.memory.with_keys.add(
+            remote.subnets, remote.addresses, now_s, instance
+        )
         return known is None
 
     def _note_plain(self, remote: Remote, now_s: float) -> None:

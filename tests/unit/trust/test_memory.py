@@ -87,14 +87,14 @@ def test_a_wall_clock_that_was_set_back_makes_nothing_last_longer_than_a_day() -
 @pytest.mark.parametrize("what", ["10.5.1.0/24", "10.5.0.0/16", "192.0.2.1/32", "fd00:5:1::/64"])
 def test_allowing_plain_forgets_a_peer_with_all_it_is_known_by(what: str) -> None:
     memory = remembering()
-    (gone,) = memory.allow_plain(net(what))
+    (gone,) = memory.allow_plain(net(what), 5_000.0)
     assert gone.subnets == SUBNETS
     assert not memory.with_keys.find(SUBNETS, AT, 5_000.0)
 
 
 def test_allowing_plain_forgets_nobody_else() -> None:
     memory = remembering()
-    assert memory.allow_plain(net("10.5.2.0/24")) == ()
+    assert memory.allow_plain(net("10.5.2.0/24"), 5_000.0) == ()
     assert memory.with_keys.find(SUBNETS, AT, 5_000.0)
 
 
@@ -124,6 +124,7 @@ def broken(**changes: object) -> dict[str, object]:
         broken(WithKeys=[{"Subnets": [], "Addresses": [], "SeenS": "1"}]),
         broken(WithKeys=[{"Subnets": [], "Addresses": [], "SeenS": float("nan")}]),
         broken(Boot="other", WallS=None),
+        broken(Allowed=[{"Subnets": [], "Addresses": [], "Instance": None}]),
     ],
 )
 def test_a_damaged_memory_is_an_error_and_no_memory(document: object) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.unit.trust.values import addresses, key, net, nets, recorded
+from tunneld.clock import Now
 from tunneld.lease.model import RecordEncryption, Unreadable
 from tunneld.trust import policy as rules
 from tunneld.trust.decision import Claim, Trust
@@ -168,8 +169,50 @@ def test_a_peer_that_had_keys_is_not_reached_in_plain_for_a_day(later: Remote) -
 def test_what_an_operator_allows_in_plain_is() -> None:
     one = policy("preferred")
     judge(one, KEYED)
-    one.memory.allow_plain(SUBNET)
+    one.memory.allow_plain(SUBNET, 0.0)
     assert said(judge(one, PLAIN)) == ("plain", "no_keys")
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_the_record_that_a_tunneld_left_behind_does_not_count_once_plain_is_allowed(
+    is_restarted: bool,
+) -> None:
+    one = policy("preferred")
+    judge(one, KEYED)
+    assert said(judge(one, KEYED, now_s=1.0)) == ("encrypted", "keys")
+    one.memory.allow_plain(SUBNET, 2.0)
+    if is_restarted:
+        at = Now(wall_s=1_000.0, boot_s=3.0, boot_id="first")
+        one = policy("preferred", memory=Memory.load(one.memory.dump(at), at))
+    verdict = judge(one, KEYED, now_s=3.0)
+    assert (said(verdict), verdict.key) == (("plain", "no_keys"), None)
+    one.held(KEYED, 4.0)
+    assert said(judge(one, PLAIN, now_s=5.0)) == ("plain", "no_keys"), "its record has ended"
+    assert said(judge(one, KEYED, now_s=6.0)) == ("plain", "no_keys")
+    # tunneld is started there again: as when it showed keys for the first time.
+    again = replace(KEYED, encryption=replace(recorded(KEY), instance="f" * 16))
+    assert said(judge(one, again, now_s=7.0)) == ("plain", "switching")
+    assert said(judge(one, again, now_s=20.0)) == ("encrypted", "keys")
+
+
+def test_a_tunneld_that_is_started_after_plain_was_allowed_is_not_reached_in_plain() -> None:
+    one = policy("preferred")
+    judge(one, KEYED)
+    assert said(judge(one, PLAIN, now_s=1.0)) == ("unreachable", "had_keys")
+    one.memory.allow_plain(SUBNET, 2.0)
+    again = replace(KEYED, encryption=replace(recorded(KEY), instance="f" * 16))
+    assert said(judge(one, again, now_s=3.0)) == ("encrypted", "keys")
+
+
+def test_plain_is_allowed_for_that_host_alone_and_for_a_day() -> None:
+    one = policy("preferred")
+    other = replace(KEYED, subnets=nets("10.5.9.0/24"), addresses=addresses("192.0.2.99"))
+    judge(one, KEYED)
+    one.memory.allow_plain(SUBNET, 0.0)
+    assert said(one.judge(net("10.5.9.0/24"), other, None, 1.0)) == ("encrypted", "keys")
+    assert said(judge(one, KEYED, now_s=24 * HOUR_S - 1)) == ("plain", "no_keys")
+    assert judge(one, KEYED, now_s=24 * HOUR_S).reason != "no_keys"
+    assert said(judge(policy("required", memory=one.memory), KEYED))[0] != "plain"
 
 
 def test_keys_that_are_not_trusted_are_remembered_too() -> None:
@@ -298,20 +341,33 @@ def test_nothing_the_store_says_lowers_the_floor_or_makes_a_peer_with_keys_plain
     """When keys were last seen, unless plain was allowed since."""
     first_s = 0.0
     """When they were seen for the first time after that."""
-    for what, shown, wait_s, claim in history:
+    gone_s: dict[str, float] = {}
+    """When plain was allowed, by the instance that had been seen last."""
+    last: RecordEncryption | Unreadable | None = None
+    """The keys shown last."""
+    for what, entry, wait_s, claim in history:
         now_s += wait_s
         if what == "allow":
-            memory.allow_plain(SUBNET)
+            memory.allow_plain(SUBNET, now_s)
+            if keys_s is not None and isinstance(last, RecordEncryption):
+                gone_s[last.instance] = now_s
             keys_s = None
             continue
         if what == "restart":
             one = policy(mode, memory=memory)
             continue
-        verdict = one.judge(SUBNET, replace(PLAIN, encryption=shown), claim, now_s)
+        verdict = one.judge(SUBNET, replace(PLAIN, encryption=entry), claim, now_s)
         if mode == "off":
             continue
         had = keys_s is not None and now_s - keys_s < 24 * HOUR_S
+        if isinstance(entry, RecordEncryption):
+            allowed_s = gone_s.get(entry.instance, -25 * HOUR_S)
+            is_gone = now_s - allowed_s < 24 * HOUR_S
+        else:
+            is_gone = False
+        shown = None if is_gone else entry
         if shown is not None:
+            last = shown
             first_s = first_s if had else now_s
             keys_s = now_s
         if mode == "required":
