@@ -53,7 +53,13 @@ impl Peer {
     /// with a new ephemeral key, timestamp and SPI base.
     fn begin(&mut self, last: Option<Pending>, shared: &mut Shared, at: &mut Moment<'_>) {
         let repeats = last.as_ref().map_or(0, |last| last.repeats + 1);
-        let Some(to) = self.place(repeats) else { return };
+        let Some(to) = self.place(repeats) else {
+            // It was known before: what waits would do so for ever.
+            if last.is_some() {
+                self.give_up(shared);
+            }
+            return;
+        };
         let index = shared.index(at);
         let spi_base = shared.spis.take(at.now_ns, at.random);
         let settings = &shared.settings;

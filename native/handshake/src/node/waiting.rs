@@ -18,14 +18,17 @@ pub(crate) struct Waiting {
 
 impl Waiting {
     /// Makes room for a packet and lets it wait. Returns how many of the oldest have to go, or
-    /// `None` if the packet has no room even then.
+    /// `None` if the packet has no room even then: others hold it, and nothing has changed.
     pub(crate) fn push(&mut self, len: usize, in_all: &mut usize) -> Option<usize> {
+        let of_others = *in_all - self.bytes;
+        if len > MOST_BYTES || of_others + len > MOST_BYTES_IN_ALL {
+            return None;
+        }
         let mut dropped = 0;
         while self.lengths.len() >= MOST_PACKETS
             || self.bytes + len > MOST_BYTES
             || *in_all + len > MOST_BYTES_IN_ALL
         {
-            // Nothing of this peer is left to drop: others hold the room, or it is too long.
             let oldest = self.lengths.pop_front()?;
             self.bytes -= oldest;
             *in_all -= oldest;
@@ -64,6 +67,14 @@ mod tests {
             assert_eq!(peer.push(MOST_BYTES, &mut in_all), expected, "peer {number}");
         }
         assert_eq!(in_all, MOST_BYTES_IN_ALL);
+        // One that has no room takes none of its own peer's out either.
+        assert_eq!(peers[5].clear(&mut in_all), 1);
+        assert_eq!(peers[64].push(MOST_BYTES - 200, &mut in_all), Some(0));
+        assert_eq!(peers[5].push(150, &mut in_all), Some(0));
+        assert_eq!(peers[5].push(201, &mut in_all), None, "50 are left, and 150 are its own");
+        assert_eq!(peers[5].clear(&mut in_all), 1);
+        assert_eq!(peers[64].clear(&mut in_all), 1);
+        assert_eq!(peers[5].push(MOST_BYTES, &mut in_all), Some(0));
         assert_eq!(peers[3].clear(&mut in_all), 1);
         assert_eq!(peers[64].push(1, &mut in_all), Some(0));
     }

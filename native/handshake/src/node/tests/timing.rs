@@ -40,6 +40,21 @@ fn an_initiation_is_repeated_ever_later_and_given_up_until_there_is_a_packet_aga
 }
 
 #[test]
+fn what_waits_for_a_peer_whose_address_is_taken_away_is_given_up() {
+    let mut world = World::new(2, 1);
+    world.faults.lost = 100;
+    (0..3).for_each(|_| world.send(0, 1));
+    let peer = world.key(1);
+    world.at(0, |node, at| node.put_peer(peer, Record::default(), at));
+    world.run(SECOND);
+    assert_eq!(world.hosts[0].gave_up, 1);
+    assert!(!world.hosts[0].node.is_shaking_hands(&peer));
+    assert_eq!(world.at(0, |node, at| node.wants(&peer, 100, at)), Wait::Refused);
+    world.run(100 * SECOND);
+    assert_eq!(world.hosts[0].gave_up, 1, "once");
+}
+
+#[test]
 fn the_initiator_rekeys_before_the_responder_would_and_only_one_that_seals() {
     for (sender, ages) in [(0, 110_000..=130_000), (1, 140_000..=160_000)] {
         let mut world = pair(3);
