@@ -8,7 +8,6 @@ The bytes around Noise are written here by the tables of the specification, not 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import struct
 import sys
@@ -18,27 +17,13 @@ from typing import Final
 
 from noise.connection import Keypair, NoiseConnection
 
+from tests.native.second_peer import mac1, psk_id, psk_key
+
 EXCHANGE: Final = Path(__file__).parents[1] / "vectors" / "noise" / "exchange.json"
 
 _NETWORK: Final = "/coreos.com/network"
 _PSKS: Final = (bytes(range(32)), b"the PSK that is to be given up, of 48 random bytes")
 _PRIVATE: Final = {name: hashlib.sha256(name.encode()).digest() for name in ("i", "r", "ei", "er")}
-
-
-def _hmac(key: bytes, data: bytes) -> bytes:
-    return hmac.new(key, data, "sha256").digest()
-
-
-def _psk_id(psk: bytes) -> bytes:
-    return hashlib.sha256(b"tunneld/1 psk id" + psk).digest()[:4]
-
-
-def _psk_key(psk: bytes) -> bytes:
-    return _hmac(_hmac(b"tunneld/1 psk", psk), _NETWORK.encode() + b"\x01")
-
-
-def _mac1(receiver: bytes, before: bytes) -> bytes:
-    return _hmac(hashlib.sha256(b"tunneld/1 mac1" + receiver).digest(), before)[:16]
 
 
 def _public(private: bytes) -> bytes:
@@ -51,7 +36,7 @@ def _connection() -> NoiseConnection:
     connection = NoiseConnection.from_name(b"Noise_IKpsk2_25519_ChaChaPoly_BLAKE2s")
     connection.set_prologue(b"tunneld/1\x00" + _NETWORK.encode())
     # The first PSK that the initiator names, and that the responder has.
-    connection.set_psks(psk=_psk_key(_PSKS[1]))
+    connection.set_psks(psk=psk_key(_PSKS[1], _NETWORK))
     return connection
 
 
@@ -59,7 +44,7 @@ def _payloads() -> tuple[bytes, bytes]:
     """Returns what initiator and responder say, 64 bytes each."""
     timestamp = struct.pack(">QI", 0x400000000000000A + 1_790_000_000, 123_456_789)
     subnet_v6 = IPv6Address("fd00:1::").packed
-    ids = _psk_id(_PSKS[0]) + _psk_id(_PSKS[1])
+    ids = psk_id(_PSKS[0]) + psk_id(_PSKS[1])
     first = struct.pack(
         ">12s8sIBBBB4sBB2x16s8s4x",
         *(timestamp, b"instance", 0xC1234540, 4, 0b1110, 1, 0),
@@ -104,8 +89,8 @@ def exchange() -> dict[str, str]:
         "psk_second": _PSKS[1],
         "payload_1": first,
         "payload_2": second,
-        "initiation": initiation + _mac1(publics["r"], initiation) + bytes(16),
-        "response": response + _mac1(publics["i"], response) + bytes(16),
+        "initiation": initiation + mac1(publics["r"], initiation) + bytes(16),
+        "response": response + mac1(publics["i"], response) + bytes(16),
         "from_initiator": bytes(keys.cipher_state_encrypt.k),
         "from_responder": bytes(keys.cipher_state_decrypt.k),
     }

@@ -192,7 +192,7 @@ class SecondPeer:
         claim: tuple[str, ...] | None = None,
         psks: tuple[bytes, ...] | None = None,
         ciphers: int = 0b1110,
-        cookie: bytes = bytes(MAC_BYTES),
+        base: int | None = None,
     ) -> Initiated:
         """Begins a handshake with whoever has that public key, with the time `at` in it."""
         connection = self._connection()
@@ -200,7 +200,7 @@ class SecondPeer:
         connection.set_keypair_from_public_bytes(Keypair.REMOTE_STATIC, responder)
         connection.start_handshake()
         said = Said(
-            spi_base(),
+            spi_base() if base is None else base,
             lanes,
             self.claim if claim is None else claim,
             ciphers=ciphers,
@@ -210,7 +210,7 @@ class SecondPeer:
         index = os.urandom(4)
         before = bytes([0, 0, 0, 0, 1, 1, 0, 0]) + index
         before += bytes(connection.write_message(said.emit()))
-        message = before + mac1(responder, before) + cookie
+        message = before + mac1(responder, before) + bytes(MAC_BYTES)
         return Initiated(self, connection, index, said, message)
 
     def answer(self, initiation: bytes, base: int | None = None) -> Answered:

@@ -6,7 +6,6 @@ The peers' handshake and ESP are a second implementation's (`second_peer`).
 
 from __future__ import annotations
 
-import base64
 import os
 import select
 import socket
@@ -26,8 +25,10 @@ from tests.native.protected import (
     Honest,
     ProtectedHost,
     Station,
+    agreed,
     assault,
     network,
+    public_of,
     subnets,
 )
 from tests.native.second_peer import IPV4, IPV6, Direction, Pair, SecondPeer
@@ -62,22 +63,6 @@ def scene(space: Namespace, tmp_path: Path) -> Iterator[Scene]:
         yield Scene(host, b, c, at_b, at_c, stranger, pair)
     for station in (at_b, at_c, stranger):
         station.socket.close()
-
-
-def agreed(host: ProtectedHost, peer: SecondPeer, station: Station, source: str) -> Pair:
-    """Shakes hands from `peer`, and has its first packet come."""
-    begun = peer.initiate(public_of(host))
-    station.send(begun.message)
-    pair = station.response(begun)
-    packet = inner(source, "10.5.1.2", payload=b"the first one")
-    station.send(pair.out.seal(packet, 1))
-    assert host.read() == packet
-    host.wait_for_news("keys_confirmed", peer)
-    return pair
-
-
-def public_of(host: ProtectedHost) -> bytes:
-    return base64.b64decode(host.key)
 
 
 def changed(datagram: bytes, place: int, bit: int) -> bytes:
