@@ -64,8 +64,11 @@ class KeyedHost:
         family: int = 4,
         split: bool = False,
         sockets: _native.UnderlaySockets | None = None,
+        pattern: str | None = None,
     ) -> None:
-        """`sockets`: in the place of one for ESP at this host's address."""
+        """`sockets`: in the place of one for ESP at this host's address; `pattern`: where hosts are
+        by their number, if not as above."""
+        self._pattern = pattern
         self.number, self.family, self.identity = number, family, identity
         self.instance = os.urandom(8)
         self.device, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -75,7 +78,7 @@ class KeyedHost:
                 icmp = opened.enter_context(raw_icmp_socket())
                 icmp6 = opened.enter_context(raw_icmpv6_socket())
                 if sockets is None:
-                    underlay = opened.enter_context(udp_socket(address(number, family), PORT))
+                    underlay = opened.enter_context(udp_socket(self.address_of(number), PORT))
                     sockets = {
                         "ipv4": [],
                         "ipv6": [],
@@ -117,6 +120,9 @@ class KeyedHost:
         self.engine.stop()
         self.device.close()
 
+    def address_of(self, number: int) -> str:
+        return self._pattern.format(number) if self._pattern else address(number, self.family)
+
     @property
     def key(self) -> str:
         return self.identity.public_key
@@ -141,7 +147,7 @@ class KeyedHost:
                     {
                         "name": name,
                         "encapsulation": "esp",
-                        "endpoint": address(peer, self.family),
+                        "endpoint": self.address_of(peer),
                         "port": PORT,
                         "mtu_bytes": MTU_BYTES if self.family == 4 else 1418,
                         "of_peer": {"key": key, "subnet": subnet},
@@ -154,7 +160,7 @@ class KeyedHost:
         )
 
     def identity_of(self, peer: int, key: str) -> _native.TrustedIdentity:
-        endpoint = address(peer, self.family)
+        endpoint = self.address_of(peer)
         return {"key": key, "endpoint": endpoint, "port": PORT, "instance": None}
 
     def write(self, packet: bytes) -> None:

@@ -7,15 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import cast
 
 import pytest
 
 from tests.native.hosts import PORT, TIMEOUT_S, Host, adjacency, settings, udp_socket
+from tests.native.keyed import PORT as ESP_PORT
+from tests.native.keyed import KeyedHost, numbered, passes
 from tests.native.packets import inner
 from tests.support.netns import Namespace, Rig, inside
 from tunneld import _native
-from tunneld.host.sockets import open_underlay_sockets
+from tunneld.host.sockets import open_encryption_sockets, open_underlay_sockets
 from tunneld.lease.model import IPAddress
 
 DEAD = range(100, 220)
@@ -164,3 +167,44 @@ def test_nothing_that_arrives_goes_to_sockets_that_only_send(rig: Rig) -> None:
         sources = {c.recvfrom(70_000)[1] for _ in range(100)}
         assert sources == {("192.0.2.1", PORT)}, "whichever socket they left by"
         assert set(host.drops()) == {"way_full"}
+
+
+def test_a_slow_way_by_esp_holds_up_nobody(rig: Rig, tmp_path: Path) -> None:
+    """The port of encryption has sidings of its own."""
+    pattern, own = FAMILIES["ipv4"]
+    space, there = rig.namespace("own"), rig.namespace("there")
+    rig.link(space, "eth0", there, "eth0")
+    for place, number in ((space, 1), (there, 2), (there, 3)):
+        place.run("ip", "address", "add", f"{pattern.format(number)}/24", "dev", "eth0")
+    with inside(space):
+        [worker] = open_encryption_sockets([own], ESP_PORT, 1)
+    fds = worker.descriptors()
+    sockets: _native.UnderlaySockets = {
+        "ipv4": [],
+        "ipv6": [],
+        "esp_ipv4": fds["ipv4"],
+        "esp_ipv4_sidings": fds["ipv4_sidings"],
+    }
+    keys = {number: _native.Identity.create(tmp_path / f"key{number}") for number in (1, 2, 3)}
+    with (
+        KeyedHost(space, 1, keys[1], pattern=pattern, sockets=sockets) as host,
+        KeyedHost(there, 2, keys[2], pattern=pattern) as b,
+        KeyedHost(there, 3, keys[3], pattern=pattern) as c,
+    ):
+        worker.close()
+        for peer in (b, c):
+            host.knows(peer.number, peer.key)
+            peer.knows(1, host.key)
+            passes(host, peer)
+        slow_way(space, pattern.format(3), "80bit")
+        for number in range(1, 3_001):
+            host.write(packet_to(3, 1_200))
+            if number % 10 == 0:
+                host.write(numbered(host, b, number))
+                assert b.read() == numbered(host, b, number)
+        drops = host.drops()
+        assert set(drops) == {"way_full"}
+        traffic = host.engine.counters()["adjacencies"]["peer 10.5.3.0/24"]
+        assert traffic["tx_packets"] + drops["way_full"] == 3_001
+        # The room of a common socket and of a siding, and two trains.
+        assert traffic["tx_packets"] * 1_268 < (1 << 20) + (512 << 10) + 2 * 65_536
