@@ -1,4 +1,4 @@
-"""Where packets may not travel in plain none does, whatever the store says; no secret is told.
+"""Where packets may not travel in plain none does, whatever the store says.
 
 Needs root, etcd, iproute2 and tcpdump.
 """
@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
-import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,7 +17,7 @@ from tests.support.capture import Capture
 from tests.support.etcd import Etcd
 from tests.support.process import Process
 from tests.support.wait import wait_until
-from tests.unit.trust.values import ALICE, BOB
+from tests.unit.trust.values import ALICE
 from tunneld.control.client import NotRunningError
 
 pytestmark = pytest.mark.root
@@ -27,7 +25,6 @@ pytestmark = pytest.mark.root
 PEER = "10.5.7.1"
 OVERLAY = "udp or net 10.5.0.0/16"
 PSK = bytes(range(7, 47))
-KEY = base64.b64encode(bytes([64, *range(100, 130), 77])).decode()
 
 
 def config(**backend: object) -> str:
@@ -214,85 +211,6 @@ def test_nothing_leaves_in_plain_below_the_floor(
     assert done.returncode == 2
     assert "identities, line 1" in done.stderr
     assert "unreachable 10.5.0.0/16" in ours(host)
-
-
-def told(host: SingleHost, *words: str) -> str:
-    """Returns what a command says, whatever it ends with."""
-    done = host.tunneld(
-        *words,
-        *("--control-socket", str(host.control_socket)),
-        *(() if words[0] == "status" else ("--state-dir", str(host.directory / "state"))),
-    )
-    return done.stdout + done.stderr
-
-
-def forms(secret: bytes) -> list[bytes]:
-    """Returns the forms in which a secret may be written down."""
-    texts = [base64.b64encode(secret), secret.hex().encode(), str(list(secret)).encode()]
-    return [secret, *texts, *(text.upper() for text in texts[1:2])]
-
-
-def test_no_secret_is_told_and_files_are_read_again(
-    host: SingleHost, etcd: Etcd, tmp_path: Path
-) -> None:
-    state_dir = host.directory / "state"
-    state_dir.mkdir(mode=0o700)
-    psk_file, identities = tmp_path / "psk", tmp_path / "identities"
-    for path, text in (
-        (psk_file, base64.b64encode(PSK).decode()),
-        (state_dir / "identity.key", KEY),
-    ):
-        path.touch(0o600)
-        path.write_text(f"{text}\n")
-    identities.write_text(f"{ALICE} alice\n")
-    etcd.put(f"{PREFIX}/config", config(Type="udp"))
-    daemon = host.start_daemon(
-        *("--psk-file", str(psk_file), "--identities", str(identities), "--log-level", "debug"),
-        *("--encryption-floor", "off"),
-    )
-    host.wait_ready()
-    said = [told(host, "identity", "show"), told(host, "trust", "add", BOB, "bob")]
-    assert "the daemon knows" in said[-1]
-    assert host.status()["encryption"]["identities"] == 2
-    said += [told(host, "trust", "revoke", "alice"), told(host, "trust", "list", "--json")]
-    assert host.status()["encryption"]["revoked"] == 1
-
-    def read_again(text: str, says: str) -> None:
-        identities.write_text(text)
-        daemon.signal(signal.SIGHUP)
-        daemon.wait_for_output(says)
-
-    read_again(f"{KEY} alice\n{KEY}\n", "identities, line 2: a name is missing")
-    assert host.status()["encryption"]["identities"] == 2, "what was read before stays"
-    read_again(f"{base64.b64encode(PSK).decode()}\n", "no public key")
-    psk_file.chmod(0o644)
-    read_again("", "open to others")
-    psk_file.chmod(0o600)
-    psk_file.write_text(f"!{base64.b64encode(PSK).decode()}\n")
-    said.append(told(host, "trust", "list"))
-    read_again(" ", "is not base64")
-    psk_file.write_text("\n".join(base64.b64encode(psk).decode() for psk in (PSK[::-1], PSK)))
-    daemon.signal(signal.SIGHUP)
-    wait_until(lambda: len(host.status()["encryption"]["psk_ids"]) == 2, 20.0, "the rotation")
-
-    status: dict[str, Any] = host.status()
-    said += [told(host, "status"), told(host, "status", "--json"), json.dumps(status)]
-    process = Path("/proc", str(daemon.pid))
-    places = {
-        "log": daemon.output().encode(),
-        "commands": "\n".join(said).encode(),
-        "environ": (process / "environ").read_bytes(),
-        "cmdline": (process / "cmdline").read_bytes(),
-        "store": b"".join(etcd.everything().values()),
-        "state": b"".join(
-            path.read_bytes() for path in state_dir.iterdir() if path.name != "identity.key"
-        ),
-    }
-    assert all(places.values()), "each place was looked at"
-    for name, content in places.items():
-        for secret in (PSK, base64.b64decode(KEY)):
-            assert not [form for form in forms(secret) if form in content], name
-    assert daemon.stop() == 0
 
 
 def test_a_daemon_whose_secrets_are_open_to_others_does_not_start(

@@ -1,0 +1,170 @@
+"""No secret is told by two hosts that shake hands, move packets and read their files again.
+
+Needs root, etcd and iproute2.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import signal
+from collections.abc import Iterator
+from ipaddress import IPv4Interface
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.single_host import SingleHost
+from tests.e2e.site import PREFIX
+from tests.support.etcd import Etcd
+from tests.support.netns import Rig
+from tests.support.process import Process
+from tests.support.wait import wait_until
+from tests.unit.trust.values import ALICE, BOB
+
+pytestmark = pytest.mark.root
+
+CONFIG = json.dumps({"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}})
+PSK = bytes(range(7, 47))
+KEYS = [base64.b64encode(bytes([64, *range(at, at + 30), 77])).decode() for at in (100, 140)]
+
+
+def forms(secret: bytes) -> list[bytes]:
+    """Returns the forms in which a secret may be written down."""
+    text = base64.b64encode(secret)
+    urls = base64.urlsafe_b64encode(secret)
+    digits = secret.hex().encode()
+    spaced = secret.hex(" ").encode()
+    return [secret, text, text.rstrip(b"="), urls, digits, digits.upper(), spaced,
+            str(list(secret)).encode(), repr(secret)[2:-1].encode()]  # fmt: skip
+
+
+class Guarded:
+    """A host with secrets, and all that was said about it."""
+
+    def __init__(self, host: SingleHost, key: str, psk_file: Path) -> None:
+        self.host = host
+        self.state_dir = host.directory / "state"
+        self.psk_file = psk_file
+        self.identities = host.directory / "identities"
+        self.identities.touch()
+        self.said: list[str] = []
+        self.state_dir.mkdir(mode=0o700)
+        path = self.state_dir / "identity.key"
+        path.touch(0o600)
+        path.write_text(f"{key}\n")
+        self.public = self.told("identity", "show").strip()
+        self.daemon: Process
+
+    def start(self, *options: str) -> None:
+        self.daemon = self.host.start_daemon(
+            *("--psk-file", str(self.psk_file), "--identities", str(self.identities)),
+            *("--log-level", "debug", *options),
+        )
+
+    def overlay_address(self) -> str:
+        """Returns the host's own address in the overlay; nothing before it has a subnet."""
+        if not self.host.subnet_file.exists():
+            return ""
+        lines = self.host.subnet_file.read_text().splitlines()
+        env = dict(line.split("=", 1) for line in lines)
+        return str(IPv4Interface(env["FLANNEL_SUBNET"]).network[0])
+
+    def told(self, *words: str) -> str:
+        """Returns what a command says, whatever it ends with."""
+        done = self.host.tunneld(
+            *words,
+            *("--control-socket", str(self.host.control_socket)),
+            *(() if words[0] == "status" else ("--state-dir", str(self.state_dir))),
+        )
+        self.said.append(done.stdout + done.stderr)
+        return self.said[-1]
+
+    def read_again(self, text: str, says: str) -> None:
+        self.identities.write_text(text)
+        self.daemon.signal(signal.SIGHUP)
+        self.daemon.wait_for_output(says)
+
+    def places(self) -> Iterator[tuple[str, bytes]]:
+        """Gives all that anybody but this host's root can come by, and what lies beside it."""
+        process = Path("/proc", str(self.daemon.pid))
+        yield "log", self.daemon.output().encode()
+        yield "commands", "\n".join(self.said).encode()
+        for name in ("environ", "cmdline", "status", "comm"):
+            yield name, (process / name).read_bytes()
+        for path in sorted(self.state_dir.iterdir()):
+            if path.name != "identity.key":
+                yield path.name, path.read_bytes()
+        yield "subnet.env", self.host.subnet_file.read_bytes()
+
+
+@pytest.fixture
+def pair(host: SingleHost, etcd: Etcd, rig: Rig, tmp_path: Path) -> tuple[Guarded, Guarded]:
+    """Two hosts with one PSK and keys known to this test."""
+    host.switch.sysctl("net/ipv4/ip_forward", 1)
+    etcd.put(f"{PREFIX}/config", CONFIG)
+    psk_file = tmp_path / "psk"
+    psk_file.touch(0o600)
+    psk_file.write_text(f"{base64.b64encode(PSK).decode()}\n")
+    first, second = (
+        Guarded(at, key, psk_file)
+        for at, key in zip((host, SingleHost(rig, beside=host)), KEYS, strict=True)
+    )
+    return first, second
+
+
+def test_no_secret_is_told_by_hosts_that_encrypt_and_files_are_read_again(
+    pair: tuple[Guarded, Guarded], etcd: Etcd
+) -> None:
+    first, second = pair
+    trusted = f"{ALICE} alice\n{first.public} first\n{second.public} second\n"
+    for one, options in ((first, ()), (second, ("--log-format", "json"))):
+        one.identities.write_text(trusted)
+        one.start(*options)
+    status = first.host.wait_ready()
+    assert status["encryption"]["mode"] == "required"
+    other = wait_until(second.overlay_address, 30.0, "the other host's subnet")
+    first.host.space.wait_for_answer(other)
+    wait_until(
+        lambda: [p["encrypted"] for p in first.host.status()["peers"]] == [True], 30.0, "keys"
+    )
+
+    host = first.host
+    assert "the daemon knows" in first.told("trust", "add", BOB, "bob")
+    assert host.status()["encryption"]["identities"] == 4
+    first.told("trust", "revoke", "alice")
+    first.told("trust", "list", "--json")
+    assert host.status()["encryption"]["revoked"] == 1
+    # What is not usable is refused, said without repeating it, and what was read before stays.
+    first.read_again(f"{KEYS[0]} alice\n{KEYS[0]}\n", "identities, line 2: a name is missing")
+    assert host.status()["encryption"]["identities"] == 4
+    first.read_again(f"{base64.b64encode(PSK).decode()}\n", "no public key")
+    psk_file = first.psk_file
+    psk_file.chmod(0o644)
+    first.read_again(trusted, "open to others")
+    psk_file.chmod(0o600)
+    psk_file.write_text(f"!{base64.b64encode(PSK).decode()}\n")
+    first.told("trust", "list")
+    first.read_again(f"{trusted} ", "is not base64")
+    psk_file.write_text("\n".join(base64.b64encode(psk).decode() for psk in (PSK[::-1], PSK)))
+    for one in pair:
+        one.daemon.signal(signal.SIGHUP)
+        wait_until(
+            lambda one=one: len(one.host.status()["encryption"]["psk_ids"]) == 2,  # type: ignore[misc]
+            20.0,
+            "the rotation",
+        )
+    host.space.wait_for_answer(other)
+
+    for one in pair:
+        one.told("status")
+        one.told("status", "--json")
+    secrets = [PSK, PSK[::-1], *map(base64.b64decode, KEYS)]
+    store = b"".join(name.encode() + value for name, value in etcd.everything("").items())
+    assert first.public.encode() in store, "the public key stands where it should"
+    for name, content in (("store", store), *first.places(), *second.places()):
+        assert content, name
+        for number, secret in enumerate(secrets):
+            assert not [form for form in forms(secret) if form in content], (name, number)
+    for one in pair:
+        assert one.daemon.stop() == 0
