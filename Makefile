@@ -28,7 +28,7 @@ FUZZ_SECONDS ?= 60
 
 # The groups of tests that run beside each other, the longest first. Most of their time is waiting.
 # Those of the last one need the processors to themselves, and come when the others are through.
-TEST_JOBS ?= 3
+TEST_JOBS ?= 4
 TEST_GROUPS := e2e docker chaos host interop unit native booted rest alone
 TESTS_e2e := tests/e2e --ignore=tests/e2e/alone
 TESTS_chaos := tests/chaos
@@ -110,7 +110,7 @@ stage-pytest:
 # The leading + has the first line said at once, and not with the rest.
 $(TEST_GROUPS:%=pytest-%): pytest-%:
 	+@echo "pytest $*: begins"
-	@$(STAGE) "pytest $*" env -u MAKEFLAGS -u MAKELEVEL $(BIN)/pytest --quiet $(TESTS_$*)
+	@$(STAGE) "pytest $*" env -u MAKEFLAGS -u MAKELEVEL $(BIN)/pytest --quiet --durations 8 --durations-min 5 $(TESTS_$*)
 
 stage-lint:
 	@$(BIN)/ruff check --quiet $(PYTHON_PATHS)
