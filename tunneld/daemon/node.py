@@ -153,6 +153,7 @@ class Node:
             self._report.underlay = self._underlay_lack
             self._report.add(lambda: self._config_lack.problem)
             self._report.add(lambda: self._health_lack.problem)
+            self._report.add(lambda: self._barrier.problem)
             self._watchdog = Watchdog(self._notifier, self._report)
             await self._open_faces(stack)
             # Last in, first out: said before anything is taken down.
@@ -166,6 +167,7 @@ class Node:
                     write_down(self._state_dir),
                     self._protection.keep(),
                     be_present(self._membership, keeper),
+                    self._barrier.keep(),
                     self._serve_health(),
                     self._stay(),
                     self._wait_for_leave(),

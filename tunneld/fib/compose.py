@@ -56,6 +56,8 @@ class Overlay:
     """Of the TUN device: the most that any peer takes."""
     flannel_mtu_bytes: int | None = None
     """What containers go by: what every peer takes. None: the same."""
+    sealed: bool = False
+    """Whether encryption is in force."""
     source_check: SourceCheck
 
     def __iter__(self) -> Iterator[OverlayNet[IPv4Network] | OverlayNet[IPv6Network]]:
@@ -121,6 +123,7 @@ def compose(
                 forward=rules.forward,
                 notrack=rules.notrack,
                 accept_mark=rules.accept_mark,
+                sealed=overlay.sealed,
                 guard=None
                 if not rules.ports
                 else UnderlayGuard(

@@ -315,5 +315,6 @@ def _overlay(inputs: Inputs) -> Overlay:
         flannel_mtu_bytes=None
         if sealed is None
         else sealed.flannel_mtu_bytes(backend, underlay_mtu_bytes),
+        sealed=sealed is not None,
         source_check=inputs.source_check,
     )

@@ -229,6 +229,9 @@ class Firewall:
     brings for the own subnet. None: no mark."""
     guard: UnderlayGuard | None = None
     """None: the overlay has no datagrams."""
+    sealed: bool = False
+    """Whether packets that say they come from the overlay are taken only by the way that leads
+    there: encryption is in force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,15 @@ stronger, and so are those of bridges. Who puts it says when it goes: it may out
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Collection
+from typing import Final, NoReturn
 
+from tunneld.errors import HostError
+from tunneld.host.monitor import Monitor, Notice
 from tunneld.host.netlink import Netlink
 from tunneld.host.netlink.model import RTN_UNREACHABLE, KernelRoute
 from tunneld.host.remains import (
@@ -21,6 +26,13 @@ from tunneld.host.remains import (
 )
 from tunneld.host.routes import BARRIER_METRIC, PROTOCOL
 from tunneld.lease.model import IPNetwork
+from tunneld.log import Condition
+
+LOOK_S: Final = 60.0
+"""How often the routes are looked for, whether or not anything seems to have changed."""
+
+CALM_S: Final = 0.2
+"""Least time between two looks, where somebody takes them away again and again."""
 
 _log = logging.getLogger("tunneld.host")
 
@@ -34,6 +46,59 @@ class Barrier:
         self._is_clear = False
         """Whether nothing is left of a daemon that was killed."""
         self._presence: Presence | None = None
+        self._changed = asyncio.Event()
+        self._lack = Condition(
+            _log,
+            "packets of the network are not kept back",
+            "packets of the network are kept back again",
+        )
+
+    @property
+    def problem(self) -> str | None:
+        """What is not kept back, in one line; None: nothing."""
+        return self._lack.problem
+
+    async def keep(self) -> NoReturn:
+        """Puts back what somebody takes away, for ever.
+
+        Who manages a network takes away routes that he does not know (systemd-networkd), and the
+        kernel those of IPv6 when that is switched off for a moment.
+
+        Raises:
+            HostError: the kernel cannot be watched.
+        """
+        monitor = Monitor(self._notice, firewall=False, routes_within=(), protocol=PROTOCOL)
+        self._changed.set()
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await self._changed.wait()
+                self._changed.clear()
+                await self._put_back()
+                await asyncio.sleep(CALM_S)
+        finally:
+            monitor.close()
+
+    async def _put_back(self) -> None:
+        for network in sorted(self._held, key=str):
+            if network not in self._held:  # lifted meanwhile
+                continue
+            try:
+                if await self._netlink.add_route(_route(network)):
+                    _log.warning(
+                        "put back what keeps packets of the network from leaving in plain",
+                        extra={"fields": {"network": str(network)}},
+                    )
+            except HostError as error:
+                self._lack.set(asyncio.get_running_loop().time(), str(error))
+                return
+        self._lack.clear()
+
+    def _notice(self, notice: Notice) -> None:
+        # IPv6 that is switched off takes its routes along without a word of them.
+        if notice.kind in ("address", "link", "lost", "lost routes") or notice.protocol == PROTOCOL:
+            self._changed.set()
 
     async def put(self, networks: Collection[IPNetwork]) -> None:
         """Lets no packet for these networks leave, by whatever a daemon that is gone has left too.
@@ -42,20 +107,27 @@ class Barrier:
         containers, whose addresses are of the one before.
 
         Raises:
-            HostError: the kernel refuses.
+            HostError: the kernel refuses one of them; the others are there.
         """
         new = frozenset(networks) - self._held
         if self._is_clear and not new:
             return
-        for network in new:
-            await self._netlink.replace_route(_route(network))
         self._held |= new
+        failures = []
+        for network in sorted(new, key=str):
+            try:
+                await self._netlink.replace_route(_route(network))
+            except HostError as error:
+                failures.append(str(error))
         if not self._is_clear:
             # Only now: what is taken away would else leave packets to the default route.
             await remove_devices_and_routes(self._netlink, keep=(), networks=())
             self._is_clear = True
         if new:
             self._tell_others()
+        if failures:
+            raise HostError("; ".join(failures))
+        if new:
             _log.info(
                 "no packet for the network leaves in plain by another way",
                 extra={"fields": {"network": ", ".join(sorted(map(str, new)))}},

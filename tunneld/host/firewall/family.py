@@ -43,6 +43,8 @@ class FamilyRules:
     forward: bool = True
     notrack: tuple[UnderlayPort, ...] = ()
     accept_mark: FirewallMark | None = None
+    sealed: bool = False
+    """Whether what says it comes from the overlay must come by the way that leads there."""
     guard: UnderlayGuard | None = None
     """Its addresses are those of this family."""
     outside: tuple[int, ...] = ()
@@ -93,6 +95,7 @@ def in_families(
                 )
             ),
             accept_mark=wanted.accept_mark,
+            sealed=wanted.sealed,
             guard=_guard(wanted.guard, version),
         )
         for version, network, subnet in filter(None, nets)

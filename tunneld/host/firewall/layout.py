@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 from zlib import crc32
 
-from tunneld.host.firewall import guard
+from tunneld.host.firewall import guard, spoofing
 from tunneld.host.firewall.family import FamilyRules
 from tunneld.lease.model import IPNetwork
 
@@ -28,8 +28,9 @@ DOCKER_USER = "DOCKER-USER"
 
 _COMMENT = "-m comment --comment tunneld"
 _OWN = "TUNNELD-"
-_KINDS = ("FWD", "KEEP", "MASQ", "RAW", "OUT", *guard.KINDS)
-"""Chains: forwarding, kept source addresses, masquerade, raw of what comes in and goes out, guard.
+_KINDS = ("FWD", "KEEP", "MASQ", "RAW", "OUT", spoofing.KIND, *guard.KINDS)
+"""Chains: forwarding, kept source addresses, masquerade, raw of what comes in and goes out, what
+comes bare, guard.
 
 The longest name, with the longest device name of 15 characters, has the 28 iptables allows.
 """
@@ -151,12 +152,15 @@ def everything(tables: Tables, owner: str, wanted: FamilyRules) -> dict[str, Lay
         layouts["filter"] = _forward(tables, owner, wanted)
     if wanted.notrack or _may_drop_early(tables, owner):
         layouts["raw"] = _raw(owner, wanted, notrack=True)
+    parts: list[guard.TableRules] = []
     if wanted.guard is not None:
         chains = {kind: f"{_OWN}{kind}-{owner}" for kind in guard.KINDS}
-        for part in guard.iptables_rules(wanted.guard, wanted.inside, chains, _COMMENT):
-            jump = Jump(part.parent, part.chain, part.place)
-            own = Layout(part.chains, (jump,))
-            layouts[part.table] = _joined(layouts.get(part.table, Layout()), own)
+        parts += guard.iptables_rules(wanted.guard, wanted.inside, chains, _COMMENT)
+    if wanted.sealed:
+        parts.append(spoofing.iptables_rules(wanted, f"{_OWN}{spoofing.KIND}-{owner}", _COMMENT))
+    for part in parts:
+        own = Layout(part.chains, (Jump(part.parent, part.chain, part.place),))
+        layouts[part.table] = _joined(layouts.get(part.table, Layout()), own)
     return layouts
 
 

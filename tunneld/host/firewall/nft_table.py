@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from tunneld.errors import HostError
+from tunneld.host.firewall import spoofing
 from tunneld.host.firewall.family import NFT_FAMILY, FamilyRules
 from tunneld.host.firewall.guard import PEERS, nft_chains
 from tunneld.host.firewall.program import attempt, nft_items
@@ -177,6 +178,8 @@ def ruleset(table: str, wanted: FamilyRules, *, is_plain: bool = False) -> str:
     ip = wanted.nft
     lines = [f"table {ip} {table}", f"delete table {ip} {table}", f"table {ip} {table} {{"]
     chains = _chains(wanted)
+    if wanted.sealed:
+        chains |= spoofing.nft_chains(wanted, is_plain=is_plain)
     if wanted.guard is not None:
         kind = "ipv4_addr" if wanted.version == 4 else "ipv6_addr"
         elements = f" elements = {_set(_peers(wanted))};" if wanted.guard.peers else ""
