@@ -41,14 +41,16 @@ class End(Protocol):
 class Probe:
     """One running flow of probes."""
 
-    def __init__(self, first: End, second: End, address: object = None) -> None:
+    def __init__(
+        self, first: End, second: End, address: object = None, *, rate_hz: float = RATE_HZ
+    ) -> None:
         """Starts a flow to `address` of the second container; None: its IPv4 address."""
         self.name = f"{first.name}->{second.name}"
         port = next(_ports)
         self._receiver = start_traffic(second.container, "receive-probes", port)
         self._receiver.wait_for_output("listening")
         self._sender = start_traffic(
-            *(first.container, "send-probes", address or second.container_ip, port, RATE_HZ)
+            *(first.container, "send-probes", address or second.container_ip, port, rate_hz)
         )
 
     def arrivals(self) -> list[Arrival]:
@@ -86,3 +88,8 @@ class Probe:
         """Returns the longest time between two arrivals."""
         times = [arrival.at_s for arrival in self.arrivals()]
         return max(b - a for a, b in itertools.pairwise(times))
+
+    def gap_after_s(self, since_s: float) -> float:
+        """Returns the longest time between two arrivals of which the later came after `since_s`."""
+        times = [arrival.at_s for arrival in self.arrivals()]
+        return max(b - a for a, b in itertools.pairwise(times) if b > since_s)
