@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.lab import rounds, traffic
+from bench.lab.encrypted import TunneldEsp
 from bench.lab.overlays import Tunneld
 from bench.lab.rounds import FIGURES, Figure, Plan
 from bench.lab.session import carry_out
@@ -44,10 +45,12 @@ _LINE: Final = re.compile(
 )
 
 
-def measure(figure: Figure, flavour: Flavour, directory: Path) -> dict[str, Any]:
+def measure(
+    kind: type[Tunneld], figure: Figure, flavour: Flavour, directory: Path
+) -> dict[str, Any]:
     """Returns shares of the daemons' CPU time, in percent, and what was seen meanwhile."""
     traffic.load_program()  # built before anything is sampled
-    overlay, data = Tunneld(directory), directory / "perf.data"
+    overlay, data = kind(directory), directory / "perf.data"
     overlay.pair.build(flavour)
     try:
         overlay.start()
@@ -61,6 +64,7 @@ def measure(figure: Figure, flavour: Flavour, directory: Path) -> dict[str, Any]
     return {
         "figure": figure,
         "flavour": flavour,
+        "overlay": overlay.name,
         "parts": {
             part: round(sum(inclusive.get(name, 0.0) for name in functions), 1)
             for part, functions in PARTS.items()
@@ -116,12 +120,17 @@ def main() -> int:
     )
     parser.add_argument("--flavours", nargs="+", choices=FLAVOURS, default=["wire", "gso"])
     parser.add_argument("--figures", nargs="+", choices=FIGURES, default=list(FIGURES))
+    parser.add_argument("--esp", action="store_true", help="with encryption required")
     parser.add_argument("--nice", type=int, default=-5, help="for all that is measured")
     args = parser.parse_args()
     os.nice(args.nice)
     return carry_out(
-        "profile",
-        (partial(measure, figure, flavour) for figure in args.figures for flavour in args.flavours),
+        "profile-esp" if args.esp else "profile",
+        (
+            partial(measure, TunneldEsp if args.esp else Tunneld, figure, flavour)
+            for figure in args.figures
+            for flavour in args.flavours
+        ),
     )
 
 
