@@ -80,6 +80,8 @@ class Encryption:
     network: str
     """Name of the network: hosts of different ones never agree."""
     cipher: Cipher
+    provider: str
+    """The library that seals and opens: `auto`, `aws-lc-rs` or `ring`."""
     instance: bytes
     """8 bytes, others at every start."""
     keepalive_s: float | None
@@ -323,7 +325,7 @@ def _plain_encryption(encryption: Encryption) -> _native.Encryption:
         "psks": None if psks is None else psks.handle,
         "network": encryption.network,
         "cipher": encryption.cipher,
-        "provider": "auto",
+        "provider": encryption.provider,
         "instance": encryption.instance,
         "claim": [],
         "keepalive_s": encryption.keepalive_s,

@@ -153,8 +153,9 @@ def test_two_hosts_talk_in_nothing_but_esp(
     trusting = ("--identities", str(identities))
     with only_ciphertext(one, "first"):
         # Of the second each worker seals in a lane of its own, and sends from a port of its own.
-        trusting_twice = (*trusting, "--workers", "2")
-        first, second = one.start_daemon(*trusting), other.start_daemon(*trusting_twice)
+        trusting_twice = (*trusting, "--workers", "2", "--encryption-provider", "ring")
+        first = one.start_daemon(*trusting, "--encryption-provider", "aws-lc-rs")
+        second = other.start_daemon(*trusting_twice)
         for host in hosts:
             host.wait_ready()
         reaches(one, other)
@@ -175,6 +176,8 @@ def test_two_hosts_talk_in_nothing_but_esp(
     assert said["endpoint"] == f"{other.address}:8286"
     assert (own["mode"], own["trust"], own["port"]) == ("required", "identities", 8286)
     assert own["public_key"] == keys["one"]
+    providers = [host.status()["encryption"]["provider"] for host in hosts]
+    assert providers == ["aws-lc-rs", "ring"]
     assert (record(etcd, keys["one"])["Port"], record(etcd, keys["other"])["Port"]) == (8286, 8286)
     # Nobody has seen their leases without keys: both were written at one revision.
     leases, records = revisions(etcd, "subnets"), revisions(etcd, "tunneld/nodes")

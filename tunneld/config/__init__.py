@@ -36,6 +36,7 @@ CONFIG_VARIABLE = "TUNNELD_CONFIG"
 DatapathChoice = Literal["userspace", "kernel"]
 SchedulingChoice = Literal["auto", "batch", "normal"]
 ThreadsChoice = Literal["auto", "joint", "split"]
+ProviderChoice = Literal["auto", "aws-lc-rs", "ring"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ class RunOptions:
     """Empty: any peer that never had keys."""
     network_name: str | None
     """None: the prefix."""
+    encryption_provider: ProviderChoice
     take_over: bool
     """Whether a lease is taken that another host wrote with a copy of the state directory."""
     healthz_ip: IPv4Address | IPv6Address

@@ -341,6 +341,15 @@ OPTIONS: Final = (
         help="name of the network in handshakes (default: the prefix, the same on all hosts)",
     ),
     Option(
+        name="encryption-provider",
+        group="encryption",
+        read=values.choice("auto", "aws-lc-rs", "ring"),
+        metavar="LIBRARY",
+        default="auto",
+        help="library that seals and opens: aws-lc-rs, ring or auto (the faster one on this"
+        " processor)",
+    ),
+    Option(
         name="take-over",
         group="encryption",
         read=values.boolean,

@@ -263,6 +263,11 @@ class Protection:
         return self._options.network_name or clean_prefix(self._options.store.prefix)
 
     @property
+    def provider(self) -> str:
+        """The library that the operator wants packets to be sealed by; mostly `auto`."""
+        return self._options.encryption_provider
+
+    @property
     def is_asked(self) -> bool:
         """Whether the network config seen last asks for encryption, whatever the floor."""
         return self._asked != "off"

@@ -139,6 +139,7 @@ class Tenure:
                 psks=protection.psks,
                 network=protection.network_name,
                 cipher=said.cipher,
+                provider=protection.provider,
                 instance=self._instance,
                 keepalive_s=float(said.keepalive_s) if said.keepalive_s else None,
             ),

@@ -74,6 +74,7 @@ def test_defaults_are_flanneld_s_where_it_has_the_option() -> None:
         plain_peers=(),
         take_over=False,
         network_name=None,
+        encryption_provider="auto",
         healthz_ip=IPv4Address("0.0.0.0"),
         healthz_port=0,
         log_format="text",
@@ -299,6 +300,7 @@ def test_options_of_encryption_are_taken_from_everywhere(tmp_path: Path) -> None
     assert (options.encryption_floor, options.network_name) == ("preferred", "n")
     assert (options.identities, options.psk_file) == (Path("/other"), Path("/psk"))
     assert list(map(str, options.plain_peers)) == ["10.5.9.0/24", "192.0.2.9/32"]
+    assert load({"encryption-provider": ["ring"]}, {}).encryption_provider == "ring"
     plain = load({"plain-peers": ["10.5.9.0/24,fd00::/64"]}, {}).plain_peers
     assert list(map(str, plain)) == ["10.5.9.0/24", "fd00::/64"]
 
