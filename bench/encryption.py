@@ -6,12 +6,14 @@ round too, while the hosts are idle.
 python -m bench.encryption             12 rounds, about 35 minutes
 python -m bench.encryption --short     two rounds, under 4 minutes
 python -m bench.encryption --rounds 3 --figures tcp1 --flavours gso --without wireguard-go
+python -m bench.encryption --tunneld-options '--encryption-provider ring'
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.lab import cpu, environment, raw
+from bench.lab.catalogue import OVERLAYS
 from bench.lab.encrypted import TunneldAes128, TunneldChaCha20, TunneldEsp, WireguardGo
 from bench.lab.overlays import Tunneld
 from bench.lab.rounds import Bench, Figure, Plan
@@ -104,6 +107,11 @@ def _plan(args: argparse.Namespace) -> Plan:
         plan,
         rounds=args.rounds or plan.rounds,
         turns=[name for name in _TURNS if name not in left_out],
+        options={
+            name: tuple(shlex.split(args.tunneld_options))
+            for name in _TURNS
+            if issubclass(OVERLAYS[name], Tunneld)
+        },
         quiet_wait_s=args.quiet_wait,
         fresh=True,
     )
@@ -129,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="wait this long at most, before each figure, for other programs to calm down",
     )
+    parser.add_argument("--tunneld-options", default="", help="further options of `tunneld run`")
     parser.add_argument("--nice", type=int, default=-5, help="for all that is measured")
     parser.add_argument("--what", help="end of the raw file's name (default: encryption)")
     return parser

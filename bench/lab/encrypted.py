@@ -59,7 +59,8 @@ class TunneldEsp(Tunneld):
         """Returns what the raw figures say of it; the PSK's place is of no interest there."""
         [peer] = self.status()["peers"]
         chosen = {name: peer["security"][name] for name in ("cipher", "provider")}
-        return super().about() | {"options": [], "encryption": chosen}
+        said = super().about()
+        return said | {"options": said["options"][:-2], "encryption": chosen}
 
 
 class TunneldAes128(TunneldEsp):

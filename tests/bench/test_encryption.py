@@ -137,6 +137,7 @@ def test_every_turn_has_processes_of_its_own_and_is_encrypted_as_it_says(
         turns=turns,
         stream_s=1,
         round_trips=5,
+        options={TunneldEsp.name: ("--encryption-provider", "ring")},
         fresh=True,
     )
     *_, seen = program.measured(plan, tmp_path)
@@ -152,6 +153,9 @@ def test_every_turn_has_processes_of_its_own_and_is_encrypted_as_it_says(
     }
     assert ciphers[TunneldChaCha20.name] == "chacha20-poly1305"
     assert set(ciphers) == {TunneldEsp.name, TunneldChaCha20.name}
+    esp = overlays[TunneldEsp.name]
+    assert esp["options"] == ["--encryption-provider", "ring"], "and not where the PSK lies"
+    assert esp["encryption"]["provider"] == "ring"
     # The largest packet of each overlay, as its specification has it, with Ethernet's header.
     frames = {name: about["frames"]["longest_bytes"] for name, about in overlays.items()}
     assert frames == {
