@@ -31,8 +31,8 @@ const MAX_SLOT_LEN: usize = MAX_PACKET_LEN + 512;
 /// Small enough to stay in the second-level cache, large enough for a few super-packets.
 const ARENA_LEN: usize = 6 * MAX_SLOT_LEN;
 
-/// Queues for ESP: one of each family.
-const ESP_QUEUES: usize = 2;
+/// Queues for ESP: one of each family by the port of the lane, and one by that of encryption itself.
+const ESP_QUEUES: usize = 4;
 
 /// What a datagram is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -265,15 +265,23 @@ impl SendBatch {
         (self.queues.len() - ESP_QUEUES) / 2
     }
 
-    /// Returns the number of the first queue for ESP: the one over IPv4.
+    /// Returns the number of the first queue for ESP: the one over IPv4. Behind it come the one over
+    /// IPv6, and both for what leaves by the port of encryption itself, whatever the lane.
     pub const fn first_for_esp(&self) -> usize {
         self.queues.len() - ESP_QUEUES
     }
 
     /// Returns the number of the queue for ESP to `endpoint`, where what comes next for `adjacency`
     /// goes. That may have changed with its keys: then it shares no train with what went before.
-    pub(crate) fn esp_queue_for(&mut self, adjacency: AdjacencyId, endpoint: &SocketAddr) -> usize {
-        let number = self.first_for_esp() + usize::from(endpoint.is_ipv6());
+    /// `by_port`: it leaves by the port of encryption itself.
+    pub(crate) fn esp_queue_for(
+        &mut self,
+        adjacency: AdjacencyId,
+        endpoint: &SocketAddr,
+        by_port: bool,
+    ) -> usize {
+        let first = self.first_for_esp() + if by_port { ESP_QUEUES / 2 } else { 0 };
+        let number = first + usize::from(endpoint.is_ipv6());
         self.queues[number].turn_to(adjacency, endpoint);
         number
     }

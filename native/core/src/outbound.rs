@@ -242,7 +242,10 @@ impl Outbound {
                 let endpoint = parameters.endpoint;
                 (endpoint, self.batch.queue_for(&endpoint, path))
             }
-            Some(endpoint) => (endpoint, self.batch.esp_queue_for(id, &endpoint)),
+            Some(endpoint) => {
+                let by_port = self.is_by_port(&endpoint, &parameters.endpoint);
+                (endpoint, self.batch.esp_queue_for(id, &endpoint, by_port))
+            }
         };
         let to = To { id, endpoint, queue, passage };
         match segmentation {
@@ -344,17 +347,33 @@ impl Outbound {
     /// Goes on with the packet that was unfinished, whose bytes are the same as before.
     pub fn resume(&mut self, fib: &Fib, packet: &[u8], now_ns: u64) {
         if let Some(rest) = self.unfinished.take() {
-            by_way!(&fib.adjacency(rest.to.id).way, way => self.go_on(way, rest, packet, now_ns));
+            let adjacency = fib.adjacency(rest.to.id);
+            let recorded = adjacency.parameters.endpoint;
+            by_way!(&adjacency.way, way => self.go_on(way, recorded, rest, (packet, now_ns)));
         }
     }
 
-    fn go_on<E: Encapsulate>(&mut self, way: &E, mut rest: Unfinished, packet: &[u8], now_ns: u64) {
+    /// Returns whether ESP leaves by the port of encryption itself. Where a peer was heard from
+    /// elsewhere than its record says, there is a translation of addresses on the way: it lets in
+    /// what comes from the port that was sent to, and the lanes of further workers come from others.
+    fn is_by_port(&self, endpoint: &SocketAddr, recorded: &SocketAddr) -> bool {
+        self.worker > 0 && endpoint != recorded
+    }
+
+    fn go_on<E: Encapsulate>(
+        &mut self,
+        way: &E,
+        recorded: SocketAddr,
+        mut rest: Unfinished,
+        (packet, now_ns): (&[u8], u64),
+    ) {
         let left = rest.segmentation.count() - rest.next;
         match way.begin(self.worker, rest.version, left, now_ns) {
             Ok(around) => {
                 // The keys may be others than before, and the peer be elsewhere.
                 if let Some(endpoint) = around.endpoint() {
-                    let queue = self.batch.esp_queue_for(rest.to.id, &endpoint);
+                    let by_port = self.is_by_port(&endpoint, &recorded);
+                    let queue = self.batch.esp_queue_for(rest.to.id, &endpoint, by_port);
                     rest.to = To { endpoint, queue, ..rest.to };
                 }
                 self.segment::<E>(around, rest, packet);

@@ -26,28 +26,47 @@ struct Family<'a> {
 /// Peers set aside, over IPv4 and over IPv6, on one port.
 pub(crate) struct Aside<'a>([Family<'a>; 2]);
 
-/// Peers set aside, on both ports.
+/// How the datagrams of a queue leave.
+#[derive(Clone, Copy)]
+pub(crate) enum Exit {
+    /// By the sockets of the backend.
+    Plain,
+    /// By the socket of the worker's lane.
+    Lane,
+    /// By the port of encryption itself, whatever the lane.
+    Port,
+}
+
+/// Peers set aside, at each exit. There are no sidings on the port of encryption for other lanes
+/// than the first: the few peers behind a translation of addresses wait for each other.
 pub(crate) struct Asides<'a> {
     plain: Aside<'a>,
-    esp: Aside<'a>,
+    lane: Aside<'a>,
+    port: Aside<'a>,
 }
 
 impl<'a> Asides<'a> {
     pub(crate) fn new(underlay: &'a Underlay) -> Self {
-        Self { plain: Aside::new(underlay, Via::Plain), esp: Aside::new(underlay, Via::Esp) }
-    }
-
-    pub(crate) const fn of(&self, via: Via) -> &Aside<'a> {
-        match via {
-            Via::Plain => &self.plain,
-            Via::Esp => &self.esp,
+        Self {
+            plain: Aside::new(underlay, Via::Plain),
+            lane: Aside::new(underlay, Via::Esp),
+            port: Aside([Family::none(), Family::none()]),
         }
     }
 
-    pub(crate) const fn of_mut(&mut self, via: Via) -> &mut Aside<'a> {
-        match via {
-            Via::Plain => &mut self.plain,
-            Via::Esp => &mut self.esp,
+    pub(crate) const fn of(&self, exit: Exit) -> &Aside<'a> {
+        match exit {
+            Exit::Plain => &self.plain,
+            Exit::Lane => &self.lane,
+            Exit::Port => &self.port,
+        }
+    }
+
+    pub(crate) const fn of_mut(&mut self, exit: Exit) -> &mut Aside<'a> {
+        match exit {
+            Exit::Plain => &mut self.plain,
+            Exit::Lane => &mut self.lane,
+            Exit::Port => &mut self.port,
         }
     }
 }

@@ -47,7 +47,7 @@ impl UnderlaySockets {
 }
 
 /// The families of a port: IPv4 and IPv6.
-const FAMILIES: usize = 2;
+pub(crate) const FAMILIES: usize = 2;
 
 /// What arrives at a socket, by its place among the families of both ports.
 const VIAS: [Via; 2 * FAMILIES] = [Via::Plain, Via::Plain, Via::Esp, Via::Esp];
@@ -130,7 +130,8 @@ impl Underlay {
             let sockets = sending(family);
             (0..self.paths()).map(|path| sockets.get(path % sockets.len().max(1)))
         });
-        plain.chain(self.for_esp()).collect()
+        let esp = self.families[FAMILIES..].iter();
+        plain.chain(self.for_esp()).chain(esp.map(|family| family.first())).collect()
     }
 
     /// Returns the address of this host in each family that there is on a port.

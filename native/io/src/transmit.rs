@@ -15,14 +15,14 @@ use rustix::io::Errno;
 use rustix::time::Timespec;
 use tunneld_core::batch::{Queue, Train};
 use tunneld_core::drop_reason::DropReason;
-use tunneld_core::encapsulation::Via;
 use tunneld_core::fib::Fib;
 use tunneld_core::outbound::{Outbound, Refused};
 use tunneld_core::path_mtu::PathMtus;
 use tunneld_core::refusals::Refusals;
 use tunneld_core::sidings::TRICKLE_SIDING;
 
-use crate::aside::{Aside, Asides};
+use crate::aside::{Aside, Asides, Exit};
+use crate::descriptor::FAMILIES;
 use crate::duty::Meanwhile;
 use crate::mmsg::{Outlet, Sender};
 use crate::offload::Offload;
@@ -64,8 +64,7 @@ struct Load<'a> {
     fib: &'a Fib,
     queue: &'a Queue,
     number: usize,
-    /// Which port it leaves by.
-    via: Via,
+    exit: Exit,
 }
 
 /// How a train leaves.
@@ -112,9 +111,12 @@ impl Transmitter<'_, '_> {
                 continue;
             }
             if self.sockets[number].is_some() {
-                let is_esp = number >= 2 * outbound.batch().paths();
-                let via = if is_esp { Via::Esp } else { Via::Plain };
-                self.send_queue(Load { outbound, fib, queue, number, via })?;
+                let exit = match number.checked_sub(outbound.batch().first_for_esp()) {
+                    None => Exit::Plain,
+                    Some(..FAMILIES) => Exit::Lane,
+                    Some(_) => Exit::Port,
+                };
+                self.send_queue(Load { outbound, fib, queue, number, exit })?;
             } else {
                 // The family of the peer's underlay is one that this host has not.
                 outbound.refused(DropReason::UnderlayUnreachable, count(queue.trains()));
@@ -127,8 +129,8 @@ impl Transmitter<'_, '_> {
         let trains = load.queue.trains();
         let mut place = Place::default();
         while let Some(train) = trains.get(place.train) {
-            let mut way = self.way(load.via, train);
-            let mut end = place.train + self.run(load.via, &trains[place.train..], way);
+            let mut way = self.way(load.exit, train);
+            let mut end = place.train + self.run(load.exit, &trains[place.train..], way);
             if place.is_within() {
                 (way.is_whole, end) = (false, place.train + 1);
             }
@@ -136,7 +138,7 @@ impl Transmitter<'_, '_> {
                 (way.siding, end) = (Some(TRICKLE_SIDING), place.train + 1);
             }
             if let Some(siding) = way.siding {
-                let room = self.asides.of_mut(load.via).admit(siding, &trains[place.train..end]);
+                let room = self.asides.of_mut(load.exit).admit(siding, &trains[place.train..end]);
                 if room == 0 {
                     self.meets_full(load, &mut place);
                     continue;
@@ -145,10 +147,10 @@ impl Transmitter<'_, '_> {
             }
             let stop = self.send_run(load, way, &mut place, end)?;
             if let Some(siding) = way.siding {
-                self.asides.of_mut(load.via).sent(&train.endpoint, siding);
+                self.asides.of_mut(load.exit).sent(&train.endpoint, siding);
             }
-            if place.trickle.is_some() && self.asides.of(load.via).is_through(&train.endpoint) {
-                self.asides.of_mut(load.via).set_aside(&train.endpoint, true);
+            if place.trickle.is_some() && self.asides.of(load.exit).is_through(&train.endpoint) {
+                self.asides.of_mut(load.exit).set_aside(&train.endpoint, true);
             }
             if stop {
                 let left = count(&trains[place.train..]) - place.done;
@@ -230,7 +232,7 @@ impl Transmitter<'_, '_> {
         call: impl Fn(&mut Sender, Outlet<'_>) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
         let Self { sender, sockets, asides, .. } = self;
-        let Some(outlet) = outlet(sockets, asides.of(load.via), load, way, train) else {
+        let Some(outlet) = outlet(sockets, asides.of(load.exit), load, way, train) else {
             return Err(Errno::AFNOSUPPORT);
         };
         match call(sender, outlet) {
@@ -254,21 +256,21 @@ impl Transmitter<'_, '_> {
         }
     }
 
-    fn way(&self, via: Via, train: &Train) -> Way {
+    fn way(&self, exit: Exit, train: &Train) -> Way {
         let is_spared =
             !self.refusals.is_empty() && self.refusals.holds(&train.endpoint, clock::now_ns());
         Way {
-            siding: self.asides.of(via).home(&train.endpoint),
+            siding: self.asides.of(exit).home(&train.endpoint),
             is_whole: self.surroundings.offloads.is_on(Offload::UdpGso) && !is_spared,
         }
     }
 
     /// Returns how many of `trains` leave the way that the first one does: in a siding, of one
     /// peer.
-    fn run(&self, via: Via, trains: &[Train], way: Way) -> usize {
+    fn run(&self, exit: Exit, trains: &[Train], way: Way) -> usize {
         let first = trains[0].endpoint;
         let goes_along = |train: &&Train| {
-            (way.siding.is_none() || train.endpoint == first) && self.way(via, train) == way
+            (way.siding.is_none() || train.endpoint == first) && self.way(exit, train) == way
         };
         1 + trains[1..].iter().take_while(goes_along).count()
     }
@@ -283,8 +285,8 @@ impl Transmitter<'_, '_> {
             }
         }
         if place.trickle != Some(place.train)
-            && self.asides.of(load.via).is_sharing(&train.endpoint)
-            && self.asides.of_mut(load.via).trickles(train)
+            && self.asides.of(load.exit).is_sharing(&train.endpoint)
+            && self.asides.of_mut(load.exit).trickles(train)
         {
             place.trickle = Some(place.train);
             return;
@@ -298,7 +300,7 @@ impl Transmitter<'_, '_> {
 
     /// Looks for another way for a peer whose way is full. Returns whether there is one.
     fn finds_another_way(&mut self, load: Load<'_>, train: &Train) -> bool {
-        let (peer, aside) = (&train.endpoint, self.asides.of_mut(load.via));
+        let (peer, aside) = (&train.endpoint, self.asides.of_mut(load.exit));
         let last_rx_ns = load.fib.adjacency(train.adjacency).counters.read().last_rx_ns;
         let is_heard = last_rx_ns.is_some_and(|heard| clock::now_ns() < heard + HEARD_NS);
         if aside.home(peer).is_none() {
@@ -339,7 +341,7 @@ impl Transmitter<'_, '_> {
     /// Answers a socket that is full.
     fn full(&mut self, load: Load<'_>, way: Way, place: &mut Place) -> Result<Answer, Errno> {
         let train = &load.queue.trains()[place.train];
-        if self.asides.of(load.via).is_possible(&train.endpoint) {
+        if self.asides.of(load.exit).is_possible(&train.endpoint) {
             let may_reroute = place.rerouted.replace(place.train) != Some(place.train);
             let is_rerouted =
                 way.siding.is_none() && may_reroute && self.finds_another_way(load, train);

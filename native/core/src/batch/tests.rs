@@ -98,20 +98,20 @@ fn each_queue_has_trains_of_its_own_and_its_order() {
     let id = fib.by_endpoint(UNDERLAY_B.into()).unwrap();
     let endpoints: [SocketAddr; 2] =
         [(UNDERLAY_B, 8472).into(), "[2001:db8::2]:8472".parse().unwrap()];
-    for number in 0..60u8 {
-        let queue = match usize::from(number) % 6 {
+    for number in 0..80u8 {
+        let queue = match usize::from(number) % 8 {
             place @ ..4 => batch.queue_for(&endpoints[place / 2], place % 2),
-            place => batch.esp_queue_for(id, &endpoints[place - 4]),
+            place => batch.esp_queue_for(id, &endpoints[place % 2], place > 5),
         };
         batch.slot(queue, 100).unwrap().fill(number);
         batch.push(queue, id, endpoints[usize::from(number) % 2], Passage::PLAIN, 78, 100);
     }
-    assert_eq!((batch.queues().len(), batch.paths(), batch.first_for_esp()), (6, 2, 4));
+    assert_eq!((batch.queues().len(), batch.paths(), batch.first_for_esp()), (8, 2, 4));
     for (number, queue) in (0u8..).zip(batch.queues()) {
         let [train] = queue.trains() else { panic!("one train") };
         assert_eq!((train.count, batch.inner_len(train, &(0..10))), (10, 780));
         let sent: Vec<_> = queue.datagrams_from(0, 0).map(|one| one.payload[99]).collect();
-        assert_eq!(sent, (0..60).filter(|place| place % 6 == number).collect::<Vec<_>>());
+        assert_eq!(sent, (0..80).filter(|place| place % 8 == number).collect::<Vec<_>>());
     }
     batch.clear();
     assert_eq!(batch.datagrams().count(), 0);

@@ -42,7 +42,10 @@ impl Outbound {
         for path in 0..paths {
             let queue = match moved {
                 None => self.batch.queue_for(&endpoint, path),
-                Some(endpoint) => self.batch.esp_queue_for(id, &endpoint),
+                Some(endpoint) => {
+                    let by_port = self.is_by_port(&endpoint, &adjacency.parameters.endpoint);
+                    self.batch.esp_queue_for(id, &endpoint, by_port)
+                }
             };
             let number = (self.worker * paths + path) as u16;
             let Some(slot) = self.batch.slot(queue, E::HEAD + inner_len + E::TAIL) else { return };

@@ -192,11 +192,9 @@ fn drops(counters: &crate::counters::WorkerCounters) -> Vec<(DropReason, u64)> {
 
 /// Takes what is in the batch, as if it were sent. All of it must be for the sockets of encryption.
 fn taken(outbound: &mut Outbound) -> Vec<Vec<u8>> {
-    let [plain_v4, plain_v6, esp_v4, esp_v6] = outbound.batch().queues() else {
-        panic!("a queue of each family for the backend, and for ESP")
-    };
-    assert!(plain_v4.trains().is_empty() && plain_v6.trains().is_empty());
-    let datagrams = esp_v4.datagrams_from(0, 0).chain(esp_v6.datagrams_from(0, 0));
+    let (plain, esp) = outbound.batch().queues().split_at(outbound.batch().first_for_esp());
+    assert!(plain.iter().all(|queue| queue.trains().is_empty()));
+    let datagrams = esp.iter().flat_map(|queue| queue.datagrams_from(0, 0));
     let sent = datagrams.map(|datagram| datagram.payload.to_vec()).collect();
     outbound.clear();
     sent

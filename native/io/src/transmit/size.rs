@@ -20,13 +20,13 @@ impl Transmitter<'_, '_> {
     /// datagram goes whole, until a probe has spoken.
     #[cold]
     pub(super) fn refused_for_size(&mut self, load: Load<'_>, way: Way, place: (usize, usize)) {
-        let Load { outbound, fib, queue, number, via } = load;
+        let Load { outbound, fib, queue, number, exit } = load;
         let train = &queue.trains()[place.0];
         if train.passage.purpose == Purpose::Probe {
             return;
         }
         let Self { sender, sockets, asides, path_mtus, .. } = self;
-        let Some(outlet) = outlet(sockets, asides.of(via), load, way, place.0) else { return };
+        let Some(outlet) = outlet(sockets, asides.of(exit), load, way, place.0) else { return };
         let which = place.1..place.1 + 1;
         let now_ns = clock::now_ns();
         let path_mtu_bytes = match path_mtus.recent(&train.endpoint, now_ns) {

@@ -45,7 +45,8 @@ fn numbers(bench: &mut Bench, toy: &Toy) -> Vec<u16> {
     let mut sent = bench.sent();
     while let Some(rest) = bench.outbound.unfinished.take() {
         bench.outbound.clear();
-        bench.outbound.go_on(toy, rest, &whole, NOW_NS);
+        let recorded = SocketAddr::from((UNDERLAY_B, 8285));
+        bench.outbound.go_on(toy, recorded, rest, (&whole, NOW_NS));
         sent.extend(bench.sent());
     }
     let payload = sent.iter().flat_map(|datagram| inner(datagram)[28..].to_vec());

@@ -111,7 +111,7 @@ fn plain_and_sealed_datagrams_leave_by_sockets_of_their_own() {
     let counts = outbound.batch().queues().iter().map(|queue| queue.datagrams_from(0, 0).count());
     let counts: Vec<_> = counts.collect();
     assert_eq!(counts[..3].iter().sum::<usize>(), 1, "one of three paths over IPv4");
-    assert_eq!(counts[3..], [0, 0, 0, 2, 1], "both families inside go by one endpoint");
+    assert_eq!(counts[3..], [0, 0, 0, 2, 1, 0, 0], "both families inside go by one endpoint");
     outbound.clear();
     // Nothing of a probe's paths is left to choose.
     let probe = crate::probe::Probe {
@@ -123,6 +123,25 @@ fn plain_and_sealed_datagrams_leave_by_sockets_of_their_own() {
     let counts = outbound.batch().queues().iter().map(|queue| queue.datagrams_from(0, 0).count());
     assert_eq!(counts.sum::<usize>(), 1);
     a.outbound.clear();
+}
+
+#[test]
+fn a_peer_behind_a_translation_is_answered_by_the_port_it_sends_to() {
+    let mut a = Node::with(1, 2, &[2]);
+    let keys = connect(7, (&a, 1), (&Node::new(2, &[1]), 2));
+    let translated = [endpoint(9), "[fd00::9]:40000".parse().unwrap()];
+    for (endpoint, queues) in
+        [endpoint(2), translated[0], translated[1]].into_iter().zip([[2, 2], [2, 4], [3, 5]])
+    {
+        a.peer(2).seal_by(&keys.sealing, endpoint);
+        for (outbound, queue) in a.outbound.iter_mut().zip(queues) {
+            outbound.handle(&a.fib, VnetHeader::default(), &to_b(100), NOW_NS);
+            let batch = outbound.batch().queues().iter();
+            let used = batch.map(|queue| queue.trains().len()).enumerate();
+            assert_eq!(used.filter(|(_, trains)| *trains > 0).collect::<Vec<_>>(), [(queue, 1)]);
+            outbound.clear();
+        }
+    }
 }
 
 #[test]
