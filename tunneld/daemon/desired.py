@@ -65,8 +65,12 @@ class Desired:
         rules: Rules,
         verdicts: Callable[[Members], Mapping[IPNetwork, Verdict]] = lambda _members: {},
         esp: Esp | None = None,
+        kept: Callable[[], frozenset[IPNetwork]] = frozenset,
     ) -> None:
-        """`verdicts` says how the others may be reached; `esp` how it is done encrypted."""
+        """`verdicts` says how the others may be reached; `esp` how it is done encrypted.
+
+        `kept` returns the networks that packets are kept back for where no overlay leads there.
+        """
         self._config = config
         self._backend = backend
         self._table = table
@@ -76,6 +80,7 @@ class Desired:
         self._rules = rules
         self._verdicts = verdicts
         self._esp = esp
+        self._kept = kept
         self._on_link: Mapping[IPAddress, bool] = {}
         self._device: str | None = None
         self._members: tuple[object, Members] | None = None
@@ -218,6 +223,7 @@ class Desired:
                 on_link=self._on_link,
                 path_mtus=self._path_mtus.known(),
                 verdicts=self._verdicts(members),
+                kept=self._kept(),
                 esp=self._esp,
                 device=self._device,
                 source_check=self._source_check,

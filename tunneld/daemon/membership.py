@@ -31,6 +31,7 @@ from tunneld.lease.model import (
     RecordEncryption,
     Snapshot,
     SubnetKey,
+    Unreadable,
 )
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.lease.ownership import Held
@@ -266,7 +267,7 @@ class Membership:
         """Says which lease an earlier run of this host held last."""
         self._keeper.recall(lease)
 
-    def publish(self, encryption: RecordEncryption | None) -> None:
+    def publish(self, encryption: RecordEncryption | Unreadable | None) -> None:
         """Has the record say this of keys: only while their port listens. None: there are none."""
         self._keeper.publish(encryption)
         # Who answers for the lease writes the record: who follows the table is woken.

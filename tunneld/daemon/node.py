@@ -222,6 +222,7 @@ class Node:
             handover=Handover(),
             switches=self._switches,
             protection=self._protection,
+            kept=lambda: self._barrier.networks,
         )
         remembered = self._not_outdated(self._cache.load())
         if self._cache.last_own is not None:

@@ -28,7 +28,7 @@ from tunneld.errors import ControlError, NetworkConfigError, TrustError
 from tunneld.fib.plan import Members
 from tunneld.host.memory import keep_out_of_core_dumps
 from tunneld.host.state_dir import StateDir
-from tunneld.lease.model import IPNetwork, NodeRecord
+from tunneld.lease.model import IPNetwork, NodeRecord, Unreadable
 from tunneld.lease.network import NetworkConfig, parse
 from tunneld.peer import Peer
 from tunneld.store.format import clean_prefix
@@ -129,6 +129,7 @@ class Protection:
         if mode != "off":
             self.esp = esp_in(config, is_alone=mode == "required")
             self.key = self.key or self._own_key()
+            self._policy.own = self.key.public
         return backend
 
     def renew_key(self) -> None:
@@ -139,10 +140,19 @@ class Protection:
         """
         if self.key is not None:
             self.key = NodeKey.replace(self._state_dir.path / KEY_FILE)
+            if self._policy is not None:
+                self._policy.own = self.key.public
             _log.warning(
                 "this host has a key of its own now, which no other host's identities know",
                 extra={"fields": {"detail": str(self.key.public)}},
             )
+
+    @property
+    def silent(self) -> Unreadable | None:
+        """What the record says of keys while their port is not open; None: there are none."""
+        if self.key is None:
+            return None
+        return Unreadable(value={"Key": str(self.key.public)}, detail="the port is not open")
 
     def is_of_a_copy(self, record: NodeRecord | None) -> bool:
         """Returns whether a record of this node's id was written with a copy of its keys."""

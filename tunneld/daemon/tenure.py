@@ -59,6 +59,8 @@ class NodeContext:
     handover: Handover
     switches: Switches
     protection: Protection
+    kept: Callable[[], frozenset[IPNetwork]] = frozenset
+    """Returns the networks that packets are kept back for where no overlay leads there."""
 
 
 class Tenure:
@@ -104,6 +106,7 @@ class Tenure:
             source_check=options.source_check or backend.source_check,
             verdicts=context.protection.verdicts,
             esp=context.protection.esp,
+            kept=context.kept,
             rules=Rules(
                 ip_masq=options.ip_masq,
                 random_fully=not options.ip_masq_fully_random_disable,

@@ -8,7 +8,6 @@ led, and the lease waits for no device. What fails on this host is tried again, 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import logging
 import time
@@ -166,11 +165,15 @@ class Term:
     ) -> NoReturn:
         """Holds a lease that says this, with a record that says where encryption listens."""
         if self._context.protection.esp is not None:
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(LISTEN_S):
                     while self._listens_on is None or not self._listens_on.is_same(underlay):
                         self._listening.clear()
                         await self._listening.wait()
+            except TimeoutError:
+                if self._listens_on is None:
+                    # To a host without keys others may send in plain.
+                    self._context.membership.publish(self._context.protection.silent)
             await self._until_sole()
         await self._context.membership.hold(self._config, attributes, previous)
 

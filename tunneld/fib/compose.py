@@ -58,6 +58,8 @@ class Overlay:
     """What containers go by: what every peer takes. None: the same."""
     sealed: bool = False
     """Whether encryption is in force."""
+    kept: frozenset[IPNetwork] = frozenset()
+    """Networks of before, within this one, whose packets `host.barrier` keeps back."""
     source_check: SourceCheck
 
     def __iter__(self) -> Iterator[OverlayNet[IPv4Network] | OverlayNet[IPv6Network]]:
@@ -185,6 +187,10 @@ def _routes(overlay: Overlay, reaches: Mapping[IPNetwork, Reach]) -> Iterator[Ro
         yield Route(destination=net.subnet, kind="unreachable", metric=UNREACHABLE_METRIC)
         if overlay.datapath == "userspace":
             yield Route(destination=net.network, kind="overlay")
+    if overlay.datapath == "userspace":
+        # Stronger than what keeps them back, which is narrower than the network's own.
+        for network in overlay.kept - {net.network for net in overlay}:
+            yield Route(destination=network, kind="overlay")
     for prefix, reach in reaches.items():
         route = _to_peer(prefix, reach, overlay.mtu_bytes)
         if route is not None:

@@ -38,6 +38,7 @@ from tunneld.lease.model import (
     SubnetKey,
 )
 from tunneld.lease.network import NetworkConfig
+from tunneld.lease.ranges import is_part
 from tunneld.lease.selection import Skipped, select
 from tunneld.peer import Peer, join
 from tunneld.trust.policy import Verdict
@@ -84,6 +85,8 @@ class Inputs:
     verdicts: Mapping[IPNetwork, Verdict] = field(default_factory=dict)
     """How subnets of the others may be reached. One that is not in it: in plain without `esp`, with
     it not at all."""
+    kept: frozenset[IPNetwork] = frozenset()
+    """Networks that packets are kept back for where no overlay leads there (`host.barrier`)."""
     esp: esp.Esp | None = None
     """How peers with keys are reached; None: encryption is off."""
     device: str | None = None
@@ -316,5 +319,10 @@ def _overlay(inputs: Inputs) -> Overlay:
         if sealed is None
         else sealed.flannel_mtu_bytes(backend, underlay_mtu_bytes),
         sealed=sealed is not None,
+        kept=frozenset(
+            network
+            for network in inputs.kept
+            if any(is_part(network, pool.network) for pool in inputs.config.pools)
+        ),
         source_check=inputs.source_check,
     )

@@ -54,6 +54,11 @@ class Barrier:
         )
 
     @property
+    def networks(self) -> frozenset[IPNetwork]:
+        """Those it is in the way of."""
+        return self._held
+
+    @property
     def problem(self) -> str | None:
         """What is not kept back, in one line; None: nothing."""
         return self._lack.problem

@@ -13,7 +13,15 @@ import secrets
 from collections.abc import Callable, Collection
 
 from tunneld.lease.kinship import Identity, Kin, Written, are_apart, kin, machine_of
-from tunneld.lease.model import Holder, Lease, NodeRecord, RecordEncryption, Snapshot, SubnetKey
+from tunneld.lease.model import (
+    Holder,
+    Lease,
+    NodeRecord,
+    RecordEncryption,
+    Snapshot,
+    SubnetKey,
+    Unreadable,
+)
 from tunneld.lease.registry import Grant, Store
 from tunneld.lease.roll_call import questions, record_of, unanswered
 from tunneld.lease.tracker import LeaseTracker
@@ -42,7 +50,7 @@ class Attendance:
         self.machine = machine
         self.version = version
         self.store = store
-        self.encryption: RecordEncryption | None = None
+        self.encryption: RecordEncryption | Unreadable | None = None
         """What the record says of keys, at its next writing: only while their port listens."""
         self._new_node_id = new_node_id
         self._renaming = Periodic()

@@ -17,7 +17,7 @@ from tunneld.lease.acquisition import Acquired, Acquisition
 from tunneld.lease.allocation import Shuffler
 from tunneld.lease.attendance import Attendance
 from tunneld.lease.life import FIRST_RETRY_S, Life, State
-from tunneld.lease.model import Lease, LeaseAttributes, RecordEncryption, SubnetKey
+from tunneld.lease.model import Lease, LeaseAttributes, RecordEncryption, SubnetKey, Unreadable
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.ownership import Verdict
 from tunneld.lease.registry import Grant, Store
@@ -201,7 +201,7 @@ class Keeper:
         if life.is_listed(tracker) and not self._acquiring.locked():
             await self._attendance.answer(tracker, lease, grant, now_s=self._clock())
 
-    def publish(self, encryption: RecordEncryption | None) -> None:
+    def publish(self, encryption: RecordEncryption | Unreadable | None) -> None:
         """Has the record say this of keys from its next writing on; `answer` writes it at once."""
         self._attendance.encryption = encryption
 

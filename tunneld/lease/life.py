@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Literal
 
 from tunneld.errors import LeaseError
-from tunneld.lease.model import Lease, LeaseAttributes, RecordEncryption, Snapshot
+from tunneld.lease.model import Lease, LeaseAttributes, RecordEncryption, Snapshot, Unreadable
 from tunneld.lease.network import NetworkConfig
 from tunneld.lease.ownership import Held, Unrecorded, Verdict, judge
 from tunneld.lease.registry import Grant
@@ -212,7 +212,7 @@ class Life:
         config: NetworkConfig,
         attributes: LeaseAttributes,
         node_id: str,
-        encryption: RecordEncryption | None,
+        encryption: RecordEncryption | Unreadable | None,
     ) -> bool:
         """Returns whether the store has lease and record just so: there is nothing to write."""
         held = self.lease

@@ -149,7 +149,7 @@ class Unreadable:
 
     value: Any
     """As it came; written again as it is."""
-    detail: str
+    detail: str = field(compare=False)
     """What cannot be read."""
 
 

@@ -14,7 +14,15 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from tunneld.lease.kinship import MACHINE
-from tunneld.lease.model import ASKS, Holder, Lease, NodeRecord, RecordEncryption, SubnetKey
+from tunneld.lease.model import (
+    ASKS,
+    Holder,
+    Lease,
+    NodeRecord,
+    RecordEncryption,
+    SubnetKey,
+    Unreadable,
+)
 from tunneld.lease.registry import Store
 
 ANSWERS = "Answers"
@@ -52,7 +60,7 @@ def record_of(
     node_id: str,
     version: str,
     machine: str | None,
-    encryption: RecordEncryption | None = None,
+    encryption: RecordEncryption | Unreadable | None = None,
     answers: Sequence[NodeRecord] = (),
 ) -> NodeRecord:
     """Returns the record of a node that holds `lease`."""

@@ -251,6 +251,8 @@ def _readable_encryption(found: object) -> RecordEncryption:
     key, port, instance = (gojson.member(found, name) for name in _ENCRYPTION_MEMBERS)
     if not isinstance(key, str) or _KEY.fullmatch(key) is None:
         raise ValueError("Encryption.Key is not 32 bytes in base64")
+    if port is None:
+        raise ValueError("Encryption names no Port: that host cannot open it, as it says itself")
     if isinstance(port, bool) or not isinstance(port, int) or not 1 <= port <= 65_535:
         raise ValueError("Encryption.Port is not a UDP port")
     if not isinstance(instance, str) or _INSTANCE.fullmatch(instance) is None:

@@ -36,6 +36,7 @@ Reason: TypeAlias = Literal[
     "had_keys",
     "not_listed",
     "unreadable_keys",
+    "own_key",
     "untrusted",
     "claim",
 ]
@@ -127,6 +128,8 @@ class Policy:
         self.memory = memory
         self._plain_peers = None if plain_peers is None else tuple(plain_peers)
         self._switches: dict[tuple[frozenset[IPNetwork], frozenset[IPAddress]], float] = {}
+        self.own: PublicKey | None = None
+        """This host's, with which it makes no handshakes; None: it has none."""
         self.has_news = False
         """Whether the memory holds what it did not hold at the last look; the caller clears it."""
 
@@ -148,9 +151,9 @@ class Policy:
         if said is None:
             return self._without_keys(remote, now_s)
         is_first = self._note_keys(remote, now_s)
-        key = _key_of(said)
-        if isinstance(key, str):
-            return _unreachable("unreadable_keys", key)
+        key = self._usable_key(said)
+        if isinstance(key, Verdict):
+            return key
         announced = Announced(key=key, addresses=remote.addresses)
         found = holder(subnet, announced, claim, self.trust)
         if isinstance(found, Missing) and claim is not None and found.party != "trust":
@@ -185,6 +188,24 @@ class Policy:
             return said is not None
         subnets, addresses = remote.subnets, remote.addresses
         return not self.memory.is_of_before(subnets, addresses, said.instance, now_s)
+
+    def _usable_key(self, said: RecordEncryption | Unreadable) -> PublicKey | Verdict:
+        """Returns the key of a record, or the verdict where there is none that can be used."""
+        if isinstance(said, Unreadable):
+            detail = f"its record has keys that cannot be read: {said.detail}"
+            return _unreachable("unreadable_keys", detail)
+        try:
+            key = PublicKey.parse(said.key)
+        except ValueError as error:
+            detail = f"the key in its record is not usable: {error}"
+            return _unreachable("unreadable_keys", detail)
+        if key == self.own:
+            return _unreachable(
+                "own_key",
+                "its record names the key of this host itself; if its state directory is a copy "
+                "of this one's, run `tunneld identity new` there",
+            )
+        return key
 
     def _without_keys(self, remote: Remote, now_s: float) -> Verdict:
         if self.mode == "required":
@@ -259,16 +280,6 @@ class Policy:
 
     def _note_plain(self, remote: Remote, now_s: float) -> None:
         self.has_news |= self.memory.plain.add(remote.subnets, remote.addresses, now_s)
-
-
-def _key_of(encryption: RecordEncryption | Unreadable) -> PublicKey | str:
-    """Returns the key of a record, or why there is none that can be used."""
-    if isinstance(encryption, Unreadable):
-        return f"its record has keys that cannot be read: {encryption.detail}"
-    try:
-        return PublicKey.parse(encryption.key)
-    except ValueError as error:
-        return f"the key in its record is not usable: {error}"
 
 
 def _unreachable(reason: Reason, detail: str) -> Verdict:

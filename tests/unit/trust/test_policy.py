@@ -117,6 +117,14 @@ def test_a_record_that_cannot_be_read_means_keys(mode: Mode) -> None:
     assert "Format is 2, expected 1" in verdict.detail
 
 
+def test_nobody_else_has_the_key_of_this_host() -> None:
+    rules_of = policy("preferred")
+    rules_of.own = KEY
+    verdict = judge(rules_of, claim=CLAIM)
+    assert (said(verdict), verdict.key) == (("unreachable", "own_key"), None)
+    assert said(judge(rules_of, PLAIN)) == ("unreachable", "had_keys"), "nor in plain afterwards"
+
+
 @pytest.mark.parametrize("mode", ["preferred", "required"])
 def test_keys_are_used_and_confirmed_by_a_claim(mode: Mode) -> None:
     one = policy(mode)
