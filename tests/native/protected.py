@@ -78,6 +78,7 @@ class ProtectedHost(Host):
         workers: int = 1,
         split: bool = False,
         psk_file: Path | None = None,
+        cipher: str = "auto",
     ) -> None:
         identity = _native.Identity.create(directory / f"identity.{os.urandom(4).hex()}")
         self.key = identity.public_key
@@ -108,7 +109,7 @@ class ProtectedHost(Host):
                     "identity": identity,
                     "psks": None if psk_file is None else _native.Psks.load(psk_file),
                     "network": NETWORK,
-                    "cipher": "auto",
+                    "cipher": cipher,
                     "provider": "auto",
                     "instance": b"instance",
                     "claim": list(subnets(1)),

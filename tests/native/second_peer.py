@@ -100,9 +100,13 @@ class Direction:
     cipher: int
     base: int
 
-    def _aead(self, spi: int) -> tuple[AESGCM | ChaCha20Poly1305, bytes]:
-        info = b"tunneld/1 esp" + bytes([self.cipher]) + spi.to_bytes(4)
-        material = HKDFExpand(SHA256(), _MATERIAL_BYTES[self.cipher], info).derive(self.secret)
+    def material(self, lane: int) -> bytes:
+        """Returns key and salt of a lane."""
+        info = b"tunneld/1 esp" + bytes([self.cipher]) + (self.base | lane).to_bytes(4)
+        return HKDFExpand(SHA256(), _MATERIAL_BYTES[self.cipher], info).derive(self.secret)
+
+    def _aead(self, lane: int) -> tuple[AESGCM | ChaCha20Poly1305, bytes]:
+        material = self.material(lane)
         make = ChaCha20Poly1305 if self.cipher == 3 else AESGCM
         return make(material[:-4]), material[-4:]
 
@@ -124,7 +128,7 @@ class Direction:
         if padding is None:
             padding = bytes(range(1, 1 + -(len(packet) + 2) % 4))
         text = packet + padding + bytes([len(padding), next_header])
-        aead, salt = self._aead(spi)
+        aead, salt = self._aead(lane)
         nonce = struct.pack(">Q", number if iv is None else iv)
         aad = struct.pack(">IQ", spi, number)
         head = struct.pack(">II", spi if as_spi is None else as_spi, number & 0xFFFF_FFFF)
@@ -134,7 +138,7 @@ class Direction:
         """Returns number, lane and packet (nothing, of a dummy) of a datagram below 2^32."""
         spi, low = struct.unpack(">II", datagram[:8])
         assert spi & ~0x3F == self.base
-        aead, salt = self._aead(spi)
+        aead, salt = self._aead(spi & 0x3F)
         aad = struct.pack(">IQ", spi, low)
         text = aead.decrypt(salt + datagram[8:16], datagram[16:], aad)
         padded, (padding, next_header) = text[:-2], text[-2:]

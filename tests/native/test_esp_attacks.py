@@ -6,6 +6,7 @@ The peers' handshake and ESP are a second implementation's (`second_peer`).
 
 from __future__ import annotations
 
+import base64
 import os
 import select
 import socket
@@ -34,8 +35,18 @@ from tests.native.protected import (
 from tests.native.second_peer import IPV4, IPV6, Direction, Pair, SecondPeer
 from tests.support.netns import Namespace, inside
 from tests.support.wait import wait_until
+from tunneld import _native
 
 FORGED, REPLAYED, UNKNOWN = "esp_forged", "esp_replayed", "esp_unknown_spi"
+TOLD = frozenset(
+    {"counters", "digest", "drain_events", "event_fd", "generation", "heartbeat", "offloads"}
+    | {"security", "security_self", "take_used"}
+)
+"""What an engine tells, whatever it is asked."""
+CHANGING = frozenset(
+    {"commit", "connect", "forget_keys", "pause", "probe", "renew", "resume", "set_claim"}
+    | {"set_offload", "set_psks", "start", "stop"}
+)
 MALFORMED, SEQUENCE = "esp_malformed", "esp_sequence"
 
 
@@ -282,6 +293,24 @@ def test_a_handshake_and_a_keepalive_are_found_behind_data_that_the_kernel_joine
     expected = {REPLAYED: 2 * len(packets), "keepalive": 1, MALFORMED: 1}
     wait_until(lambda: host.drops() == expected, what=f"drops of {expected}, not {host.drops()}")
     assert host.reads_nothing()
+
+
+def test_no_key_comes_out_of_an_engine(scene: Scene) -> None:
+    """Whatever it can be asked: there is no way to have a key, for a capture or for anything."""
+    engine, pair = scene.host.engine, scene.pair
+    scene.host.write(inner("10.5.1.2", "10.5.2.2"))
+    names = {name for name in dir(engine) if not name.startswith("_")}
+    assert names - TOLD == CHANGING, "who adds one thinks of what it tells"
+    made = {"create", "load", "replace", "public_key"}
+    assert {name for name in dir(_native.Identity) if name[0] != "_"} == made
+    assert {name for name in dir(_native.Psks) if name[0] != "_"} == {"load", "ids"}
+    told = [getattr(engine, name) for name in sorted(TOLD)]
+    said = repr(engine) + repr([one() if callable(one) else one for one in told])
+    assert scene.b.key in said
+    for direction in (pair.out, pair.into):
+        for secret in (direction.secret, *(direction.material(lane)[:32] for lane in range(4))):
+            for text in (secret.hex(), base64.b64encode(secret).decode(), repr(secret)[2:-1]):
+                assert text not in said
 
 
 def test_two_threads_that_receive_take_each_packet_once(space: Namespace, tmp_path: Path) -> None:
