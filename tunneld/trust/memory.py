@@ -87,7 +87,7 @@ class Sightings:
         place = (new.subnets, new.addresses)
         former = self._all.get(place)
         # The clock of the caller may be read a moment before another's.
-        if former is None or former.seen_s < now_s:
+        if former is None or former.seen_s <= now_s:
             self._all[place] = new
         if former is None and self._index is not None:
             # Not made anew: a start sees thousands of peers for the first time.

@@ -203,6 +203,14 @@ def test_the_record_that_a_tunneld_left_behind_does_not_count_once_plain_is_allo
     assert said(judge(one, again, now_s=20.0)) == ("encrypted", "keys")
 
 
+def test_the_keys_that_were_shown_last_are_those_of_before() -> None:
+    one = policy("preferred")
+    judge(one, KEYED)
+    judge(one, UNREADABLE)  # in the same moment
+    one.memory.allow_plain(SUBNET, 1.0)
+    assert judge(one, KEYED, now_s=2.0).key is not None, "it is not what was shown last"
+
+
 def test_a_tunneld_that_is_started_after_plain_was_allowed_is_not_reached_in_plain() -> None:
     one = policy("preferred")
     judge(one, KEYED)
