@@ -79,7 +79,9 @@ class Adjacency(TypedDict):
     of_peer: dict[str, str]
     """What the encapsulation must know of the peer. `raw`: nothing. `vxlan`: `vtep_mac`, its inner
     Ethernet address, `aa:bb:cc:dd:ee:ff`. `esp`: `key`, its identity, and `subnet`, which it must
-    claim in its handshake."""
+    claim in its handshake. A peer goes over from plain to keys at another moment than this host does:
+    `also_key` with `raw` and `vxlan` is an identity whose sealed packets are taken too, `also` with
+    `esp` says `plain` where what comes so from its address is."""
     endpoint: str
     """IPv4 or IPv6 address. With `esp` packets go where the peer has proved to be."""
     port: int

@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::counters::AdjacencyCounters;
-use crate::encapsulation::{Encapsulation, Way};
+use crate::encapsulation::{Encapsulation, Meanwhile, Way};
+use crate::sad::{Protected, Sad};
 
 /// Who decides how large a datagram may be on its way, and whether it may be fragmented there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -50,6 +51,8 @@ pub struct Parameters {
     pub mtu_bytes: u16,
     /// How its datagrams go about the MTU of their path.
     pub outer_df: OuterDf,
+    /// What else is taken from the peer.
+    pub meanwhile: Meanwhile,
 }
 
 /// An adjacency as the data path holds it.
@@ -61,6 +64,36 @@ pub struct Adjacency {
     pub parameters: Parameters,
     /// How packets leave, ready for use.
     pub way: Way,
+    /// Who may send sealed packets although those for it leave plain.
+    pub also: Option<Arc<Protected>>,
     /// What went through it.
     pub counters: Arc<AdjacencyCounters>,
+}
+
+impl Adjacency {
+    /// Returns the adjacency of that name.
+    pub fn new(
+        name: Arc<str>,
+        parameters: Parameters,
+        way: Way,
+        sad: Option<&Sad>,
+        counters: Arc<AdjacencyCounters>,
+    ) -> Self {
+        let also = match (parameters.meanwhile, sad) {
+            (Meanwhile::Sealed { key }, Some(sad)) => Some(sad.peer(key)),
+            _ => None,
+        };
+        Self { name, parameters, way, also, counters }
+    }
+
+    /// Returns whether plain packets of the peer are taken.
+    #[inline]
+    pub fn takes_plain(&self) -> bool {
+        self.way.is_plain() || self.parameters.meanwhile == Meanwhile::Plain
+    }
+
+    /// Returns the peer whose sealed packets are taken; `None`: there is none.
+    pub fn takes_sealed_of(&self) -> Option<&Protected> {
+        self.way.protected().or(self.also.as_deref())
+    }
 }

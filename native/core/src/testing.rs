@@ -12,8 +12,8 @@ use tunneld_wire::{ip, ipv4, ipv6};
 
 use crate::adjacency::{OuterDf, Parameters};
 use crate::drop_reason::DropReason;
-use crate::encapsulation::Encapsulation;
 use crate::encapsulation::Vtep;
+use crate::encapsulation::{Encapsulation, Meanwhile};
 use crate::fib::{Fib, Settings, SourceCheck};
 use crate::sad::Sad;
 use crate::segmentation::Segmentation;
@@ -26,7 +26,13 @@ pub(crate) const NOW_NS: u64 = 1_000_000_000;
 
 pub(crate) fn parameters(address: Ipv4Addr, mtu_bytes: u16) -> Parameters {
     let endpoint = SocketAddr::from((address, 8285));
-    Parameters { encapsulation: Encapsulation::Raw, endpoint, mtu_bytes, outer_df: OuterDf::Kernel }
+    Parameters {
+        encapsulation: Encapsulation::Raw,
+        endpoint,
+        mtu_bytes,
+        outer_df: OuterDf::Kernel,
+        meanwhile: Meanwhile::Nothing,
+    }
 }
 
 pub(crate) fn settings(source_check: SourceCheck) -> Settings {

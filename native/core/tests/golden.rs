@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tunneld_core::adjacency::{OuterDf, Parameters};
-use tunneld_core::encapsulation::{Encapsulation, Via, Vtep};
+use tunneld_core::encapsulation::{Encapsulation, Meanwhile, Via, Vtep};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
@@ -57,6 +57,7 @@ fn fib() -> Fib {
         endpoint: SocketAddr::from((THERE, 8285)),
         mtu_bytes: 1_472,
         outer_df: OuterDf::Kernel,
+        meanwhile: Meanwhile::Nothing,
     };
     let settings = Settings {
         source_check: SourceCheck::Strict,
@@ -142,6 +143,7 @@ fn vxlan_fib() -> Fib {
         endpoint: (THERE, 4789).into(),
         mtu_bytes: 1_450,
         outer_df: OuterDf::Kernel,
+        meanwhile: Meanwhile::Nothing,
     };
     let vtep = Vtep {
         vni: Vni::new(7).expect("24 bits"),

@@ -9,7 +9,7 @@ use tunneld_core::adjacency::{OuterDf, Parameters};
 use tunneld_core::batch::Queue;
 use tunneld_core::counters::{AdjacencyReading, WorkerCounters};
 use tunneld_core::drop_reason::DropReason;
-use tunneld_core::encapsulation::{Encapsulation, Via};
+use tunneld_core::encapsulation::{Encapsulation, Meanwhile, Via};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
@@ -48,6 +48,7 @@ impl Host {
                 endpoint: underlay(*peer),
                 mtu_bytes: 1_472,
                 outer_df: OuterDf::Kernel,
+                meanwhile: Meanwhile::Nothing,
             };
             change.put_adjacencies.push((peer.to_string(), parameters));
             change.put_entries.push((subnet(*peer), TargetName::Adjacency(peer.to_string())));

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use tunneld_core::adjacency::{OuterDf, Parameters};
-use tunneld_core::encapsulation::{Encapsulation, Via, Vtep};
+use tunneld_core::encapsulation::{Encapsulation, Meanwhile, Via, Vtep};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::inbound::{Inbound, Outer};
 use tunneld_core::outbound::Outbound;
@@ -111,6 +111,7 @@ fn change(vtep: Option<Vtep>) -> Option<Change> {
         endpoint: PEER,
         mtu_bytes: MTU_BYTES,
         outer_df: OuterDf::Kernel,
+        meanwhile: Meanwhile::Nothing,
     };
     Some(Change {
         settings: Some(Settings {

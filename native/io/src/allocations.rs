@@ -15,7 +15,7 @@ use rustix::net::{
 };
 use rustix::time::Timespec;
 use tunneld_core::adjacency::{OuterDf, Parameters};
-use tunneld_core::encapsulation::Encapsulation;
+use tunneld_core::encapsulation::{Encapsulation, Meanwhile};
 use tunneld_core::fib::{Settings, SourceCheck};
 use tunneld_core::inbound::Inbound;
 use tunneld_core::outbound::Outbound;
@@ -115,6 +115,7 @@ fn change(peer: SocketAddr) -> Change {
         endpoint: peer,
         mtu_bytes: 1_472,
         outer_df: OuterDf::Kernel,
+        meanwhile: Meanwhile::Nothing,
     };
     Change {
         settings: Some(Settings {

@@ -10,8 +10,7 @@ use std::str::FromStr;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tunneld_core::adjacency::{OuterDf, Parameters};
-use tunneld_core::encapsulation::Encapsulation;
-use tunneld_core::encapsulation::Vtep;
+use tunneld_core::encapsulation::{Encapsulation, Meanwhile, Vtep};
 use tunneld_core::fib::{Settings, SourceCheck};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::transaction::{Change, LOCAL, TargetName};
@@ -136,8 +135,11 @@ fn adjacency(dict: &Bound<'_, PyDict>) -> PyResult<(String, Parameters)> {
     let name: String = required(dict, "name")?.extract()?;
     let item = Item { name: format!("adjacency {name}"), dict };
     let label: String = item.field("encapsulation")?;
-    let encapsulation = Encapsulation::read(&label, item.field("of_peer")?)
-        .map_err(|fault| item.bad(&fault.name, &fault.value, fault.expected))?;
+    let mut of_peer = item.field("of_peer")?;
+    let read = Meanwhile::take(&label, &mut of_peer)
+        .and_then(|meanwhile| Ok((meanwhile, Encapsulation::read(&label, of_peer)?)));
+    let (meanwhile, encapsulation) =
+        read.map_err(|fault| item.bad(&fault.name, &fault.value, fault.expected))?;
     let port: i64 = item.field("port")?;
     let port = u16::try_from(port).map_err(|_| item.bad("port", port, "1 to 65535"))?;
     let parameters = Parameters {
@@ -145,6 +147,7 @@ fn adjacency(dict: &Bound<'_, PyDict>) -> PyResult<(String, Parameters)> {
         endpoint: SocketAddr::new(item.address("endpoint")?, port),
         mtu_bytes: item.mtu("mtu_bytes")?,
         outer_df: item.outer_df()?,
+        meanwhile,
     };
     Ok((name, parameters))
 }

@@ -19,7 +19,9 @@ pub(crate) fn digest<'py>(py: Python<'py>, snapshot: &Snapshot) -> PyResult<Boun
         item.set_item("port", parameters.endpoint.port())?;
         item.set_item("mtu_bytes", parameters.mtu_bytes)?;
         item.set_item("outer_df", parameters.outer_df.label())?;
-        item.set_item("of_peer", parameters.encapsulation.of_peer().into_py_dict(py)?)?;
+        let mut of_peer = parameters.encapsulation.of_peer();
+        of_peer.extend(parameters.meanwhile.of_peer());
+        item.set_item("of_peer", of_peer.into_py_dict(py)?)?;
         adjacencies.append(item)?;
     }
     let entries = PyList::empty(py);

@@ -24,7 +24,7 @@ use crate::drop_reason::DropReason;
 use crate::sad::{Protected, Sad};
 
 pub use esp::{Opener, Sealer};
-pub use parameters::{Encapsulation, Unreadable};
+pub use parameters::{Encapsulation, Meanwhile, Unreadable};
 pub use raw::Raw;
 pub use vxlan::{Frames, Heads, Vtep};
 

@@ -79,6 +79,55 @@ impl Encapsulation {
     }
 }
 
+/// What else is taken from a peer while it goes over from plain packets to sealed ones: the two
+/// sides never do it at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Meanwhile {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Plain ones are sent, and what this identity has sealed is taken too.
+    Sealed {
+        /// Public key of the peer.
+        key: [u8; 32],
+    },
+    /// Sealed ones are sent, and what comes plain from its address is taken too.
+    Plain,
+}
+
+impl Meanwhile {
+    /// Takes what the control plane says of it out of what the encapsulation `label` must know.
+    ///
+    /// # Errors
+    ///
+    /// [`Unreadable`]: what it cannot be.
+    pub fn take(label: &str, of_peer: &mut BTreeMap<String, String>) -> Result<Self, Unreadable> {
+        if label == "esp" {
+            return match of_peer.remove(ALSO).as_deref() {
+                None => Ok(Self::Nothing),
+                Some("plain") => Ok(Self::Plain),
+                Some(other) => Err(Unreadable::new(ALSO, other, "plain")),
+            };
+        }
+        if of_peer.contains_key(ALSO_KEY) {
+            return Ok(Self::Sealed { key: take(of_peer, ALSO_KEY, KEY_FORM, key)? });
+        }
+        Ok(Self::Nothing)
+    }
+
+    /// Returns what [`take`](Self::take) took.
+    pub fn of_peer(self) -> Option<(&'static str, String)> {
+        match self {
+            Self::Nothing => None,
+            Self::Sealed { key } => Some((ALSO_KEY, STANDARD.encode(key))),
+            Self::Plain => Some((ALSO, "plain".to_owned())),
+        }
+    }
+}
+
+const ALSO: &str = "also";
+const ALSO_KEY: &str = "also_key";
+
 /// What the control plane said of an encapsulation, and what can be none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unreadable {
@@ -153,5 +202,34 @@ mod tests {
         }
         let more = read(&[("key", KEY), subnet, ("vtep_mac", "00:00:00:00:00:02")]).unwrap_err();
         assert_eq!((&*more.name, more.expected), ("vtep_mac", "no such parameter"));
+    }
+
+    fn meanwhile(label: &str, of_peer: &[(&str, &str)]) -> Result<Meanwhile, Unreadable> {
+        let owned = of_peer.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let mut left = owned.collect();
+        let taken = Meanwhile::take(label, &mut left)?;
+        assert!(left.is_empty(), "{left:?}");
+        let said: Vec<_> = taken.of_peer().into_iter().collect();
+        let said: Vec<_> = said.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        assert_eq!(said, of_peer, "it is told as it was said");
+        Ok(taken)
+    }
+
+    #[test]
+    fn what_is_taken_meanwhile_has_names_of_its_own() {
+        let sealed = Meanwhile::Sealed { key: std::array::from_fn(|at| at as u8) };
+        for label in ["raw", "vxlan"] {
+            assert_eq!(meanwhile(label, &[]), Ok(Meanwhile::Nothing));
+            assert_eq!(meanwhile(label, &[("also_key", KEY)]), Ok(sealed));
+        }
+        assert_eq!(meanwhile("esp", &[]), Ok(Meanwhile::Nothing));
+        assert_eq!(meanwhile("esp", &[("also", "plain")]), Ok(Meanwhile::Plain));
+        for (label, name, value) in
+            [("raw", "also_key", "AAEC"), ("esp", "also", "sealed"), ("esp", "also", "")]
+        {
+            let of_peer = [(name.to_owned(), value.to_owned())];
+            let refused = Meanwhile::take(label, &mut of_peer.into()).unwrap_err();
+            assert_eq!((&*refused.name, &*refused.value), (name, value));
+        }
     }
 }

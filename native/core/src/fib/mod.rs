@@ -121,7 +121,7 @@ impl Fib {
             .filter_map(|(adjacency, id)| {
                 let adjacency = adjacency.as_ref()?;
                 let address = adjacency.parameters.endpoint.ip();
-                Some((address, !adjacency.way.is_plain(), AdjacencyId(id)))
+                Some((address, !adjacency.takes_plain(), AdjacencyId(id)))
             })
             .collect();
         endpoints.sort_unstable();

@@ -26,7 +26,7 @@ pub(super) fn check_plain(
     let leased = fib.lookup(source);
     if let (SourceCheck::Strict, Some(Target::Adjacency(id))) = (settings.source_check, leased) {
         let adjacency = fib.adjacency(id);
-        if adjacency.parameters.endpoint.ip() == outer_source && adjacency.way.is_plain() {
+        if adjacency.parameters.endpoint.ip() == outer_source && adjacency.takes_plain() {
             return Ok(Some(id));
         }
     }
@@ -42,7 +42,7 @@ pub(super) fn check_claim(
 ) -> Result<AdjacencyId, DropReason> {
     match fib.lookup(source) {
         Some(Target::Adjacency(holder)) => {
-            let peer = fib.adjacency(holder).way.protected();
+            let peer = fib.adjacency(holder).takes_sealed_of();
             let is_same = peer.is_some_and(|peer| peer.number() == number);
             if is_same { Ok(holder) } else { Err(DropReason::SourceOfOtherPeer) }
         }
@@ -61,7 +61,7 @@ fn judge_plain(
     outer_source: IpAddr,
     (source, leased): (IpAddr, Option<Target>),
 ) -> Result<Option<AdjacencyId>, DropReason> {
-    let is_protected = |id: AdjacencyId| !fib.adjacency(id).way.is_plain();
+    let is_protected = |id: AdjacencyId| !fib.adjacency(id).takes_plain();
     let is_of_protected = match leased {
         Some(Target::Adjacency(id)) => is_protected(id),
         Some(Target::Local) => false,

@@ -19,7 +19,7 @@ use super::*;
 use crate::adjacency::{OuterDf, Parameters};
 use crate::coalescing::Kinds;
 use crate::drop_reason::DropReason;
-use crate::encapsulation::{Encapsulation, Via};
+use crate::encapsulation::{Encapsulation, Meanwhile, Via};
 use crate::fib::{Fib, Settings, SourceCheck};
 use crate::inbound::Inbound;
 use crate::outbound::Outbound;
@@ -84,8 +84,13 @@ fn change(number: u8, check: SourceCheck, protected: &[u8], plain: &[u8]) -> Cha
                 false => Encapsulation::Raw,
             };
             let (mtu_bytes, outer_df) = (MTU, OuterDf::Kernel);
-            let parameters =
-                Parameters { encapsulation, endpoint: endpoint(peer), mtu_bytes, outer_df };
+            let parameters = Parameters {
+                encapsulation,
+                endpoint: endpoint(peer),
+                mtu_bytes,
+                outer_df,
+                meanwhile: Meanwhile::Nothing,
+            };
             let name = subnet.to_string();
             change.put_adjacencies.push((name.clone(), parameters));
             change.put_entries.push((subnet, TargetName::Adjacency(name)));

@@ -7,7 +7,7 @@ use tunneld_wire::ethernet::MacAddress;
 
 use super::{Change, Error, LOCAL, Tables, TargetName};
 use crate::adjacency_id::AdjacencyId;
-use crate::encapsulation::Encapsulation;
+use crate::encapsulation::{Encapsulation, Meanwhile};
 
 /// Smallest MTU an IPv4 link may have (RFC 791 §3.2).
 const MIN_MTU_BYTES: u16 = 68;
@@ -50,10 +50,12 @@ pub(super) fn check(tables: &Tables, change: &Change) -> Result<(), Error> {
         if let Encapsulation::Vxlan { vtep_mac } = parameters.encapsulation {
             check_mac(item, "vtep_mac", vtep_mac)?;
         }
+        let needs_keys = matches!(parameters.encapsulation, Encapsulation::Esp { .. })
+            || matches!(parameters.meanwhile, Meanwhile::Sealed { .. });
+        if needs_keys && tables.sad.is_none() {
+            return Err(Error::NoEncryption { adjacency: name.clone() });
+        }
         match parameters.encapsulation {
-            Encapsulation::Esp { .. } if tables.sad.is_none() => {
-                return Err(Error::NoEncryption { adjacency: name.clone() });
-            }
             Encapsulation::Vxlan { .. } if vtep.is_none() => {
                 return Err(Error::NoVtep { adjacency: name.clone() });
             }

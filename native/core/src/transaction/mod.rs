@@ -190,12 +190,13 @@ impl Tables {
         adjacencies.resize_with(self.names.len(), || None);
         for (name, known) in &self.adjacencies {
             let Known { id, parameters, ref counters, .. } = *known;
-            adjacencies[id.0 as usize] = Some(Adjacency {
-                name: Arc::clone(name),
+            adjacencies[id.0 as usize] = Some(Adjacency::new(
+                Arc::clone(name),
                 parameters,
-                way: Way::new(parameters.encapsulation, vtep, self.sad.as_deref()),
-                counters: Arc::clone(counters),
-            });
+                Way::new(parameters.encapsulation, vtep, self.sad.as_deref()),
+                self.sad.as_deref(),
+                Arc::clone(counters),
+            ));
         }
         let entries = self.entries.iter().map(|(prefix, id)| (*prefix, *id));
         Fib::build(self.settings, adjacencies, entries)

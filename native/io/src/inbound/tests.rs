@@ -4,8 +4,8 @@ use std::sync::Arc;
 use rustix::net::sockopt::set_socket_send_buffer_size;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use tunneld_core::adjacency::{OuterDf, Parameters};
-use tunneld_core::encapsulation::Encapsulation;
 use tunneld_core::encapsulation::Vtep;
+use tunneld_core::encapsulation::{Encapsulation, Meanwhile};
 use tunneld_core::fib::{Settings, SourceCheck};
 use tunneld_core::transaction::{Change, Tables, TargetName};
 use tunneld_wire::ethernet::MacAddress;
@@ -26,8 +26,13 @@ const LEN: usize = 1_400;
 fn fib(vtep: Option<Vtep>) -> Fib {
     let vtep_mac = MacAddress([2, 0, 0, 0, 0, 2]);
     let encapsulation = vtep.map_or(Encapsulation::Raw, |_| Encapsulation::Vxlan { vtep_mac });
-    let peer =
-        Parameters { encapsulation, endpoint: PEER, mtu_bytes: 1_472, outer_df: OuterDf::Kernel };
+    let peer = Parameters {
+        encapsulation,
+        endpoint: PEER,
+        mtu_bytes: 1_472,
+        outer_df: OuterDf::Kernel,
+        meanwhile: Meanwhile::Nothing,
+    };
     let change = Change {
         settings: Some(Settings {
             source_check: SourceCheck::Strict,

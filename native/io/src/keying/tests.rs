@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 
 use tunneld_core::adjacency::{OuterDf, Parameters};
-use tunneld_core::encapsulation::{Encapsulation, Via};
+use tunneld_core::encapsulation::{Encapsulation, Meanwhile, Via};
 use tunneld_core::fib::{Fib, Settings as FibSettings, SourceCheck};
 use tunneld_core::outbound::Outbound;
 use tunneld_core::prefix::Prefix;
@@ -137,6 +137,7 @@ impl Host {
             endpoint,
             mtu_bytes: 1_438,
             outer_df: OuterDf::Kernel,
+            meanwhile: Meanwhile::Nothing,
         };
         let change = Change {
             settings: Some(FibSettings {

@@ -141,3 +141,52 @@ fn an_address_that_a_plain_peer_shares_with_one_that_has_keys_is_the_plain_ones_
         assert_eq!(b.refused(), [(DropReason::PlainRefused, 1)]);
     }
 }
+
+/// What host 2 takes of host 1, whose packets leave it in `way`, and of host 4, which is plain.
+fn meanwhile(way: Encapsulation, meanwhile: Meanwhile) -> Node {
+    let mut change = change(2, SourceCheck::Strict, &[1, 3], &[4]);
+    for (name, parameters) in &mut change.put_adjacencies {
+        if name == "10.5.1.0/24" {
+            parameters.encapsulation = way;
+            parameters.meanwhile = meanwhile;
+        }
+    }
+    Node::of(change, 1)
+}
+
+#[test]
+fn a_peer_that_goes_over_to_keys_is_heard_both_ways_before_and_after() {
+    let subnet = "10.5.1.0/24".parse().unwrap();
+    let esp = Encapsulation::Esp { key: key(1), subnet };
+    let sealed = Meanwhile::Sealed { key: key(1) };
+    for (way, meanwhile_, takes_plain, takes_sealed) in [
+        (Encapsulation::Raw, Meanwhile::Nothing, true, false),
+        (Encapsulation::Raw, sealed, true, true),
+        (esp, Meanwhile::Plain, true, true),
+        (esp, Meanwhile::Nothing, false, true),
+    ] {
+        let (mut a, mut b) = (Node::new(1, &[2]), meanwhile(way, meanwhile_));
+        let packet = from([10, 5, 1, 2]);
+        assert_eq!(b.receive_plain(OWN, &packet), usize::from(takes_plain), "{meanwhile_:?}");
+        let _keys = connect(7, (&a, 1), (&b, 2));
+        let [datagram] = &a.send(&packet)[..] else { panic!("one datagram") };
+        assert_eq!(b.receive(datagram, None).len(), usize::from(takes_sealed), "{meanwhile_:?}");
+        // Nobody else speaks for it, by whatever way.
+        assert_eq!(b.receive_plain(STRANGER, &packet), 0);
+        assert_eq!(b.receive_plain(PLAIN, &packet), 0);
+        let mut c = Node::new(3, &[2]);
+        let keys = keys_by(9, (&c, 3), (&b, 2), claim(1));
+        c.peer(2).seal_by(&keys.sealing, endpoint(2));
+        let [datagram] = &c.send(&packet)[..] else { panic!("one datagram") };
+        assert!(b.receive(datagram, None).is_empty());
+    }
+}
+
+#[test]
+fn who_has_no_keys_takes_nothing_sealed_meanwhile() {
+    let mut change = change(2, SourceCheck::Strict, &[], &[4]);
+    let (_, parameters) = &mut change.put_adjacencies[0];
+    parameters.meanwhile = Meanwhile::Sealed { key: key(4) };
+    let refused = Tables::new(1).commit(change).unwrap_err();
+    assert!(matches!(refused, crate::transaction::Error::NoEncryption { .. }), "{refused}");
+}
