@@ -79,7 +79,7 @@ class Adjacency(TypedDict):
     of_peer: dict[str, str]
     """What the encapsulation must know of the peer. `raw`: nothing. `vxlan`: `vtep_mac`, its inner
     Ethernet address, `aa:bb:cc:dd:ee:ff`. `esp`: `key`, its identity, and `subnet`, which it must
-    claim in its handshake. A peer goes over from plain to keys at another moment than this host does:
+    claim in its handshake. A peer goes over from plain to keys at another moment than this host:
     `also_key` with `raw` and `vxlan` is an identity whose sealed packets are taken too, `also` with
     `esp` says `plain` where what comes so from its address is."""
     endpoint: str

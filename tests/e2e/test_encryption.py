@@ -6,7 +6,9 @@ Needs root, etcd, iproute2, tcpdump and ping.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -342,3 +344,40 @@ def leaves(one: SingleHost) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert routes() == ""
+
+
+def numbers(probes: Process) -> list[int]:
+    """Returns which probes were answered, in the order of the answers."""
+    return [int(found) for found in re.findall(r"icmp_seq=([0-9]+) ttl", probes.output())]
+
+
+def test_a_host_that_begins_to_encrypt_loses_no_packet_by_that(
+    hosts: tuple[SingleHost, SingleHost], etcd: Etcd
+) -> None:
+    """Both sides go over while packets pass: neither waits for the other."""
+    one, other = hosts
+    plain = {"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}}
+    etcd.put(f"{PREFIX}/config", json.dumps(plain))
+    preferring = ("--encryption-floor", "preferred")
+    one.start_daemon(*preferring)
+    second = other.start_daemon()
+    for host in hosts:
+        host.wait_ready()
+    reaches(one, other)
+    assert security(one)["mode"] == "plain"
+    subnet: str = other.status()["lease"]["subnet"]
+    assert second.stop() == 0
+    address = subnet.partition("/")[0]
+    probes = one.space.start("ping", "-i", "0.001", address, log=one.directory / "probes.log")
+    other.start_daemon(*preferring)
+    other.wait_ready()
+    for host in hosts:
+        wait_until(lambda h=host: h.status()["peers"][0]["encrypted"], 30.0, "keys in use")  # type: ignore[misc]
+    arrived = len(numbers(probes))
+    wait_until(lambda: len(numbers(probes)) > arrived + 1000, 30.0, "probes after the switch")
+    probes.stop()
+    # The start of the daemon is the one gap.
+    gaps = [(a, b) for a, b in itertools.pairwise(numbers(probes)) if b - a > 1]
+    assert len(gaps) <= 1, gaps
+    for host in hosts:
+        assert host.status()["drops"]["plain_refused"] == 0

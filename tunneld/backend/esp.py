@@ -10,7 +10,7 @@ bytes, ICV of 16), RFC 3948 section 2.1 (UDP around it).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from tunneld.backend.base import Adjacency, Backend, Family, Here, Reach, Unusable
@@ -33,6 +33,11 @@ ENCAPSULATION: Final = "esp"
 KEY: Final = "key"
 SUBNET: Final = "subnet"
 """What the core must know of a peer: whose keys, and for which subnet of its."""
+
+ALSO: Final = "also"
+ALSO_KEY: Final = "also_key"
+"""What else it takes of a peer that goes over from plain to keys: with ESP `plain`, in plain what
+is sealed by that key. The two sides do not go over at one moment."""
 
 HEADER_BYTES: Final = 16
 """SPI, sequence number, IV."""
@@ -89,7 +94,16 @@ class Esp:
             )
         return found
 
-    def reach(self, peer: Peer, prefix: IPNetwork, key: str, port: int, here: Here) -> Reach:
+    def reach(
+        self,
+        peer: Peer,
+        prefix: IPNetwork,
+        key: str,
+        port: int,
+        here: Here,
+        *,
+        takes_plain: bool = False,
+    ) -> Reach:
         """Returns how a subnet of a peer is reached.
 
         Args:
@@ -98,6 +112,7 @@ class Esp:
             key: the peer's public key, in base64.
             port: UDP port of the peer's encryption.
             here: this host.
+            takes_plain: whether what it sends in plain is taken, too.
 
         Raises:
             Unusable: the hosts have underlay addresses of one family not in common.
@@ -118,9 +133,18 @@ class Esp:
                 mtu_bytes=self._mtu_bytes(
                     here.underlay_mtu_bytes, 4 if address.version == 4 else 6
                 ),
-                of_peer={KEY: key, SUBNET: str(prefix)},
+                of_peer={KEY: key, SUBNET: str(prefix), **({ALSO: "plain"} if takes_plain else {})},
             )
         )
+
+
+def taking_sealed(reach: Reach, key: str) -> Reach:
+    """Returns a plain reach by which the peer may also send what it has sealed."""
+    adjacency = reach.adjacency
+    if adjacency is None:
+        return reach
+    of_peer = {**adjacency.of_peer, ALSO_KEY: key}
+    return replace(reach, adjacency=replace(adjacency, of_peer=of_peer))
 
 
 def esp_in(config: NetworkConfig, *, is_alone: bool) -> Esp:

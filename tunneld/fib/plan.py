@@ -203,14 +203,16 @@ def _reach(
     if verdict is None and inputs.esp is not None:
         raise Unusable("required", "nobody has judged whether it may be reached in plain")
     if prefix is None or not _is_encrypted(verdict):
-        has_keys = verdict is not None and verdict.key is not None
-        links = frozenset[IPAddress]() if has_keys else on_link
-        return inputs.backend.reach(peer, family, inputs.here, on_link=links)
+        if verdict is None or verdict.key is None:
+            return inputs.backend.reach(peer, family, inputs.here, on_link=on_link)
+        found = inputs.backend.reach(peer, family, inputs.here, on_link=frozenset())
+        return None if found is None else esp.taking_sealed(found, str(verdict.key))
     port, key = esp.port_of(peer), None if verdict is None else verdict.key
     if inputs.esp is None or key is None or port is None:
         # Never in plain, whatever is missing.
         raise Unusable("keys", "it may be reached encrypted alone, and its record names no key")
-    return inputs.esp.reach(peer, prefix, str(key), port, inputs.here)
+    takes_plain = verdict is not None and verdict.until_s is not None
+    return inputs.esp.reach(peer, prefix, str(key), port, inputs.here, takes_plain=takes_plain)
 
 
 def _is_encrypted(verdict: Verdict | None) -> bool:

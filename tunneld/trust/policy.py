@@ -108,7 +108,8 @@ class Verdict:
     is_confirmed: bool = False
     """`encrypted`: whether the holder has claimed the subnet in a handshake."""
     until_s: float | None = None
-    """`switching`: when it ends at the latest, on the caller's clock."""
+    """On the caller's clock. `switching`: when it ends at the latest. `encrypted`: until when the
+    peer, which was plain a moment ago, may still send in plain: it switches at another moment."""
 
 
 class Policy:
@@ -127,7 +128,10 @@ class Policy:
         self.trust = trust
         self.memory = memory
         self._plain_peers = None if plain_peers is None else tuple(plain_peers)
-        self._switches: dict[tuple[frozenset[IPNetwork], frozenset[IPAddress]], float] = {}
+        self._switches: dict[_Place, float] = {}
+        """When those that show keys for the first time stop being reached in plain."""
+        self._ends: dict[_Place, float] = {}
+        """The same of those whose keys are confirmed: they may still send so."""
         self.own: PublicKey | None = None
         """This host's, with which it makes no handshakes; None: it has none."""
         self.has_news = False
@@ -160,14 +164,25 @@ class Policy:
             return Verdict(way="unreachable", reason="claim", detail=found.detail, key=key)
         if isinstance(found, Missing):
             return self._unconfirmed(remote, key, found, is_first=is_first, now_s=now_s)
-        self._switches.pop(_place(remote), None)
         return Verdict(
             way="encrypted",
             reason="keys",
             detail="lease, claim and trust agree",
             key=key,
             is_confirmed=True,
+            until_s=self._end_of_plain(_place(remote), now_s),
         )
+
+    def _end_of_plain(self, place: _Place, now_s: float) -> float | None:
+        """Returns until when a peer with keys may send in plain, as it is about to switch."""
+        # Once confirmed, it is not sent to in plain any more, whatever becomes of the keys.
+        if (switch_s := self._switches.pop(place, None)) is not None:
+            self._ends[place] = switch_s
+        until_s = self._ends.get(place)
+        if until_s is None or now_s < until_s:
+            return until_s
+        del self._ends[place]
+        return None
 
     def held(self, remote: Remote, now_s: float) -> None:
         """Says that a peer has held its lease, as it is, until now.
@@ -286,7 +301,10 @@ def _unreachable(reason: Reason, detail: str) -> Verdict:
     return Verdict(way="unreachable", reason=reason, detail=detail)
 
 
-def _place(remote: Remote) -> tuple[frozenset[IPNetwork], frozenset[IPAddress]]:
+_Place: TypeAlias = tuple[frozenset[IPNetwork], frozenset[IPAddress]]
+
+
+def _place(remote: Remote) -> _Place:
     return remote.subnets, remote.addresses
 
 

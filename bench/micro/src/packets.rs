@@ -4,9 +4,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use tunneld_core::adjacency::{OuterDf, Parameters};
-use tunneld_core::encapsulation::Encapsulation;
 use tunneld_core::encapsulation::Vtep;
 use tunneld_core::encapsulation::{Around, Encapsulate, Heads};
+use tunneld_core::encapsulation::{Encapsulation, Meanwhile};
 use tunneld_core::fib::{Fib, Settings, SourceCheck};
 use tunneld_core::prefix::Prefix;
 use tunneld_core::sad::Sad;
@@ -76,8 +76,13 @@ fn build(
     vtep: Option<Vtep>,
     more: impl Iterator<Item = Prefix>,
 ) -> Fib {
-    let peer =
-        Parameters { encapsulation, endpoint: PEER, mtu_bytes: 1_472, outer_df: OuterDf::Kernel };
+    let peer = Parameters {
+        encapsulation,
+        endpoint: PEER,
+        mtu_bytes: 1_472,
+        outer_df: OuterDf::Kernel,
+        meanwhile: Meanwhile::Nothing,
+    };
     let to_peer = || TargetName::Adjacency("peer".into());
     let mut put_entries: Vec<_> = more.map(|prefix| (prefix, to_peer())).collect();
     if let (Some(own), Some(far)) = (subnet(own), subnet(far)) {

@@ -326,8 +326,13 @@ def test_a_network_that_begins_to_prefer_encryption_stays_plain_until_keys_are_c
     changes: list[None] = []
     protection.on_change = lambda: changes.append(None)
     protection.confirmed(str(key(3)), ["10.5.3.0/24"])
-    assert (changes, protection.claims.until_s()) == ([None], None)
+    # The other side goes over at a moment of its own: until the ten seconds are over.
+    assert (changes, protection.claims.until_s()) == ([None], host.now.boot_s + 10.0)
     assert verdict(protection, KEYED) == ("encrypted", "keys")
+    assert protection.claims.switching() == frozenset()
+    host.passes(hours=10 / 3600)
+    assert verdict(protection, KEYED) == ("encrypted", "keys")
+    assert protection.claims.until_s() is None
     protection.lost(str(key(3)))
     assert verdict(protection, KEYED) == ("encrypted", "keys"), "it is never plain again"
 

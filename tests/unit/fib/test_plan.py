@@ -227,7 +227,12 @@ def test_handshakes_are_made_with_whoever_may_hold_its_subnet_and_nobody_else() 
     ways = {A: VERDICTS["unreachable"], B: SWITCHING}
     made = encrypted(ways, keyed(2, of=2), keyed(3, of=3))
     assert made.state.engine.identities.keys() == {str(key(3))}
-    assert made.state.engine.adjacencies[str(B)].encapsulation == "raw"
+    switching = made.state.engine.adjacencies[str(B)]
+    # It may be the first of the two to go over.
+    assert (switching.encapsulation, switching.of_peer) == ("raw", {"also_key": str(key(3))})
+    late = encrypted({A: replace(CONFIRMED, until_s=9.0)}, keyed(2, of=2))
+    gone_over = late.state.engine.adjacencies[str(A)]
+    assert (gone_over.encapsulation, gone_over.of_peer["also"]) == ("esp", "plain")
     # One that claims another subnet is not reached, and may claim this one next.
     made = encrypted({B: FOREIGN}, keyed(3, of=3))
     assert made.state.engine.identities.keys() == {str(key(3))}
