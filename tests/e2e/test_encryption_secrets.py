@@ -1,14 +1,17 @@
 """No secret is told by two hosts that shake hands, move packets and read their files again.
 
-Needs root, etcd and iproute2.
+Needs root, etcd, iproute2, nft and ping.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
+import resource
 import signal
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Interface
 from pathlib import Path
 
@@ -16,8 +19,10 @@ import pytest
 
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import PREFIX
+from tests.native.hosts import udp_socket
+from tests.native.second_peer import PORT, SecondPeer
 from tests.support.etcd import Etcd
-from tests.support.netns import Rig
+from tests.support.netns import Rig, inside
 from tests.support.process import Process
 from tests.support.wait import wait_until
 from tests.unit.trust.values import ALICE, BOB
@@ -27,6 +32,8 @@ pytestmark = pytest.mark.root
 CONFIG = json.dumps({"Network": "10.5.0.0/16", "Backend": {"Type": "udp"}})
 PSK = bytes(range(7, 47))
 KEYS = [base64.b64encode(bytes([64, *range(at, at + 30), 77])).decode() for at in (100, 140)]
+
+RESPONSE = bytes([0, 0, 0, 0, 2, 1, 0, 0])
 
 
 def forms(secret: bytes) -> list[bytes]:
@@ -95,6 +102,9 @@ class Guarded:
         for path in sorted(self.state_dir.iterdir()):
             if path.name != "identity.key":
                 yield path.name, path.read_bytes()
+        for number, path in enumerate(sorted((process / "fd").iterdir())):
+            if path.is_file():
+                yield f"{path.readlink()} open as {number}", path.read_bytes()
         yield "subnet.env", self.host.subnet_file.read_bytes()
 
 
@@ -156,15 +166,66 @@ def test_no_secret_is_told_by_hosts_that_encrypt_and_files_are_read_again(
         )
     host.space.wait_for_answer(other)
 
-    for one in pair:
+    secrets = [PSK, PSK[::-1], *map(base64.b64decode, KEYS)]
+    tells_none_of(secrets, etcd, *pair)
+    leaves_no_core_dump(second.daemon)
+    tells_none_of(keys_in_use(first, second, other), etcd, first)
+    assert first.daemon.stop() == 0
+
+
+def tells_none_of(secrets: list[bytes], etcd: Etcd, *hosts: Guarded) -> None:
+    """Asserts that secrets stand nowhere in what hosts tell, and in no form."""
+    store = b"".join(name.encode() + value for name, value in etcd.everything("").items())
+    for one in hosts:
         one.told("status")
         one.told("status", "--json")
-    secrets = [PSK, PSK[::-1], *map(base64.b64decode, KEYS)]
-    store = b"".join(name.encode() + value for name, value in etcd.everything("").items())
-    assert first.public.encode() in store, "the public key stands where it should"
-    for name, content in (("store", store), *first.places(), *second.places()):
-        assert content, name
+        assert one.public.encode() in store, "the public key stands where it should"
+    for name, content in (("store", store), *(place for one in hosts for place in one.places())):
+        assert content or "open as" in name, name
         for number, secret in enumerate(secrets):
             assert not [form for form in forms(secret) if form in content], (name, number)
-    for one in pair:
-        assert one.daemon.stop() == 0
+
+
+def keys_in_use(first: Guarded, second: Guarded, address: str) -> list[bytes]:
+    """Agrees keys with the first host in the second one's place; returns those of all its SAs.
+
+    No daemon tells them; who stands at their other end knows them.
+    """
+    peer = SecondPeer((f"{address}/24",), PREFIX, PSK, base64.b64decode(KEYS[1]))
+    # The firewall that its daemon left behind keeps others from sending by its port.
+    second.host.space.run("nft", "flush", "ruleset")
+    with inside(second.host.space):
+        underlay = udp_socket(str(second.host.address), PORT)
+    with underlay:
+        underlay.settimeout(30.0)
+        to = (str(first.host.address), PORT)
+        begun = peer.initiate(base64.b64decode(first.public))
+        underlay.sendto(begun.message, to)
+        pair = begun.finish(next_datagram(underlay, lambda it: it[:8] == RESPONSE))
+        underlay.sendto(pair.out.seal(b"", 1), to)  # they are in use once this has come
+        first.host.space.try_run("ping", "-c", "1", "-W", "1", address)
+        base = pair.into.base >> 6
+        sealed = next_datagram(underlay, lambda it: int.from_bytes(it[:4]) >> 6 == base)
+        pair.into.open(sealed)
+    both = (pair.out, pair.into)
+    return [one.secret for one in both] + [
+        one.material(lane)[:-4] for one in both for lane in range(64)
+    ]
+
+
+def next_datagram(underlay: socket.socket, is_it: Callable[[bytes], bool]) -> bytes:
+    """Returns the next datagram of a kind; those before it are of keys that were."""
+    while not is_it(datagram := underlay.recv(2_000)):
+        pass
+    return datagram
+
+
+def leaves_no_core_dump(daemon: Process) -> None:
+    """Ends a daemon by what its memory would be written down for, though it may be."""
+    resource.prlimit(daemon.pid, resource.RLIMIT_CORE, (resource.RLIM_INFINITY,) * 2)
+    daemon.signal(signal.SIGSEGV)
+    ended = os.waitid(os.P_PID, daemon.pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    # Whatever handler takes dumps, waitid(2) says whether there was one.
+    assert (ended.si_status, ended.si_code) == (signal.SIGSEGV, os.CLD_KILLED)
+    assert daemon.wait() == -signal.SIGSEGV
