@@ -6,6 +6,7 @@ import base64
 import math
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -19,7 +20,7 @@ from tests.interop.encryption import (
     psk_file,
 )
 from tests.interop.exchange import json_lines, start_traffic
-from tests.interop.network import Network
+from tests.interop.network import Host, Network
 from tests.interop.probe import Probe
 from tests.support.netns import Rig
 from tests.support.wait import wait_until
@@ -99,7 +100,21 @@ def test_a_psk_is_rotated_under_load_without_loss_or_disorder(
         assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), probe.name
 
 
-def test_a_killed_host_is_reached_again_with_new_keys_and_the_others_lose_nothing(
+def start_until_ready(host: Host) -> float:
+    """Starts a daemon; returns when it said that it is ready, on the monotonic clock."""
+    path = host.space.directory / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(path))
+        manager.settimeout(60.0)
+        log = host.space.directory / "daemon-told.log"
+        env = {**os.environ, "NOTIFY_SOCKET": str(path)}
+        host.daemon = host.space.start(*host.command(), log=log, env=env)
+        while b"READY=1" not in manager.recv(65536):
+            pass
+        return time.monotonic()
+
+
+def test_a_killed_host_loses_nothing_from_the_first_packet_on_and_the_others_nothing_at_all(
     live: tuple[Network, tuple[Probe, ...]], figures: list[dict[str, object]]
 ) -> None:
     network, probes = live
@@ -108,15 +123,26 @@ def test_a_killed_host_is_reached_again_with_new_keys_and_the_others_lose_nothin
     lost = [probe.lost() for probe in others]
     victim.end(signal.SIGKILL)
     killed_s = time.monotonic()
-    victim.start()
+    ready_s = start_until_ready(victim)
     for probe in probes:
-        probe.wait_steady(killed_s, 30.0)
+        probe.wait_steady(ready_s, 30.0)
     assert all_encrypted(network)
     assert [probe.lost() for probe in others] == lost
     for probe in probes:
         if probe not in others:
+            since = [arrival for arrival in probe.arrivals() if arrival.at_s > killed_s]
+            numbers = [arrival.number for arrival in since]
+            # From the first one on, which comes before it says that it is ready.
+            assert since[0].at_s < ready_s, probe.name
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), probe.name
             gap_s = probe.gap_after_s(killed_s)
-            figures.append({"killed and started": probe.name, "gap_s": round(gap_s, 3)})
+            figures.append(
+                {
+                    "killed and started": probe.name,
+                    "gap_s": round(gap_s, 3),
+                    "from_ready_to_first_s": round(since[0].at_s - ready_s, 4),
+                }
+            )
 
 
 def test_keys_are_renewed_and_a_host_restarts_while_the_store_is_away(
