@@ -53,9 +53,9 @@ def read(path: Path, spi: int, material: bytes) -> list[Read]:
 def test_tshark_reads_what_the_engine_seals(rig: Rig, tmp_path: Path, cipher: str) -> None:
     space = rig.namespace("wire")
     b = SecondPeer(subnets(2))
-    station = Station(space, "127.0.0.2")
     expected: list[Read] = []
     with (
+        Station(space, "127.0.0.2") as station,
         ProtectedHost(space, tmp_path, network([b]), cipher=cipher) as host,
         Capture(space, "lo", f"udp and src host {A[0]}", tmp_path / "wire.pcap") as capture,
     ):
@@ -73,7 +73,6 @@ def test_tshark_reads_what_the_engine_seals(rig: Rig, tmp_path: Path, cipher: st
                 assert opened == packet
                 expected.append((number, source, target, payload))
         capture.stop()
-    station.socket.close()
     seen = read(capture.path, pair.into.base, pair.into.material(0))
     # A dummy has nothing inside: what is last there is the packet around it.
     assert [one for one in seen if one[1] != A[0]] == expected

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from tests.native.hosts import (
     TIMEOUT_S,
@@ -155,6 +155,12 @@ class Station:
             self.socket = udp_socket(address, PORT)
         self.socket.settimeout(TIMEOUT_S)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *about: object) -> None:
+        self.socket.close()
+
     def send(self, datagram: bytes) -> None:
         self.socket.sendto(datagram, A)
 
@@ -166,6 +172,10 @@ class Station:
                 return datagram
             if len(datagram) == length and datagram[4] == kind:
                 return datagram
+
+    def next_of_any(self) -> bytes:
+        """Returns the next datagram, whatever it is."""
+        return self.socket.recv(2_000)
 
     def response(self, begun: Initiated) -> Pair:
         """Returns what a handshake made that was answered here."""

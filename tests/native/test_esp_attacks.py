@@ -12,6 +12,7 @@ import select
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ import pytest
 
 from tests.native.hosts import PORT as PLAIN_PORT
 from tests.native.hosts import udp_socket
-from tests.native.packets import inner, inner_v6
+from tests.native.packets import inner, inner_v6, numbered
 from tests.native.protected import (
     STRANGER,
     Case,
@@ -33,6 +34,7 @@ from tests.native.protected import (
     subnets,
 )
 from tests.native.second_peer import IPV4, IPV6, Direction, Pair, SecondPeer
+from tests.native.super_packets import udp_super_packet
 from tests.support.netns import Namespace, inside
 from tests.support.wait import wait_until
 from tunneld import _native
@@ -66,14 +68,14 @@ class Scene:
 @pytest.fixture
 def scene(space: Namespace, tmp_path: Path) -> Iterator[Scene]:
     b, c = SecondPeer(subnets(2)), SecondPeer(subnets(3))
-    at_b, at_c, stranger = (
-        Station(space, address) for address in ("127.0.0.2", "127.0.0.3", STRANGER)
-    )
-    with ProtectedHost(space, tmp_path, network([b, c])) as host:
+    with (
+        Station(space, "127.0.0.2") as at_b,
+        Station(space, "127.0.0.3") as at_c,
+        Station(space, STRANGER) as stranger,
+        ProtectedHost(space, tmp_path, network([b, c])) as host,
+    ):
         pair = agreed(host, b, at_b, "10.5.2.2")
         yield Scene(host, b, c, at_b, at_c, stranger, pair)
-    for station in (at_b, at_c, stranger):
-        station.socket.close()
 
 
 def changed(datagram: bytes, place: int, bit: int) -> bytes:
@@ -295,6 +297,51 @@ def test_a_handshake_and_a_keepalive_are_found_behind_data_that_the_kernel_joine
     assert host.reads_nothing()
 
 
+def test_no_number_of_a_key_is_sealed_twice(space: Namespace, tmp_path: Path) -> None:
+    """By two workers, of super-packets, single packets and signs of life, while keys change."""
+    b = SecondPeer(subnets(2))
+    seen: set[bytes] = set()
+    lanes: set[int] = set()
+    pairs: dict[int, Pair] = {}
+
+    def take(datagram: bytes) -> int:
+        """Returns how much payload is in a datagram; nothing, of a message."""
+        if datagram[:4] == bytes(4):
+            return 0
+        spi, iv = datagram[:4], datagram[8:16]
+        assert spi + iv not in seen, "the same nonce under the same key"
+        seen.add(spi + iv)
+        into = pairs[int.from_bytes(spi) & ~0x3F].into
+        number, lane, packet = into.open(datagram)
+        assert number == int.from_bytes(iv)
+        lanes.add(lane)
+        return max(0, len(packet) - 28)
+
+    header, whole = udp_super_packet(numbered(59_000), 1_380)
+    with (
+        Station(space, "127.0.0.2") as at_b,
+        ProtectedHost(space, tmp_path, network([b]), workers=2) as host,
+    ):
+        for number in range(24):
+            if number % 4 == 0:
+                begun = b.initiate(public_of(host))
+                at_b.send(begun.message)
+                while len(answer := at_b.next_of_any()) != 160:
+                    take(answer)
+                pair = begun.finish(answer)
+                pairs[pair.into.base] = pair
+                at_b.send(pair.out.seal(b"", 1))
+            for device in host.devices:
+                device.send(header + whole)
+                device.send(bytes(10) + inner("10.5.1.2", "10.5.2.2", payload=bytes(100)))
+            left = 2 * 59_100
+            while left > 0:
+                left -= take(at_b.next_of_any())
+            assert left == 0
+    assert lanes == {0, 1}
+    assert len(seen) > 24 * 2 * 44
+
+
 def test_no_key_comes_out_of_an_engine(scene: Scene) -> None:
     """Whatever it can be asked: there is no way to have a key, for a capture or for anything."""
     engine, pair = scene.host.engine, scene.pair
@@ -315,8 +362,10 @@ def test_no_key_comes_out_of_an_engine(scene: Scene) -> None:
 
 def test_two_threads_that_receive_take_each_packet_once(space: Namespace, tmp_path: Path) -> None:
     b = SecondPeer(subnets(2))
-    stations = [Station(space, f"127.0.0.{last}") for last in (2, *range(20, 36))]
-    with ProtectedHost(space, tmp_path, network([b]), workers=2) as host:
+    with ExitStack() as opened:
+        addresses = [f"127.0.0.{last}" for last in (2, *range(20, 36))]
+        stations = [opened.enter_context(Station(space, address)) for address in addresses]
+        host = opened.enter_context(ProtectedHost(space, tmp_path, network([b]), workers=2))
         begun = b.initiate(public_of(host))
         stations[0].send(begun.message)
         pair = stations[0].response(begun)
@@ -345,5 +394,3 @@ def test_two_threads_that_receive_take_each_packet_once(space: Namespace, tmp_pa
             if one["direction"] == "inbound"
         ]
         assert min(by_worker) > 0, "both threads received some"
-    for station in stations:
-        station.socket.close()

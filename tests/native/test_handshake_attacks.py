@@ -10,6 +10,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,9 @@ def psk_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def stations(space: Namespace) -> Iterator[list[Station]]:
     """Of `b`, of `c`, and of nobody."""
-    made = [Station(space, address) for address in ("127.0.0.2", "127.0.0.3", STRANGER)]
-    yield made
-    for station in made:
-        station.socket.close()
+    with ExitStack() as opened:
+        addresses = ("127.0.0.2", "127.0.0.3", STRANGER)
+        yield [opened.enter_context(Station(space, address)) for address in addresses]
 
 
 def with_mac1(receiver: bytes, message: bytes, place: int, content: bytes) -> bytes:
