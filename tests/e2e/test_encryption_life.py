@@ -62,6 +62,15 @@ time.sleep(999)
 """
 
 
+FORGE = """
+from scapy.layers.inet import IP, UDP
+from scapy.sendrecv import send
+inside = IP(src="{inner[0]}", dst="{inner[1]}") / UDP(dport=7) / b"forged"
+outside = IP(src="{outer[0]}", dst="{outer[1]}") / UDP(sport=8285, dport=8285)
+send(outside / bytes(inside), verbose=False)
+"""
+
+
 def config(mode: str, network: str = "10.5.0.0/16") -> str:
     backend = {"Type": "udp", "Encryption": {"Mode": mode}}
     return json.dumps({"Network": network, "Backend": backend})
@@ -119,13 +128,15 @@ def test_no_plain_packet_leaves_whatever_is_done_to_a_host(
     for host in hosts:
         host.wait_ready()
     reaches(one, other)
+    # Nothing can keep packets back in the moment in which all routes are gone.
+    one.space.run("ip", "route", "flush", "proto", "116")
+    wait_until(lambda: "unreachable 10.5.0.0/16" in one.space.run("ip", "route"), 30.0)
+    reaches(one, other)
     with nothing_in_plain(hosts):
-        # Somebody cleans up: routes, device and rules are gone.
-        one.space.run("ip", "route", "flush", "proto", "116")
+        # Somebody cleans up: device and rules are gone.
         one.space.run("ip", "link", "del", "flannel0")
         one.space.run("nft", "flush", "ruleset")
         reaches(one, other)
-        wait_until(lambda: "unreachable 10.5.0.0/16" in one.space.run("ip", "route"), 30.0)
         wait_until(lambda: "fib saddr" in one.space.run("nft", "list", "ruleset"), 30.0)
         # Its network becomes a wider one: what kept its packets back does not stand in the way.
         etcd.put(f"{PREFIX}/config", config("required", "10.0.0.0/8"))
@@ -145,7 +156,7 @@ def test_a_host_that_cannot_open_its_port_is_not_sent_to_in_plain(
 ) -> None:
     one, other = hosts
     etcd.put(f"{PREFIX}/config", config("preferred"))
-    start(one)
+    start(one, "--source-check", "off")
     one.wait_ready()
     holder = other.space.start(sys.executable, "-I", "-c", HOLD, log=other.directory / "hold.log")
     holder.wait_for_output("listening")
@@ -156,6 +167,12 @@ def test_a_host_that_cannot_open_its_port_is_not_sent_to_in_plain(
         target = refusal["subnet"].partition("/")[0]
         assert one.space.try_run("ping", "-c", "2", "-W", "1", target).returncode != 0
     assert capture.packets() == []
+    # Nor does anything plain speak for it, however little sources are checked here.
+    outer, inner = (str(other.address), str(one.address)), (target, own_address(one))
+    one.switch.run(sys.executable, "-c", FORGE.format(outer=outer, inner=inner))
+    wait_until(
+        lambda: one.status()["drops"]["plain_refused"] == 1, 20.0, "the refusal of a forgery"
+    )
     assert any("holds the port" in problem for problem in other.status()["problems"])
     holder.stop()
     other.wait_ready()

@@ -10,6 +10,7 @@ bytes, ICV of 16), RFC 3948 section 2.1 (UDP around it).
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -29,6 +30,10 @@ from tunneld.lease.network import NetworkConfig
 from tunneld.peer import Peer
 
 ENCAPSULATION: Final = "esp"
+
+NOBODY: Final = base64.b64encode(bytes(32)).decode()
+"""A key that no host has: it agrees nothing (RFC 7748 section 6.1)."""
+_DISCARD_PORT: Final = 9
 
 KEY: Final = "key"
 SUBNET: Final = "subnet"
@@ -136,6 +141,18 @@ class Esp:
                 of_peer={KEY: key, SUBNET: str(prefix), **({ALSO: "plain"} if takes_plain else {})},
             )
         )
+
+    def blocked(self, peer: Peer, prefix: IPNetwork, here: Here) -> Adjacency | None:
+        """Returns what no plain packet may speak for, of a peer that is not reached; None: nothing.
+
+        By an adjacency of nobody the engine knows that the subnet is not one of a plain peer.
+        """
+        if self.is_alone:
+            return None
+        try:
+            return self.reach(peer, prefix, NOBODY, _DISCARD_PORT, here).adjacency
+        except (Unusable, InterfaceError):
+            return None
 
 
 def taking_sealed(reach: Reach, key: str) -> Reach:

@@ -9,10 +9,10 @@ Source: flannel `pkg/backend/vxlan/vxlan_network.go` (neighbour, FDB and route o
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Network, IPv6Network
 
-from tunneld.backend.base import Datapath, Reach, SourceCheck, Vtep, VxlanDevice
+from tunneld.backend.base import Adjacency, Datapath, Reach, SourceCheck, Vtep, VxlanDevice
 from tunneld.backend.families import MIN_MTU_BYTES
 from tunneld.fib.state import (
     LOCAL,
@@ -58,6 +58,8 @@ class Overlay:
     """What containers go by: what every peer takes. None: the same."""
     sealed: bool = False
     """Whether encryption is in force."""
+    blocked: Mapping[IPNetwork, Adjacency] = field(default_factory=dict)
+    """Of subnets that nothing goes to, and that nothing plain may speak for."""
     kept: frozenset[IPNetwork] = frozenset()
     """Networks of before, within this one, whose packets `host.barrier` keeps back."""
     source_check: SourceCheck
@@ -154,7 +156,7 @@ def _engine(
     reaches: Mapping[IPNetwork, Reach],
     identities: Mapping[str, IdentityEndpoint],
 ) -> EngineState:
-    adjacencies = {
+    adjacencies = dict(overlay.blocked) | {
         prefix: reach.adjacency for prefix, reach in reaches.items() if reach.adjacency is not None
     }
     local: dict[IPNetwork, str] = {net.subnet: LOCAL for net in overlay}

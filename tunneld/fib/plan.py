@@ -143,6 +143,7 @@ def plan(inputs: Inputs) -> Plan:
     backend, members = inputs.backend, inputs.members
     refusals = _Refusals(members)
     found: dict[IPNetwork, tuple[Peer, Reach]] = {}
+    blocked: dict[IPNetwork, Adjacency] = {}
     unknown: set[IPAddress] = set()
     on_link = frozenset(address for address, answer in inputs.on_link.items() if answer)
     for peer in members.peers:
@@ -163,6 +164,8 @@ def plan(inputs: Inputs) -> Plan:
                 reach = _reach(inputs, peer, family, on_link)
             except Unusable as verdict:
                 refusals.add(peer, verdict.reason, verdict.detail)
+                if (kept_out := _blocked(inputs, peer, prefix)) is not None:
+                    blocked[prefix] = kept_out
             except Exception as error:
                 # Whatever a lease of others holds, it costs that lease and nobody else.
                 detail = f"cannot be used: {type(error).__name__}: {error}"
@@ -179,7 +182,13 @@ def plan(inputs: Inputs) -> Plan:
     reaches = {prefix: _limited(reach, inputs.path_mtus) for prefix, (_, reach) in found.items()}
     addresses = addresses_of(members.peers, backend.families)
     return Plan(
-        state=compose(_overlay(inputs), reaches, inputs.rules, addresses, _identities(inputs)),
+        state=compose(
+            replace(_overlay(inputs), blocked=blocked),
+            reaches,
+            inputs.rules,
+            addresses,
+            _identities(inputs),
+        ),
         reached={prefix: (found[prefix][0], reach) for prefix, reach in reaches.items()},
         adjacencies=adjacencies,
         refused=refusals.all(),
@@ -213,6 +222,14 @@ def _reach(
         raise Unusable("keys", "it may be reached encrypted alone, and its record names no key")
     takes_plain = verdict is not None and verdict.until_s is not None
     return inputs.esp.reach(peer, prefix, str(key), port, inputs.here, takes_plain=takes_plain)
+
+
+def _blocked(inputs: Inputs, peer: Peer, prefix: IPNetwork) -> Adjacency | None:
+    """Returns what keeps plain packets from speaking for a subnet that policy has refused."""
+    verdict = inputs.verdicts.get(prefix)
+    if inputs.esp is None or verdict is None or verdict.way != "unreachable":
+        return None
+    return inputs.esp.blocked(peer, prefix, inputs.here)
 
 
 def _is_encrypted(verdict: Verdict | None) -> bool:

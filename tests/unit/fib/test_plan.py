@@ -236,7 +236,10 @@ def test_handshakes_are_made_with_whoever_may_hold_its_subnet_and_nobody_else() 
     # One that claims another subnet is not reached, and may claim this one next.
     made = encrypted({B: FOREIGN}, keyed(3, of=3))
     assert made.state.engine.identities.keys() == {str(key(3))}
-    assert str(B) not in made.state.engine.adjacencies
+    # Nothing plain speaks for it meanwhile, and nothing goes to it.
+    blocked = made.state.engine.adjacencies[str(B)]
+    assert (blocked.encapsulation, blocked.of_peer["key"]) == ("esp", "A" * 43 + "=")
+    assert B not in made.reached
     assert (str(lease(3).key), "claim") in {(one.name, one.reason) for one in made.refused}
 
 
