@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import os
+import select
 import socket
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Self
@@ -25,7 +26,7 @@ from tests.native.hosts import (
     udp_socket,
 )
 from tests.native.packets import inner
-from tests.native.second_peer import NETWORK, PORT, Initiated, Pair, SecondPeer
+from tests.native.second_peer import NETWORK, PORT, Answered, Initiated, Pair, SecondPeer
 from tests.support.netns import Namespace, inside
 from tests.support.wait import wait_until
 from tunneld import _native
@@ -79,9 +80,10 @@ class ProtectedHost(Host):
         split: bool = False,
         psk_file: Path | None = None,
         cipher: str = "auto",
+        identity: _native.Identity | None = None,
     ) -> None:
-        identity = _native.Identity.create(directory / f"identity.{os.urandom(4).hex()}")
-        self.key = identity.public_key
+        made = identity or _native.Identity.create(directory / f"identity.{os.urandom(4).hex()}")
+        self.identity, self.key = made, made.public_key
         pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(workers)]
         self.devices = [far for far, _ in pairs]
         self.device = self.devices[0]
@@ -106,7 +108,7 @@ class ProtectedHost(Host):
                 icmp6_fd=icmps[1].fileno(),
                 split=split,
                 encryption={
-                    "identity": identity,
+                    "identity": made,
                     "psks": None if psk_file is None else _native.Psks.load(psk_file),
                     "network": NETWORK,
                     "cipher": cipher,
@@ -172,6 +174,34 @@ class Station:
                 return datagram
             if len(datagram) == length and datagram[4] == kind:
                 return datagram
+
+    def newest_initiation(self) -> bytes:
+        """Returns the latest initiation that is there, or the next: of one that is repeated, an
+        answer to an earlier one is to nothing."""
+        newest = self.next(204, 1)
+        while self.has_more():
+            datagram = self.socket.recv(2_000)
+            newest = datagram if len(datagram) == 204 else newest
+        return newest
+
+    def has_more(self) -> bool:
+        return bool(select.select([self.socket], [], [], 0)[0])
+
+    def first_data(
+        self, answer: Callable[[bytes], Answered], heard: bytes = b""
+    ) -> tuple[bytes, Pair, bytes]:
+        """Answers initiations, the one that was `heard` first, until something comes under the keys
+        of one; returns that datagram, what the handshake made, and the packet inside."""
+        pairs: dict[int, Pair] = {}
+        while True:
+            datagram, heard = heard or self.socket.recv(2_000), b""
+            if datagram[:4] == bytes(4):
+                if len(datagram) == 204:
+                    answered = answer(datagram)
+                    pairs[answered.pair.into.base] = answered.pair
+                    self.send(answered.message)
+            elif pair := pairs.get(int.from_bytes(datagram[:4]) & ~0x3F):
+                return datagram, pair, pair.into.open(datagram)[2]
 
     def next_of_any(self) -> bytes:
         """Returns the next datagram, whatever it is."""

@@ -33,7 +33,7 @@ from tests.native.protected import (
     public_of,
     subnets,
 )
-from tests.native.second_peer import IPV4, IPV6, Direction, Pair, SecondPeer
+from tests.native.second_peer import IPV4, IPV6, Answered, Direction, Pair, SecondPeer
 from tests.native.super_packets import udp_super_packet
 from tests.support.netns import Namespace, inside
 from tests.support.wait import wait_until
@@ -172,23 +172,20 @@ def test_what_this_host_sealed_is_not_opened_by_it(scene: Scene) -> None:
     host = scene.host
     packet = inner("10.5.1.2", "10.5.3.2")
     host.write(packet)
-    # The peer chooses the SPIs that this host chose.
-    answered = scene.c.answer(asked := scene.at_c.next(204, 1), base=host_base(scene, asked))
-    scene.at_c.send(answered.message)
-    mirror = scene.at_c.next()
-    assert answered.pair.into.open(mirror) == (1, 0, packet)
-    assert mirror[:4] == struct.pack(">I", answered.pair.out.base)
+
+    def answer(initiation: bytes) -> Answered:
+        # The peer chooses the SPIs that this host chose.
+        return scene.c.answer(initiation, base=scene.c.answer(initiation).pair.out.base)
+
+    mirror, theirs, opened = scene.at_c.first_data(answer)
+    assert opened == packet
+    assert mirror[:4] == struct.pack(">I", theirs.out.base)
     host.write(to_b := inner("10.5.1.2", "10.5.2.2"))
     reflected = scene.at_b.next()
     while scene.pair.into.open(reflected)[2] != to_b:
         reflected = scene.at_b.next()
     cases = [(FORGED, mirror), (UNKNOWN, reflected)] * 5
     assault(host, [scene.at_b, scene.at_c], cases, Honest(scene.pair, "10.5.2.2", 100))
-
-
-def host_base(scene: Scene, initiation: bytes) -> int:
-    """Returns the SPIs that an initiation names, by reading it as its receiver."""
-    return scene.c.answer(initiation).pair.out.base
 
 
 def test_keys_speak_for_what_their_peer_claims_and_leases_and_for_nobody_else(
