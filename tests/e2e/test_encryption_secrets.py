@@ -91,6 +91,7 @@ class Guarded:
         self.identities.write_text(text)
         self.daemon.signal(signal.SIGHUP)
         self.daemon.wait_for_output(says)
+        assert any(says in problem for problem in self.host.status()["problems"])
 
     def places(self) -> Iterator[tuple[str, bytes]]:
         """Gives all that anybody but this host's root can come by, and what lies beside it."""
@@ -164,6 +165,7 @@ def test_no_secret_is_told_by_hosts_that_encrypt_and_files_are_read_again(
             20.0,
             "the rotation",
         )
+        assert one.host.status()["problems"] == []
     host.space.wait_for_answer(other)
 
     secrets = [PSK, PSK[::-1], *map(base64.b64decode, KEYS)]

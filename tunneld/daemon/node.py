@@ -154,6 +154,7 @@ class Node:
             self._report.add(lambda: self._config_lack.problem)
             self._report.add(lambda: self._health_lack.problem)
             self._report.add(lambda: self._barrier.problem)
+            self._report.add(lambda: self._protection.problem)
             self._watchdog = Watchdog(self._notifier, self._report)
             await self._open_faces(stack)
             # Last in, first out: said before anything is taken down.

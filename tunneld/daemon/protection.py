@@ -95,6 +95,8 @@ class Protection:
         """Called when others may be trusted, or reached in other ways, than before."""
         self.on_psks: Callable[[], None] = lambda: None
         """Called when the PSKs have been read again."""
+        self.problem: str | None = None
+        """Why the files are not those in force, in one line; None: they are."""
         self.trust, self.psks, self._counts = self._read()
         self.memory = self._remembered()
         if self.floor != "off":
@@ -293,11 +295,13 @@ class Protection:
         try:
             self.trust, self.psks, self._counts = self._read()
         except TrustError as error:
+            self.problem = f"{error}; what was read before stays in force"
             _log.error(
                 "the files of trust are not usable; what was read before stays in force",
                 extra={"fields": {"error": str(error)}},
             )
             raise
+        self.problem = None
         if self._policy is not None:
             self._policy.trust = self.trust
         self.on_psks()
