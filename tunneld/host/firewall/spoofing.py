@@ -4,8 +4,9 @@ Path of a lease: `nft_table`, `layout` -> **`host.firewall.spoofing`** (values i
 
 Where packets are encrypted, whoever is on a link of this host must not speak for a container by
 sending its packets as they are: the kernel would forward them. What routes lead to by another way,
-as with DirectRouting and by this host's bridges, comes by that. Source: RFC 3704 section 2.2;
-Linux net/ipv4/netfilter/nft_fib_ipv4.c, ipt_rpfilter.c.
+as with DirectRouting and by bridges, comes by that; what containers send to this host's underlay
+address comes bare by design. Source: RFC 3704 section 2.2; Linux net/ipv4/netfilter/
+nft_fib_ipv4.c, ipt_rpfilter.c.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ def nft_chains(wanted: FamilyRules, *, is_plain: bool) -> dict[str, list[str]]:
 
     `is_plain`: by what every nft and kernel understands. That knows the underlay interface alone.
     """
-    ip, network = wanted.nft, wanted.network
+    ip = wanted.nft
+    inside = f"{ip} saddr {wanted.network} {ip} daddr {wanted.network}"
     if is_plain:
         where = [] if wanted.direct else [f"meta iif {index} " for index in wanted.outside]
-        rules = [f"{each}{ip} saddr {network} counter drop" for each in where]
+        rules = [f"{each}{inside} counter drop" for each in where]
     else:
         names = ", ".join(f'"{name}"' for name in wanted.devices)
         other = f"iifname != {{ {names} }} " if names else ""
-        rules = [f"{ip} saddr {network} {other}fib saddr . iif oif missing counter drop"]
+        rules = [f"{inside} {other}fib saddr . iif oif missing counter drop"]
     return {"bare": ["type filter hook prerouting priority raw - 20; policy accept;", *rules]}
 
 
@@ -44,6 +46,6 @@ def iptables_rules(wanted: FamilyRules, chain: str, comment: str) -> TableRules:
         rules = (
             *(f"-i {device} {comment} -j RETURN" for device in wanted.devices),
             f"-s {wanted.subnet} {comment} -j RETURN",
-            f"-s {wanted.network} -m rpfilter --invert {comment} -j DROP",
+            f"-s {wanted.network} -d {wanted.network} -m rpfilter --invert {comment} -j DROP",
         )
     return TableRules("raw", "PREROUTING", "first", chain, {chain: rules})

@@ -77,6 +77,11 @@ def test_what_comes_bare_does_not_speak_for_the_overlay(
                 assert await arrives(place, it.container) == it.remote
                 assert await departs(place, it.remote) == it.container
                 assert gets_in(place, it, it.stranger, COMES_S), "it speaks for itself"
+                # A container without masquerade speaks to this host's own address.
+                receiver = udp_socket(place.host, bound=it.host_outside)
+                with udp_socket(place.stranger, bound=it.remote) as opened:
+                    opened.sendto(b"bare", (it.host_outside, receiver.getsockname()[1]))
+                assert source_seen_by(receiver) == it.remote
                 # A direct route leads there: so do its packets.
                 subnet = it.remote.rpartition(".")[0] + ".0/24" if it.version == 4 else it.remote
                 place.host.run("ip", "route", "add", subnet, "via", it.stranger)
