@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.encryption.test_encryption import answers, own_address, reaches, security
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import PREFIX
-from tests.e2e.test_encryption import answers, own_address, reaches, security
 from tests.support.capture import Capture
 from tests.support.etcd import Etcd
 from tests.support.netns import Rig
