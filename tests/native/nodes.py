@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from tests.native.hosts import PORT, adjacency, open_tun, over_ipv4, raw_icmp_socket, udp_socket
 from tests.support.netns import Namespace, Rig, inside
 from tunneld import _native
+from tunneld.host.steering import steer_by_lane
 
 WORKERS = 2
 ESP_PORT = 8286
@@ -49,15 +51,21 @@ def make_engine(
     address = f"192.0.2.{number}"
     with ExitStack() as opened:
 
-        def udp(port: int, *, is_shared: bool = True) -> int:
-            return opened.enter_context(udp_socket(address, port, is_shared=is_shared)).fileno()
+        def bound(port: int) -> socket.socket:
+            return opened.enter_context(udp_socket(address, port, is_shared=True))
+
+        def udp(port: int) -> int:
+            return bound(port).fileno()
 
         with inside(space):
             tuns = [open_tun("flannel0") for _ in range(WORKERS)]
             if identities is None:
                 underlay = [over_ipv4(udp(PORT)) for _ in range(WORKERS)]
             else:
-                lanes = [[udp(ESP_PORT)], *([udp(ESP_PORT), udp(0)] for _ in range(1, WORKERS))]
+                receivers = [bound(ESP_PORT) for _ in range(WORKERS)]
+                steer_by_lane(receivers)
+                senders = [[], *([udp(0)] for _ in range(1, WORKERS))]
+                lanes = [[one.fileno(), *own] for one, own in zip(receivers, senders, strict=True)]
                 underlay = [{"ipv4": [], "ipv6": [], "esp_ipv4": lane} for lane in lanes]
             icmp = opened.enter_context(raw_icmp_socket())
         engine = _native.Engine(

@@ -29,6 +29,7 @@ from typing import TypedDict
 from tunneld.errors import CapabilityError, HostError, PortInUseError
 from tunneld.fib.state import DATAGRAM_MARK
 from tunneld.host.port_holder import port_holder
+from tunneld.host.steering import steer_by_lane
 from tunneld.lease.model import IPAddress
 
 _log = logging.getLogger("tunneld.host")
@@ -132,12 +133,21 @@ def open_encryption_sockets(
     """Opens the non-blocking UDP sockets of each worker on the port of encryption.
 
     The lane of a worker leaves by one port: the first one's by the port itself, so that peers
-    behind a translation of addresses are answered from where they sent to.
+    behind a translation of addresses are answered from where they sent to. A peer's lane arrives at
+    one worker (`steering`).
 
     Args and errors are those of `open_underlay_sockets`.
     """
     senders = [min(number, 1) for number in range(workers)]
-    return _open_on(addresses, port, senders, option="Backend.Encryption.Port")
+    opened = _open_on(addresses, port, senders, option="Backend.Encryption.Port")
+    try:
+        for family in ("ipv4", "ipv6"):
+            steer_by_lane([one for worker in opened for one in getattr(worker, family)[:1]])
+    except BaseException:
+        for worker in opened:
+            worker.close()
+        raise
+    return opened
 
 
 def _open_on(

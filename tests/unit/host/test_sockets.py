@@ -215,6 +215,33 @@ def test_each_worker_encrypts_by_a_port_of_its_own_and_the_first_by_the_port_its
     close_all(sockets)
 
 
+def test_a_lane_arrives_at_one_worker_whatever_port_it_comes_from(in_space: Namespace) -> None:
+    sockets = open_encryption_sockets([LOCAL, LOCAL_V6], 8286, 3)
+    for family, address in (("ipv4", LOCAL), ("ipv6", LOCAL_V6)):
+        receivers = [getattr(worker, family)[0] for worker in sockets]
+        for lane in range(64):
+            kind = socket.AF_INET if address.version == 4 else socket.AF_INET6
+            with socket.socket(kind, socket.SOCK_DGRAM) as sender:
+                sender.sendto(bytes([0xC1, 2, 3, 0x40 | lane]) + bytes(40), (str(address), 8286))
+            assert [came(one) for one in receivers] == [
+                44 if place == lane % 3 else None for place in range(3)
+            ]
+        # Messages of the handshake, and what has no SPI.
+        for datagram in (bytes(204), b"\xff"):
+            with socket.socket(kind, socket.SOCK_DGRAM) as sender:
+                sender.sendto(datagram, (str(address), 8286))
+            assert [came(one) for one in receivers] == [len(datagram), None, None]
+    close_all(sockets)
+
+
+def came(receiver: socket.socket) -> int | None:
+    """Returns the length of the datagram that has come: over the loopback they come at once."""
+    try:
+        return len(receiver.recv(2000))
+    except BlockingIOError:
+        return None
+
+
 def worker_sockets(worker: WorkerSockets) -> list[socket.socket]:
     return worker.ipv4 or worker.ipv6
 
