@@ -90,7 +90,8 @@ def without_right(public: bytes, b: SecondPeer) -> Iterator[Case]:
     """Whole initiations by those who have no right to an answer, or who ask for what cannot be."""
     message = b.initiate(public).message
     for place in (12, 43, 44, 91, 92, 171):  # the ends of e, s and the payload
-        yield "handshake_noise", with_mac1(public, message, place, b"\x5a")
+        other = bytes([message[place] ^ 0x5A])
+        yield "handshake_noise", with_mac1(public, message, place, other)
     yield "handshake_noise", with_mac1(public, message, 12, SMALL_ORDER)
     yield "handshake_noise", with_mac1(public, message, 12, os.urandom(160))
     elsewhere = SecondPeer(b.claim, "/other/network", PSK, b.private)
@@ -99,8 +100,8 @@ def without_right(public: bytes, b: SecondPeer) -> Iterator[Case]:
     yield "handshake_unknown_identity", SecondPeer(b.claim, psk=PSK).initiate(public).message
     without = SecondPeer(b.claim, private=b.private)
     yield "psk_unknown", without.initiate(public).message
-    other = SecondPeer(b.claim, psk=os.urandom(32), private=b.private)
-    yield "psk_unknown", other.initiate(public).message
+    stale = SecondPeer(b.claim, psk=os.urandom(32), private=b.private)
+    yield "psk_unknown", stale.initiate(public).message
     yield "handshake_cipher", b.initiate(public, ciphers=0b0001).message
     for lanes in (0, 65, 255):
         yield "handshake_payload", b.initiate(public, lanes=lanes).message
