@@ -22,15 +22,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from bench.lab import cpu, environment, raw
+from bench.lab import environment, raw
 from bench.lab.catalogue import OVERLAYS
-from bench.lab.encrypted import TunneldAes128, TunneldChaCha20, TunneldEsp, WireguardGo
-from bench.lab.overlays import Tunneld
+from bench.lab.encrypted import WireguardGo
 from bench.lab.rounds import Bench, Figure, Plan
 from bench.lab.session import alone
-from bench.lab.topology import Flavour
 from bench.micro import program
 from bench.report.encryption import AEAD, as_text
+from tunneld.bench import cpu
+from tunneld.bench.local.ours import Tunneld, TunneldAes128, TunneldChaCha20, TunneldEsp
+from tunneld.bench.local.pair import Flavour
 from tunneld.errors import LabError
 from tunneld.lab.main_job import Interrupted
 

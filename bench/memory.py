@@ -15,10 +15,10 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
-from bench.lab.overlays import Tunneld
 from bench.lab.session import carry_out
-from bench.lab.topology import remove_all
 from tunneld import __version__
+from tunneld.bench.local.ours import Tunneld
+from tunneld.bench.local.pair import remove_all
 from tunneld.lease.model import LeaseAttributes, NodeRecord, SubnetKey
 from tunneld.lease.registry import Claim
 from tunneld.store.sqlite.store import SqliteStore

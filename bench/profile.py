@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.lab import rounds, traffic
-from bench.lab.encrypted import TunneldEsp
-from bench.lab.overlays import Tunneld
 from bench.lab.rounds import FIGURES, Figure, Plan
 from bench.lab.session import carry_out
-from bench.lab.topology import FLAVOURS, Flavour, remove_all
+from tunneld.bench.local.ours import Tunneld, TunneldEsp
+from tunneld.bench.local.pair import FLAVOURS, Flavour, remove_all
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 

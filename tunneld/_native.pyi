@@ -8,7 +8,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NotRequired, Self, TypedDict, final, type_check_only
 
-__all__ = ["Engine", "Identity", "Psks", "__version__"]
+__all__ = [
+    "Aead",
+    "Engine",
+    "Identity",
+    "Psks",
+    "__version__",
+    "aead_choices",
+    "load_echo",
+    "load_receive",
+    "load_receive_streams",
+    "load_round_trips",
+    "load_send",
+    "load_send_streams",
+]
 
 __version__: str
 
@@ -455,3 +468,24 @@ class Psks:
     @property
     def ids(self) -> list[str]:
         """By which a handshake names them, 8 hexadecimal digits each, in the file's order."""
+
+# What `tunneld bench` measures with: tunneld/bench/native.py says what each does.
+@final
+class Aead:
+    def __new__(cls, *, provider: str, cipher: str, size_bytes: int) -> Self: ...
+    def seal(self, duration_s: float) -> tuple[int, int]: ...
+    def open(self, duration_s: float) -> tuple[int, int]: ...
+
+def aead_choices() -> dict[str, list[str]]: ...
+def load_send(
+    fd: int, *, token: bytes, sizes: list[int], per_second: float | None, duration_s: float
+) -> dict[str, float]: ...
+def load_receive(
+    fd: int, *, token: bytes, timeout_s: float, silence_s: float, longest_s: float
+) -> dict[str, float]: ...
+def load_echo(fd: int, *, token: bytes, silence_s: float, longest_s: float) -> int: ...
+def load_round_trips(
+    fd: int, *, token: bytes, count: int, interval_s: float, patience_s: float, duration_s: float
+) -> tuple[int, list[int]]: ...
+def load_send_streams(fds: list[int], *, duration_s: float) -> tuple[list[int], float]: ...
+def load_receive_streams(fds: list[int], *, longest_s: float) -> tuple[list[int], float]: ...

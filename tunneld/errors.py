@@ -126,3 +126,7 @@ class DockerError(TunneldError):
 
 class LabError(TunneldError):
     """The lab's namespaces, store or daemons did not come up or did not pass its checks."""
+
+
+class BenchError(TunneldError):
+    """A measurement could not be taken, or the other end did not agree to it."""

@@ -20,13 +20,13 @@ from typing import Any
 
 from bench.lab import environment, raw
 from bench.lab.catalogue import OVERLAYS
-from bench.lab.overlays import Tunneld
 from bench.lab.rounds import BACKEND_TURNS, FIGURES, TURNS, Bench, Plan
 from bench.lab.session import alone
-from bench.lab.topology import FLAVOURS
 from bench.report import backends
 from bench.report.evaluation import evaluate
 from bench.report.tables import as_text
+from tunneld.bench.local.ours import Tunneld
+from tunneld.bench.local.pair import FLAVOURS
 from tunneld.errors import LabError
 from tunneld.lab.main_job import Interrupted
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from bench.lab.encrypted import TunneldAes128, TunneldChaCha20, TunneldEsp, WireguardGo
-from bench.lab.overlays import (
-    FlannelUdp,
-    KernelVxlan,
-    Overlay,
+from bench.lab.encrypted import WireguardGo
+from bench.lab.overlays import FlannelUdp, TunneldHostGwIPv6, TunneldIPv6, TunneldVxlanIPv6
+from tunneld.bench.local.ours import (
     Tunneld,
+    TunneldAes128,
+    TunneldChaCha20,
+    TunneldEsp,
     TunneldHostGw,
-    TunneldHostGwIPv6,
-    TunneldIPv6,
     TunneldVxlan,
-    TunneldVxlanIPv6,
 )
+from tunneld.bench.local.overlay import KernelVxlan, Overlay
 
 _ALL: Final[tuple[type[Overlay], ...]] = (
     *(KernelVxlan, Tunneld, FlannelUdp),

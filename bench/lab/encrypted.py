@@ -1,4 +1,4 @@
-"""Encrypted ways to join the containers of a pair: tunneld's ESP by each cipher, and wireguard-go.
+"""wireguard-go as an overlay.
 
 Source: wireguard.com/xplatform (the protocol by which wireguard-go is configured).
 """
@@ -7,78 +7,17 @@ from __future__ import annotations
 
 import base64
 import os
-import secrets
 import socket
 from ipaddress import IPv4Interface
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Final
 
-from bench.lab.overlays import Overlay, Tunneld
-from bench.lab.topology import Host
 from tests.interop.wireguard.build import wireguard_go, wireguard_version
 from tunneld._native import Identity
+from tunneld.bench.local.overlay import Overlay
+from tunneld.bench.local.pair import Host
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
-
-_PSK_BYTES: Final = 32
-
-
-class TunneldEsp(Tunneld):
-    """tunneld where the network requires encryption, with the cipher that suits the machine."""
-
-    name = "tunneld ESP"
-    label = "tesp"
-    what = "tunneld of this tree with encryption required, a PSK, and the cipher that auto takes"
-    cipher: ClassVar[str] = "auto"
-
-    def backend_config(self) -> dict[str, object]:
-        encryption = {"Mode": "required", "Cipher": self.cipher}
-        return {**super().backend_config(), "Encryption": encryption}
-
-    def start(self) -> None:
-        psk = self.pair.directory / "psk"
-        psk.touch(mode=0o600)
-        psk.write_bytes(base64.b64encode(secrets.token_bytes(_PSK_BYTES)) + b"\n")
-        self.options = (*self.options, "--psk-file", str(psk))
-        super().start()
-
-    def wait_connected(self) -> None:
-        """Waits until the containers reach each other, and proves that it is by ESP.
-
-        Raises:
-            LabError: they do not, or in plain, or with another cipher.
-        """
-        super().wait_connected()
-        [peer] = self.status()["peers"]
-        cipher = peer["security"]["cipher"]
-        if not peer["encrypted"] or self.cipher not in ("auto", cipher):
-            msg = f"bench: {self.name}: encrypted is {peer['encrypted']}, with {cipher}; "
-            raise LabError(f"{msg}expected {self.cipher}")
-
-    def about(self) -> dict[str, Any]:
-        """Returns what the raw figures say of it; the PSK's place is of no interest there."""
-        [peer] = self.status()["peers"]
-        chosen = {name: peer["security"][name] for name in ("cipher", "provider")}
-        said = super().about()
-        return said | {"options": said["options"][:-2], "encryption": chosen}
-
-
-class TunneldAes128(TunneldEsp):
-    """The same with AES-128-GCM."""
-
-    name = "tunneld ESP aes-128-gcm"
-    label = "taes128"
-    what = "tunneld of this tree with encryption required, a PSK, and AES-128-GCM"
-    cipher = "aes-128-gcm"
-
-
-class TunneldChaCha20(TunneldEsp):
-    """The same with ChaCha20-Poly1305."""
-
-    name = "tunneld ESP chacha20-poly1305"
-    label = "tchacha"
-    what = "tunneld of this tree with encryption required, a PSK, and ChaCha20-Poly1305"
-    cipher = "chacha20-poly1305"
 
 
 class WireguardGo(Overlay):

@@ -16,20 +16,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from bench.lab import cpu, traffic
+from bench.lab import traffic
 from bench.lab.catalogue import OVERLAYS
-from bench.lab.overlays import (
-    FlannelUdp,
-    KernelVxlan,
-    Overlay,
-    Tunneld,
-    TunneldHostGw,
-    TunneldHostGwIPv6,
-    TunneldIPv6,
-    TunneldVxlan,
-    TunneldVxlanIPv6,
-)
-from bench.lab.topology import (
+from bench.lab.overlays import FlannelUdp, TunneldHostGwIPv6, TunneldIPv6, TunneldVxlanIPv6
+from tunneld.bench import cpu
+from tunneld.bench.local.ours import Tunneld, TunneldHostGw, TunneldVxlan
+from tunneld.bench.local.overlay import KernelVxlan, Overlay
+from tunneld.bench.local.pair import (
     ETHERNET_BYTES,
     UNDERLAY_MTU_BYTES,
     Flavour,

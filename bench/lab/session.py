@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench.lab import environment, raw, topology
-from bench.lab.topology import remove_all
+from bench.lab import environment, raw
+from tunneld.bench.local import pair as topology
+from tunneld.bench.local.pair import remove_all
 from tunneld.errors import LabError
 from tunneld.lab.build import sole_use
 from tunneld.lab.main_job import Interrupted, interruptible, uninterruptible

@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from bench.lab import cpu
-from bench.lab.overlays import Overlay
+from tunneld.bench import cpu
+from tunneld.bench.local.overlay import Overlay
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 

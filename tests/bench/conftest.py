@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.lab import topology
+from tunneld.bench.local import pair as topology
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bench.lab import cpu
 from tests.support.wait import wait_until
+from tunneld.bench import cpu
 
 NOBODY = -1
 BURN_S = 0.4

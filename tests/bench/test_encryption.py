@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 
 from bench import encryption as program
-from bench.lab import rounds, topology
-from bench.lab.encrypted import TunneldAes128, TunneldChaCha20, TunneldEsp, WireguardGo
-from bench.lab.overlays import Overlay, Tunneld
+from bench.lab import rounds
+from bench.lab.encrypted import WireguardGo
 from bench.lab.rounds import Figure, Plan
 from bench.lab.traffic import Figures
 from bench.report import encryption as report
 from tests.bench.samples import tcp1
+from tunneld.bench.local import pair as topology
+from tunneld.bench.local.ours import Tunneld, TunneldAes128, TunneldChaCha20, TunneldEsp
+from tunneld.bench.local.overlay import Overlay
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 

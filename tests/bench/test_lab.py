@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.lab import topology
-from bench.lab.overlays import KernelVxlan, Tunneld
 from bench.lab.rounds import FIGURES, Bench, Plan
+from tunneld.bench.local import pair as topology
+from tunneld.bench.local.ours import Tunneld
+from tunneld.bench.local.overlay import KernelVxlan
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 

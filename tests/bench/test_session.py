@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench.lab import raw, session, topology
+from bench.lab import raw, session
+from tunneld.bench.local import pair as topology
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 

@@ -15,6 +15,7 @@ pub mod fault;
 pub mod features;
 pub mod keys;
 pub mod known_answers;
+pub mod lone;
 pub mod open;
 pub mod packet;
 pub mod provider;

@@ -21,6 +21,7 @@ mod event;
 mod eventfd;
 mod inbound;
 mod keying;
+pub mod load;
 mod marks;
 mod meminfo;
 mod mmsg;

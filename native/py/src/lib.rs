@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod change;
 mod encryption;
 mod engine;
@@ -23,6 +24,12 @@ mod _native {
 
     #[pymodule_export]
     use super::secrets::{Identity, Psks};
+
+    #[pymodule_export]
+    use super::bench::{
+        Aead, aead_choices, load_echo, load_receive, load_receive_streams, load_round_trips,
+        load_send, load_send_streams,
+    };
 
     #[pymodule_export]
     #[allow(non_upper_case_globals, reason = "Python's name for it")]

@@ -18,7 +18,7 @@ from typing import Final
 QUIET_SHARE: Final = 0.05
 _LOOK_S: Final = 0.5
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-_CPUS: Final = os.cpu_count() or 1
+CPUS: Final = os.cpu_count() or 1
 _KTHREADD: Final = 2
 _PARENT, _OWN, _WITH_CHILDREN = 1, slice(11, 13), slice(11, 15)
 """Places in /proc/PID/stat behind the name: ppid; utime and stime; and those of reaped children."""
@@ -78,7 +78,7 @@ def between(before: Reading, after: Reading) -> Usage:
         elapsed_s=elapsed_s,
         tunnel_cpu_s=after.tunnel_s - before.tunnel_s,
         machine_cpu_s=max(0.0, after.busy_s - before.busy_s - foreign_s),
-        foreign_share=foreign_s / (elapsed_s * _CPUS),
+        foreign_share=min(1.0, foreign_s / (elapsed_s * CPUS)),
         steal_s=after.steal_s - before.steal_s,
     )
 

@@ -28,8 +28,8 @@ from typing import Final, Literal, get_args
 from tunneld.errors import LabError
 from tunneld.lab import namespaces
 
-PREFIX: Final = "tnb-"
-LAB: Final = "bench"
+PREFIX = "tnb-"
+LAB = "bench"
 """The name under which one program at a time measures."""
 UNDERLAY: Final = IPv4Network("192.0.2.0/24")
 UNDERLAY_V6: Final = IPv6Network("2001:db8::/64")
@@ -58,6 +58,12 @@ table ip bench {
     chain postrouting { type nat hook postrouting priority srcnat; }
 }
 """
+
+
+def use_name(name: str) -> None:
+    """Gives the hosts of this process names of their own, next to those of other benches."""
+    global PREFIX, LAB
+    PREFIX, LAB = f"tnb-{name}-", f"bench-{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

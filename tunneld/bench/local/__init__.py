@@ -1,0 +1,1 @@
+"""Overlays between hosts that are namespaces of this machine."""
