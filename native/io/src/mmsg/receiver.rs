@@ -10,8 +10,10 @@ use tunneld_wire::ecn::Ecn;
 
 use super::{Address, checked};
 
-/// Most messages in a batch. The more come together, the more can be joined.
-const MAX_MESSAGES: usize = 64;
+/// Most messages in a batch. The more come together, the more can be joined: these are three whole
+/// super-packets of TCP at an MTU of 1500, of 46 segments each. With 64 every second super-packet had
+/// 18, and one stream was slower by an eighth; with 90 and with 200 it gained less.
+const MAX_MESSAGES: usize = 138;
 
 /// Most messages in a batch where they are trains: more of up to 64 KiB each would push one
 /// another out of the second-level cache before they are verified and written. With 16, TCP of
