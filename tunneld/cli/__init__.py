@@ -22,6 +22,7 @@ SUMMARIES: Final[Mapping[str, str]] = {
     "network": "show, set or check the network config: get, set FILE, check FILE",
     "status": "this host's lease, peers, counters and drops",
     "leases": "all leases of the network",
+    "lease": "subnets kept for hosts: list, reserve, release",
     "offload": "switch an offload of the data path: NAME on|off",
     "identity": "the key other hosts know this one by: show, new",
     "trust": "whom this host trusts: add, list, revoke, allow-plain",
@@ -34,11 +35,7 @@ SUMMARIES: Final[Mapping[str, str]] = {
 }
 
 EPILOG: Final = """\
-examples:
-  tunneld network set network.json                    # once for the network
-  tunneld run --etcd-endpoints http://192.0.2.1:2379  # on every host
-  tunneld status
-
+examples: tunneld network set network.json; tunneld run --public-ip 192.0.2.1
 'tunneld COMMAND --help' tells more. Options also: /etc/tunneld/tunneld.toml"""
 
 

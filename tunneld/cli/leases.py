@@ -15,7 +15,7 @@ from typing import Any
 from tunneld.cli import SUMMARIES
 from tunneld.cli.parser import Parser, add_store_options, option_texts
 from tunneld.cli.store import opened
-from tunneld.config import load
+from tunneld.config import RunOptions, load
 from tunneld.control.status import table
 from tunneld.lease.model import UNSPECIFIED, Snapshot
 from tunneld.lease.selection import Usable
@@ -44,12 +44,16 @@ def add_parser(subparsers: argparse._SubParsersAction[Parser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads the store and prints what is there."""
-    options = load(option_texts(args), os.environ)
+    return show(load(option_texts(args), os.environ), as_json=args.json)
+
+
+def show(options: RunOptions, *, as_json: bool) -> int:
+    """Prints the lease table, for a reader or as one JSON object."""
     snapshot, remaining_s = asyncio.run(_read(options.store))
     document = lease_table(
         snapshot, remaining_s, now=datetime.now(UTC), own_node_id=_node_id(options.state_dir)
     )
-    if args.json:
+    if as_json:
         print(json.dumps(document, indent=2))
         return 0
     _print(document)
@@ -89,6 +93,15 @@ def lease_table(
                 "this_host": own_node_id is not None and peer.node_id == own_node_id,
             }
             for peer in join(map(Usable.whole, snapshot.leases), snapshot.records)
+        ],
+        "reservations": [
+            {
+                "subnet": _text(one.key.ipv4) if one.key.has_ipv4 else None,
+                "ipv6_subnet": _text(one.key.ipv6),
+                "host": str(one.holder),
+                "leased": one.key in expiries,
+            }
+            for one in sorted(snapshot.reservations, key=lambda one: one.key)
         ],
         "malformed": [
             {"entry": entry.name, "reason": entry.reason, "detail": entry.detail}
@@ -144,5 +157,8 @@ def _print(document: Mapping[str, Any]) -> None:
         print("\n".join(table(("subnet", "public ip", "type", "node", "expires", ""), rows)))
     else:
         print("no leases")
+    for kept in document["reservations"]:
+        use = "leased" if kept["leased"] else "not in use"
+        print(f"reserved: {_both(kept['subnet'], kept['ipv6_subnet'])} for {kept['host']} ({use})")
     for entry in document["malformed"]:
         print(f"skipped: {entry['entry']}: {entry['detail']}", file=sys.stderr)

@@ -29,6 +29,7 @@ from tunneld.lease.model import (
 from tunneld.lease.network import AnyPool, NetworkConfig
 from tunneld.lease.precedence import came_second
 from tunneld.lease.ranges import Ranges
+from tunneld.lease.reserving import reservation_for
 
 FREE_CHOICES = 100
 """How many free subnets chance chooses from, in each family."""
@@ -234,19 +235,11 @@ def _reserved(view: Snapshot, holder: Holder) -> Iterator[SubnetKey]:
 
 def _lasting(view: Snapshot, lease: Lease, holder: Holder) -> Reservation | None:
     """Returns the reservation a lease of ours needs, unless it is there already."""
-    wanted = _reservation(lease.key, holder)
+    wanted = reservation_for(lease.key, holder)
     if wanted in view.reservations:
         return None
-    former = _reservation(lease.key, lease.holder)
+    former = reservation_for(lease.key, lease.holder)
     return wanted if lease.is_reservation or former in view.reservations else None
-
-
-def _reservation(key: SubnetKey, holder: Holder) -> Reservation:
-    return Reservation(
-        key=key,
-        public_ip=holder.public_ip,
-        public_ipv6=None if holder.has_public_ip else holder.public_ipv6,
-    )
 
 
 @dataclass(frozen=True, slots=True)

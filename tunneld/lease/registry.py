@@ -125,6 +125,30 @@ class Store(Protocol):
         """
         ...
 
+    async def reserve(self, wanted: Reservation, *, lease_revision: int) -> None:
+        """Writes a reservation, or nothing.
+
+        Args:
+            wanted: the subnet, and whom it is kept for.
+            lease_revision: `mod_revision` of the subnet's lease as last seen; 0: there was none.
+
+        Raises:
+            SubnetTakenError: the subnet was reserved for somebody else, or its lease was written.
+        """
+        ...
+
+    async def release(self, key: SubnetKey, lasting: Lease | None, grant: Grant | None) -> bool:
+        """Deletes a reservation, and gives a lease without an end the end of `grant`.
+
+        Args:
+            key: the subnet.
+            lasting: its lease that has no grant; None: there is none.
+            grant: what is to end that lease; None without one.
+
+        Returns False when somebody has written the lease key since.
+        """
+        ...
+
     async def remaining(self, grant_ids: Sequence[int]) -> dict[int, float]:
         """Returns the seconds left of each grant; those the store does not know are absent."""
         ...

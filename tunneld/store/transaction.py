@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tunneld.errors import GrantLostError, LeaseError, SubnetTakenError
-from tunneld.lease.model import Lease, NodeRecord
+from tunneld.lease.model import Lease, NodeRecord, Reservation, SubnetKey
 from tunneld.lease.registry import Claim, Grant
 from tunneld.store import format as fmt
 from tunneld.store.layout import Entry, Layout
@@ -135,3 +135,50 @@ def withdraw(layout: Layout, lease: Lease, node_id: str) -> Transaction:
 def withdrawn(outcome: Outcome) -> bool:
     """True when the lease is gone, be it by a withdrawal whose answer was lost."""
     return outcome.entry is None
+
+
+def reserve(layout: Layout, wanted: Reservation, lease_revision: int) -> Transaction:
+    """Returns the transaction that writes a reservation. Raises LeaseError as `claim` does."""
+    name = layout.reservation(wanted.key)
+    return Transaction(
+        expected=((name, 0), (layout.lease(wanted.key), lease_revision)),
+        puts=(Put(name, fmt.encode_reservation(wanted)),),
+        read=name,
+    )
+
+
+def reserved(wanted: Reservation, outcome: Outcome) -> None:
+    """Raises SubnetTakenError unless the reservation stands, be it from an earlier try."""
+    entry = outcome.entry
+    if entry is None or entry.value != fmt.encode_reservation(wanted):
+        raise SubnetTakenError(
+            f"cannot reserve {wanted.key}: somebody wrote its lease or its reservation in the same"
+            " moment; look at 'tunneld lease list' and try again"
+        )
+
+
+def release(
+    layout: Layout, key: SubnetKey, lasting: Lease | None, grant: Grant | None
+) -> Transaction:
+    """Returns the transaction that deletes a reservation and lets a lasting lease end."""
+    deletes = (layout.reservation(key),)
+    if lasting is None or grant is None:
+        return Transaction(deletes=deletes)
+    name = layout.lease(key)
+    return Transaction(
+        expected=((name, lasting.mod_revision),),
+        puts=(Put(name, fmt.encode_lease(lasting.attributes), grant.grant_id),),
+        deletes=deletes,
+        read=name,
+    )
+
+
+def released(outcome: Outcome, grant: Grant | None) -> bool:
+    """True when nothing keeps the subnet any more, be it by a release whose answer was lost."""
+    if outcome.is_done:
+        return True
+    return (
+        grant is not None
+        and outcome.entry is not None
+        and (outcome.entry.grant_id == grant.grant_id)
+    )

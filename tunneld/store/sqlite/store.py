@@ -23,7 +23,14 @@ from tunneld.errors import (
     StoreUnavailableError,
     TunneldError,
 )
-from tunneld.lease.model import Batch, Lease, NodeRecord, Snapshot
+from tunneld.lease.model import (
+    Batch,
+    Lease,
+    NodeRecord,
+    Reservation,
+    Snapshot,
+    SubnetKey,
+)
 from tunneld.lease.registry import Claim, Grant, StoreStatus
 from tunneld.store import transaction
 from tunneld.store.health import Health
@@ -124,6 +131,16 @@ class SqliteStore:
         """Deletes a lease and the node's record; False when it was written since."""
         wanted = transaction.withdraw(self._layout, lease, node_id)
         return transaction.withdrawn(await self._run(self._file.transact, wanted))
+
+    async def reserve(self, wanted: Reservation, *, lease_revision: int) -> None:
+        """Writes a reservation, if the subnet's lease is as it was seen."""
+        order = transaction.reserve(self._layout, wanted, lease_revision)
+        transaction.reserved(wanted, await self._run(self._file.transact, order))
+
+    async def release(self, key: SubnetKey, lasting: Lease | None, grant: Grant | None) -> bool:
+        """Deletes a reservation; False when its lasting lease was written since."""
+        order = transaction.release(self._layout, key, lasting, grant)
+        return transaction.released(await self._run(self._file.transact, order), grant)
 
     async def remaining(self, grant_ids: Sequence[int]) -> dict[int, float]:
         """Returns the seconds left of each grant that is known."""
