@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from tests.support.stores import SqliteServer
 from tests.unit.cli.test_leases import OTHER, OWN, claim, content_of
 from tunneld.store.sqlite.store import SqliteStore
 
@@ -180,3 +182,16 @@ def test_a_lease_written_in_the_same_moment_is_not_taken_over(
     assert outcome.status == 1
     assert "cannot reserve 10.5.9.0/24: somebody wrote its lease" in outcome.err
     assert reserved(network) == []
+
+
+def test_a_lease_without_an_end_gets_one(tunneld: Tunneld, network: list[str]) -> None:
+    server = SqliteServer(Path(network[0].split(":", 1)[1]))
+    server.put("/coreos.com/network/subnets/10.5.9.0-24", b'{"PublicIP":"192.0.2.66"}')
+    outcome = tunneld("lease", "release", "10.5.9.0/24", network[0])
+    assert outcome.out == (
+        "released: 10.5.9.0/24 is not reserved any more; its lease ends in 24 hours unless"
+        " renewed\n"
+    )
+    [lease] = json.loads(tunneld("leases", "--json", *network).out)["leases"]
+    left_s = (datetime.fromisoformat(lease["expires_at"]) - datetime.now(UTC)).total_seconds()
+    assert 86_300 < left_s <= 86_401
