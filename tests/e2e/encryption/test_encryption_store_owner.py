@@ -324,6 +324,7 @@ def test_what_is_written_of_a_host_lets_nobody_in(scene: Scene, write: Write, sa
     # By the key of the captured host he takes its place, until that one shakes hands again.
     as_captured = write is key_of_the_captured
     others = [] if as_captured else scene.without(t2)
+    scene.wait_whole()
     lost = [probe.lost() for probe in others]
     with nothing_told_nothing_let_in(scene):
         # He keeps the host away, which would put its own entries right.
