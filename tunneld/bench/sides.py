@@ -15,6 +15,7 @@ from tunneld.bench.loss import Point, search
 from tunneld.bench.noise import Conditions
 from tunneld.bench.spread import percentile, steps
 from tunneld.bench.traffic import TOKEN_BYTES, Order
+from tunneld.errors import BenchError
 
 IMIX_BYTES: Final = (64,) * 7 + (576,) * 4 + (1_400,)
 """Simple IMIX, 7:4:1, its largest so that it fits a tunnel on an MTU of 1500."""
@@ -32,6 +33,26 @@ class Cost:
     tunnel_s: float
     """Of the tunnel's processes; 0: there is none, or it is not known."""
     conditions: Conditions
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: Any) -> Cost:  # noqa: ANN401 - of another host
+        """Reads what the other host says it spent.
+
+        Raises:
+            BenchError: it cannot be read.
+        """
+        try:
+            return cls(
+                cpu_s=float(fields["cpu_s"]),
+                tunnel_s=float(fields["tunnel_s"]),
+                conditions=Conditions(**fields["conditions"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"bench: the other end says what it cost in a way that cannot be read: {error}"
+            raise BenchError(msg) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,8 @@ _HELLO_S: Final = 2.0
 _KNOCK_S: Final = 0.1
 _BUFFER_BYTES: Final = 8 << 20
 _READY: Final = b"ready"
+_MAX_PACING_RATE: Final = 47
+"""SO_MAX_PACING_RATE, which the module socket does not name. Source: asm-generic/socket.h."""
 
 Kind = str
 KINDS: Final = ("stream", "datagrams", "echo")
@@ -47,6 +49,8 @@ class Order:
     streams: int = 1
     sizes: Sequence[int] = (64,)
     per_second: float | None = None
+    most_bits_per_s: float | None = None
+    """What the other host allows; None: all that goes."""
     duration_s: float = 1.0
     count: int = 1_000_000
     interval_s: float = 0.002
@@ -64,6 +68,11 @@ class Order:
             ("streams", self.streams, 1 <= self.streams <= MOST_STREAMS),
             ("sizes", list(self.sizes), _are_sizes(self.sizes)),
             ("per_second", self.per_second, self.per_second is None or self.per_second > 0),
+            (
+                "most_bits_per_s",
+                self.most_bits_per_s,
+                self.most_bits_per_s is None or self.most_bits_per_s > 0,
+            ),
             ("duration_s", self.duration_s, 0 < self.duration_s <= LONGEST_S),
             ("count", self.count, self.count >= 1),
             ("interval_s", self.interval_s, 0 <= self.interval_s <= 1),
@@ -73,6 +82,14 @@ class Order:
             if not is_kept:
                 msg = f"bench: an order with {name} {value} is beyond what an end does"
                 raise BenchError(msg)
+
+    @property
+    def paced_per_second(self) -> float | None:
+        """Datagrams a second, within what is allowed."""
+        if self.most_bits_per_s is None:
+            return self.per_second
+        most = self.most_bits_per_s / 8 / (sum(self.sizes) / len(self.sizes))
+        return most if self.per_second is None else min(most, self.per_second)
 
     def to_json(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__slots__}
@@ -94,8 +111,9 @@ class Order:
                 given[name] = float(given[name])
             for name in ("streams", "count"):
                 given[name] = int(given[name])
-            if given["per_second"] is not None:
-                given["per_second"] = float(given["per_second"])
+            for name in ("per_second", "most_bits_per_s"):
+                if given[name] is not None:
+                    given[name] = float(given[name])
             return cls(**given)
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             msg = f"bench: an order that cannot be read: {error}"
@@ -268,6 +286,7 @@ def _streams(order: Order, streams: Sequence[socket.socket]) -> dict[str, Any]:
     numbers = [stream.fileno() for stream in streams]
     try:
         if order.is_sender:
+            _pace(order, streams)
             bytes_, seconds = native.load_send_streams(numbers, duration_s=order.duration_s)
         else:
             longest_s = order.duration_s + _CONNECT_S
@@ -276,6 +295,14 @@ def _streams(order: Order, streams: Sequence[socket.socket]) -> dict[str, Any]:
         msg = f"bench: the other end went away in the middle of a TCP transfer: {error.strerror}"
         raise BenchError(msg) from error
     return {"bytes": sum(bytes_), "seconds": seconds, "bytes_by_stream": bytes_}
+
+
+def _pace(order: Order, streams: Sequence[socket.socket]) -> None:
+    """Has the kernel send no faster than is allowed."""
+    if order.most_bits_per_s is not None:
+        rate = min(int(order.most_bits_per_s / 8 / len(streams)), (1 << 32) - 2)
+        for stream in streams:
+            stream.setsockopt(socket.SOL_SOCKET, _MAX_PACING_RATE, max(1, rate))
 
 
 def _datagrams(order: Order, opened: socket.socket) -> dict[str, Any]:
@@ -288,7 +315,7 @@ def _datagrams(order: Order, opened: socket.socket) -> dict[str, Any]:
                 number,
                 token=order.token,
                 sizes=list(order.sizes),
-                per_second=order.per_second,
+                per_second=order.paced_per_second,
                 duration_s=order.duration_s,
             )
             return dict(sent)

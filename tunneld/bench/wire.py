@@ -9,17 +9,22 @@ from tunneld.errors import BenchError
 _BACKLOG = 128
 
 
-def listening(address: str, port: int) -> socket.socket:
-    """Opens a TCP socket that listens; port 0: one that is free.
+def listening(address: str | None, port: int) -> socket.socket:
+    """Opens a TCP socket that listens; port 0: one that is free; None: at every address.
 
     Raises:
         BenchError: it cannot be had.
     """
     try:
         [(family, kind, protocol, _, place), *_] = socket.getaddrinfo(
-            address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            address or ("::" if socket.has_dualstack_ipv6() else "0.0.0.0"),  # noqa: S104
+            port,
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
         )
         opened = socket.socket(family, kind, protocol)
+        if family == socket.AF_INET6 and address is None:
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
     except OSError as error:
         msg = f"bench: {address}: {error.strerror}; expected an address of this host"
         raise BenchError(msg) from error

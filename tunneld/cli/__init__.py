@@ -30,7 +30,7 @@ SUMMARIES: Final[Mapping[str, str]] = {
     "docker": "Docker on the leased subnet: network NAME, check",
     "docker-opts": "options of dockerd, as flannel's mk-docker-opts writes them",
     "lab": "a network of namespaces on this machine",
-    "bench": "measure what encryption costs: crypto, local",
+    "bench": "measure what encryption costs: crypto, local, serve, run",
     "version": "the version of tunneld",
 }
 

@@ -16,16 +16,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from tunneld.bench import machine, sides
+from tunneld.bench import machine
 from tunneld.bench.document import Document
 from tunneld.bench.local import offloads, pair, peers
 from tunneld.bench.local.agents import LocalPair
 from tunneld.bench.local.overlay import Overlay
 from tunneld.bench.local.pair import Flavour
 from tunneld.bench.local.paths import BASE, PATHS
-from tunneld.bench.plan import Scope, Size, Step, steps
+from tunneld.bench.plan import Scope, Step, steps
 from tunneld.bench.progress import Progress
 from tunneld.bench.session import Output, Session, about_now, carry_out
+from tunneld.bench.take import sample
 from tunneld.lab.build import require_rights, sole_use
 from tunneld.lab.main_job import uninterruptible
 
@@ -155,39 +156,3 @@ def _take(session: Session, progress: Progress, step: Step, ends: LocalPair, sco
     progress.step(f"round {step.round}: {step.figure} {step.subject}, {what}", step.seconds)
     seen = sample(ends, step, scope)
     session.document.add(step.figure, step.round, case, seen.values, seen.conditions)
-
-
-def sample(ends: sides.Pair, step: Step, scope: Scope, *, is_up: bool = True) -> sides.Seen:
-    """Takes the sample of a step.
-
-    Raises:
-        BenchError: an end failed.
-    """
-    match step.figure:
-        case "tcp":
-            streams = step.case["streams"]
-            return sides.tcp(ends, streams=streams, duration_s=scope.stream_s, is_up=is_up)
-        case "udp":
-            sizes = bytes_of(step.case["size"])
-            return sides.udp(ends, sizes=sizes, duration_s=scope.datagrams_s, is_up=is_up)
-        case "loss":
-            size = step.case["size"]
-            full = sides.udp(ends, sizes=(size,), duration_s=scope.loss_point_s, is_up=is_up)
-            # Nothing gets through faster than what was delivered when all that goes was sent.
-            fastest = max(1.0, full.values["delivered_per_s"] * 1.1)
-            return sides.loss(
-                ends,
-                size=size,
-                fastest=min(fastest, full.values["offered_per_s"]),
-                duration_s=scope.loss_point_s,
-                most_points=scope.loss_points,
-                is_up=is_up,
-            )
-        case "idle" | "loaded":
-            is_loaded = step.figure == "loaded"
-            return sides.round_trips(ends, duration_s=scope.round_trips_s, is_loaded=is_loaded)
-
-
-def bytes_of(size: Size) -> tuple[int, ...]:
-    """Returns the sizes of datagrams, in turn."""
-    return sides.IMIX_BYTES if size == "IMIX" else (size,)
