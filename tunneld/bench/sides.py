@@ -129,6 +129,8 @@ def udp(
     seen = _seen(values, outcome, got["bytes"])
     if got["datagrams"] and len(outcome.costs) == 1:
         [cost] = outcome.costs.values()
+        if not cost.tunnel_s:
+            return seen
         seen.values["tunnel_us_per_datagram"] = cost.tunnel_s / got["datagrams"] * 1e6
     return seen
 
@@ -137,32 +139,36 @@ def loss(
     pair: Pair,
     *,
     size: int,
-    fastest: float,
     duration_s: float,
     most_points: int,
     is_up: bool = True,
 ) -> Seen:
-    """Searches the highest rate with hardly any loss, from `fastest` datagrams a second down."""
+    """Searches the highest rate with hardly any loss, from full speed down."""
     points, conditions = [], dict[str, Conditions]()
+
+    def tried(rate: float | None) -> dict[str, Any]:
+        seen = udp(pair, sizes=(size,), duration_s=duration_s, per_second=rate, is_up=is_up)
+        for name, one in seen.conditions.items():
+            conditions[name] = _worse(conditions.get(name), one)
+        point = {
+            "offered_bits_per_s": seen.values["offered_per_s"] * size * 8,
+            "delivered_bits_per_s": seen.values["delivered_bits_per_s"],
+            "loss": seen.values["loss"],
+            "sent": seen.values["sent"],
+            "received": seen.values["received"],
+        }
+        points.append(point)
+        return seen.values
+
+    full = tried(None)
+    # Nothing gets through faster than what was delivered when all that goes was sent.
+    fastest = max(1.0, min(full["delivered_per_s"] * 1.1, full["offered_per_s"]))
     steps_ = search(fastest, most_points)
     try:
         rate = next(steps_)
         while True:
-            seen = udp(pair, sizes=(size,), duration_s=duration_s, per_second=rate, is_up=is_up)
-            lost = seen.values["loss"]
-            offered = seen.values["offered_per_s"]
-            points.append(
-                {
-                    "offered_bits_per_s": offered * size * 8,
-                    "delivered_bits_per_s": seen.values["delivered_bits_per_s"],
-                    "loss": lost,
-                    "sent": seen.values["sent"],
-                    "received": seen.values["received"],
-                }
-            )
-            conditions = {
-                name: _worse(conditions.get(name), one) for name, one in seen.conditions.items()
-            }
+            values_ = tried(rate)
+            lost, offered = values_["loss"], values_["offered_per_s"]
             rate = steps_.send(Point(per_second=offered, loss=1.0 if lost is None else lost))
     except StopIteration as ending:
         found = ending.value

@@ -15,7 +15,7 @@ WIDTH: Final = 440
 COLOURS: Final = 8
 """Classes c0 to c7; after these they come again, dashed or pale."""
 _LEFT, _RIGHT, _BAR, _STEP, _GAP = 142, 62, 12, 16, 10
-_HEIGHT, _FOOT, _TOP, _SIDE = 260, 44, 14, 54
+_HEIGHT, _FOOT, _TOP, _SIDE = 270, 44, 24, 54
 _MOST_LABEL: Final = 24
 
 
@@ -53,8 +53,7 @@ def _bars(plot: Mapping[str, Any], subjects: Sequence[str]) -> str:
         _text(_LEFT + at * scale, y + 12, shown(at), anchor="middle", of="tick")
         for at in plot["ticks"]
     ]
-    unit = _text(WIDTH, y + 12, plot["unit"], anchor="end", of="tick")
-    return _svg(plot["title"], y + 18, [*grid, *lines, *marks, unit])
+    return _svg(plot["title"], y + 18, [*grid, *lines, *marks])
 
 
 def _bar(y: float, scale: float, bar: Mapping[str, Any], subjects: Sequence[str]) -> list[str]:

@@ -21,13 +21,9 @@ def sample(ends: sides.Pair, step: Step, scope: Scope, *, is_up: bool = True) ->
             return sides.udp(ends, sizes=sizes, duration_s=scope.datagrams_s, is_up=is_up)
         case "loss":
             size = step.case["size"]
-            full = sides.udp(ends, sizes=(size,), duration_s=scope.loss_point_s, is_up=is_up)
-            # Nothing gets through faster than what was delivered when all that goes was sent.
-            fastest = max(1.0, full.values["delivered_per_s"] * 1.1)
             return sides.loss(
                 ends,
                 size=size,
-                fastest=min(fastest, full.values["offered_per_s"]),
                 duration_s=scope.loss_point_s,
                 most_points=scope.loss_points,
                 is_up=is_up,
