@@ -266,8 +266,10 @@ class Report:
         found = keys.get(str(verdict.key)) if verdict.key is not None else None
         if found is None:
             return SecurityStatus(mode=mode, state="none", detail=verdict.detail)
-        is_proved = found.state == "confirmed" and verdict.is_confirmed
-        why = verdict.detail if is_proved or not found.last_error else found.last_error
+        why = found.last_error or verdict.detail
+        if found.last_error and found.state == "confirmed" and verdict.is_confirmed:
+            # Keys that the other side may have lost live on for minutes.
+            why = f"{verdict.detail}; since then: {found.last_error}"
         return SecurityStatus(
             mode=mode,
             state=found.state,
