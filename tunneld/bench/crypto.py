@@ -51,7 +51,7 @@ def run(*, rounds: int, sizes: Sequence[int], duration_s: float, output: Output)
         f"{provider} {cipher}: {code_path(provider, cipher, machine.cpu_flags())}"
         for provider, cipher in _pairs()
     ]
-    cases = [*_built_in(sizes), *(_openssl(sizes) if openssl else ())]
+    cases = [*_built_in(sizes), *(openssl_cases(sizes) if openssl else ())]
     cases.sort(key=lambda case: (case.size_bytes, case.operation))
     plan = {"rounds": rounds, "sizes": list(sizes), "seconds": duration_s}
     base = " ".join(native.aead_choices()["auto"])
@@ -124,7 +124,8 @@ def _openssl_version() -> str | None:
     return str(backend.openssl_version_text())
 
 
-def _openssl(sizes: Sequence[int]) -> Iterator[Case]:
+def openssl_cases(sizes: Sequence[int]) -> Iterator[Case]:
+    """Yields the AEADs of OpenSSL, which must be there."""
     from cryptography.hazmat.primitives.ciphers import aead  # noqa: PLC0415 - may be absent
 
     ciphers: tuple[tuple[str, Any], ...] = (

@@ -295,8 +295,8 @@ def _peer_path(text: str) -> tuple[str, str]:
 
 
 def _name(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]{1,12}", text):
-        msg = f"{text!r}, expected 1 to 12 of a-z and 0-9"
+    if not re.fullmatch(r"[a-z0-9]{1,11}", text):
+        msg = f"{text!r}, expected 1 to 11 of a-z and 0-9"
         raise argparse.ArgumentTypeError(msg)
     return text
 

@@ -63,7 +63,7 @@ table ip bench {
 def use_name(name: str) -> None:
     """Gives the hosts of this process names of their own, next to those of other benches."""
     global PREFIX, LAB
-    PREFIX, LAB = f"tnb-{name}-", f"bench-{name}"
+    PREFIX, LAB = f"tnb-{name}-", f"bench{name}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
