@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -24,8 +25,9 @@ from tunneld.bench.hosts.challenge import (
     Secret,
     hello,
 )
-from tunneld.bench.hosts.gate import MOST_PENDING
+from tunneld.bench.hosts.gate import MOST_PENDING, Gate
 from tunneld.bench.hosts.remote import Place, admitted
+from tunneld.bench.hosts.serve import MOST_ORDERS
 from tunneld.bench.traffic import Order
 from tunneld.errors import BenchError
 
@@ -293,6 +295,70 @@ def test_orders_beyond_their_bounds_are_refused_and_the_run_goes_on() -> None:
         status, said_all = one.end()
         channel.close()
     assert (status, "Traceback" in said_all) == (0, False), said_all
+
+
+def test_more_orders_at_once_than_a_measurement_has_are_refused() -> None:
+    waits = Order(kind="stream", is_sender=False, token=b"12345678").to_json()
+    with serving(*LISTEN) as one:
+        channel, _ = admitted(Place(host=HOST, port=one.port), Secret.read(one.secret))
+        channel.receive(TIMEOUT_S)
+        for number in range(MOST_ORDERS + 1):
+            channel.send({"id": number, "order": waits})
+        said = [channel.receive(TIMEOUT_S) for _ in range(MOST_ORDERS + 1)]
+        channel.send({"bye": True})
+        channel.close()
+        assert one.end()[0] == 0
+    assert [it.get("error") for it in said if "error" in it] == [
+        f"bench: more than {MOST_ORDERS} orders at once"
+    ]
+
+
+@pytest.mark.parametrize(
+    "welcome",
+    [
+        {},
+        {"welcome": 7, "seconds": 60, "most_bits_per_s": 1e9},
+        {"welcome": {}, "seconds": "soon", "most_bits_per_s": 1e9},
+        {"welcome": {}, "seconds": 60, "most_bits_per_s": float("nan")},
+        {"welcome": {}, "seconds": 60, "most_bits_per_s": 1e9, "then": {"error": "\x1b[2Jgone"}},
+        {"welcome": {}, "seconds": 60, "most_bits_per_s": 1e9, "then": {"result": []}},
+    ],
+)
+def test_a_host_that_knows_the_secret_and_talks_nonsense_is_one_line(
+    welcome: dict[str, Any],
+) -> None:
+    secret = Secret(os.urandom(16))
+    then = welcome.pop("then", None)
+    with socket.create_server((HOST, 0)) as listener:
+        argv = [*TUNNELD, "bench", "run", HOST, "--port", str(listener.getsockname()[1])]
+        with subprocess.Popen(
+            [*argv, "--figures", "tcp"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        ) as process:
+            assert process.stdin is not None
+            process.stdin.write(secret.text + "\n")
+            process.stdin.flush()
+            channel = Gate(listener, secret).admit(TIMEOUT_S).channel
+            listener.settimeout(TIMEOUT_S)
+            channel.send(welcome)
+            if then is not None:
+                order = channel.receive(TIMEOUT_S)
+                channel.send({"id": order["id"], "ready": True})
+                stream, _ = listener.accept() if "result" in then else (None, None)
+                channel.send({"id": order["id"]} | then)
+                if stream is not None:
+                    stream.close()
+            _, heard = process.communicate(timeout=TIMEOUT_S)
+            channel.close()
+    assert process.returncode == 1
+    lines = [line for line in heard.splitlines() if line.startswith("tunneld: ")]
+    assert len(lines) == 1
+    assert "Traceback" not in heard
+    assert "\x1b" not in lines[0]
 
 
 def test_a_changed_message_ends_the_run() -> None:

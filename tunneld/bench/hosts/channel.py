@@ -65,7 +65,10 @@ class Channel:
         if not self._theirs.is_next(head[_LENGTH_BYTES:], payload):
             msg = "bench: a message was changed on the way; nothing of it is taken"
             raise BenchError(msg)
-        message = json.loads(payload)
+        try:
+            message = json.loads(payload)
+        except (ValueError, RecursionError):
+            message = None
         if not isinstance(message, dict):
             msg = "bench: a message that is none; expected the same tunneld on both"
             raise BenchError(msg)

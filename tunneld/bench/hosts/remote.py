@@ -41,6 +41,7 @@ _CONNECT_S: Final = 10.0
 _PATIENCE_S: Final = 30.0
 """Beyond what an order takes."""
 _RESERVE_S: Final = 5.0
+_LONGEST_WORDS: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +60,9 @@ def run(place: Place, secret: Secret, scope: Scope, output: Output) -> int:
     """
     channel, address = admitted(place, secret)
     with closing(channel):
-        welcome = channel.receive(_CONNECT_S)
-        theirs = welcome.get("welcome", {})
+        theirs, most, seconds = _welcome(channel.receive(_CONNECT_S))
         about = about_now(machine.describe() | {f"other_{k}": v for k, v in theirs.items()})
         document = Document("hosts", about, asdict(scope) | asdict(place), None)
-        most, seconds = float(welcome["most_bits_per_s"]), float(welcome["seconds"])
         document.notes.append(
             f"the other host allows {most / 1e6:g} Mbit/s for {seconds:g} s: --max-rate, --duration"
         )
@@ -75,6 +74,22 @@ def run(place: Place, secret: Secret, scope: Scope, output: Output) -> int:
             channel.send({"bye": True})
 
         return carry_out(document, output, measure)
+
+
+def _welcome(said: Mapping[str, Any]) -> tuple[dict[str, Any], float, float]:
+    """Reads what the other end says of itself, allows in bits a second, and for how long.
+
+    Raises:
+        BenchError: it cannot be read.
+    """
+    try:
+        most, seconds = float(said["most_bits_per_s"]), float(said["seconds"])
+        if not (0 < most < math.inf and 0 < seconds < math.inf):
+            raise ValueError
+        return dict(said["welcome"]), most, seconds
+    except (KeyError, TypeError, ValueError) as error:
+        msg = "bench: the other end says nothing of what it allows; expected the same tunneld there"
+        raise BenchError(msg) from error
 
 
 def admitted(place: Place, secret: Secret) -> tuple[Channel, str]:
@@ -210,7 +225,9 @@ def _taken(queue: Queue[dict[str, Any]], patience_s: float) -> dict[str, Any]:
         msg = f"bench: an end says nothing for {patience_s:g} s; expected its figures"
         raise BenchError(msg) from error
     if "error" in said:
-        raise BenchError(str(said["error"]))
+        # Words of another host, for a terminal.
+        words = "".join(letter if letter.isprintable() else "?" for letter in str(said["error"]))
+        raise BenchError(words[:_LONGEST_WORDS])
     return said
 
 
@@ -243,7 +260,11 @@ def _take(session: Session, progress: Progress, step: Step, pair: RemotePair, sc
     progress.step(
         f"round {step.round}: {step.figure} {step.subject} {_words(step.case)}", step.seconds
     )
-    seen = sample(pair, step, scope, is_up=step.subject == UP)
+    try:
+        seen = sample(pair, step, scope, is_up=step.subject == UP)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        msg = f"bench: the other end's figures cannot be read: {error!r}"
+        raise BenchError(msg) from error
     case = {"subject": step.subject, **step.case}
     values = {k: v for k, v in seen.values.items() if not isinstance(v, float) or math.isfinite(v)}
     session.document.add(step.figure, step.round, case, values, seen.conditions)

@@ -27,6 +27,8 @@ from tunneld.lab.main_job import Interrupted, interruptible
 PORT: Final = 8474
 IDLE_S: Final = 2 * LONGEST_S
 """A run that orders nothing for so long is over."""
+MOST_ORDERS: Final = 4
+"""At once: a measurement has two at most."""
 _TOO_FAST: Final = 1.25
 """A measured rate may be this much above the agreed one: bursts, and short measurements."""
 
@@ -83,6 +85,7 @@ class _Run:
         self._deadline = deadline
         self._most_bits_per_s = most_bits_per_s
         self._broken: list[str] = []
+        self._free = threading.BoundedSemaphore(MOST_ORDERS)
 
     def carry_out(self, run_s: float) -> None:
         self._channel.send(
@@ -109,7 +112,17 @@ class _Run:
                 raise BenchError(msg) from error
             if "bye" in said:
                 return
-            threading.Thread(target=self._answer, args=(said,), daemon=True).start()
+            if self._free.acquire(blocking=False):
+                threading.Thread(target=self._work, args=(said,), daemon=True).start()
+            else:
+                msg = f"bench: more than {MOST_ORDERS} orders at once"
+                self._tell({"id": said.get("id"), "error": msg})
+
+    def _work(self, said: dict[str, Any]) -> None:
+        try:
+            self._answer(said)
+        finally:
+            self._free.release()
 
     def _answer(self, said: dict[str, Any]) -> None:
         number = said.get("id")
