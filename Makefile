@@ -53,7 +53,7 @@ BIN := $(VENV)/bin
 NATIVE := tunneld/_native.abi3.so
 RUST_SOURCES := Cargo.toml $(wildcard Cargo.lock) pyproject.toml \
 	$(shell find native -name target -prune -o \( -name '*.rs' -o -name Cargo.toml \) -print)
-PYTHON_PATHS := tunneld tests bench
+PYTHON_PATHS := tunneld tests testbed bench
 STAGE := tools/stage.sh
 
 .PHONY: help setup tools run test lint fmt build install bench fuzz docs clean
@@ -101,7 +101,7 @@ stage-rust:
 
 # What cannot be had is said once more by the tests that need it; the others are run.
 stage-fetch:
-	@$(BIN)/python -m tests.support.prepared || true
+	@$(BIN)/python -m testbed.prepared || true
 
 # All groups even if one fails, TEST_JOBS at once, each one's output whole when it ends.
 stage-pytest:

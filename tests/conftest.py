@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.support import leftovers
-from tests.support.install import install_below
-from tests.support.netns import Rig
+from testbed import leftovers
+from testbed.install import install_below
+from testbed.netns import Rig
 
 pytest_plugins = ("tests.support.ending", "tests.support.figures", "tests.support.store_fixtures")
 

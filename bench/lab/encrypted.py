@@ -12,7 +12,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Final
 
-from tests.interop.wireguard.build import wireguard_go, wireguard_version
+from testbed.wireguard.build import wireguard_go, wireguard_version
 from tunneld._native import Identity
 from tunneld.bench.local.overlay import Overlay
 from tunneld.bench.local.pair import Host

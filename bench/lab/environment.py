@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Final
 
-from tests.interop.flanneld.build import FLANNEL_VERSION
+from testbed.flanneld.build import FLANNEL_VERSION
 from tunneld import __version__
 
 _SETTINGS: Final = (

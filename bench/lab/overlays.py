@@ -6,7 +6,7 @@ import json
 import subprocess
 from typing import Final
 
-from tests.interop.flanneld.build import FLANNEL_VERSION, flanneld_binary
+from testbed.flanneld.build import FLANNEL_VERSION, flanneld_binary
 from tunneld.bench.local.ours import NETWORK, Tunneld, TunneldHostGw, TunneldVxlan
 from tunneld.bench.local.overlay import READY_TIMEOUT_S, Overlay, last_line
 from tunneld.errors import LabError

@@ -19,13 +19,12 @@ from bench.lab import environment, raw
 from bench.recovery import tables
 from bench.report.document import ROOT, filled, with_raw
 from bench.report.tables import as_markdown
-from tests.migration.moves import MOVE, MOVE_BACK, PREPARE, FlannelNetwork
-from tests.support.booted import BootedNetwork, wait_connected
-from tests.support.install import install_below
-from tests.support.netns import Rig, remove_leftovers
-from tests.support.systemd_machine import remove_leftover_cgroups
-from tests.systemd.conftest import configure
-from tests.systemd.events import FLUSHES, KILL, measure
+from testbed.booted import BootedNetwork, configure, wait_connected
+from testbed.events import FLUSHES, KILL, measure
+from testbed.install import install_below
+from testbed.moves import MOVE, MOVE_BACK, PREPARE, FlannelNetwork
+from testbed.netns import Rig, remove_leftovers
+from testbed.systemd_machine import remove_leftover_cgroups
 
 Sample = dict[str, object]
 

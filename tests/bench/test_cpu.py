@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.wait import wait_until
+from testbed.wait import wait_until
 from tunneld.bench import cpu
 
 NOBODY = -1

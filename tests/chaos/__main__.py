@@ -12,9 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from testbed.netns import Rig, remove_leftovers
 from tests.chaos.hosts import KINDS, Site, built_clock
 from tests.chaos.rounds import Chaos
-from tests.support.netns import Rig, remove_leftovers
 
 BOUND_S = 5.0
 

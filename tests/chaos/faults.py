@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from testbed.wait import wait_until
 from tests.chaos.hosts import PREFIX, ChaosHost, Site, pass_time
-from tests.support.wait import wait_until
 
 Act = Callable[[Site, ChaosHost, random.Random], None]
 

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from testbed.etcd import Etcd
+from testbed.netns import Namespace, Rig
+from testbed.process import Process
+from testbed.wait import PATIENCE, wait_until
 from tests.chaos.judgement import Size
-from tests.support.etcd import Etcd
-from tests.support.netns import Namespace, Rig
-from tests.support.process import Process
-from tests.support.wait import PATIENCE, wait_until
 from tunneld.control.client import NotRunningError, request
 
 PREFIX: Final = "/coreos.com/network"

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from testbed.wait import wait_until
 from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.hosts import ChaosHost, Site
 from tests.chaos.judgement import Size, back_after, grown
-from tests.support.wait import wait_until
 
 MEMORY_KIB: Final = 16_384
 DESCRIPTORS: Final = 8

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Rig
 from tests.chaos.faults import FAULTS
 from tests.chaos.hosts import KINDS, Kind, Site, built_clock
 from tests.chaos.judgement import Size, back_after, grown
 from tests.chaos.rounds import Chaos, Happening
-from tests.support.netns import Rig
 
 HOSTS = 4
 ROUNDS = {"udp-userspace": 8, "vxlan-userspace": 6, "vxlan-kernel": 6}

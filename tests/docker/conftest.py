@@ -12,10 +12,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.docker import RELEASES, image, programs
+from testbed.netns import Rig
 from tests.docker.site import Kind, Masquerader, Rules, Site, Way
-from tests.support.docker import RELEASES, image, programs
 from tests.support.figures import figures_of
-from tests.support.netns import Rig
 
 WAYS: tuple[Way, ...] = ("bip", "network")
 RULES: tuple[Rules, ...] = ("nft", "legacy")

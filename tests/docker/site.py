@@ -23,15 +23,15 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Final, Literal
 
-from tests.interop import network as interop
-from tests.interop.exchange import start_traffic
-from tests.interop.probe import Probe
-from tests.support.docker import Container, Docker, Release
-from tests.support.etcd import Etcd
-from tests.support.machine import Machine
-from tests.support.netns import Place, Rig
-from tests.support.process import Process
-from tests.support.wait import wait_until
+from testbed import network as interop
+from testbed.docker import Container, Docker, Release
+from testbed.etcd import Etcd
+from testbed.exchange import start_traffic
+from testbed.machine import Machine
+from testbed.netns import Place, Rig
+from testbed.probe import Probe
+from testbed.process import Process
+from testbed.wait import wait_until
 
 PREFIX: Final = "/coreos.com/network"
 OVERLAY: Final = IPv4Network("10.5.0.0/16")

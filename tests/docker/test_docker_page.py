@@ -17,15 +17,15 @@ from pathlib import Path
 
 import pytest
 
+from testbed.booted import PREFIX, SUBNET_FILE
+from testbed.docker import IMAGE, RELEASES, Release, image, package_dir, remove_cgroups
+from testbed.document import Command, commands, scripts
+from testbed.etcd import Etcd
+from testbed.machine import SOURCE_TREE, wait_nothing_off
+from testbed.netns import Namespace, Rig
+from testbed.systemd_machine import SystemdMachine
+from testbed.wait import wait_until
 from tests.docker.site import START_TIMEOUT_S, Host, Kind, Site
-from tests.support.booted import PREFIX, SUBNET_FILE
-from tests.support.docker import IMAGE, RELEASES, Release, image, package_dir, remove_cgroups
-from tests.support.document import Command, commands, scripts
-from tests.support.etcd import Etcd
-from tests.support.machine import SOURCE_TREE, wait_nothing_off
-from tests.support.netns import Namespace, Rig
-from tests.support.systemd_machine import SystemdMachine
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -8,9 +8,9 @@ from functools import partial
 
 import pytest
 
+from testbed.probe import RATE_HZ, Probe
+from testbed.wait import wait_until
 from tests.docker.site import MARGIN_TIMEOUT_S, Host, Site, answering, ask, situation
-from tests.interop.probe import RATE_HZ, Probe
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

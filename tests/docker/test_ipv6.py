@@ -10,12 +10,12 @@ from typing import Literal
 
 import pytest
 
+from testbed.capture import Capture
+from testbed.docker import Release
+from testbed.exchange import send_stream
+from testbed.netns import Rig
+from testbed.wait import wait_until
 from tests.docker.site import START_TIMEOUT_S, SUBNET_FILE, Host, Kind, Site, Way, situation
-from tests.interop.exchange import send_stream
-from tests.support.capture import Capture
-from tests.support.docker import Release
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

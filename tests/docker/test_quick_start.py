@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cache import one_at_a_time
-from tests.support.document import scripts
-from tests.support.etcd import Etcd
-from tests.support.machine import SOURCE_TREE, Machine
-from tests.support.netns import Namespace, Rig
-from tests.support.wait import wait_until
+from testbed.cache import one_at_a_time
+from testbed.document import scripts
+from testbed.etcd import Etcd
+from testbed.machine import SOURCE_TREE, Machine
+from testbed.netns import Namespace, Rig
+from testbed.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from testbed.exchange import send_stream
 from tests.docker.site import MARGIN_TIMEOUT_S, Protocol, Site, answering, ask
-from tests.interop.exchange import send_stream
 
 pytestmark = pytest.mark.root
 

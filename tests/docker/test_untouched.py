@@ -11,9 +11,9 @@ from ipaddress import IPv4Address
 
 import pytest
 
+from testbed.docker import Container
+from testbed.netns import Place
 from tests.docker.site import MARGIN_TIMEOUT_S, Host, Site, answering, ask
-from tests.support.docker import Container
-from tests.support.netns import Place
 
 pytestmark = pytest.mark.root
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.netns import Rig
 from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import Site
-from tests.support.etcd import Etcd
-from tests.support.netns import Rig
 from tunneld.lab import build
 from tunneld.lab.topology import Topology
 

@@ -8,7 +8,7 @@ import socket
 import threading
 from pathlib import Path
 
-from tests.support.wait import wait_until
+from testbed.wait import wait_until
 
 INTERVAL_S = 4.0
 """Within this time the manager expects to be told; half of it is the daemon's own patience."""

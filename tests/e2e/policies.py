@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import Final
 
+from testbed.process import Process, thread_ids
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost
-from tests.support.process import Process, thread_ids
-from tests.support.wait import wait_until
 
 POLICIES: Final = {"batch": os.SCHED_BATCH, "normal": os.SCHED_OTHER}
 

@@ -10,9 +10,9 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from tests.support.netns import Namespace, Rig
-from tests.support.process import Process
-from tests.support.wait import wait_until
+from testbed.netns import Namespace, Rig
+from testbed.process import Process
+from testbed.wait import wait_until
 from tunneld.control.client import NotRunningError, request
 
 

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.support.etcd import PATIENT
-from tests.support.netns import run
-from tests.support.process import thread_states
-from tests.support.wait import wait_until
+from testbed.etcd import PATIENT
+from testbed.netns import run
+from testbed.process import thread_states
+from testbed.wait import wait_until
 from tunneld.errors import LabError
 from tunneld.lab import namespaces, traffic
 from tunneld.lab.build import Lab

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost, only_line
 from tests.e2e.site import PREFIX
-from tests.support.etcd import Etcd
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -12,9 +12,9 @@ import signal
 
 import pytest
 
-from tests.interop.network import PREFIX, Host, Network, pings
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
+from testbed.netns import Rig
+from testbed.network import PREFIX, Host, Network, pings
+from testbed.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.interop.network import LINKS, Family, Host, Network, pings
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
+from testbed.netns import Rig
+from testbed.network import LINKS, Family, Host, Network, pings
+from testbed.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.wait import wait_until
 from tests.e2e.site import PREFIX, Site
 from tests.support.goldens import MALFORMED_KEYS
-from tests.support.wait import wait_until
 from tunneld.lab.daemons import status_of
 
 pytestmark = pytest.mark.root

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from testbed.wait import wait_until
 from tests.e2e.site import PREFIX, Site
-from tests.support.wait import wait_until
 from tunneld.lab.daemons import status_of
 
 pytestmark = pytest.mark.root

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from scapy.layers.inet import ICMP, IP, IPerror
 
+from testbed.wait import wait_until
 from tests.e2e.site import Site
-from tests.support.wait import wait_until
 from tunneld.lab.daemons import status_of
 from tunneld.lease.model import IPAddress
 

@@ -11,8 +11,8 @@ from ipaddress import IPv6Address
 
 import pytest
 
+from testbed.wait import wait_until
 from tests.e2e.site import Site
-from tests.support.wait import wait_until
 from tunneld.lab.daemons import status_of
 from tunneld.lease.model import IPAddress
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.netns import Rig
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import PREFIX
-from tests.support.etcd import Etcd
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError
 
 pytestmark = pytest.mark.root

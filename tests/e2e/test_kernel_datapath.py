@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.interop.network import PREFIX, Family, Host, Network, pings
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
+from testbed.netns import Rig
+from testbed.network import PREFIX, Family, Host, Network, pings
+from testbed.wait import wait_until
 
 pytestmark = pytest.mark.root
 

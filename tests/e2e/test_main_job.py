@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import run
-from tests.support.process import Process
-from tests.support.wait import wait_until
+from testbed.netns import run
+from testbed.process import Process
+from testbed.wait import wait_until
 from tunneld.lab import namespaces
 from tunneld.lab.topology import ROOT as LAB_ROOT
 

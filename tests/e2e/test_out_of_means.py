@@ -13,12 +13,12 @@ import subprocess
 
 import pytest
 
+from testbed.descriptors import none_free_in
+from testbed.etcd import Etcd
+from testbed.netns import Rig
+from testbed.network import PREFIX, Network, pings
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost, only_line
-from tests.interop.network import PREFIX, Network, pings
-from tests.support.descriptors import none_free_in
-from tests.support.etcd import Etcd
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

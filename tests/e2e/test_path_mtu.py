@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from testbed.wait import wait_until
 from tests.e2e.site import Site
-from tests.support.wait import wait_until
 from tunneld.lab import namespaces
 from tunneld.lab.daemons import status_of
 from tunneld.lab.topology import Host

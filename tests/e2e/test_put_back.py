@@ -9,9 +9,9 @@ import re
 
 import pytest
 
-from tests.interop.network import Host, Network, pings
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
+from testbed.netns import Rig
+from testbed.network import Host, Network, pings
+from testbed.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.process import Process, thread_ids
+from testbed.wait import wait_until
 from tests.e2e.policies import (
     CONFIG,
     NOBODYS_ADDRESS,
@@ -17,9 +20,6 @@ from tests.e2e.policies import (
     wait_policy,
 )
 from tests.e2e.single_host import SingleHost
-from tests.support.etcd import Etcd
-from tests.support.process import Process, thread_ids
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.freeze import freeze
+from testbed.process import Process, thread_ids
+from testbed.wait import wait_until
 from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
-from tests.support.etcd import Etcd
-from tests.support.freeze import freeze
-from tests.support.process import Process, thread_ids
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from testbed.process import Process
+from testbed.wait import wait_until
 from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
-from tests.support.process import Process
-from tests.support.wait import wait_until
 from tunneld.control.status import render_text
 
 pytestmark = pytest.mark.root

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.process import Process
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost
-from tests.support.etcd import Etcd
-from tests.support.process import Process
-from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError, request
 
 pytestmark = pytest.mark.root

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.netns import Namespace, Rig
+from testbed.network import Host, Network, pings
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import PREFIX
 from tests.e2e.test_bad_input import GOOD_CONFIG
-from tests.interop.network import Host, Network, pings
-from tests.support.etcd import Etcd
-from tests.support.netns import Namespace, Rig
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.netns import inside
+from testbed.process import Process
+from testbed.wait import wait_until
 from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import PREFIX
 from tests.e2e.test_bad_input import GOOD_CONFIG, INVALID_CONFIGS
-from tests.support.etcd import Etcd
-from tests.support.netns import inside
-from tests.support.process import Process
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

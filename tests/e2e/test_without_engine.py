@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.wait import wait_until
 from tests.e2e.manager import Manager
 from tests.e2e.single_host import SingleHost
-from tests.support.etcd import Etcd
-from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError
 
 pytestmark = pytest.mark.root

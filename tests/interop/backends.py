@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from tests.interop.network import LINKS, Family, Host, Network
-from tests.support.capture import Capture
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
+from testbed.capture import Capture
+from testbed.netns import Rig
+from testbed.network import LINKS, Family, Host, Network
+from testbed.wait import wait_until
 
 VXLAN_PORT: Final = 8472
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop import queues
-from tests.interop.network import Network
-from tests.support.netns import Rig
+from testbed import queues
+from testbed.netns import Rig
+from testbed.network import Network
 
 BRIDGE_FILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from tests.interop.network import NETWORK, PREFIX, Host, Network
-from tests.support.netns import Rig
+from testbed.netns import Rig
+from testbed.network import NETWORK, PREFIX, Host, Network
 
 IS_LONG: Final = os.environ.get("TUNNELD_LONG_TESTS") == "1"
 STREAM_BYTES: Final = 100_000_000 if IS_LONG else 8_000_000

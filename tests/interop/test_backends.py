@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.interop.backends import SCENARIOS, Scenario, observed_way
-from tests.interop.exchange import send_stream
-from tests.interop.network import (
+from testbed.exchange import send_stream
+from testbed.netns import Rig
+from testbed.network import (
     NETWORK,
     NETWORK_V6,
     PREFIX,
@@ -25,9 +25,9 @@ from tests.interop.network import (
     pings,
     wait_connected,
 )
-from tests.interop.probe import Probe
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
+from testbed.probe import Probe
+from testbed.wait import wait_until
+from tests.interop.backends import SCENARIOS, Scenario, observed_way
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first may build flanneld
 

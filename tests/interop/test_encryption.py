@@ -9,6 +9,11 @@ from typing import Any
 
 import pytest
 
+from testbed.capture import Capture
+from testbed.exchange import send_stream, start_traffic
+from testbed.netns import Rig
+from testbed.network import PREFIX, Host, Network, pings, wait_connected
+from testbed.wait import wait_until
 from tests.interop.encryption import (
     STREAM_BYTES,
     config,
@@ -18,11 +23,6 @@ from tests.interop.encryption import (
     refusal_of,
     set_mode,
 )
-from tests.interop.exchange import send_stream, start_traffic
-from tests.interop.network import PREFIX, Host, Network, pings, wait_connected
-from tests.support.capture import Capture
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first may build flanneld
 

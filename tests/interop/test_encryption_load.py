@@ -12,6 +12,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.exchange import json_lines, start_traffic
+from testbed.netns import Rig
+from testbed.network import Host, Network
+from testbed.probe import Probe
+from testbed.wait import wait_until
 from tests.interop.encryption import (
     RATE_HZ,
     STREAM_BYTES,
@@ -19,11 +24,6 @@ from tests.interop.encryption import (
     is_encrypted,
     psk_file,
 )
-from tests.interop.exchange import json_lines, start_traffic
-from tests.interop.network import Host, Network
-from tests.interop.probe import Probe
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
 

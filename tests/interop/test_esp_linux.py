@@ -13,7 +13,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
 
-from tests.interop.esp import guest
+from testbed import guest
 from tests.interop.esp.exchange import CIPHERS, PROVIDERS, Cipher, Exchange, Sa, running
 
 pytestmark = pytest.mark.timeout(600)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from testbed.capture import Capture
+from testbed.netns import Rig
 from tests.native.packets import inner, inner_v6
 from tests.native.protected import A, ProtectedHost, Station, agreed, network, subnets
 from tests.native.second_peer import PORT, SecondPeer
-from tests.support.capture import Capture
-from tests.support.netns import Rig
 
 V6 = ("fd00:5:1::2", "fd00:5:2::2")
 

@@ -11,9 +11,9 @@ import signal
 
 import pytest
 
-from tests.interop.network import PREFIX, Host, Network
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
+from testbed.netns import Rig
+from testbed.network import PREFIX, Host, Network
+from testbed.wait import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first may build flanneld
 

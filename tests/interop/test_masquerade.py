@@ -13,11 +13,11 @@ from typing import Literal
 
 import pytest
 
-from tests.interop.exchange import json_lines, start_traffic
-from tests.interop.network import Host, Network
-from tests.support.netns import Namespace, Rig
-from tests.support.process import Process
-from tests.support.wait import wait_until
+from testbed.exchange import json_lines, start_traffic
+from testbed.netns import Namespace, Rig
+from testbed.network import Host, Network
+from testbed.process import Process
+from testbed.wait import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first may build flanneld
 

@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from tests.interop.network import (
+from testbed.netns import Rig
+from testbed.network import (
     PREFIX,
     Host,
     Kind,
@@ -19,8 +20,7 @@ from tests.interop.network import (
     pings,
     wait_connected,
 )
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
+from testbed.wait import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first may build flanneld
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.interop.exchange import send_stream
-from tests.interop.network import PREFIX, UDP_PORT, Host, Network, pings
-from tests.support.capture import Capture
-from tests.support.wait import wait_until
+from testbed.capture import Capture
+from testbed.exchange import send_stream
+from testbed.network import PREFIX, UDP_PORT, Host, Network, pings
+from testbed.wait import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first may build flanneld
 

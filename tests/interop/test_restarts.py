@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.interop.network import Network
-from tests.interop.probe import RATE_HZ, Probe
+from testbed.network import Network
+from testbed.probe import RATE_HZ, Probe
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first may build flanneld
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from testbed.moves import FlannelNetwork
+from testbed.netns import Rig
 from tests.migration.conversation import Conversation
-from tests.migration.moves import FlannelNetwork
-from tests.support.netns import Rig
 
 
 @pytest.fixture(scope="module")

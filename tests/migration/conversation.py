@@ -5,7 +5,7 @@ from __future__ import annotations
 import select
 import subprocess
 
-from tests.support.booted import BootedHost
+from testbed.booted import BootedHost
 
 _PORT = 7000
 

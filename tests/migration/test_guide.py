@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from testbed.booted import PREFIX, SUBNET_FILE, BootedHost
+from testbed.document import commands
+from testbed.moves import GUIDE, MOVE, MOVE_BACK, PREPARE, FlannelNetwork
 from tests.migration.conversation import Conversation
-from tests.migration.moves import GUIDE, MOVE, MOVE_BACK, PREPARE, FlannelNetwork
-from tests.support.booted import PREFIX, SUBNET_FILE, BootedHost
-from tests.support.document import commands
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first installs and builds
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace, Rig, inside
 from tests.native.hosts import TIMEOUT_S, Host, network, udp_socket
 from tests.native.keyed import HostMaker, KeyedHost
-from tests.support.netns import Namespace, Rig, inside
 from tunneld import _native
 
 PeerSocket = Callable[[str], socket.socket]

@@ -16,9 +16,9 @@ from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Self, cast
 
-from tests.support.netns import Namespace, inside
-from tests.support.process import thread_states
-from tests.support.wait import wait_until
+from testbed.netns import Namespace, inside
+from testbed.process import thread_states
+from testbed.wait import wait_until
 from tunneld import _native
 
 PORT = 8285

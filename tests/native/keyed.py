@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from testbed.netns import Namespace, inside
+from testbed.wait import wait_until
 from tests.native.hosts import (
     TIMEOUT_S,
     VNET_HEADER,
@@ -23,8 +25,6 @@ from tests.native.hosts import (
     udp_socket,
 )
 from tests.native.packets import inner
-from tests.support.netns import Namespace, inside
-from tests.support.wait import wait_until
 from tunneld import _native
 
 PORT = 8286

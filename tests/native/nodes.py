@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from testbed.netns import Namespace, Rig, inside
 from tests.native.hosts import PORT, adjacency, open_tun, over_ipv4, raw_icmp_socket, udp_socket
-from tests.support.netns import Namespace, Rig, inside
 from tunneld import _native
 from tunneld.host.steering import steer_by_lane
 

@@ -16,6 +16,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final, Self
 
+from testbed.netns import Namespace, inside
+from testbed.wait import wait_until
 from tests.native.hosts import (
     TIMEOUT_S,
     Host,
@@ -27,8 +29,6 @@ from tests.native.hosts import (
 )
 from tests.native.packets import inner
 from tests.native.second_peer import NETWORK, PORT, Answered, Initiated, Pair, SecondPeer
-from tests.support.netns import Namespace, inside
-from tests.support.wait import wait_until
 from tunneld import _native
 
 A: Final = ("127.0.0.1", PORT)

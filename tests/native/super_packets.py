@@ -13,8 +13,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, PadN
 from scapy.packet import Raw
 
+from testbed.netns import Namespace, inside
 from tests.native.hosts import TIMEOUT_S, open_tun
-from tests.support.netns import Namespace, inside
 
 NEEDS_CSUM = 1
 ETH_P_ALL = 3

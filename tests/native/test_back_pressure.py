@@ -12,11 +12,11 @@ from typing import cast
 
 import pytest
 
+from testbed.netns import Namespace, Rig, inside
 from tests.native.hosts import PORT, TIMEOUT_S, Host, adjacency, settings, udp_socket
 from tests.native.keyed import PORT as ESP_PORT
 from tests.native.keyed import KeyedHost, numbered, passes
 from tests.native.packets import inner
-from tests.support.netns import Namespace, Rig, inside
 from tunneld import _native
 from tunneld.host.sockets import open_encryption_sockets, open_underlay_sockets
 from tunneld.lease.model import IPAddress

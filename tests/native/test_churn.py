@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.netns import Rig
 from tests.native.hosts import adjacency
 from tests.native.nodes import Node, two_nodes
 from tests.native.transfer import transfer
-from tests.support.netns import Rig
 from tunneld import _native
 
 pytestmark = pytest.mark.root

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import pytest
 
+from testbed.netns import Namespace, inside
 from tests.native.hosts import PORT, Host, adjacency, settings, udp_socket
 from tests.native.packets import inner
-from tests.support.netns import Namespace, inside
 
 NOT_ECT, ECT1, ECT0, CE = range(4)
 SOL_UDP, UDP_SEGMENT = 17, 103

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace, inside
+from testbed.wait import wait_until
 from tests.native.hosts import PORT as PLAIN_PORT
 from tests.native.hosts import udp_socket
 from tests.native.packets import inner, inner_v6, numbered
@@ -35,8 +37,6 @@ from tests.native.protected import (
 )
 from tests.native.second_peer import IPV4, IPV6, Answered, Direction, Pair, SecondPeer
 from tests.native.super_packets import udp_super_packet
-from tests.support.netns import Namespace, inside
-from tests.support.wait import wait_until
 from tunneld import _native
 
 FORGED, REPLAYED, UNKNOWN = "esp_forged", "esp_replayed", "esp_unknown_spi"

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace
+from testbed.wait import wait_until
 from tests.native.packets import inner
 from tests.native.protected import (
     STRANGER,
@@ -29,8 +31,6 @@ from tests.native.protected import (
     subnets,
 )
 from tests.native.second_peer import Answered, SecondPeer, mac1, psk_id
-from tests.support.netns import Namespace
-from tests.support.wait import wait_until
 
 PSK = bytes(range(32))
 SMALL_ORDER = bytes(32)

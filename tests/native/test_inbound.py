@@ -10,11 +10,11 @@ import time
 import pytest
 from scapy.layers.inet import ICMP, IP, UDP
 
+from testbed.netns import Namespace, inside
+from testbed.wait import wait_until
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import TIMEOUT_S, Host, in_order, network, pause, udp_socket
 from tests.native.packets import inner, sized
-from tests.support.netns import Namespace, inside
-from tests.support.wait import wait_until
 
 HERE = ("127.0.0.1", 8285)
 HONEST = inner("10.5.2.2", "10.5.1.2")

@@ -11,6 +11,8 @@ from scapy.layers.inet import TCP, UDP
 from scapy.layers.inet6 import ICMPv6MLReport2, ICMPv6ND_RS, IPv6
 from scapy.packet import Raw
 
+from testbed.netns import Namespace, inside
+from testbed.wait import wait_until
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import (
     TIMEOUT_S,
@@ -23,8 +25,6 @@ from tests.native.hosts import (
     udp_socket,
 )
 from tests.native.packets import inner_v6
-from tests.support.netns import Namespace, inside
-from tests.support.wait import wait_until
 from tunneld import _native
 
 CONTAINER, AT_B, AT_C = "fd00:5:1::2", "fd00:5:2::2", "fd00:5:3::2"

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace, inside
+from testbed.wait import wait_until
 from tests.native.hosts import settings, udp_socket
 from tests.native.keyed import (
     PORT,
@@ -28,8 +30,6 @@ from tests.native.keyed import (
 )
 from tests.native.packets import inner, inner_v6
 from tests.native.test_life import thread_names
-from tests.support.netns import Namespace, inside
-from tests.support.wait import wait_until
 from tunneld import _native
 from tunneld.errors import EngineError
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Rig
+from testbed.process import Process
+from testbed.wait import wait_until
 from tests.native.hosts import keep_order
 from tests.native.nodes import Node, two_nodes
 from tests.native.test_load import LONG, resident_bytes
-from tests.support.netns import Rig
-from tests.support.process import Process
-from tests.support.wait import wait_until
 from tunneld import _native
 
 pytestmark = pytest.mark.root

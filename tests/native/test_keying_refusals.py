@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace
 from tests.native.keyed import HostMaker, KeyedHost, acquaint, events, numbered, passes, psks
-from tests.support.netns import Namespace
 from tunneld import _native
 from tunneld.errors import EngineError
 

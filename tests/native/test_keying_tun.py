@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from testbed.capture import Capture
+from testbed.netns import Rig
+from testbed.wait import wait_until
 from tests.native.nodes import ESP_PORT, Node, trusted, two_nodes
 from tests.native.transfer import transfer
-from tests.support.capture import Capture
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
 from tunneld import _native
 
 PATTERN = "73656372657470696e67"

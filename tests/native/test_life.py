@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace
+from testbed.wait import wait_until
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import TIMEOUT_S, Host, engine_on_tun, network, over_ipv4, pause
 from tests.native.packets import inner
-from tests.support.netns import Namespace
-from tests.support.wait import wait_until
 from tunneld import _native
 from tunneld.errors import EngineError
 

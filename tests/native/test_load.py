@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import Namespace, Rig
 from tests.native.hosts import keep_order
 from tests.native.nodes import Node, two_nodes
 from tests.native.transfer import transfer
-from tests.support.netns import Namespace, Rig
 
 LONG = os.environ.get("TUNNELD_LONG_TESTS") == "1"
 GROWTH_LIMIT_BYTES = 64 << 20

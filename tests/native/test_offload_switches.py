@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from testbed.netns import Namespace, inside
 from tests.native.hosts import PORT, TIMEOUT_S, Host, engine_on_tun, network, udp_socket
 from tests.native.older_kernel import refuse_uso
 from tests.native.packets import numbered, sized
-from tests.support.netns import Namespace, inside
 from tunneld import _native
 from tunneld.errors import EngineError
 

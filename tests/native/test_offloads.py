@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+from testbed.netns import Namespace, inside
+from testbed.wait import wait_until
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import (
     PORT,
@@ -24,8 +26,6 @@ from tests.native.super_packets import (
     tcp_super_packet,
     udp_super_packet,
 )
-from tests.support.netns import Namespace, inside
-from tests.support.wait import wait_until
 
 SOL_UDP, UDP_SEGMENT, UDP_GRO = 17, 103, 104
 SO_NO_CHECK = 11

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import pytest
 from scapy.layers.inet import IP
 
+from testbed.netns import Namespace, Rig, inside
+from testbed.wait import wait_until
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import (
     TIMEOUT_S,
@@ -22,8 +24,6 @@ from tests.native.hosts import (
     udp_socket,
 )
 from tests.native.packets import icmp_error, inner, sized
-from tests.support.netns import Namespace, Rig, inside
-from tests.support.wait import wait_until
 
 
 def test_the_datagram_is_the_inner_packet_one_hop_older(

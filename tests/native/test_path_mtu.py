@@ -11,14 +11,14 @@ from scapy.layers.inet import ICMP, IP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.packet import Raw
 
+from testbed.narrow_path import FAR, FAR_V6, NEAR, NEAR_V6, narrow_path
+from testbed.netns import Rig, inside
+from testbed.wait import wait_until
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import PORT, TIMEOUT_S, Host, adjacency, settings, udp_socket
 from tests.native.packets import inner, inner_v6, sized
 from tests.native.vxlan import HERE, B, framed
 from tests.native.vxlan import network as vxlan_network
-from tests.support.narrow_path import FAR, FAR_V6, NEAR, NEAR_V6, narrow_path
-from tests.support.netns import Rig, inside
-from tests.support.wait import wait_until
 from tunneld import _native
 
 TOKEN = 0x0123_4567_89AB_CDEF

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.netns import Rig
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import Host, dual_stack
 from tests.native.packets import numbered
@@ -21,7 +22,6 @@ from tests.native.super_packets import (
     udp_super_packet_v6,
     vnet_header,
 )
-from tests.support.netns import Rig
 
 HOP_BY_HOP, ROUTING, DESTINATION_OPTIONS = 0, 43, 60
 

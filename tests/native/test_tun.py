@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.capture import Capture
+from testbed.netns import Namespace, Rig
+from testbed.wait import wait_until
 from tests.native.hosts import PORT, adjacency
 from tests.native.nodes import Node, two_nodes
-from tests.support.capture import Capture
-from tests.support.netns import Namespace, Rig
-from tests.support.wait import wait_until
 
 
 @pytest.fixture

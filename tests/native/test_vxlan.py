@@ -9,6 +9,7 @@ from scapy.layers.inet import IP
 from scapy.layers.l2 import ARP, Dot1Q
 from scapy.packet import Raw
 
+from testbed.netns import Namespace
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import Host
 from tests.native.packets import inner, sized
@@ -29,7 +30,6 @@ from tests.native.vxlan import (
     framed,
     network,
 )
-from tests.support.netns import Namespace
 
 
 def changed(place: int, value: int) -> bytes:

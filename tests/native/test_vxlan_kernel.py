@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from testbed.netns import Namespace, Rig
 from tests.native.hosts import keep_order
 from tests.native.transfer import transfer
 from tests.native.tunnels import Tunnel, tunnel
-from tests.support.netns import Namespace, Rig
 
 pytestmark = pytest.mark.root
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from testbed.netns import Namespace, inside
 from tests.native.conftest import PeerSocket
 from tests.native.hosts import TIMEOUT_S, Host, adjacency, in_order, udp_socket
 from tests.native.packets import inner, sized
 from tests.native.super_packets import udp_super_packet
 from tests.native.vxlan import HERE, HONEST, MTU_BYTES, OTHER_MAC, PEER_MAC, B, C, framed, network
-from tests.support.netns import Namespace, inside
 from tunneld import _native
 
 IPV6_HERE, IPV6_B, IPV6_STRANGER = "2001:db8::1", "2001:db8::2", "2001:db8::9"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 
 RECEIVE = """
 import hashlib, socket

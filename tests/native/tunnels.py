@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from testbed.netns import Namespace, Rig, inside
 from tests.native.hosts import adjacency, open_tun, raw_icmp_socket, udp_socket
 from tests.native.nodes import Node, make_node
-from tests.support.netns import Namespace, Rig, inside
 from tunneld import _native
 
 VNI, PORT = 7, 8472

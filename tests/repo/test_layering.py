@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.repo.circles import circles
 from tests.repo.source import files, imports, module_name, relative
 
 # A room may import rooms of lower rank only; rooms of equal rank do not know each other.
@@ -32,6 +33,15 @@ RANK = {
     "bench": 11,
     "cli": 12,
     "__main__": 13,
+}
+
+# The folders with Python code, and the folders each may import besides itself. The product knows
+# nothing of what is around it; the test bed serves tests and benchmarks, and knows neither.
+FOLDERS = {
+    "tunneld": set[str](),
+    "testbed": {"tunneld"},
+    "bench": {"tunneld", "testbed"},
+    "tests": {"tunneld", "testbed", "bench"},
 }
 
 # The word in a module's docstring is what puts the module under the rules for pure ones.
@@ -88,6 +98,27 @@ def test_a_room_imports_only_rooms_to_its_left(path: Path) -> None:
         if room(other) not in (here, "_native") and RANK[room(other)] >= RANK[here]
     }
     assert not wrong
+
+
+def test_every_folder_with_code_has_its_place() -> None:
+    assert {module_name(path).split(".")[0] for path in files(".py")} == FOLDERS.keys()
+
+
+def test_a_folder_imports_only_those_below_it() -> None:
+    wrong = {
+        f"{relative(path)}: {name}"
+        for path in files(".py")
+        for here in [module_name(path).split(".")[0]]
+        for name in imports(path)
+        if name.split(".")[0] in FOLDERS.keys() - {here} - FOLDERS[here]
+        or (name.split(".")[0] in {"pytest", "hypothesis"} and here != "tests")
+    }
+    assert not wrong
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    used = {module_name(path): imports(path) for path in files(".py")}
+    assert circles({name: (found & used.keys()) - {name} for name, found in used.items()}) == []
 
 
 def test_only_the_engine_the_secrets_and_the_bench_know_the_native_module() -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.wait import wait_until
 from tests.repo.source import ROOT
-from tests.support.wait import wait_until
 
 PROMISED = {
     *("run", "test", "lint", "fmt", "build", "bench", "fuzz", "docs", "clean", "help", "setup")

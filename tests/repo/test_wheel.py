@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from testbed.cache import one_at_a_time
 from tests.repo.source import ROOT
-from tests.support.cache import one_at_a_time
 from tunneld import __version__
 
 pytestmark = pytest.mark.timeout(900)  # the first builds, when nobody else does

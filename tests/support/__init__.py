@@ -1,1 +1,1 @@
-"""What test folders share: namespaces, etcd, captures, waiting. No expectations live here."""
+"""What test folders share beyond the test bed: stores, leases, virtual time, figures."""

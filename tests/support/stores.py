@@ -26,9 +26,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.support.etcd import PATIENT, SERVES_TIMEOUT_S
-from tests.support.process import Process
-from tests.support.wait import PATIENCE, wait_until
+from testbed.etcd import PATIENT, SERVES_TIMEOUT_S
+from testbed.process import Process
+from testbed.wait import PATIENCE, wait_until
 from tunneld.lease.model import Batch, Event, Snapshot
 from tunneld.lease.registry import Store
 from tunneld.store import StoreOptions, open_store

@@ -8,18 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.booted import BootedHost, BootedNetwork, wait_connected
-from tests.support.netns import Rig
-
-CONFIG = 'etcd-endpoints = ["http://192.0.2.1:2379"]\n'
+from testbed.booted import BootedNetwork, configure, wait_connected
+from testbed.netns import Rig
 
 MakeNetwork = Callable[..., AbstractContextManager[BootedNetwork]]
-
-
-def configure(host: BootedHost) -> None:
-    """Does what an operator does once on each host: options, and `systemctl enable`."""
-    host.machine.write("/etc/tunneld/tunneld.toml", CONFIG)
-    host.machine.enable("tunneld.service")
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.booted import BootedNetwork
-from tests.support.systemd_machine import SystemdMachine
-from tests.support.wait import wait_until
-from tests.systemd.conftest import CONFIG, MakeNetwork
+from testbed.booted import CONFIG, BootedNetwork
+from testbed.systemd_machine import SystemdMachine
+from testbed.wait import wait_until
+from tests.systemd.conftest import MakeNetwork
 from tests.systemd.traces import traces
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first installs tunneld

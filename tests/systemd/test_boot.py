@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from tests.support.booted import PREFIX, SUBNET_FILE, BootedNetwork, pings, wait_connected
-from tests.support.systemd_machine import SystemdMachine
-from tests.support.wait import wait_until
+from testbed.booted import PREFIX, SUBNET_FILE, BootedNetwork, pings, wait_connected
+from testbed.systemd_machine import SystemdMachine
+from testbed.wait import wait_until
 from tests.systemd.conftest import MakeNetwork
 from tests.systemd.traces import traces
 

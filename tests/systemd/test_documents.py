@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.booted import SUBNET_FILE, BootedHost, BootedNetwork
-from tests.support.debian import unpacked
-from tests.support.document import commands
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
-from tests.systemd.conftest import MakeNetwork, configure
+from testbed.booted import SUBNET_FILE, BootedHost, BootedNetwork, configure
+from testbed.debian import unpacked
+from testbed.document import commands
+from testbed.netns import Rig
+from testbed.wait import wait_until
+from tests.systemd.conftest import MakeNetwork
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first installs tunneld
 

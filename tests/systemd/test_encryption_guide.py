@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from tests.interop.probe import Probe
-from tests.support.booted import BootedHost, BootedNetwork, wait_connected
-from tests.support.document import commands
-from tests.support.wait import wait_until
+from testbed.booted import BootedHost, BootedNetwork, wait_connected
+from testbed.document import commands
+from testbed.probe import Probe
+from testbed.wait import wait_until
 from tests.systemd.conftest import MakeNetwork
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first installs tunneld

@@ -10,12 +10,12 @@ from functools import partial
 
 import pytest
 
-from tests.interop.probe import Probe
-from tests.support.booted import BootedHost, BootedNetwork, wait_connected
-from tests.support.freeze import freeze
-from tests.support.process import thread_ids
-from tests.support.wait import wait_until
-from tests.systemd.events import FLUSHES, KILL, Event, main_pid, measure
+from testbed.booted import BootedHost, BootedNetwork, wait_connected
+from testbed.events import FLUSHES, KILL, Event, main_pid, measure
+from testbed.freeze import freeze
+from testbed.probe import Probe
+from testbed.process import thread_ids
+from testbed.wait import wait_until
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]  # the first installs tunneld
 

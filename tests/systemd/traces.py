@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.support.systemd_machine import SystemdMachine
-from tests.support.wait import wait_until
+from testbed.systemd_machine import SystemdMachine
+from testbed.wait import wait_until
 
 _SCRIPT = """
 ip -brief link; ip -brief address; ip route show table all; ip -6 route show table all; ip rule

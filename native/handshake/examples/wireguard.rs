@@ -1,7 +1,7 @@
 //! `wireguard PEER`: this crate's handshake with real wireguard-go, by WireGuard's own prologue,
 //! labels and layout.
 //!
-//! PEER is the program of tests/interop/wireguard. Both sides begin once and rekey once; data goes
+//! PEER is the program of testbed/wireguard. Both sides begin once and rekey once; data goes
 //! both ways under each set of keys. Ends with 0 when all of it was so, and says what was not.
 //! Of this crate it takes the Noise part and its resolver; the profile is here alone.
 //!
@@ -62,7 +62,7 @@ impl Peer {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("the program of tests/interop/wireguard");
+            .expect("the program of testbed/wireguard");
         let (sender, lines) = channel();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || {

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from testbed.etcd import Etcd
 from tests.e2e.policies import CONFIG, NOBODYS_ADDRESS, PREFIX, wait_policy
 from tests.e2e.single_host import SingleHost
-from tests.support.etcd import Etcd
 
 pytestmark = pytest.mark.root
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
+from testbed.capture import Capture
+from testbed.etcd import Etcd
+from testbed.netns import Rig
+from testbed.process import Process
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import PREFIX
-from tests.support.capture import Capture
-from tests.support.etcd import Etcd
-from tests.support.netns import Rig
-from tests.support.process import Process
-from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError
 
 pytestmark = pytest.mark.root

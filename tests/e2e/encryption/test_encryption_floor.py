@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from testbed.capture import Capture
+from testbed.etcd import Etcd
+from testbed.process import Process
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import PREFIX
-from tests.support.capture import Capture
-from tests.support.etcd import Etcd
-from tests.support.process import Process
-from tests.support.wait import wait_until
 from tests.unit.trust.values import ALICE
 from tunneld.control.client import NotRunningError
 

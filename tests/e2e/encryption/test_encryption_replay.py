@@ -14,12 +14,12 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
+from testbed.capture import Capture
+from testbed.etcd import Etcd
+from testbed.netns import Rig, inside
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import PREFIX
-from tests.support.capture import Capture
-from tests.support.etcd import Etcd
-from tests.support.netns import Rig, inside
-from tests.support.wait import wait_until
 
 pytestmark = pytest.mark.root
 

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from testbed.etcd import Etcd
+from testbed.netns import Rig, inside
+from testbed.process import Process
+from testbed.wait import wait_until
 from tests.e2e.single_host import SingleHost
 from tests.e2e.site import PREFIX
 from tests.native.hosts import udp_socket
 from tests.native.second_peer import PORT, SecondPeer
-from tests.support.etcd import Etcd
-from tests.support.netns import Rig, inside
-from tests.support.process import Process
-from tests.support.wait import wait_until
 from tests.unit.trust.values import ALICE, BOB
 
 pytestmark = pytest.mark.root

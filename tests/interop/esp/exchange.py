@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from testbed.cache import cache_dir
 from tests.repo.source import ROOT
-from tests.support.cache import cache_dir
 
 PROVIDERS: Final = ("aws-lc-rs", "ring")
 

@@ -10,7 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from tests.interop.wireguard.build import wireguard_peer
+from testbed.wireguard.build import wireguard_peer
 
 _ROOT: Final = Path(__file__).parents[3]
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.process import Process
-
-from .conftest import Tunneld
+from testbed.process import Process
+from tests.unit.cli.conftest import Tunneld
 
 SUBNET_ENV = """\
 FLANNEL_NETWORK=10.1.0.0/16

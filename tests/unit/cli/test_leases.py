@@ -14,16 +14,15 @@ from typing import Any
 
 import pytest
 
+from testbed.wait import PATIENCE
 from tests.support.leases import holder, key, record
-from tests.support.wait import PATIENCE
+from tests.unit.cli.conftest import Tunneld
 from tunneld.control.server import ControlServer
 from tunneld.errors import StoreUnavailableError
 from tunneld.host.state_dir import StateDir
 from tunneld.lease.model import LeaseAttributes, Snapshot
 from tunneld.lease.registry import Claim
 from tunneld.store import StoreOptions, open_store
-
-from .conftest import Tunneld
 
 OWN = "0123456789abcdef0123456789abcdef"
 OTHER = "f" * 32

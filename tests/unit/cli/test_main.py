@@ -9,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import PATIENCE
+from testbed.wait import PATIENCE
+from tests.unit.cli.conftest import Tunneld
 from tunneld import __version__, cli
 from tunneld.cli import SUMMARIES
 from tunneld.errors import InterfaceError
-
-from .conftest import Tunneld
 
 pytestmark = pytest.mark.usefixtures("untouched_logging")
 

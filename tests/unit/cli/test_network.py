@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.cli.conftest import Tunneld
 from tunneld.store import StoreOptions, open_store
-
-from .conftest import Tunneld
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "config" / "network").glob("*.json"))
 

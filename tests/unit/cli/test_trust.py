@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.unit.cli.conftest import Outcome, Tunneld
 from tests.unit.trust.values import ALICE, BOB, addresses, nets
 from tunneld.clock import Now
 from tunneld.host.state_dir import StateDir
 from tunneld.trust.memory import NAME, Memory
-
-from .conftest import Outcome, Tunneld
 
 PSK = base64.b64encode(bytes(range(32))).decode()
 

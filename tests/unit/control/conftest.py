@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from tests.support.wait import PATIENCE
+from testbed.wait import PATIENCE
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 

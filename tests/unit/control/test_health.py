@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.wait import PATIENCE
+from testbed.wait import PATIENCE
 from tunneld.control.health import MAX_CONNECTIONS, Health, HealthServer
 from tunneld.errors import HostError, PortInUseError
 

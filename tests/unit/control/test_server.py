@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.wait import PATIENCE
+from testbed.wait import PATIENCE
 from tunneld.control import server as server_module
 from tunneld.control.client import NotRunningError, request
 from tunneld.control.server import MAX_CONNECTIONS, MAX_REQUEST_BYTES, ControlServer, Handler

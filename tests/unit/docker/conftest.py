@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.docker import RELEASES, Docker, Release, image, programs
-from tests.support.machine import Machine
-from tests.support.netns import Rig
-from tests.support.process import Process
-from tests.support.wait import wait_until
+from testbed.docker import RELEASES, Docker, Release, image, programs
+from testbed.machine import Machine
+from testbed.netns import Rig
+from testbed.process import Process
+from testbed.wait import wait_until
 
 CONFIG = '{"Network": "10.5.0.0/16", "SubnetLen": 24}'
 IPV6 = '"EnableIPv6": true, "IPv6Network": "fd00:10:5::/48", "Backend": {"Type": "vxlan"}'

@@ -10,7 +10,7 @@ from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
 
-from tests.support.wait import wait_until
+from testbed.wait import wait_until
 from tests.unit.docker.conftest import NAME, TRUSTED, DockerHost, jumps
 from tunneld.docker import rules
 from tunneld.docker.lease import LocalLease

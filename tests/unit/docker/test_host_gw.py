@@ -6,9 +6,9 @@ from ipaddress import IPv4Interface, IPv4Network
 
 import pytest
 
-from tests.support.docker import Release
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
+from testbed.docker import Release
+from testbed.netns import Rig
+from testbed.wait import wait_until
 from tests.unit.docker.conftest import HOST_GW, NAME, TRUSTED, DockerHost, jumps, standing
 from tunneld.docker import rules
 from tunneld.docker.lease import LocalLease

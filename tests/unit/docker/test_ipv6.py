@@ -6,10 +6,10 @@ from ipaddress import IPv6Interface, IPv6Network
 
 import pytest
 
-from tests.support.docker import Release
-from tests.support.document import scripts
-from tests.support.machine import SOURCE_TREE
-from tests.support.netns import Rig
+from testbed.docker import Release
+from testbed.document import scripts
+from testbed.machine import SOURCE_TREE
+from testbed.netns import Rig
 from tests.unit.docker.conftest import DUAL, NAME, ONLY_V6, TRUSTED, DockerHost, standing
 
 pytestmark = pytest.mark.root

@@ -6,8 +6,8 @@ from ipaddress import IPv4Interface
 
 import pytest
 
-from tests.support.docker import Release
-from tests.support.netns import Rig
+from testbed.docker import Release
+from testbed.netns import Rig
 from tests.unit.docker.conftest import CONFIG, NAME, DockerHost, standing
 
 pytestmark = pytest.mark.root

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from tests.support.netns import Rig, inside
+from testbed.netns import Rig, inside
 from tunneld.docker.options import Form, foreign_route, render
 from tunneld.errors import DockerError
 

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import pytest
 import uvloop
 
-from tests.support.netns import Namespace, Rig, inside
-from tests.support.wait import PATIENCE
+from testbed.netns import Namespace, Rig, inside
+from testbed.wait import PATIENCE
 from tunneld.host.netlink import Netlink
 from tunneld.host.tun import Tun, open_tun
 

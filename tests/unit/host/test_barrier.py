@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import eventually, run_inside
 from tunneld.errors import HostError
 from tunneld.host.barrier import Barrier

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import overlay, run_inside
 from tunneld.fib.state import Device, Route
 from tunneld.host.device import OverlayDevice

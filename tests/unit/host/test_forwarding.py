@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
-from tests.support.netns import Namespace, Rig, inside
-from tests.support.wait import wait_until
+from testbed.netns import Namespace, Rig, inside
+from testbed.wait import wait_until
 from tunneld.host.forwarding import GlobalForwarding, Version, docker_sign
 from tunneld.host.state_dir import StateDir
 

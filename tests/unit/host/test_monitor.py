@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import eventually, run_inside
 from tunneld.host import monitor as monitor_module
 from tunneld.host.monitor import Monitor, Notice, firewall_notices, routing_notices

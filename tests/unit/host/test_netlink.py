@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import refusal, run_inside, without
 from tunneld.errors import HostError
 from tunneld.host.netlink import RTN_UNREACHABLE, KernelRoute, Netlink, wire

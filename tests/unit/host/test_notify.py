@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import PATIENCE
+from testbed.wait import PATIENCE
 from tunneld.errors import HostError
 from tunneld.host.notify import Notifier
 

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tunneld.host.netlink import Netlink
 from tunneld.host.on_link import on_link

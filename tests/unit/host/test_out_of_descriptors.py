@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.descriptors import none_free
-from tests.support.netns import Namespace
+from testbed.descriptors import none_free
+from testbed.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tunneld.errors import HostError
 from tunneld.host import families, monitor

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import overlay, run_inside
 from tests.unit.host.routes import (
     ADDRESS,

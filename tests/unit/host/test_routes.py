@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.netns import Namespace, inside
+from testbed.netns import Namespace, inside
 from tests.unit.host.conftest import overlay, run_inside
 from tests.unit.host.routes import ADDRESS, NARROW, NETWORK, NETWORK_V6, OWN, POLL_S, WHOLE
 from tunneld.errors import HostError

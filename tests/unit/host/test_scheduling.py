@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.support.wait import wait_until
+from testbed.wait import wait_until
 from tunneld.errors import HostError
 from tunneld.host.scheduling import (
     RunTimes,

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tunneld.daemon.shadows import Shadows, require_store_outside
 from tunneld.errors import InterfaceError

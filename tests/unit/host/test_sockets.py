@@ -6,9 +6,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 
 import pytest
 
-from tests.support.capture import Capture
-from tests.support.netns import Namespace, Rig, inside
-from tests.support.wait import wait_until
+from testbed.capture import Capture
+from testbed.netns import Namespace, Rig, inside
+from testbed.wait import wait_until
 from tests.unit.host.conftest import refusal, without
 from tunneld.errors import HostError, PortInUseError
 from tunneld.host.sockets import (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import PATIENCE
+from testbed.wait import PATIENCE
 from tests.unit.host.conftest import REPOSITORY
 from tunneld.errors import StateDirInUseError
 from tunneld.host.state_dir import StateDir

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.interop.flanneld.build import flanneld_binary
-from tests.support.etcd import Etcd
-from tests.support.netns import Namespace, inside
-from tests.support.wait import wait_until
+from testbed.etcd import Etcd
+from testbed.flanneld.build import flanneld_binary
+from testbed.netns import Namespace, inside
+from testbed.wait import wait_until
 from tests.unit.host.conftest import run_inside
 from tunneld.host.firewall import layout
 from tunneld.host.netlink import Netlink

@@ -9,7 +9,7 @@ import struct
 
 import pytest
 
-from tests.support.netns import Namespace, inside
+from testbed.netns import Namespace, inside
 from tests.unit.host.conftest import overlay, refusal, run_inside, without
 from tunneld.errors import TunDeviceError
 from tunneld.host import tun as tun_module

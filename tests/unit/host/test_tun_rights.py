@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.actuator.tun import WANTED, actuated, missing, whole
 from tests.unit.host.conftest import overlay, run_inside
 from tunneld.errors import DeviceLostError, HostError, TunDeviceError

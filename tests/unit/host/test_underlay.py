@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tunneld.errors import InterfaceError, UsageError
 from tunneld.host.interfaces import list_interfaces

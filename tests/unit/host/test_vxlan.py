@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from tests.support.netns import Namespace, Rig
+from testbed.netns import Namespace, Rig
 from tests.unit.host.vxlan import (
     BOTH,
     FDB,

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.netns import Namespace, inside
-from tests.support.wait import wait_until
+from testbed.netns import Namespace, inside
+from testbed.wait import wait_until
 from tests.unit.host.conftest import run_inside
 from tests.unit.host.vxlan import WANTED, WANTED_V6, indices, observe, with_devices
 from tunneld.errors import HostError, PortInUseError

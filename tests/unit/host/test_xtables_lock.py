@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import eventually, refusal, run_inside, without
 from tunneld.host.xtables_lock import XtablesLock, lock_file
 

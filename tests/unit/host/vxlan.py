@@ -7,7 +7,7 @@ from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tunneld.backend.base import VxlanDevice
 from tunneld.backend.mac import MacAddress

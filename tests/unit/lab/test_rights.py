@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.support.wait import PATIENCE
+from testbed.wait import PATIENCE
 
 pytestmark = pytest.mark.root
 

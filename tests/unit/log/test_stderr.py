@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import wait_until
+from testbed.wait import wait_until
 from tunneld.stderr import GONE_S, SLOW_S, Writer
 
 Pipe = tuple[int, int]

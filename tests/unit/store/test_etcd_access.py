@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
+from testbed.wait import PATIENCE
 from tests.support.stores import Authority, EtcdServer, Follower, run, serving, until
-from tests.support.wait import PATIENCE
 from tests.unit.store.opened import claim_of, opened, opened_with
 from tunneld.errors import (
     StoreDeniedError,

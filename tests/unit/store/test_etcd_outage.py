@@ -11,8 +11,8 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 
 import pytest
 
+from testbed.wait import PATIENCE
 from tests.support.stores import EtcdServer, Follower, run, serving, until, until_async
-from tests.support.wait import PATIENCE
 from tests.unit.store.opened import B, claim_of, opened, opened_with
 from tunneld.errors import StoreUnavailableError
 from tunneld.lease.model import ConfigPut

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from testbed.wait import PATIENCE
 from tests.support.stores import Follower, SqliteServer, run, until
 from tests.support.virtual_time import run_virtually
-from tests.support.wait import PATIENCE
 from tests.unit.store.opened import A, claimed_for, opened
 from tunneld.clock import Now
 from tunneld.errors import StoreUnavailableError

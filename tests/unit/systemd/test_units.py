@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait import PATIENCE
+from testbed.wait import PATIENCE
 
 ROOT = Path(__file__).parents[3]
 UNITS = ROOT / "systemd"

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from typing import Any
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.actuator.tun import NETWORK, SUBNET
 from tests.unit.host.conftest import run_inside
 from tests.unit.host.vxlan import PEER_MAC, WANTED, WANTED_V6

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.actuator.conftest import everything
 from tests.unit.host.actuator.tun import NETWORK, WANTED, actuated, missing, run_actuated, whole
 from tests.unit.host.conftest import run_inside

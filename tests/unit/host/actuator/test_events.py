@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.actuator.tun import WANTED, actuated, missing, run_actuated, whole
 from tests.unit.host.conftest import eventually, run_inside
 from tunneld.host.actuator import Actuator, HostEvent

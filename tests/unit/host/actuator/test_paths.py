@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.actuator.conftest import everything
 from tests.unit.host.actuator.states import (
     HOST_GW,

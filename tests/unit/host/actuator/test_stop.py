@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.actuator.conftest import everything
 from tests.unit.host.actuator.tun import WANTED, missing, run_actuated, whole
 from tunneld.errors import HostError

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import overlay, run_inside
 from tunneld.fib.state import Device, Firewall, HostChange, HostState, OverlayNet, Route, SubnetEnv
 from tunneld.host.actuator import Actuator

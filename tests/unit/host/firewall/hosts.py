@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Coroutine
 from typing import Any, Literal
 
-from tests.support.netns import Namespace, Rig
+from testbed.netns import Namespace, Rig
 from tests.unit.host.conftest import run_inside
 from tests.unit.host.firewall.site import Site, site
 from tunneld.host.firewall import HostFirewall

@@ -18,8 +18,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 from typing import Final, Literal
 
-from tests.support.netns import Namespace, Rig, inside
-from tests.support.wait import PATIENCE
+from testbed.netns import Namespace, Rig, inside
+from testbed.wait import PATIENCE
 from tests.unit.host.conftest import eventually, overlay
 from tunneld.fib.state import Device, Firewall, OverlayNet, Route
 from tunneld.host.device import OverlayDevice

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace, Rig
+from testbed.netns import Namespace, Rig
 from tests.unit.host.conftest import run_inside
 from tests.unit.host.firewall.hosts import HOSTS, Variant, restore, run_on, saved
 from tests.unit.host.firewall.site import (

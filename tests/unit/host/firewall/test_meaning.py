@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace, Rig, inside
+from testbed.netns import Namespace, Rig, inside
 from tests.unit.host.conftest import run_inside
 from tests.unit.host.firewall.site import (
     ADDRESSES,

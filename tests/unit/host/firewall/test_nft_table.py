@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace, inside
+from testbed.netns import Namespace, inside
 from tests.unit.host.conftest import refusal, run_inside, without
 from tests.unit.host.firewall.site import WANTED as WANTED_OF_HOST
 from tunneld.errors import HostError

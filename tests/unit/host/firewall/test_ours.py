@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import run_inside
 from tests.unit.host.firewall.hosts import HOSTS, Variant, restore, saved
 from tests.unit.host.firewall.site import WANTED, WANTED_IN_BOTH

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace
+from testbed.netns import Namespace
 from tests.unit.host.conftest import eventually, run_inside
 from tests.unit.host.firewall.site import WANTED
 from tunneld.errors import HostError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.netns import Namespace, Rig
+from testbed.netns import Namespace, Rig
 from tests.unit.host.conftest import eventually, run_inside
 from tests.unit.host.firewall.hosts import Variant
 from tests.unit.host.firewall.mending import actuated, mended

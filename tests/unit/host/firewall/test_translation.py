@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.support.netns import Namespace, Rig
+from testbed.netns import Namespace, Rig
 from tests.unit.host.conftest import eventually, run_inside
 from tests.unit.host.firewall.mending import actuated, mended
 from tests.unit.host.firewall.site import (

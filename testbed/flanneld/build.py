@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.support.cache import cache_dir, one_at_a_time
-from tests.support.golang import BuildError, build, run
+from testbed.cache import cache_dir, one_at_a_time
+from testbed.golang import BuildError, build, run
 
 FLANNEL_VERSION: Final = "v0.28.9"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.support.netns import Place
-from tests.support.process import Process
-from tests.support.wait import wait_until
+from testbed.netns import Place
+from testbed.process import Process
+from testbed.wait import wait_until
 
 
 class Capture:

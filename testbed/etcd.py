@@ -6,9 +6,9 @@ import base64
 import json
 from pathlib import Path
 
-from tests.support.netns import Namespace
-from tests.support.process import Process
-from tests.support.wait import wait_until
+from testbed.netns import Namespace
+from testbed.process import Process
+from testbed.wait import wait_until
 
 SERVES_TIMEOUT_S = 30.0
 PATIENT = ("--dial-timeout=30s", "--command-timeout=60s")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from tests.support.cache import cache_dir, one_at_a_time
+from testbed.cache import cache_dir, one_at_a_time
 
 KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SOURCES: Final = Path("/etc/apt")

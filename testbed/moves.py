@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.interop import queues
-from tests.interop.flanneld.build import flanneld_binary
-from tests.interop.probe import RATE_HZ, Probe
-from tests.support.booted import BootedHost, BootedNetwork, wait_connected
-from tests.support.document import commands
-from tests.support.netns import Rig
+from testbed import queues
+from testbed.booted import BootedHost, BootedNetwork, wait_connected
+from testbed.document import commands
+from testbed.flanneld.build import flanneld_binary
+from testbed.netns import Rig
+from testbed.probe import RATE_HZ, Probe
 
-GUIDE: Final = Path(__file__).resolve().parents[2] / "docs" / "migration.md"
+GUIDE: Final = Path(__file__).resolve().parents[1] / "docs" / "migration.md"
 PREPARE, MOVE, MOVE_BACK = "Prepare every host", "Move a host", "Move a host back"
 RECOVERY_TIMEOUT_S: Final = 30.0
 

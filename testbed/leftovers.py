@@ -10,8 +10,8 @@ import os
 import re
 from pathlib import Path
 
-from tests.support import docker, netns, systemd_machine
-from tests.support.cache import one_at_a_time
+from testbed import docker, netns, systemd_machine
+from testbed.cache import one_at_a_time
 from tunneld.lab import build, namespaces
 
 LAB = re.compile(r"tnl-(?P<name>t(?P<pid>\d+)x\d+)-")

@@ -24,11 +24,11 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from tests.support.debian import unpacked
-from tests.support.machine import Machine
-from tests.support.netns import Place, is_left_over
-from tests.support.process import Process
-from tests.support.wait import wait_until
+from testbed.debian import unpacked
+from testbed.machine import Machine
+from testbed.netns import Place, is_left_over
+from testbed.process import Process
+from testbed.wait import wait_until
 
 Release = Literal["bookworm", "sid"]
 

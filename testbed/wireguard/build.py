@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.support.cache import cache_dir, one_at_a_time
-from tests.support.golang import build
+from testbed.cache import cache_dir, one_at_a_time
+from testbed.golang import build
 
 _HERE: Final = Path(__file__).resolve().parent
 _MODULE: Final = "golang.zx2c4.com/wireguard"

@@ -16,11 +16,11 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from tests.support.netns import Namespace, Place, run
-from tests.support.wait import wait_until
+from testbed.netns import Namespace, Place, run
+from testbed.wait import wait_until
 from tunneld.control.client import NotRunningError, request
 
-SOURCE_TREE: Final = Path(__file__).resolve().parents[2]
+SOURCE_TREE: Final = Path(__file__).resolve().parents[1]
 
 _ENVIRONMENT: Final = (
     *("-i", "HOME=/root", "LC_ALL=C.UTF-8"),

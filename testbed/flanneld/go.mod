@@ -1,5 +1,5 @@
-// Builds flannel's daemon for the interop tests: build.py does it, go.sum pins every byte.
-module tunneld.invalid/interop/flanneld
+// Builds flannel's daemon for the test bed: build.py does it, go.sum pins every byte.
+module tunneld.invalid/testbed/flanneld
 
 go 1.25.9
 

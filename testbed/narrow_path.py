@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from tests.support.netns import Namespace, Rig
+from testbed.netns import Namespace, Rig
 
 NEAR: Final = IPv4Address("192.0.2.1")
 NEAR_V6: Final = IPv6Address("2001:db8:1::1")

@@ -15,15 +15,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from tests.support.etcd import Etcd
-from tests.support.netns import Place, Rig
-from tests.support.systemd_machine import SystemdMachine
-from tests.support.wait import wait_until
+from testbed.etcd import Etcd
+from testbed.netns import Place, Rig
+from testbed.systemd_machine import SystemdMachine
+from testbed.wait import wait_until
 
 PREFIX: Final = "/coreos.com/network"
 NETWORK: Final = ipaddress.IPv4Network("10.5.0.0/16")
 UNDERLAY: Final = ipaddress.IPv4Network("192.0.2.0/24")
 SUBNET_FILE: Final = "/run/flannel/subnet.env"
+CONFIG: Final = 'etcd-endpoints = ["http://192.0.2.1:2379"]\n'
+"""The daemon's options."""
 
 _CONTAINER_UNIT: Final = f"""\
 [Unit]
@@ -146,3 +148,9 @@ def pings(first: BootedHost, second: BootedHost, *, patience_s: int = 5) -> bool
 
 def wait_connected(first: BootedHost, second: BootedHost, timeout_s: float = 30.0) -> None:
     wait_until(lambda: pings(first, second), timeout_s, f"ping {first.name} -> {second.name}")
+
+
+def configure(host: BootedHost) -> None:
+    """Does what an operator does once on each host: options, and `systemctl enable`."""
+    host.machine.write("/etc/tunneld/tunneld.toml", CONFIG)
+    host.machine.enable("tunneld.service")

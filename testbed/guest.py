@@ -13,7 +13,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from tests.support.debian import unpacked
+from testbed.debian import unpacked
 
 MODULES: Final = (
     *("jitterentropy_rng", "drbg", "aesni_intel", "gcm", "ghash_generic", "ctr", "seqiv"),

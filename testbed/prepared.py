@@ -10,12 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
-from tests.interop.esp.guest import kernel
-from tests.interop.flanneld.build import flanneld_binary
-from tests.interop.wireguard.build import wireguard_go, wireguard_peer
-from tests.support.debian import UnpackError
-from tests.support.docker import RELEASES, image, programs
-from tests.support.golang import BuildError
+from testbed.debian import UnpackError
+from testbed.docker import RELEASES, image, programs
+from testbed.flanneld.build import flanneld_binary
+from testbed.golang import BuildError
+from testbed.guest import kernel
+from testbed.wireguard.build import wireguard_go, wireguard_peer
 
 WANTED: Mapping[str, Callable[[], object]] = {
     "flanneld": flanneld_binary,
@@ -34,7 +34,7 @@ def main() -> int:
         try:
             made()
         except (BuildError, UnpackError) as error:
-            print(f"tests: {name} cannot be had: {error}", file=sys.stderr)
+            print(f"testbed: {name} cannot be had: {error}", file=sys.stderr)
             status = 1
     return status
 

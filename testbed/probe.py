@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final, Protocol
 
-from tests.interop.exchange import json_lines, start_traffic
-from tests.support.netns import Place
-from tests.support.wait import wait_until
+from testbed.exchange import json_lines, start_traffic
+from testbed.netns import Place
+from testbed.wait import wait_until
 
 RATE_HZ: Final = 100.0
 """Far below what either daemon carries: what is missing was lost to the event under test."""

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from tests.interop.probe import RATE_HZ, Probe
-from tests.support.booted import BootedHost
-from tests.support.systemd_machine import SystemdMachine
-from tests.support.wait import wait_until
+from testbed.booted import BootedHost
+from testbed.probe import RATE_HZ, Probe
+from testbed.systemd_machine import SystemdMachine
+from testbed.wait import wait_until
 
 TIMEOUT_S: Final = 30.0
 

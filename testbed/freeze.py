@@ -14,7 +14,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.support.process import Process
+from testbed.process import Process
 
 _PTRACE_SEIZE = 0x4206
 _PTRACE_INTERRUPT = 0x4207

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from tests.interop.exchange import json_lines
-from tests.interop.flanneld.build import flanneld_binary
-from tests.support.etcd import Etcd
-from tests.support.netns import Place, Rig
-from tests.support.process import Process
-from tests.support.wait import wait_until
+from testbed.etcd import Etcd
+from testbed.exchange import json_lines
+from testbed.flanneld.build import flanneld_binary
+from testbed.netns import Place, Rig
+from testbed.process import Process
+from testbed.wait import wait_until
 
 PREFIX: Final = "/coreos.com/network"
 NETWORK: Final = ipaddress.IPv4Network("10.5.0.0/16")

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from tests.support.netns import NAME, Namespace
-from tests.support.process import Process
-from tests.support.wait import PATIENCE, wait_until
+from testbed.netns import NAME, Namespace
+from testbed.process import Process
+from testbed.wait import PATIENCE, wait_until
 
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 BOOT_TIMEOUT_S: Final = 60.0

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from tests.support.netns import Place
-from tests.support.process import Process
+from testbed.netns import Place
+from testbed.process import Process
 
 _TRAFFIC: Final = Path(__file__).with_name("traffic.py")
 _STREAM_PORT: Final = 7001

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.wait import PATIENCE, wait_until
+from testbed.wait import PATIENCE, wait_until
 
 
 class Process:

@@ -6,9 +6,9 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.support.cache import one_at_a_time
+from testbed.cache import one_at_a_time
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def install_below(destination: Path) -> None:

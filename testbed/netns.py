@@ -20,8 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.support.process import Process
-from tests.support.wait import PATIENCE, wait_until
+from testbed.process import Process
+from testbed.wait import PATIENCE, wait_until
 
 NAME = re.compile(r"^tnt-[a-z0-9]+-(?P<pid>\d+)(?:x\d+)?-[A-Za-z0-9.-]+$")
 

@@ -1,0 +1,1 @@
+"""The real wireguard-go, built from its Go module."""
