@@ -46,7 +46,8 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> set[str]:
+@cache
+def imports(path: Path) -> frozenset[str]:
     """Returns the dotted names of all modules a file imports, wherever the import stands."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -59,9 +60,10 @@ def imports(path: Path) -> set[str]:
             for alias in node.names:
                 dotted = f"{base}.{alias.name}"
                 found.add(dotted if _is_module(dotted) else base)
-    return found
+    return frozenset(found)
 
 
+@cache
 def _is_module(dotted: str) -> bool:
     place = ROOT.joinpath(*dotted.split("."))
     return place.is_dir() or any(place.with_suffix(s).exists() for s in (".py", ".pyi"))

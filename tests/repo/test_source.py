@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
-
-import pytest
 
 from tests.repo.source import files, relative
 
@@ -15,6 +12,7 @@ MAX_DOCSTRING_LINES = 12
 
 PYTHON = files(".py", ".pyi")
 PACKAGE = files(".py", ".pyi", under="tunneld")
+BED = files(".py", under="testbed")
 RUST = files(".rs", under="native")
 TEXT = tuple(
     path
@@ -30,40 +28,43 @@ PRIVATE_PATH = re.compile(r"(?<![\w.$}])/(?:home|root|Users|work)/[\w.]")
 NOTE_TO_SELF = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX)\b")
 
 
-@pytest.mark.parametrize("path", PACKAGE + RUST, ids=relative)
-def test_no_source_file_is_over_500_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= MAX_LINES
+def test_no_source_file_is_over_500_lines() -> None:
+    sizes = {relative(path): len(path.read_text().splitlines()) for path in PACKAGE + RUST + BED}
+    assert not {path: lines for path, lines in sizes.items() if lines > MAX_LINES}
 
 
-@pytest.mark.parametrize("path", PACKAGE, ids=relative)
-def test_every_python_module_says_in_12_lines_what_it_is(path: Path) -> None:
-    docstring = ast.get_docstring(ast.parse(path.read_text()))
-    assert docstring
-    assert len(docstring.splitlines()) <= MAX_DOCSTRING_LINES
+def test_every_python_module_says_in_12_lines_what_it_is() -> None:
+    said = {relative(p): ast.get_docstring(ast.parse(p.read_text())) or "" for p in PACKAGE + BED}
+    assert not [p for p, text in said.items() if not text]
+    assert not [p for p, text in said.items() if len(text.splitlines()) > MAX_DOCSTRING_LINES]
 
 
-@pytest.mark.parametrize("path", [p for p in RUST if p.name != "tests.rs"], ids=relative)
-def test_every_rust_module_says_what_it_is(path: Path) -> None:
-    assert path.read_text().startswith("//!")
+def test_every_rust_module_says_what_it_is() -> None:
+    modules = [path for path in RUST if path.name != "tests.rs"]
+    assert not [relative(path) for path in modules if not path.read_text().startswith("//!")]
 
 
-@pytest.mark.parametrize("path", RUST, ids=relative)
-def test_unsafe_stands_only_where_it_may_and_with_its_reason(path: Path) -> None:
-    lines = path.read_text().splitlines()
-    for number, line in enumerate(lines):
-        code = line.split("//")[0]
-        if not UNSAFE.search(code):
-            continue
-        assert relative(path).startswith(MAY_BE_UNSAFE), f"line {number + 1}"
-        above = "\n".join(lines[max(0, number - 10) : number])
-        assert "SAFETY:" in above or "# Safety" in above, f"line {number + 1}"
+def test_unsafe_stands_only_where_it_may_and_with_its_reason() -> None:
+    misplaced, unreasoned = [], []
+    for path in RUST:
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if not UNSAFE.search(line.split("//")[0]):
+                continue
+            here = f"{relative(path)}:{number + 1}"
+            above = "\n".join(lines[max(0, number - 10) : number])
+            if not relative(path).startswith(MAY_BE_UNSAFE):
+                misplaced.append(here)
+            if "SAFETY:" not in above and "# Safety" not in above:
+                unreasoned.append(here)
+    assert not misplaced
+    assert not unreasoned
 
 
-@pytest.mark.parametrize("path", TEXT, ids=relative)
-def test_no_file_holds_private_paths_or_notes_to_oneself(path: Path) -> None:
-    text = path.read_text()
-    assert not PRIVATE_PATH.search(text)
-    assert not NOTE_TO_SELF.search(text)
+def test_no_file_holds_private_paths_or_notes_to_oneself() -> None:
+    texts = {relative(path): path.read_text() for path in TEXT}
+    assert not [path for path, text in texts.items() if PRIVATE_PATH.search(text)]
+    assert not [path for path, text in texts.items() if NOTE_TO_SELF.search(text)]
 
 
 def test_no_module_is_a_drawer_for_odds_and_ends() -> None:
