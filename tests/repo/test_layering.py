@@ -113,7 +113,7 @@ def test_a_folder_imports_only_those_below_it() -> None:
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
     used = {module_name(path): imports(path) for path in files(".py")}
-    assert circles({name: (found & used.keys()) - {name} for name, found in used.items()}) == []
+    assert circles({name: set(found & used.keys()) - {name} for name, found in used.items()}) == []
 
 
 def test_only_the_engine_the_secrets_and_the_bench_know_the_native_module() -> None:
