@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
+from testbed.netns import Rig
+from testbed.network import Host, Network
+from testbed.probe import Probe
+from testbed.wait import wait_until
 from tests.interop.encryption import IS_LONG, config, psk_file
-from tests.interop.network import Host, Network
-from tests.interop.probe import Probe
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError, request
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(1500)]

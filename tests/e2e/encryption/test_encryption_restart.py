@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 from scapy.layers.inet import IP, UDP
 
+from testbed.capture import Capture
+from testbed.exchange import json_lines, start_traffic
+from testbed.netns import Rig
+from testbed.network import Host, Network
+from testbed.probe import Probe
+from testbed.wait import wait_until
 from tests.interop.encryption import config, psk_file
-from tests.interop.exchange import json_lines, start_traffic
-from tests.interop.network import Host, Network
-from tests.interop.probe import Probe
-from tests.support.capture import Capture
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError, request
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]

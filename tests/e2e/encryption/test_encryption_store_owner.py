@@ -22,13 +22,13 @@ import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.packet import Raw
 
+from testbed.capture import Capture
+from testbed.netns import Namespace, Rig, inside
+from testbed.network import PREFIX, Host, Network, pings, wait_connected
+from testbed.probe import Probe
+from testbed.wait import wait_until
 from tests.interop.encryption import config
-from tests.interop.network import PREFIX, Host, Network, pings, wait_connected
-from tests.interop.probe import Probe
 from tests.native.second_peer import PORT, SecondPeer, spi_base
-from tests.support.capture import Capture
-from tests.support.netns import Namespace, Rig, inside
-from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError, request
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
