@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.wait import wait_until
+from testbed.wait import wait_until
 from tests.unit.bench.documents import document
 from tunneld.bench.keep import Keeper
 

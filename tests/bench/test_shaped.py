@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from testbed.capture import Capture
+from testbed.netns import Namespace, Rig
 from tests.bench.hosts import run, serving
-from tests.support.capture import Capture
-from tests.support.netns import Namespace, Rig
 
 RATE_MBIT = 100
 SIZE = 1024
