@@ -11,8 +11,9 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tunneld import __version__
 from tunneld.control.client import NotRunningError, request
-from tunneld.errors import DockerError
+from tunneld.errors import ControlError, DockerError
 from tunneld.fib.state import OverlayNet
 from tunneld.host import subnet_env
 from tunneld.host.firewall import layout
@@ -71,7 +72,8 @@ def read(subnet_file: Path, control_socket: Path) -> LocalLease:
 
     Raises:
         DockerError: there is no file, or it is not whole.
-        ControlError: a daemon runs, but does not say how it fares.
+        ControlError: a daemon runs, but does not say how it fares, or in the form of a different
+            version.
         HostError: the file cannot be read.
     """
     found = subnet_env.read(subnet_file)
@@ -101,12 +103,26 @@ def read(subnet_file: Path, control_socket: Path) -> LocalLease:
         status = request(control_socket, "status")
     except NotRunningError as error:
         return replace(lease, problems=(str(error),))
-    is_starting = status["state"] == "starting"
-    return replace(
-        lease,
-        devices=None if is_starting else tuple(status["backend"]["devices"]),
-        left=_left(status["firewall"]),
-        problems=tuple(_problems(status, lease)),
+    try:
+        is_starting = status["state"] == "starting"
+        return replace(
+            lease,
+            devices=None if is_starting else tuple(status["backend"]["devices"]),
+            left=_left(status["firewall"]),
+            problems=tuple(_problems(status, lease)),
+        )
+    except (KeyError, TypeError) as error:
+        raise ControlError(_other_version(control_socket, status, error)) from error
+
+
+def _other_version(control_socket: Path, status: object, error: Exception) -> str:
+    """Returns what to say of a daemon whose status lacks something or has it in another form."""
+    version = status.get("version", "unknown") if isinstance(status, dict) else "unknown"
+    lacking = f"no {error}" if isinstance(error, KeyError) else f"a part that is unusable ({error})"
+    return (
+        f"the daemon on {control_socket} has version {version}, and its status has {lacking}; "
+        f"expected the version of this command, {__version__}: restart the daemon "
+        "(systemctl restart tunneld)"
     )
 
 
