@@ -61,8 +61,13 @@ def add_parser(subparsers: SubParsers) -> None:
         epilog="examples:\n  tunneld lab exec h1-c -- ping 10.5.7.2\n"
         "  tunneld lab exec --name second h2 -- ip route",
     )
-    execute.add_argument("place", metavar="PLACE", help="h1, h1-c (its container), sw (the switch)")
-    execute.add_argument("argv", metavar="ARG", nargs=argparse.REMAINDER)
+    # The place and the command are one argument: argparse would take the -- between two away.
+    execute.add_argument(
+        "words",
+        metavar="PLACE",
+        nargs=argparse.PARSER,
+        help="h1, h1-c (its container), sw (the switch); then -- and the command",
+    )
     status = commands.add_parser(
         "status",
         help="draw the lab with its leases",
@@ -140,9 +145,17 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _exec(args: argparse.Namespace) -> int:
+    place, *argv = args.words
+    if argv[:1] == ["--"]:
+        argv = argv[1:]
+    elif argv and argv[0].startswith("-"):
+        # It would be run as a command, in the lab of the default name.
+        args.parser.error(
+            f"{argv[0]} stands after {place}; expected options of the lab before the place, "
+            f"and the command after --: tunneld lab exec [--name NAME] {place} -- COMMAND"
+        )
     build.require_rights()
-    namespace = build.find(args.name).namespace_of(args.place)
-    argv = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+    namespace = build.find(args.name).namespace_of(place)
     command = namespaces.inside(namespace, *(argv or ("sh",)))
     os.execvp(command[0], command)  # noqa: S606 - an argument list, no shell
 
