@@ -183,6 +183,47 @@ def test_mistyped_store_file_is_named_and_not_made(
     assert not list(tmp_path.glob("leasse.db*"))
 
 
+@pytest.mark.parametrize("command", [("leases",), ("network", "get")])
+@pytest.mark.parametrize("content", [b"", b"[store]\n", b"SQLite format 2"])
+def test_file_of_another_kind_is_named_and_stays_as_it_is(
+    tunneld: Tunneld, tmp_path: Path, command: tuple[str, ...], content: bytes
+) -> None:
+    mistyped = tmp_path / "tunneld.toml"
+    mistyped.write_bytes(content)
+    mistyped.chmod(0o644)
+    outcome = tunneld(*command, f"--store=sqlite:{mistyped}")
+    assert outcome.status == 1
+    assert outcome.err.startswith(f"tunneld: {mistyped} is no store; expected ")
+    assert mistyped.read_bytes() == content
+    assert mistyped.stat().st_mode & 0o777 == 0o644
+    assert list(tmp_path.iterdir()) == [mistyped]
+
+
+def test_network_is_not_set_into_a_file_of_another_kind_but_into_an_empty_one(
+    tunneld: Tunneld, tmp_path: Path
+) -> None:
+    config, other, empty = (tmp_path / name for name in ("network.json", "notes", "empty"))
+    config.write_text('{"Network": "10.5.0.0/16"}')
+    other.write_text("mine")
+    empty.touch()
+    refused = tunneld("network", "set", config, f"--store=sqlite:{other}")
+    assert (refused.status, other.read_text()) == (1, "mine")
+    assert f"{other} is no store" in refused.err
+    assert tunneld("network", "set", config, f"--store=sqlite:{empty}").status == 0
+    got = tunneld("network", "get", f"--store=sqlite:{empty}")
+    assert got.out == '{"Network": "10.5.0.0/16"}\n'
+
+
+@pytest.mark.parametrize("command", [("leases",), ("network", "get")])
+def test_directory_in_place_of_the_store_is_named(
+    tunneld: Tunneld, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    outcome = tunneld(*command, f"--store=sqlite:{tmp_path}")
+    assert outcome.status == 1
+    assert outcome.err.startswith(f"tunneld: {tmp_path} is no store")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_leave_asks_the_daemon(tunneld: Tunneld, options: list[str], tmp_path: Path) -> None:
     claim(options[0], "10.5.7.0/24", "192.0.2.7", OWN)
     path = tmp_path / "s"
