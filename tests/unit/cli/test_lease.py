@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.stores import SqliteServer
+from tests.unit.cli.conftest import Tunneld
 from tests.unit.cli.test_leases import OTHER, OWN, claim, content_of
 from tunneld.store.sqlite.store import SqliteStore
-
-from .conftest import Tunneld
 
 NETWORK = '{"Network": "10.5.0.0/16"}'
 DUAL = (
