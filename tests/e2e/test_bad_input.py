@@ -40,19 +40,6 @@ INVALID_CONFIGS = {
     "empty": ("", "JSON"),
 }
 
-CONFIGS = [pytest.param(text, words, id=name) for name, (text, words) in INVALID_CONFIGS.items()]
-
-
-@pytest.mark.parametrize(("text", "words"), CONFIGS)
-def test_network_check_refuses_an_invalid_config(
-    host: SingleHost, tmp_path: Path, text: str, words: str
-) -> None:
-    path = tmp_path / "network.json"
-    path.write_text(text)
-    done = host.tunneld("network", "check", str(path))
-    assert done.returncode == 1
-    assert words.lower() in only_line(done).lower()
-
 
 def test_network_set_refuses_what_network_check_refuses_and_writes_nothing(
     host: SingleHost, etcd: Etcd, tmp_path: Path

@@ -6,7 +6,6 @@ Needs root, etcd and iproute2.
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import signal
 
@@ -161,33 +160,6 @@ def test_a_store_that_was_wiped_while_the_host_slept_gets_its_lease_again(
     wait_until(lambda: key in network.leases(), PATIENCE_S, "the lease in the new store")
     wait_until(lambda: first.status()["state"] == "ready", PATIENCE_S, "the store")
     wait_until(lambda: pings(first, second) and pings(second, first), PATIENCE_S, "both ways")
-
-
-def test_a_narrow_path_is_told_to_the_container(network: Network) -> None:
-    first, second = _both(network)
-    first.space.run(
-        *("ip", "route", "add", f"{second.public_ip}/32", "dev", "eth0", "mtu", "lock", "1300")
-    )
-
-    def told() -> str:
-        size = str(1472 - 28)
-        done = first.container.try_run(
-            *("ping", "-c1", "-W1", "-M", "do", "-s", size, str(second.container_ip))
-        )
-        found = re.search(r"mtu = ?(\d+)|mtu=(\d+)", done.stdout + done.stderr)
-        return "" if found is None else str(found[1] or found[2])
-
-    assert wait_until(told, PATIENCE_S, "frag-needed in the container") == str(1300 - 28)
-
-    def has_narrow_route() -> bool:
-        routes = first.space.run("ip", "-4", "route", "show", "proto", "116")
-        subnet = re.escape(str(second.subnet))
-        return re.search(rf"^{subnet} dev flannel0 .*mtu 1272", routes, re.M) is not None
-
-    # The engine knows of it first.
-    wait_until(has_narrow_route, PATIENCE_S, "a route that says so")
-    fits = str(1272 - 28)
-    first.container.run(*("ping", "-c1", "-W5", "-M", "do", "-s", fits, str(second.container_ip)))
 
 
 def test_a_smaller_underlay_mtu_takes_effect_at_once(network: Network) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 import pytest
 from scapy.layers.inet import ICMP, IP, IPerror
 
+from testbed.netns import run
 from testbed.wait import wait_until
 from tests.e2e.site import Site
+from tunneld.lab import namespaces
 from tunneld.lab.daemons import status_of
 from tunneld.lease.model import IPAddress
 
@@ -84,6 +86,14 @@ def test_a_narrow_way_to_one_peer_is_answered_with_its_own_mtu(
 
     # The data path answers the first packet, and the daemon hears of it then.
     wait_until(shown, 10.0, "the peer's MTU in status")
+
+    def routed() -> bool:
+        """The kernel of the host knows too, for what the host itself sends."""
+        show = ("ip", "-4", "route", "show", "proto", "116", "exact", str(near.bridge.network))
+        found = run(*namespaces.inside(wide_site.hosts[0].namespace, *show))
+        return f" mtu {narrow_underlay - UDP_OVERHEAD} " in f"{' '.join(found.split())} "
+
+    wait_until(routed, 10.0, "the peer's MTU on its route")
     wide_site.ping_all()
 
 

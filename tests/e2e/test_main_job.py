@@ -126,18 +126,11 @@ def test_make_run_passes_with_three_hosts_on_a_real_etcd(
 VXLAN = "VXLAN on UDP 8472"
 ESP = "ESP on UDP 8286"
 BY_KERNEL = "the kernel moves the packets of all {pairs} peers, and counts none"
+# Each value of each variable; the networks themselves are those of the other modules.
 VARIANTS: dict[str, dict[str, str]] = {
-    "BACKEND=udp IPV6=1": {"families": "46"},
     "BACKEND=udp IPV6=only": {"families": "6"},
-    "BACKEND=vxlan": {"backend": "vxlan (userspace)", "wire": VXLAN},
-    "BACKEND=vxlan IPV6=1": {"families": "46", "backend": "vxlan (userspace)", "wire": VXLAN},
     "BACKEND=vxlan IPV6=only": {"families": "6", "backend": "vxlan (userspace)", "wire": VXLAN},
-    "BACKEND=vxlan IPV6=1 DATAPATH=kernel": {
-        "families": "46",
-        "backend": "vxlan (kernel)",
-        "wire": VXLAN,
-        "counted": BY_KERNEL,
-    },
+    "BACKEND=vxlan IPV6=1": {"families": "46", "backend": "vxlan (userspace)", "wire": VXLAN},
     "BACKEND=vxlan IPV6=only DATAPATH=kernel STORE=etcd": {
         "families": "6",
         "backend": "vxlan (kernel)",
@@ -161,7 +154,7 @@ VARIANTS: dict[str, dict[str, str]] = {
 
 
 @pytest.mark.parametrize("variables", VARIANTS)
-def test_make_run_passes_with_every_backend_family_and_data_path(
+def test_make_run_passes_with_each_backend_family_and_data_path(
     lab_name: str, leaves_nothing: Callable[[], None], variables: str
 ) -> None:
     assert_passed(make_run(lab_name, *variables.split()), 2, **VARIANTS[variables])

@@ -36,8 +36,6 @@ def test_every_container_pings_every_other(mixed: Network) -> None:
         ("f1", "t1"),
         ("t1", "f1"),
         ("t1", "t2"),
-        ("t2", "t1"),
-        ("f1", "f2"),
     ],
 )
 def test_100_megabytes_of_tcp_arrive_unchanged(

@@ -30,10 +30,20 @@ from tunneld.host.firewall.family import Version
 pytestmark = pytest.mark.root
 
 
-@pytest.mark.parametrize("tools", ["all", "iptables only"])
-@pytest.mark.parametrize("variant", ["nft", "legacy"])
-@pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize(
+    ("host", "version", "variant", "tools"),
+    [
+        # Every two values meet, and every family, variant and set of tools.
+        ("policy", 4, "nft", "all"),
+        ("policy", 6, "legacy", "iptables only"),
+        ("reject", 4, "nft", "iptables only"),
+        ("reject", 6, "legacy", "all"),
+        ("docker-20", 4, "legacy", "all"),
+        ("docker-20", 6, "nft", "iptables only"),
+        ("docker-28", 4, "legacy", "iptables only"),
+        ("docker-28", 6, "nft", "all"),
+    ],
+)
 def test_overlay_packets_pass_with_their_own_addresses_and_a_stop_leaves_no_trace(
     rig: Rig,
     space: Namespace,
@@ -95,23 +105,30 @@ def strip(text: str) -> str:
     return re.sub(r"(?m)^#.*\n|\[\d+:\d+\]", "", text)
 
 
-@pytest.mark.parametrize("variant", ["nft", "legacy"])
-@pytest.mark.parametrize(
-    "commands",
-    [
-        ["-F"],
-        ["-F DOCKER-USER"],
-        ["-D FORWARD -j DOCKER-USER"],
-        ["-I DOCKER-USER 1 -j RETURN"],
-        ["-t raw -F"],
-        ["-t raw -I PREROUTING 1 -d 10.5.1.0/24 ! -i docker0 -j DROP"],
-        ["-F TUNNELD-FWD-flannel0"],
-        ["-I TUNNELD-FWD-flannel0 1 -j DROP"],
-        ["-F FORWARD", "-F DOCKER-USER", "-X DOCKER-USER"],
-    ],
-    ids=", ".join,
+CHANGES = (
+    ["-F"],
+    ["-F DOCKER-USER"],
+    ["-D FORWARD -j DOCKER-USER"],
+    ["-I DOCKER-USER 1 -j RETURN"],
+    ["-t raw -F"],
+    ["-t raw -I PREROUTING 1 -d 10.5.1.0/24 ! -i docker0 -j DROP"],
+    ["-F TUNNELD-FWD-flannel0"],
+    ["-I TUNNELD-FWD-flannel0 1 -j DROP"],
+    ["-F FORWARD", "-F DOCKER-USER", "-X DOCKER-USER"],
 )
-@pytest.mark.parametrize("version", [4, 6])
+
+
+@pytest.mark.parametrize(
+    ("commands", "version", "variant"),
+    [
+        # Each change with each variant and in each family; both families are one reader's.
+        pytest.param(commands, version, variant, id=f"{', '.join(commands)}-{version}-{variant}")
+        for number, commands in enumerate(CHANGES)
+        for version, variant in zip(
+            (4, 6), ("nft", "legacy") if number % 2 else ("legacy", "nft"), strict=True
+        )
+    ],
+)
 def test_what_somebody_changes_is_noticed_and_mended(
     rig: Rig, space: Namespace, variant: Variant, version: Version, commands: list[str]
 ) -> None:
