@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from testbed.netns import run
+from testbed.wait import wait_until
 from tests.bench.hosts import TIMEOUT_S, TUNNELD, environment
-from tests.support.netns import run
-from tests.support.wait import wait_until
 from tunneld.bench.local import pair
 from tunneld.bench.local.peers import PEERS
 

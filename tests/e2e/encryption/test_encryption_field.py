@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
+from testbed.exchange import send_stream
+from testbed.netns import Rig
+from testbed.network import LINKS, PREFIX, Host, Network, pings, wait_connected
+from testbed.probe import Probe
+from testbed.wait import wait_until
 from tests.interop.encryption import config, psk_file
-from tests.interop.exchange import send_stream
-from tests.interop.network import LINKS, PREFIX, Host, Network, pings, wait_connected
-from tests.interop.probe import Probe
-from tests.support.netns import Rig
-from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError, request
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
+from testbed.netns import Rig, inside
+from testbed.network import PREFIX, Host, Network
+from testbed.wait import wait_until
 from tests.interop.encryption import config
-from tests.interop.network import PREFIX, Host, Network
 from tests.native.second_peer import PORT, Initiated, Pair, SecondPeer
-from tests.support.netns import Rig, inside
-from tests.support.wait import wait_until
 from tunneld.control.client import NotRunningError, request
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(900)]
