@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
-from typing import Literal
+from typing import Final, Literal
 
 from tunneld.fib.state import DATAGRAM_MARK, UnderlayGuard
 from tunneld.host.netlink.model import INSIDE_KINDS, Link
@@ -26,6 +26,12 @@ kernel's own datagrams, what comes to this host, and what of it by a container's
 
 PEERS = "peers"
 """Name of nft's set of guarded addresses."""
+
+GUARD_FORWARD: Final = "guard_forward"
+"""Name of nft's chain for what passes through, by its rule behind the first line."""
+
+PASSING: Final = "guard_pass"
+"""Name of the chain for what of it goes to a guarded port, at no hook."""
 
 _ANY_USER = 0xFFFFFFFF
 
@@ -80,6 +86,8 @@ def nft_chains(
 ) -> dict[str, list[str]]:
     """Returns name, first line and rules of each chain, over the set `PEERS` of the same table.
 
+    `PASSING` has no first line: others lead to it.
+
     `is_plain`: by what every nft and kernel understands.
     """
     mark = f"{DATAGRAM_MARK.value:#x}"
@@ -94,10 +102,14 @@ def nft_chains(
             f"{to_peers} meta skuid 0-{_ANY_USER} counter drop",
         ],
         # A peer's own datagrams may pass through here, be it a guest of this host or behind it.
-        "guard_forward": [
+        PASSING: [
+            f"{ip} saddr != @{PEERS} counter drop",
+            *([] if is_plain else ["fib saddr . iif oif missing counter drop"]),
+        ],
+        # One rule for all that passes through, and that is mostly not for such a port.
+        GUARD_FORWARD: [
             "type filter hook forward priority filter - 20; policy accept;",
-            f"{to_peers} {ip} saddr != @{PEERS} counter drop",
-            *([] if is_plain else [f"{to_peers} fib saddr . iif oif missing counter drop"]),
+            f"{to_peers} jump {PASSING}",
         ],
     }
     if not is_plain and (guard.own or guard.devices):

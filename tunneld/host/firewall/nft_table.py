@@ -21,7 +21,7 @@ from dataclasses import replace
 from tunneld.errors import HostError
 from tunneld.host.firewall import spoofing
 from tunneld.host.firewall.family import NFT_FAMILY, FamilyRules
-from tunneld.host.firewall.guard import PEERS, nft_chains
+from tunneld.host.firewall.guard import GUARD_FORWARD, PEERS, nft_chains
 from tunneld.host.firewall.program import attempt, nft_items
 from tunneld.lease.model import IPAddress
 
@@ -184,7 +184,13 @@ def ruleset(table: str, wanted: FamilyRules, *, is_plain: bool = False) -> str:
         kind = "ipv4_addr" if wanted.version == 4 else "ipv6_addr"
         elements = f" elements = {_set(_peers(wanted))};" if wanted.guard.peers else ""
         lines.append(f"  set {PEERS} {{ type {kind};{elements} }}")
-        chains |= nft_chains(ip, wanted.guard, wanted.outside, is_plain=is_plain)
+        guarding = nft_chains(ip, wanted.guard, wanted.outside, is_plain=is_plain)
+        if "forward" in chains:
+            # Each chain at a hook costs every packet there, so that these two are one. What it
+            # drops is dropped whatever comes behind.
+            first, *accepting = chains["forward"]
+            chains["forward"] = [first, *guarding.pop(GUARD_FORWARD)[1:], *accepting]
+        chains = guarding | chains
     for name, rules in chains.items():
         lines += [f"  chain {name} {{", *(f"    {rule}" for rule in rules), "  }"]
     return "".join(f"{line}\n" for line in [*lines, "}"])

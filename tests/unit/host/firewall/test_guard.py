@@ -345,6 +345,21 @@ def test_what_the_kernels_devices_encapsulate_passes(
     run_on(rig, space, work)
 
 
+def test_what_passes_through_meets_one_chain_of_ours(space: Namespace) -> None:
+    """Each chain at a hook costs every packet of every container."""
+
+    async def work() -> None:
+        firewall = HostFirewall("flannel0", "nftables")
+        await firewall.apply(guarded("192.0.2.7"))
+        for family in ("ip", "ip6"):
+            listed = space.run("nft", "list", "table", family, "tunneld-flannel0")
+            assert listed.count("hook forward") == 1
+            assert listed.count("jump guard_pass") == 1
+        await firewall.clear()
+
+    run_inside(space, work)
+
+
 def test_peers_that_come_and_go_leave_all_else_of_the_table_alone(space: Namespace) -> None:
     many = [str(IPv4Address("10.128.0.0") + number * 7) for number in range(10_000)]
 
