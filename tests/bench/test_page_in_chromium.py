@@ -125,6 +125,13 @@ def test_the_page_opens_without_a_complaint_and_asks_nobody(
     )
     assert len(plots) == len(json.loads((pages / "bench.json").read_text())["plots"])
     assert all(wide > 300 and letters >= 8.5 for wide, letters in plots), plots
+    # The medians are seen without scrolling.
+    edges = browser.run(
+        "return [...document.querySelectorAll('th:nth-child(2)')]"
+        ".map(cell => cell.getBoundingClientRect().right)"
+    )
+    assert edges
+    assert max(edges) <= width
     # What is dark on dark cannot be read.
     ink, paper = browser.run(
         "const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]"

@@ -43,6 +43,8 @@ th, td { text-align: right; padding: 4px 10px; border-bottom: 1px solid var(--ru
 th:first-child, td:first-child { text-align: left; }
 tr.disturbed td { color: var(--soft); } dl { display: grid; grid-template-columns: auto 1fr;
   gap: 2px 16px; } dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
+@media (max-width: 600px) { td:first-child { white-space: normal; min-width: 130px; }
+  th, td { padding: 4px 6px; } }
 @media print { :root { color-scheme: light; --ink: #000; --soft: #444; --rule: #bbb;
   --paper: #fff; --c0: #6b7785; --c1: #b8860b; --c2: #2563c9; --c3: #7c3aed; --c4: #0f8a5f;
   --c5: #c2410c; --c6: #be185d; --c7: #0e7490; }

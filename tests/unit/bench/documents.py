@@ -14,7 +14,7 @@ def document(*, marked: bool = False, is_complete: bool = True) -> dict[str, Any
     for number in (1, 2, 3):
         for place, subject in enumerate(("raw", "esp & co")):
             conditions = {"machine": Conditions(foreign_share=0.4567 if marked else 0.0)}
-            case = {"subject": subject, "underlay": "wire"}
+            case = {"subject": subject, "underlay": "wire", "offloads": "on, as they come"}
             rate = 8.7654e9 / (place + 1) + number * 1.23e7
             values = {"bits_per_s": rate, "tunnel_cpu_s_per_gb": 1.234 + place}
             made.add("tcp", number, {**case, "streams": 1}, values, conditions)
