@@ -62,6 +62,10 @@ class Claims:
         """Forgets all claims: the keys are gone."""
         self._claims = {}
 
+    def drop_verdicts(self) -> None:
+        """Forgets how the others were judged: nobody asks any more."""
+        self._remotes, self.verdicts, self._passing = {}, {}, set()
+
     def until_s(self) -> float | None:
         """Returns when the next verdict ends by itself; None: none does."""
         ends = (self.verdicts[subnet].until_s for subnet in self._passing)

@@ -15,6 +15,7 @@ import socket
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from tunneld.backend.base import Backend, Here
 from tunneld.config import ThreadsChoice
 from tunneld.daemon.reconcile import Reconciler
 from tunneld.engine import Encryption, Engine, EngineEvent, UnderlaySockets
-from tunneld.errors import HostError
+from tunneld.errors import HostError, PortInUseError
 from tunneld.fib.executor import Executor
 from tunneld.fib.state import FirewallMode, State
 from tunneld.host.actuator import Actuator, HostEvent
@@ -56,8 +57,12 @@ class Sealing:
     encryption: Encryption
     port: int
     """UDP, of encryption."""
-    is_alone: bool
-    """Whether nothing comes or goes in plain: the backend's port is not opened."""
+    needs_plain: bool
+    """Whether packets come and go in plain: the backend's port must be open."""
+    needs_sealed: bool
+    """Whether packets are encrypted: the port must be open."""
+    is_live: bool
+    """Whether either may come to be: both ports are opened, if they are free."""
 
 
 class Handover:
@@ -113,7 +118,10 @@ class DataPath:
         engine: Engine | None,
         actuator: Actuator,
         reconciler: Reconciler,
+        has_both: bool,
     ) -> None:
+        self.has_both = has_both
+        """Whether the sockets for plain packets and those for ESP are open."""
         self.device = device
         """Name of the TUN device; None: there is none."""
         self.devices = devices
@@ -196,7 +204,7 @@ class DataPath:
             cores = len(os.sched_getaffinity(0))
             engine = opened.engine(
                 split=splits(threads, cores),
-                encryption=None if sealing is None else sealing.encryption,
+                encryption=None if sealing is None or not opened.sealed else sealing.encryption,
             )
             stack.callback(engine.stop)
         # In this order: to look at the host takes its time, and what a new peer sends is for us as
@@ -212,6 +220,7 @@ class DataPath:
             engine=engine,
             actuator=actuator,
             reconciler=reconciler,
+            has_both=opened is not None and opened.has_plain and bool(opened.sealed),
         )
 
     async def kernel_drops(self) -> dict[str, int]:
@@ -265,6 +274,8 @@ class _Descriptors:
     workers: Sequence[WorkerSockets]
     sealed: Sequence[WorkerSockets]
     """On the port of encryption, of the same workers; empty: nothing is encrypted."""
+    has_plain: bool
+    """Whether the backend's port is open."""
     icmp: socket.socket | None
     icmp6: socket.socket | None
     sockets: ExitStack
@@ -334,18 +345,24 @@ async def _open_descriptors(
     if template is None or port is None:
         raise ValueError(f"backend {backend.type} has no device, or no port, for the user space")
     sockets = stack.enter_context(ExitStack())
-    opened = [WorkerSockets() for _ in range(workers)]
-    if sealing is None or not sealing.is_alone:
-        opened = open_underlay_sockets(
-            underlay.addresses, port, workers, source_ports=backend.source_ports
+    plain: list[WorkerSockets] = []
+    if sealing is None or sealing.needs_plain or sealing.is_live:
+        plain = _opened(
+            partial(
+                open_underlay_sockets,
+                *(underlay.addresses, port, workers),
+                source_ports=backend.source_ports,
+            ),
+            is_needed=sealing is None or sealing.needs_plain,
         )
-    for worker in opened:
+    for worker in plain:
         sockets.callback(worker.close)
-    sealed = (
-        []
-        if sealing is None
-        else open_encryption_sockets(underlay.addresses, sealing.port, workers)
-    )
+    sealed: list[WorkerSockets] = []
+    if sealing is not None:
+        sealed = _opened(
+            partial(open_encryption_sockets, underlay.addresses, sealing.port, workers),
+            is_needed=sealing.needs_sealed,
+        )
     for worker in sealed:
         sockets.callback(worker.close)
     icmp = icmp6 = None
@@ -361,8 +378,31 @@ async def _open_descriptors(
     tun = await open_tun(template, workers, count_queues)
     stack.callback(tun.close)
     return _Descriptors(
-        tun=tun, workers=opened, sealed=sealed, icmp=icmp, icmp6=icmp6, sockets=sockets
+        tun=tun,
+        workers=plain or [WorkerSockets() for _ in range(workers)],
+        sealed=sealed,
+        has_plain=bool(plain),
+        icmp=icmp,
+        icmp6=icmp6,
+        sockets=sockets,
     )
+
+
+def _opened(
+    opening: Callable[[], Sequence[WorkerSockets]], *, is_needed: bool
+) -> list[WorkerSockets]:
+    """Returns sockets; none where another program has the port and no packet needs it now."""
+    try:
+        return list(opening())
+    except PortInUseError as error:
+        if is_needed:
+            raise
+        _log.warning(
+            "a port that no packet needs now is taken; another mode of encryption takes effect "
+            "when tunneld is started again",
+            extra={"fields": {"error": str(error)}},
+        )
+        return []
 
 
 def _drain(engine: Engine, on_engine_event: Callable[[EngineEvent], None]) -> None:

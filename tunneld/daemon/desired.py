@@ -145,6 +145,11 @@ class Desired:
         """Who is not reached, and why, by the last plan."""
         return self._refused
 
+    def set_esp(self, found: Esp | None) -> None:
+        """Takes over how peers with keys are reached; None: encryption is off."""
+        self._esp = found
+        self._changed()
+
     def trust_changed(self) -> None:
         """Says that others may be trusted, or may be reached in other ways, than before."""
         self._changed()
@@ -226,7 +231,10 @@ class Desired:
                 kept=self._kept(),
                 esp=self._esp,
                 device=self._device,
-                source_check=self._source_check,
+                # Where nothing comes in plain, nothing plain is taken, also by a port that is open.
+                source_check="strict"
+                if self._esp is not None and self._esp.is_alone
+                else self._source_check,
                 rules=self._rules,
             )
         )

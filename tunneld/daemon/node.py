@@ -245,6 +245,7 @@ class Node:
                 underlay_lack=self._underlay_lack,
                 announce=self._announce,
                 replaced=self._keep_back_from_the_next,
+                followed=self._note_followed,
             )
             try:
                 await self._term.run()
@@ -313,6 +314,12 @@ class Node:
         text = self._membership.tracker.config_text
         if self._protection.is_raised_by(text):
             await self._keep_back(parse(text or ""))
+
+    async def _note_followed(self, text: str) -> None:
+        """Goes by a config that differs by its mode from the one before."""
+        self._report.network = text
+        if self._protection.esp is None:
+            await self._let_through()
 
     async def _keep_back(self, config: NetworkConfig | None) -> None:
         """Has no packet of a network leave but by the overlay, where it is encrypted.

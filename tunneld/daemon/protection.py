@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, NoReturn
 
@@ -36,7 +37,7 @@ from tunneld.trust import files
 from tunneld.trust.decision import Trust
 from tunneld.trust.memory import NAME as MEMORY
 from tunneld.trust.memory import Memory
-from tunneld.trust.policy import Mode, Policy, Remote, Verdict, default_floor, effective
+from tunneld.trust.policy import SWITCH_S, Mode, Policy, Remote, Verdict, default_floor, effective
 from tunneld.trust.secrets import KEY_FILE, NodeKey, Psks, credential
 
 KEEP_S = 600.0
@@ -87,6 +88,11 @@ class Protection:
         """What the network config in force says."""
         self.esp: Esp | None = None
         """How peers with keys are reached; None: encryption is off."""
+        self.is_live = False
+        """Whether the data path has the sockets for plain packets and for ESP, whatever the mode:
+        another mode is followed in place."""
+        self._raised_s: float | None = None
+        """When plain was left last, on the boot clock; None: it was not while this host ran."""
         self.key: NodeKey | None = None
         """This node's own; None: it is not needed yet."""
         self.claims = Claims()
@@ -127,12 +133,74 @@ class Protection:
                 mode=mode, trust=self.trust, memory=self.memory, plain_peers=plain_peers
             )
         backend = self.backend_of(config)
-        self.esp = None
+        self.esp, self._raised_s = None, None
         if mode != "off":
             self.esp = esp_in(config, is_alone=mode == "required")
             self.key = self.key or self._own_key()
+        self.is_live = self._may_be_live(config, backend)
+        if self.key is not None:
             self._policy.own = self.key.public
         return backend
+
+    def _may_be_live(self, config: NetworkConfig, backend: Backend) -> bool:
+        """Returns whether the mode may change in place; makes the node's key where it may.
+
+        Only where the operator has said both whom this host trusts and that less than `required`
+        will do: elsewhere a host opens no port that its mode does not need.
+        """
+        if self.floor == "required" or not self.trust.is_local or backend.datapath != "userspace":
+            return False
+        try:
+            require_served(backend, encryption_of(config), "preferred")
+            esp_in(config, is_alone=False)
+            self.key = self.key or self._own_key()
+        except NetworkConfigError:
+            return False
+        return True
+
+    def can_follow(self, config: NetworkConfig, text: str | None) -> bool:
+        """Returns whether a config differs from the one in force by its mode, and can be served."""
+        if not self.is_live:
+            return False
+        try:
+            new = parse(text or "")
+            self.backend_of(new)
+            return _but_for_mode(new) == _but_for_mode(config)
+        except NetworkConfigError:
+            return False
+
+    def follow(self, config: NetworkConfig) -> float | None:
+        """Goes by a config that `can_follow` allows, step by step.
+
+        Returns when to call again, on the boot clock; None: the last step is done. From plain the
+        first step is `preferred` in any case: every pair has keys by the time plain is refused.
+        """
+        now_s = self._now().boot_s
+        self.encryption = encryption_of(config)
+        self._asked = self.encryption.mode
+        wanted, policy = self._mode_of(config), self._policy
+        if policy is None:
+            raise ValueError("no network config has been adopted")
+        if policy.mode == "off" and wanted != "off":
+            self._raised_s = now_s
+        switched_s = None if self._raised_s is None else self._raised_s + SWITCH_S
+        step: Mode = wanted
+        if wanted == "required" and switched_s is not None and now_s < switched_s:
+            step = "preferred"
+        if step != policy.mode:
+            _log.info(
+                "another mode of encryption is in force",
+                extra={"fields": {"detail": f"{policy.mode} -> {step}"}},
+            )
+        policy.follow(step, map(_remote, self._members.peers), now_s)
+        self._mode = step
+        until_s = policy.lowered_until_s(now_s)
+        self.esp = None
+        if step != "off" or until_s is not None:
+            self.esp = esp_in(config, is_alone=step == "required")
+        else:
+            self.claims.clear()
+        return switched_s if step != wanted else until_s
 
     def renew_key(self) -> None:
         """Makes a key of its own for a host whose state directory is another's copy.
@@ -200,8 +268,9 @@ class Protection:
     def verdicts(self, members: Members) -> dict[IPNetwork, Verdict]:
         """Returns how each subnet of the others may be reached; none while encryption is off."""
         policy, now_s = self._policy, self._now().boot_s
-        if policy is None or policy.mode == "off":
+        if policy is None or self.esp is None:
             self._members = members
+            self.claims.drop_verdicts()
             return {}
         self._note_members(now_s)
         self._members = members
@@ -386,6 +455,11 @@ class Protection:
                 extra={"fields": {"entry": MEMORY, "error": str(error)}},
             )
             return Memory()
+
+
+def _but_for_mode(config: NetworkConfig) -> tuple[NetworkConfig, Encryption]:
+    rest = {name: value for name, value in config.backend.items() if name.lower() != "encryption"}
+    return replace(config, backend=rest), replace(encryption_of(config), mode="off")
 
 
 def _remote(peer: Peer) -> Remote:

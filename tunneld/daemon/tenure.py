@@ -89,9 +89,13 @@ class Tenure:
         self._underlay = underlay
         self._announce = announce
         self._listens = listens
-        self._instance = context.protection.instances.new() if context.protection.esp else b""
+        protection = context.protection
+        self._is_sealing = protection.esp is not None or protection.is_live
+        self._instance = protection.instances.new() if self._is_sealing else b""
         """What tells this data path's keys from those of another, before or after it."""
         self._keying: Keying | None = None
+        self._listening: Sealing | None = None
+        """How packets are encrypted, once the ports are open."""
         options = context.options
         self._here = this_host(underlay, context.state_dir)
         self._path_mtus = PathMtus(
@@ -127,14 +131,14 @@ class Tenure:
     def _ports(self) -> tuple[int, ...]:
         """UDP ports that datagrams of the overlay go to."""
         protection, port = self._context.protection, self._backend.port
-        sealed = () if protection.esp is None else (protection.encryption.port,)
+        sealed = (protection.encryption.port,) if self._is_sealing else ()
         return (*(() if port is None else (port,)), *sealed)
 
     def _sealing(self) -> Sealing | None:
-        """Returns how packets are encrypted; None: encryption is off."""
+        """Returns how packets are encrypted; None: never by this data path."""
         protection = self._context.protection
         said = protection.encryption
-        if protection.esp is None or protection.key is None:
+        if not self._is_sealing or protection.key is None:
             return None
         return Sealing(
             encryption=Encryption(
@@ -147,8 +151,16 @@ class Tenure:
                 keepalive_s=float(said.keepalive_s) if said.keepalive_s else None,
             ),
             port=said.port,
-            is_alone=protection.esp.is_alone,
+            needs_plain=protection.esp is None or not protection.esp.is_alone,
+            needs_sealed=protection.esp is not None,
+            is_live=protection.is_live,
         )
+
+    def mode_changed(self) -> None:
+        """Takes over how packets are encrypted by the mode in force now, with what is open."""
+        self._desired.set_esp(self._context.protection.esp)
+        if self._listening is not None:
+            self._publish(self._listening)
 
     def set_underlay_mtu(self, mtu_bytes: int) -> None:
         """Takes over that the underlay has another MTU."""
@@ -184,8 +196,12 @@ class Tenure:
                 firewall=options.firewall,
                 sealing=sealing,
             )
+            if sealing is not None and not path.has_both:
+                context.protection.is_live = False
             if path.engine is not None:
                 context.switches.renew(path.engine)
+                if not path.engine.encrypts:
+                    sealing = None
             desired.device = path.device
             context.protection.on_change = desired.trust_changed
             report.desired, report.path = desired, path
@@ -252,8 +268,8 @@ class Tenure:
 
     def _publish(self, sealing: Sealing | None) -> None:
         """Has the record say where this host can be tried with encryption: its port listens."""
-        said = None
-        if sealing is not None:
+        said, self._listening = None, sealing
+        if sealing is not None and self._context.protection.esp is not None:
             said = RecordEncryption(
                 key=str(sealing.encryption.key.public),
                 port=sealing.port,

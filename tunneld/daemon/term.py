@@ -8,6 +8,7 @@ led, and the lease waits for no device. What fails on this host is tried again, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from tunneld.backend.base import Backend
+from tunneld.clock import since_boot_s
 from tunneld.daemon.cache import Cache
 from tunneld.daemon.datapath import DataPath, name_of
 from tunneld.daemon.here import this_host
@@ -69,6 +71,7 @@ class Term:
         underlay_lack: Condition,
         announce: Callable[[DataPath], None],
         replaced: Callable[[], Awaitable[None]],
+        followed: Callable[[str], Awaitable[None]],
     ) -> None:
         """Does nothing yet.
 
@@ -83,6 +86,7 @@ class Term:
             underlay_lack: who tells that there is no underlay.
             announce: called each time that a data path forwards.
             replaced: called when another config is to be followed, while packets still travel.
+            followed: called with the text of a config that is followed in place, after each step.
         """
         self._context = context
         self._config = config
@@ -92,6 +96,9 @@ class Term:
         self._cache = cache
         self._announce = announce
         self._before_replacement = replaced
+        self._after_step = followed
+        self._tenure: Tenure | None = None
+        self._has_other_mode = asyncio.Event()
         self._listens_on: Underlay | None = None
         """Where the ports of the data path are open."""
         self._listening = asyncio.Event()
@@ -133,6 +140,7 @@ class Term:
                     self._carry(),
                     remember(self._cache, membership),
                     self._wait_for_config(),
+                    self._follow_modes(),
                 )
         finally:
             forget_problem()
@@ -208,7 +216,7 @@ class Term:
         while True:
             underlay = await self._underlays.settled()
             try:
-                tenure = Tenure(
+                tenure = self._tenure = Tenure(
                     self._context,
                     config=self._config,
                     backend=self._backend,
@@ -247,6 +255,12 @@ class Term:
     def _compare_config(self) -> None:
         membership = self._context.membership
         text = membership.tracker.config_text
+        if text not in (None, self._text) and self._context.protection.can_follow(
+            self._config, text
+        ):
+            self._text, self._foreign, self._is_remembered = text, None, False
+            self._has_other_mode.set()
+            return
         if self._is_remembered and not membership.goes_by_memory:
             self._is_remembered = False
             if text not in (None, self._text) and self._is_usable(text):
@@ -271,6 +285,23 @@ class Term:
         except NetworkConfigError:
             return False
         return True
+
+    async def _follow_modes(self) -> NoReturn:
+        """Follows the network's mode of encryption without opening the data path again."""
+        protection, again_s = self._context.protection, None
+        while True:
+            wait_s = None if again_s is None else max(0.0, again_s - since_boot_s())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._has_other_mode.wait()
+            self._has_other_mode.clear()
+            text = self._text or ""
+            await self._before_replacement()
+            self._config = parse(text)
+            again_s = protection.follow(self._config)
+            if self._tenure is not None:
+                self._tenure.mode_changed()
+            await self._after_step(text)
 
     async def _wait_for_config(self) -> NoReturn:
         await self._replaced.wait()

@@ -126,6 +126,16 @@ class Sightings:
         self._index = None
         return gone
 
+    def forget_peers(
+        self, peers: Iterable[tuple[frozenset[IPNetwork], frozenset[IPAddress]]]
+    ) -> None:
+        """Forgets what shares a subnet or an address with any of these."""
+        index = _Index(self._all.values())
+        gone = {place for peer in peers for place in index.touching(*peer)}
+        if gone:
+            self._all = {place: one for place, one in self._all.items() if place not in gone}
+            self._index = None
+
     def forget_old(self, now_s: float) -> None:
         """Forgets what is not recent any more."""
         recent = {place: one for place, one in self._all.items() if _is_recent(one, now_s)}

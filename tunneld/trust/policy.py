@@ -5,7 +5,9 @@ Path of a lease: `peer` -> **`trust.policy`** -> `fib`. Pure: the time is passed
 The mode is the stronger of what the network config says and a floor of this host: nothing that
 the store says lowers the floor. With `preferred` a peer that shows keys, or did within a day, is
 not talked to in plain. Only when it shows them for the first time plain goes on until its first SA
-is confirmed, ten seconds at most: so a network is moved without losing a packet.
+is confirmed, ten seconds at most: so a network is moved without losing a packet. It is moved back
+in two steps of ten seconds, since hosts hear of it at different moments: first a host takes plain
+and still sends what is sealed, then it sends plain and still takes what is sealed.
 """
 
 from __future__ import annotations
@@ -26,11 +28,15 @@ MODES: Final[tuple[Mode, ...]] = ("off", "preferred", "required")
 SWITCH_S: Final = 10.0
 """How long a peer that shows keys for the first time may still be talked to in plain."""
 
+LOWER_S: Final = 10.0
+"""How long each of the two steps back to plain takes: by then every host has seen the config."""
+
 Way: TypeAlias = Literal["plain", "encrypted", "unreachable"]
 Reason: TypeAlias = Literal[
     "mode_off",
     "no_keys",
     "switching",
+    "lowered",
     "keys",
     "required",
     "had_keys",
@@ -132,10 +138,38 @@ class Policy:
         """When those that show keys for the first time stop being reached in plain."""
         self._ends: dict[_Place, float] = {}
         """The same of those whose keys are confirmed: they may still send so."""
+        self._lowered_s: float | None = None
+        """When encryption was switched off while peers were reached; None: it was not."""
         self.own: PublicKey | None = None
         """This host's, with which it makes no handshakes; None: it has none."""
         self.has_news = False
         """Whether the memory holds what it did not hold at the last look; the caller clears it."""
+
+    def follow(self, mode: Mode, remotes: Iterable[Remote], now_s: float) -> None:
+        """Takes over another mode while `remotes` are talked to."""
+        before, self.mode = self.mode, mode
+        if before == mode:
+            return
+        self._lowered_s = None
+        self._switches.clear()
+        self._ends.clear()
+        if mode == "off":
+            self._lowered_s = now_s
+        elif before == "off":
+            remotes = tuple(remotes)
+            # They were talked to in plain as the network had it, whatever they had before.
+            self.memory.with_keys.forget_peers(map(_place, remotes))
+            self.has_news = True
+            for remote in remotes:
+                self._note_plain(remote, now_s)
+                self._switches[_place(remote)] = now_s + SWITCH_S
+
+    def lowered_until_s(self, now_s: float) -> float | None:
+        """Returns when the way back to plain is over; None: there is none under way."""
+        if self._lowered_s is None:
+            return None
+        until_s = self._lowered_s + 2 * LOWER_S
+        return until_s if now_s < until_s else None
 
     def judge(
         self, subnet: IPNetwork, remote: Remote, claim: Claim | None, now_s: float
@@ -150,7 +184,8 @@ class Policy:
         """
         if self.mode == "off":
             self._note_plain(remote, now_s)
-            return Verdict(way="plain", reason="mode_off", detail="encryption is off")
+            lowered = self._lowered(subnet, remote, claim, now_s)
+            return lowered or Verdict(way="plain", reason="mode_off", detail="encryption is off")
         said = remote.encryption if self._shows_keys(remote, now_s) else None
         if said is None:
             return self._without_keys(remote, now_s)
@@ -172,6 +207,39 @@ class Policy:
             is_confirmed=True,
             until_s=self._end_of_plain(_place(remote), now_s),
         )
+
+    def _lowered(
+        self, subnet: IPNetwork, remote: Remote, claim: Claim | None, now_s: float
+    ) -> Verdict | None:
+        """Returns how a peer with keys is reached on the way back to plain; None: as any other."""
+        if self._lowered_s is None or claim is None or not self._shows_keys(remote, now_s):
+            return None
+        key = None if remote.encryption is None else self._usable_key(remote.encryption)
+        if key is None or isinstance(key, Verdict):
+            return None
+        announced = Announced(key=key, addresses=remote.addresses)
+        if isinstance(holder(subnet, announced, claim, self.trust), Missing):
+            return None
+        first_s, last_s = self._lowered_s + LOWER_S, self._lowered_s + 2 * LOWER_S
+        if now_s < first_s:
+            return Verdict(
+                way="encrypted",
+                reason="lowered",
+                detail="encryption was switched off; what it sends in plain is taken already",
+                key=key,
+                is_confirmed=True,
+                until_s=first_s,
+            )
+        if now_s < last_s:
+            return Verdict(
+                way="plain",
+                reason="lowered",
+                detail="encryption was switched off; what it sends encrypted is still taken",
+                key=key,
+                is_confirmed=True,
+                until_s=last_s,
+            )
+        return None
 
     def _end_of_plain(self, place: _Place, now_s: float) -> float | None:
         """Returns until when a peer with keys may send in plain, as it is about to switch."""

@@ -250,6 +250,77 @@ def test_a_network_that_asks_for_more_is_known(
     assert not host.start(encryption_floor="required").is_raised_by(text)
 
 
+def text_of(mode: str | None, **backend: object) -> str:
+    encryption = {} if mode is None else {"Encryption": {"Mode": mode}}
+    return json.dumps(
+        {"Network": "10.5.0.0/16", "Backend": {"Type": "udp", **encryption, **backend}}
+    )
+
+
+def live(host: Host, floor: str = "off") -> Protection:
+    host.identities.write_text(f"{ALICE} alice\n")
+    return host.start(identities=str(host.identities), encryption_floor=floor)
+
+
+def test_a_mode_is_followed_in_place_where_the_operator_leaves_it_to_the_network(
+    host: Host,
+) -> None:
+    protection = live(host)
+    protection.adopt(config(None))
+    assert protection.can_follow(config(None), text_of("preferred"))
+    assert protection.can_follow(config(None), text_of("required"))
+    for other in (
+        None,
+        "{",
+        text_of("preferred", Type="vxlan"),
+        text_of(None, Encryption={"Mode": "preferred", "Port": 9000}),
+        text_of("preferred").replace("10.5", "10.6"),
+        text_of(None, Type="host-gw"),
+        text_of("on"),
+    ):
+        assert not protection.can_follow(config(None), other)
+    for plain in (host.start(), live(host, "required")):
+        plain.adopt(config("preferred"))
+        assert not plain.can_follow(config("preferred"), text_of("off"))
+
+
+def test_required_is_taken_up_once_every_pair_had_the_time_to_agree_keys(host: Host) -> None:
+    protection = live(host)
+    protection.adopt(config(None))
+    again_s = protection.follow(config("required"))
+    assert again_s == host.now.boot_s + 10.0
+    assert protection.status().mode == "preferred"
+    host.passes(10.0 / 3600)
+    assert protection.follow(config("required")) is None
+    assert protection.status().mode == "required"
+    assert protection.esp is not None
+    assert protection.esp.is_alone
+    assert protection.follow(config("preferred")) is None
+    host.passes(1.0)
+    assert protection.follow(config("required")) is None, "no pair was plain meanwhile"
+
+
+def test_esp_is_open_until_every_host_has_gone_back_to_plain(host: Host) -> None:
+    protection = live(host)
+    protection.adopt(config("required"))
+    until_s = protection.follow(config("off"))
+    assert until_s == host.now.boot_s + 20.0
+    assert protection.esp is not None
+    assert not protection.esp.is_alone
+    host.passes(20.0 / 3600)
+    assert protection.follow(config("off")) is None
+    assert protection.esp is None
+    assert protection.verdicts(Members(peers=(KEYED,))) == {}
+
+
+def test_no_network_is_followed_below_the_floor(host: Host) -> None:
+    protection = live(host, "preferred")
+    protection.adopt(config("required"))
+    assert protection.follow(config("off")) is None
+    assert protection.mode == "preferred"
+    assert verdict(protection, KEYED)[0] != "plain"
+
+
 def test_identities_or_a_psk_make_the_floor_required(host: Host, tmp_path: Path) -> None:
     host.identities.write_text(f"{ALICE} alice\n")
     assert host.start(identities=str(host.identities)).floor == "required"

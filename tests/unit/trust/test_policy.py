@@ -106,6 +106,57 @@ def test_off_is_plain_for_all() -> None:
         assert said(judge(policy("off"), remote)) == ("plain", "mode_off")
 
 
+def test_a_pair_with_keys_goes_back_to_plain_in_two_steps() -> None:
+    of = policy("required")
+    assert said(judge(of, claim=CLAIM)) == ("encrypted", "keys")
+    of.follow("off", [KEYED], 100.0)
+    for now_s, way, until_s in ((100.0, "encrypted", 110.0), (110.0, "plain", 120.0)):
+        found = judge(of, claim=CLAIM, now_s=now_s)
+        assert (said(found), found.until_s) == ((way, "lowered"), until_s)
+        assert found.key == KEY, "what comes the other way is taken"
+        assert of.lowered_until_s(now_s) == 120.0
+    assert said(judge(of, claim=CLAIM, now_s=120.0)) == ("plain", "mode_off")
+    assert of.lowered_until_s(120.0) is None
+
+
+def test_only_who_has_proved_its_keys_is_sent_more_by_them_on_the_way_back() -> None:
+    of = policy("preferred")
+    judge(of, claim=CLAIM)
+    of.follow("off", [KEYED], 0.0)
+    assert said(judge(of, now_s=1.0)) == ("plain", "mode_off")
+    assert said(judge(of, PLAIN, CLAIM, 1.0)) == ("plain", "mode_off")
+
+
+def test_who_was_talked_to_in_plain_is_so_until_keys_are_confirmed_whatever_it_had_before() -> None:
+    of = policy("preferred")
+    judge(of, claim=CLAIM)
+    of.follow("off", [KEYED], 0.0)
+    of.follow("preferred", [KEYED], 100.0)
+    assert said(judge(of, PLAIN, now_s=101.0)) == ("plain", "no_keys"), "it hears of it later"
+    found = judge(of, now_s=102.0)
+    assert (said(found), found.until_s) == (("plain", "switching"), 112.0)
+    found = judge(of, claim=CLAIM, now_s=103.0)
+    assert (said(found), found.until_s) == (("encrypted", "keys"), 112.0), "it may switch later"
+
+
+def test_required_ends_all_plain_at_once() -> None:
+    of = policy("off")
+    of.follow("preferred", [KEYED], 0.0)
+    assert said(judge(of, now_s=1.0)) == ("plain", "switching")
+    of.follow("required", [KEYED], 2.0)
+    found = judge(of, now_s=2.0)
+    assert (found.way, found.until_s) == ("encrypted", None)
+    assert said(judge(of, PLAIN, now_s=2.0)) == ("unreachable", "required")
+
+
+def test_a_mode_that_is_followed_twice_is_followed_once() -> None:
+    of = policy("off")
+    of.follow("preferred", [KEYED], 0.0)
+    assert judge(of, now_s=1.0).until_s == 11.0
+    of.follow("preferred", [KEYED], 5.0)
+    assert judge(of, now_s=6.0).until_s == 11.0
+
+
 def test_required_reaches_nobody_without_keys() -> None:
     assert said(judge(policy("required"), PLAIN)) == ("unreachable", "required")
 
