@@ -28,7 +28,7 @@ FUZZ_SECONDS ?= 60
 
 # The groups of tests that run beside each other, the longest first. Most of their time is waiting.
 # Those of the last one need the processors to themselves, and come when the others are through.
-TEST_JOBS ?= 5
+TEST_JOBS ?= 4
 TEST_GROUPS := wireguard docker e2e firewall interop encryption host dockerhost chaos unit native booted rest alone
 TESTS_e2e := tests/e2e --ignore=tests/e2e/alone --ignore=tests/e2e/encryption
 TESTS_encryption := tests/e2e/encryption
